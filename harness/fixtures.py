@@ -1,0 +1,197 @@
+"""The fixtures that tests see. All of them need `hypervisor`: that is how they are recognised."""
+
+# ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.session import Session, session_of
+
+if TYPE_CHECKING:
+    from harness.guest.factory import GuestFactory
+    from harness.guest.guest import Guest
+    from harness.guest.link import GuestSSH
+    from harness.hosts.base import Host
+    from harness.hypervisors.base import Hypervisor
+    from harness.results.schema import Parameter
+
+
+class RecordSample(Protocol):
+    """What the record_sample fixture is."""
+
+    def __call__(
+        self,
+        metric: str,
+        value: float,
+        unit: str,
+        better: str = "",
+        parameters: dict[str, Parameter] | None = None,
+        *,
+        hypervisor: str | None = None,
+        boot: int = 0,
+        batch: int = 0,
+    ) -> None:
+        """Keep one measured value.
+
+        better: "lower", "higher" or "". hypervisor: "native" for what was measured on the host
+        itself. boot, batch: numbers from 0. Raises ResultError for a value that is no number.
+        """
+
+
+@pytest.fixture(scope="session")
+def hypervisor(pytestconfig: pytest.Config) -> Iterator[Hypervisor]:
+    """The session's hypervisor, on the session's host."""
+    session = session_of(pytestconfig)
+    session.start()
+    if session.broken is not None:
+        raise session.broken
+    if problem := session.usage_problem():
+        raise pytest.UsageError(problem)
+    if session.unusable is not None:
+        cause, mend = session.unusable.cause, session.unusable.mend
+        pytest.skip(f"no hypervisor is usable here: {cause}" + (f"; mend: {mend}" if mend else ""))
+    assert session.hypervisor is not None  # noqa: S101 - neither unusable nor broken
+    yield session.hypervisor
+    session.close()
+
+
+@pytest.fixture(scope="session")
+def host(hypervisor: Hypervisor) -> Host:
+    """The machine that the hypervisor runs on."""
+    return hypervisor.host
+
+
+@pytest.fixture(scope="session")
+def guest_factory(hypervisor: Hypervisor, pytestconfig: pytest.Config) -> GuestFactory:
+    """Makes guests: `guest_factory(vcpus=2)` is ready, `guest_factory.launch()` not yet.
+
+    They live until the session's end, or their `stop()`.
+    """
+    return session_of(pytestconfig).factory()
+
+
+@pytest.fixture(scope="module")
+def shared_guest(guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A guest that the module's tests share. One that died is replaced before the next test.
+
+    The module's `pytestmark` may say `guest(vcpus=, memory=)`; a single test's marker cannot.
+    """
+    marker = request.node.get_closest_marker("guest")
+    made = guest_factory(Path(request.node.path).stem, **guest_arguments(marker))
+    yield made
+    session_of(request.config).release(made)
+
+
+@pytest.fixture
+def guest(guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A fresh guest for this test alone, as the marker `guest(vcpus=, memory=)` says."""
+    made = guest_factory(
+        request.node.name, **guest_arguments(request.node.get_closest_marker("guest"))
+    )
+    yield made
+    session_of(request.config).release(made)
+
+
+@pytest.fixture
+def guest_group(
+    guest_factory: GuestFactory, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., list[Guest]]]:
+    """`guest_group(3, memory=128)`: that many fresh guests, booted at the same time."""
+    from harness.guest.factory import ready
+
+    session = session_of(request.config)
+    made: list[Guest] = []
+    common = guest_arguments(request.node.get_closest_marker("guest"))
+
+    def group(count: int, **arguments: Any) -> list[Guest]:
+        wanted = {**common, **arguments}
+        first = len(made)
+        for _ in range(count):
+            one = guest_factory.launch(request.node.name, **wanted)
+            made.append(one)  # at once: a later one that fails must not hide this one
+        return [ready(one) for one in made[first:]]
+
+    yield group
+    _release_all(session, made)
+
+
+@pytest.fixture
+def ssh(request: pytest.FixtureRequest) -> GuestSSH:
+    """Commands in the test's guest (`shared_guest` if it has that): `ssh.run(["uname", "-r"])`."""
+    name = "shared_guest" if "shared_guest" in request.fixturenames else "guest"
+    found: Guest = request.getfixturevalue(name)
+    return found.ssh
+
+
+@pytest.fixture
+def record_sample(hypervisor: Hypervisor, request: pytest.FixtureRequest) -> RecordSample:
+    """Keeps measured values; run, host, image, commit, time and test are filled in."""
+    recorder = session_of(request.config).need_recorder()
+    test = request.node.nodeid
+    suite = suite_of(Path(request.node.path))
+
+    def record(
+        metric: str,
+        value: float,
+        unit: str,
+        better: str = "",
+        parameters: dict[str, Parameter] | None = None,
+        *,
+        hypervisor: str | None = None,
+        boot: int = 0,
+        batch: int = 0,
+    ) -> None:
+        recorder.sample(
+            metric,
+            value,
+            unit,
+            better,
+            parameters,
+            hypervisor=hypervisor,
+            suite=suite,
+            test=test,
+            boot=boot,
+            batch=batch,
+        )
+
+    return record
+
+
+def guest_arguments(marker: pytest.Mark | None) -> dict[str, Any]:
+    """The arguments of a guest marker. Raises pytest.UsageError for others than it knows."""
+    if marker is None:
+        return {}
+    unknown = set(marker.kwargs) - {"vcpus", "memory", "boot_timeout", "cmdline"}
+    if unknown or marker.args:
+        raise pytest.UsageError(
+            f"the marker guest takes vcpus=, memory=, boot_timeout= and cmdline=, not "
+            f"{', '.join([*map(repr, marker.args), *sorted(unknown)])}"
+        )
+    return dict(marker.kwargs)
+
+
+def suite_of(path: Path) -> str:
+    """The folder below the last "suites" of a test's path; else the folder that it is in."""
+    parents = path.parent.parts
+    if "suites" in parents:
+        below = parents[len(parents) - parents[::-1].index("suites") :]
+        return "/".join(below) or path.stem.removeprefix("test_")
+    return path.parent.name
+
+
+def _release_all(session: Session, guests: list[Guest]) -> None:
+    errors: list[Exception] = []
+    for one in guests:
+        try:
+            session.release(one)
+        except HarnessError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ExceptionGroup("guests of a group", errors)

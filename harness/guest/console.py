@@ -1,0 +1,81 @@
+"""A guest's console: the last lines in memory, all of them in a file."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from pathlib import Path
+from typing import TextIO
+
+
+class Console:
+    """Console lines as they come. Safe from threads.
+
+    Args:
+        path: where every line is written too, each with the seconds since the first; None for
+            nowhere. Its directory is made when missing.
+        keep: how many of the last lines are kept in memory.
+    """
+
+    def __init__(self, path: Path | None = None, keep: int = 2000) -> None:
+        self.path = path
+        self._lines: deque[str] = deque(maxlen=keep)
+        self._changed = threading.Condition()
+        self._start: int | None = None
+        self._count = 0
+        self._file: TextIO | None = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Line by line to the kernel: a session that dies still leaves the whole console.
+            self._file = path.open("w", encoding="utf-8", errors="replace", buffering=1)
+
+    def add(self, time_ns: int, text: str) -> None:
+        """Take one line, stamped in nanoseconds."""
+        with self._changed:
+            if self._start is None:
+                self._start = time_ns
+            self._lines.append(text)
+            self._count += 1
+            if self._file is not None:
+                try:
+                    self._file.write(f"[{(time_ns - self._start) / 1e9:10.6f}] {text}\n")
+                except OSError:
+                    # A full disk must not end the reader thread; the ring still has the lines.
+                    self._file = None
+            self._changed.notify_all()
+
+    def tail(self, count: int = 20) -> list[str]:
+        """The last lines, oldest first."""
+        with self._changed:
+            return list(self._lines)[-count:] if count > 0 else []
+
+    def find(self, text: str) -> str | None:
+        """The last line kept in memory that holds `text`."""
+        with self._changed:
+            return next((line for line in reversed(self._lines) if text in line), None)
+
+    def wait_for(self, text: str, timeout: float) -> str:
+        """Wait until a line that holds `text` is there, and return it.
+
+        Lines already in memory count. Raises TimeoutError after `timeout` seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(
+                lambda: any(text in line for line in self._lines), timeout
+            ):
+                raise TimeoutError(f"no console line with {text!r} within {timeout:g} s")
+            return next(line for line in reversed(self._lines) if text in line)
+
+    def __len__(self) -> int:
+        """How many lines have come in all."""
+        with self._changed:
+            return self._count
+
+    def close(self, *, discard: bool = False) -> None:
+        """Close the file; `discard` removes it, and its directory when that leaves it empty."""
+        with self._changed:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+        if discard and self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""What every host gives: run a command, keep a process, place a file, reach a guest's vsock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that has ended."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Process(Protocol):
+    """A long-lived process on a host: JSON lines in, JSON lines out."""
+
+    def write(self, data: bytes) -> None:
+        """Write to its standard input. Raises HostError when it is gone."""
+
+    def readline(self) -> bytes:
+        """One line of its standard output, b"" at its end. Blocks; use it from one thread only."""
+
+    def close_stdin(self) -> None: ...
+
+    def wait(self, timeout: float) -> int:
+        """Exit status; raises TimeoutError after `timeout` seconds."""
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL, or the channel closed). Safe to call twice."""
+
+    def stderr_tail(self) -> str:
+        """The last 4 KiB of its standard error."""
+
+
+class Stream(Protocol):
+    """A connected byte stream: what paramiko.Transport wants of a socket."""
+
+    def send(self, data: bytes, /) -> int: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def settimeout(self, timeout: float | None, /) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """Stable facts of a host: the fingerprint that every sample carries.
+
+    backend: "vmx", "svm", "pvm", "emulated" or "none". memory: bytes.
+    """
+
+    hostname: str
+    backend: str
+    cpu_model: str
+    cpus: int
+    memory: int
+    kernel: str
+    microcode: str = ""
+    governor: str = ""
+    smt: str = ""
+    mitigations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits over the stable fields: never names, never the memory's momentary use."""
+        stable = {
+            "backend": self.backend,
+            "cpu_model": self.cpu_model,
+            "cpus": self.cpus,
+            "kernel": self.kernel,
+            "microcode": self.microcode,
+            "governor": self.governor,
+            "smt": self.smt,
+            "mitigations": dict(self.mitigations),
+        }
+        return hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Host(Protocol):
+    """A machine on which hypervisors run.
+
+    Attributes:
+        name: "local", "emulated" or "ssh://user@name".
+        emulated: True when its CPU is software: no figure of it speaks about hardware.
+        why: one line: why this host was taken.
+    """
+
+    name: str
+    emulated: bool
+    why: str
+
+    @property
+    def facts(self) -> HostFacts: ...
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = 30.0,
+        check: bool = True,
+        input: bytes = b"",
+    ) -> Completed:
+        """Run to its end; CommandError when check and status != 0, HostError when late or lost."""
+
+    def spawn(self, argv: Sequence[str]) -> Process: ...
+
+    def place(self, path: Path) -> str:
+        """Make a local file readable on the host and return its path there.
+
+        Keyed by content: placing it twice costs nothing. On a host that shares this machine's
+        files it is `path` itself; on the emulated host a large file may be a read-only block
+        device (its size then is padded to 512 bytes with zeros).
+        """
+
+    def scratch(self) -> str:
+        """A directory of this session's own on the host, on a disk that knows O_DIRECT; removed
+        at close."""
+
+    def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
+        """Connect to a guest's AF_VSOCK port from the host. Raises OSError when refused or late."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,68 @@
+"""A virtual machine of one vCPU and one page: does KVM here really run guests?
+
+Standard library only, python >= 3.9: run as a program, so that a KVM that hangs is killed with it.
+Prints "ok", or one line that says what failed, and exits 1. API: Documentation/virt/kvm/api.rst.
+"""
+
+import ctypes
+import fcntl
+import mmap
+import os
+import struct
+import sys
+
+KVM_GET_API_VERSION = 0xAE00
+KVM_CREATE_VM = 0xAE01
+KVM_GET_VCPU_MMAP_SIZE = 0xAE04
+KVM_CREATE_VCPU = 0xAE41
+KVM_SET_USER_MEMORY_REGION = 0x4020AE46
+KVM_SET_TSS_ADDR = 0xAE47
+KVM_RUN = 0xAE80
+KVM_SET_REGS = 0x4090AE82
+KVM_GET_SREGS = 0x8138AE83
+KVM_SET_SREGS = 0x4138AE84
+EXIT_IO, EXIT_HLT = 2, 5
+CODE = bytes((0xB0, 0x5A, 0xE6, 0x10, 0xF4))  # mov al, 0x5a; out 0x10, al; hlt
+
+
+def main(device: str) -> str:
+    """What is wrong, or ""."""
+    kvm = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    version = fcntl.ioctl(kvm, KVM_GET_API_VERSION, 0)
+    if version != 12:
+        return f"KVM API version {version}, not 12"
+    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+    # Intel needs three pages for real mode; ioctl() of Python takes a signed int
+    fcntl.ioctl(vm, KVM_SET_TSS_ADDR, 0x7FFBD000)
+    page = mmap.mmap(-1, 4096)
+    page[: len(CODE)] = CODE
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    fcntl.ioctl(vm, KVM_SET_USER_MEMORY_REGION, struct.pack("=IIQQQ", 0, 0, 0, 4096, address))
+    vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
+    run = mmap.mmap(vcpu, fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0))
+    sregs = bytearray(312)
+    fcntl.ioctl(vcpu, KVM_GET_SREGS, sregs)
+    struct.pack_into("=QIH", sregs, 0, 0, 0xFFFF, 0)  # cs: base, limit, selector
+    fcntl.ioctl(vcpu, KVM_SET_SREGS, bytes(sregs))
+    fcntl.ioctl(vcpu, KVM_SET_REGS, struct.pack("=18Q", *[0] * 17, 2))  # rip 0, rflags 2
+    for expected in (EXIT_IO, EXIT_HLT):
+        fcntl.ioctl(vcpu, KVM_RUN, 0)
+        (reason,) = struct.unpack_from("=I", run, 8)
+        if reason != expected:
+            return f"a one-page guest made exit {reason}, not {expected}"
+        if reason == EXIT_IO:
+            _direction, _size, port, _count, offset = struct.unpack_from("=BBHIQ", run, 32)
+            if (port, run[offset]) != (0x10, 0x5A):
+                return f"a one-page guest wrote {run[offset]:#x} to port {port:#x}"
+    return ""
+
+
+if __name__ == "__main__":
+    try:
+        problem = main(sys.argv[1])
+    except OSError as error:
+        problem = f"{error}"
+    sys.stdout.write((problem or "ok") + "\n")
+    # at once: the page is mapped into a C type and so cannot be closed in order
+    sys.stdout.flush()
+    os._exit(1 if problem else 0)

@@ -1,0 +1,144 @@
+"""What all hosts reached by SSH have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from harness.errors import CommandError, HostError, SSHError
+from harness.guest.ssh import SSHSession
+from harness.hosts import relay
+from harness.hosts.base import Completed, HostFacts, Process, Stream
+from harness.hosts.facts import gather
+
+
+class RemoteHost:
+    """A Host behind one SSH session; see Host for its methods."""
+
+    emulated = False
+
+    def __init__(self, name: str, why: str, session: SSHSession) -> None:
+        self.name = name
+        self.why = why
+        self._ssh = session
+        self._lock = threading.RLock()
+        self._placed: dict[tuple[str, int, int], str] = {}
+        self._processes: list[Process] = []
+        self._scratch: str | None = None
+        self._cache: str | None = None
+        self._closed = False
+
+    @cached_property
+    def facts(self) -> HostFacts:
+        """See Host."""
+        return gather(self.run, emulated=self.emulated)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = 30.0,
+        check: bool = True,
+        input: bytes = b"",
+    ) -> Completed:
+        """See Host."""
+        try:
+            return self._session().run(argv, timeout=timeout, check=check, input=input)
+        except SSHError as error:
+            raise self._host_error(error) from error
+
+    def spawn(self, argv: Sequence[str]) -> Process:
+        """See Host."""
+        try:
+            process = self._session().popen(argv)
+        except SSHError as error:
+            raise self._host_error(error) from error
+        with self._lock:
+            self._processes.append(process)
+        return process
+
+    def place(self, path: Path) -> str:
+        """See Host: a copy under the remote user's cache, named by its SHA-256."""
+        try:
+            stat = path.stat()
+            key = (str(path), stat.st_size, stat.st_mtime_ns)
+            with self._lock:
+                if key not in self._placed:
+                    self._placed[key] = self._bring(path, stat.st_size)
+                return self._placed[key]
+        except OSError as error:
+            raise HostError(
+                f"{path} cannot be read: {error.strerror}",
+                mend="build the images again",
+                stage="host",
+            ) from error
+
+    def _bring(self, path: Path, size: int) -> str:
+        """Make the file readable there, once per content."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        remote = f"{self._cache_directory()}/{digest}"
+        present = self.run(["stat", "-c", "%s", remote], check=False)
+        if present.status != 0 or present.stdout.strip() != str(size):
+            try:
+                # executable: a tool of ours may be placed as well as a disk
+                self._session().put(path, remote, mode=0o700, timeout=60 + size / (1 << 20))
+            except (SSHError, CommandError) as error:
+                raise HostError(
+                    f"{path} cannot be copied to {self.name}: {error.cause}",
+                    mend=f"see that there is room for {size >> 20} MiB",
+                    stage="host",
+                ) from error
+        return remote
+
+    def _cache_directory(self) -> str:
+        if self._cache is None:
+            script = 'd="${XDG_CACHE_HOME:-$HOME/.cache}/harness/placed"; mkdir -p "$d"; echo "$d"'
+            self._cache = self.run(["sh", "-c", script]).stdout.strip()
+        return self._cache
+
+    def scratch(self) -> str:
+        """See Host. Under /var/tmp: /tmp may be a tmpfs, which older kernels refuse O_DIRECT."""
+        with self._lock:
+            if self._scratch is None:
+                made = self.run(["mktemp", "-d", "/var/tmp/harness-XXXXXXXX"])  # noqa: S108
+                self._scratch = made.stdout.strip()
+            return self._scratch
+
+    def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
+        """See Host."""
+        return relay.connect_vsock(self._session(), cid, port, timeout)
+
+    def close(self) -> None:
+        """End what spawn() started, remove scratch(), end the session. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            processes, self._processes = self._processes, []
+        for process in processes:
+            process.kill()
+        if self._scratch is not None and self._ssh.alive:
+            with contextlib.suppress(SSHError):
+                self._ssh.run(["rm", "-rf", "--", self._scratch], check=False)
+        self._ssh.close()
+
+    def _session(self) -> SSHSession:
+        """The session, connected again once when it was lost."""
+        with self._lock:
+            if self._closed:
+                raise HostError(f"{self.name} is closed", stage="host")
+            if not self._ssh.alive:
+                try:
+                    self._ssh.reconnect()
+                except SSHError as error:
+                    raise self._host_error(error) from error
+            return self._ssh
+
+    def _host_error(self, error: SSHError) -> HostError:
+        """What the host's user sees of an SSH error."""
+        return HostError(error.cause, mend=error.mend, stage=error.stage or "host")

@@ -1,0 +1,1 @@
+"""Hypervisors: one strategy a file behind `base.Hypervisor`, found by entry point."""

@@ -1,0 +1,99 @@
+"""Kept guests: wait at the terminal while somebody looks into them by ordinary ssh.
+
+A guest lives no longer than its session (that is how nothing ever stays behind), so keeping
+means that the session waits. Its SSH server listens on vsock, perhaps of another machine: a
+forwarder on an ephemeral loopback port lets the stock `ssh` in, which still needs the key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.guest.guest import Guest
+from harness.hosts.base import Stream
+from harness.progress import Progress
+
+CHUNK = 1 << 16
+
+
+def offer(guests: Sequence[Guest], progress: Progress) -> None:
+    """Print an ssh line for every guest, then wait for Enter (or the terminal's end)."""
+    alive = [guest for guest in guests if not guest.ended.is_set()]
+    if not alive:
+        return
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(reachable(guest)) for guest in alive]
+        for guest, line in zip(alive, lines, strict=True):
+            progress(f"kept {guest.name}: {line}")
+        progress("these guests live until you press Enter here")
+        with progress.uncaptured(), contextlib.suppress(OSError), open("/dev/tty") as terminal:  # noqa: PTH123
+            terminal.readline()
+
+
+@contextlib.contextmanager
+def reachable(guest: Guest) -> Iterator[str]:
+    """Forward a loopback port to the guest's SSH server; gives the ssh command line for it."""
+    folder = Path(tempfile.mkdtemp(prefix="harness-keep-"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    try:
+        known = folder / "known_hosts"
+        known.write_text(f"{guest.name} {guest.spec.image.host_key}\n", encoding="utf-8")
+        threading.Thread(target=_accept, args=(listener, guest), daemon=True).start()
+        yield shlex.join(
+            [
+                "ssh",
+                "-i",
+                str(guest.spec.image.client_key),
+                "-p",
+                str(listener.getsockname()[1]),
+                "-o",
+                f"UserKnownHostsFile={known}",
+                "-o",
+                f"HostKeyAlias={guest.name}",
+                "-o",
+                "IdentitiesOnly=yes",
+                "root@127.0.0.1",
+            ]
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # wakes accept(); close() alone does not
+        listener.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _accept(listener: socket.socket, guest: Guest) -> None:
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        try:
+            stream = guest.machine.connect(22, 10.0)
+        except OSError:
+            client.close()
+            continue
+        for source, sink in ((client, stream), (stream, client)):
+            threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _pump(source: Stream, sink: Stream) -> None:
+    """Copy until either side ends, then close both: SSH has no use for half a connection."""
+    with contextlib.suppress(OSError, EOFError):
+        source.settimeout(None)
+        while data := source.recv(CHUNK):
+            view = memoryview(data)
+            while view:
+                view = view[sink.send(bytes(view)) :]
+    for side in (source, sink):
+        with contextlib.suppress(OSError, EOFError):
+            if isinstance(side, socket.socket):
+                side.shutdown(socket.SHUT_RDWR)
+            side.close()

@@ -1,0 +1,218 @@
+"""The command line's options, each with its twin in the ini file, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KEEP = ("no", "failed", "always")
+GATE = ("off", "report", "fail")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError("must be a number of seconds above 0")
+    return number
+
+
+def _one_of(words: Sequence[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text
+
+    return check
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. The ini twin is the flag without its dashes, with underscores."""
+
+    flag: str
+    default: str
+    metavar: str
+    help: str
+    read: Callable[[str], Any] = str
+    many: bool = False
+
+    @property
+    def ini(self) -> str:
+        return self.flag.lstrip("-").replace("-", "_")
+
+    @property
+    def dest(self) -> str:
+        # "host" or "results" alone may be another plugin's name in the options' namespace
+        return f"harness_{self.ini}"
+
+
+OPTIONS = (
+    Option(
+        "--hypervisor",
+        "auto",
+        "NAME",
+        "what runs the guests: auto, kvm, or another by entry point (default: auto)",
+        many=True,
+    ),
+    Option(
+        "--host",
+        "auto",
+        "NAME",
+        "where: auto (this machine's KVM, else the emulated host), local, emulated, "
+        "ssh://user@name (default: auto)",
+    ),
+    Option("--guest-image", "", "DIR", "boot this image instead of the built one"),
+    Option("--guest-kernel", "", "FILE", "boot this kernel (vmlinux or bzImage) instead"),
+    Option("--guest-vcpus", "1", "N", "vCPUs of a guest (default: 1)", _count),
+    Option("--guest-memory", "256", "MIB", "memory of a guest in MiB (default: 256)", _count),
+    Option(
+        "--guest-boot-timeout",
+        "60",
+        "SECONDS",
+        "a guest must be ready by SSH within this (default: 60)",
+        _seconds,
+    ),
+    Option(
+        "--guest-keep",
+        "no",
+        "{no,failed,always}",
+        "at the end wait at the terminal with the guests of failed (or all) tests alive "
+        "(default: no)",
+        _one_of(KEEP),
+    ),
+    Option(
+        "--guest-artifacts",
+        "",
+        "DIR",
+        "keep every guest's console here (default: those of failed tests, with the results)",
+    ),
+    Option("--results", "results", "DIR", "where samples and reports go (default: results)"),
+    Option("--baseline", "", "RUN", "compare with this run (not implemented yet)"),
+    Option(
+        "--gate",
+        "off",
+        "{off,report,fail}",
+        "what a regression does (only off is implemented yet)",
+        _one_of(GATE),
+    ),
+    Option(
+        "--virt-report",
+        "",
+        "FILE",
+        "where the HTML report goes, or no for none (default: with the results)",
+    ),
+)
+_BY_INI = {option.ini: option for option in OPTIONS}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the options and the ini file come to.
+
+    image, kernel: None for the built ones. memory: MiB. boot_timeout: seconds.
+    artifacts: None for the results' own directory.
+    report: None for the results' own directory. no_report: no HTML is wanted.
+    """
+
+    hypervisor: str
+    host: str
+    image: Path | None
+    kernel: Path | None
+    vcpus: int
+    memory: int
+    boot_timeout: float
+    keep: str
+    artifacts: Path | None
+    results: Path
+    report: Path | None
+    no_report: bool
+
+    @property
+    def explicit(self) -> bool:
+        """Somebody named a hypervisor or a host, so doing without is no way out."""
+        return self.hypervisor != "auto" or self.host != "auto"
+
+
+def add(parser: pytest.Parser) -> None:
+    """All options into one group, all twins into the ini file."""
+    group = parser.getgroup("harness", "hypervisors and guests (pytest-hypervisor)")
+    for option in OPTIONS:
+        group.addoption(
+            option.flag,
+            dest=option.dest,
+            default=None,
+            metavar=option.metavar,
+            help=option.help,
+            action="append" if option.many else "store",
+        )
+        parser.addini(option.ini, f"{option.help}; same as {option.flag}", default=None)
+
+
+def settings(config: pytest.Config) -> Settings:
+    """Read options and ini file. Raises pytest.UsageError for a value that cannot be."""
+    hypervisors = _values(config, "hypervisor")
+    if len(hypervisors) != 1:
+        raise pytest.UsageError(
+            f"--hypervisor is given {len(hypervisors)} times ({', '.join(hypervisors)}); "
+            "one session runs one hypervisor for now: run pytest once for each"
+        )
+    for name in ("baseline", "gate"):
+        if _value(config, name) != _BY_INI[name].default:
+            raise pytest.UsageError(
+                f"{_BY_INI[name].flag}: comparing runs is not implemented yet; leave it out"
+            )
+    report = _value(config, "virt_report")
+    return Settings(
+        hypervisor=hypervisors[0],
+        host=_value(config, "host"),
+        image=_path(config, "guest_image"),
+        kernel=_path(config, "guest_kernel"),
+        vcpus=_value(config, "guest_vcpus"),
+        memory=_value(config, "guest_memory"),
+        boot_timeout=_value(config, "guest_boot_timeout"),
+        keep=_value(config, "guest_keep"),
+        artifacts=_path(config, "guest_artifacts"),
+        results=_path(config, "results") or config.rootpath / "results",
+        report=None if report == "no" else _path(config, "virt_report"),
+        no_report=report == "no",
+    )
+
+
+def _values(config: pytest.Config, ini: str) -> list[Any]:
+    option = _BY_INI[ini]
+    given = config.getoption(option.dest)
+    if given is None:
+        given, source = config.getini(option.ini), f"{option.ini} in the ini file"
+    else:
+        source = option.flag
+    if given is None:
+        given = option.default
+    try:
+        return [option.read(str(text)) for text in (given if isinstance(given, list) else [given])]
+    except ValueError as error:
+        raise pytest.UsageError(f"{source}: {given!r}: {error}") from error
+
+
+def _value(config: pytest.Config, ini: str) -> Any:
+    return _values(config, ini)[0]
+
+
+def _path(config: pytest.Config, ini: str) -> Path | None:
+    text = _value(config, ini)
+    if not text:
+        return None
+    # As pytest does: the command line counts from where it was typed, the ini file from its place.
+    typed = config.getoption(_BY_INI[ini].dest) is not None
+    base = config.invocation_params.dir if typed else config.rootpath
+    return Path(base, Path(text).expanduser())

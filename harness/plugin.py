@@ -1,0 +1,237 @@
+"""The pytest plugin: what happens when. Options, fixtures and what is printed have own modules."""
+
+# ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness import fixtures, options, registry, reporting
+from harness.errors import HarnessError
+from harness.exclusive import HostLock
+from harness.session import KEY, Session, session_of
+
+if TYPE_CHECKING:
+    from harness.guest.guest import Guest
+
+MARKERS = (
+    "guest(vcpus=, memory=): what the test's guest is made of (memory in MiB)",
+    "requires_kvm_cap(name, ...): skip where KVM lacks one of these capabilities "
+    '("KVM_CAP_IRQFD", or "IRQFD")',
+    "exclusive_host: no other test with guests runs on the host meanwhile",
+    "slow: takes more than some seconds (deselect with -m 'not slow')",
+    "emulated: needs the emulated host (deselect with -m 'not emulated')",
+)
+LOCK = pytest.StashKey[HostLock]()
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    options.add(parser)
+    pluginmanager.register(fixtures, "hypervisor-fixtures")
+    pluginmanager.register(reporting, "hypervisor-reporting")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    if not config.pluginmanager.hasplugin("benchmark"):
+        config.addinivalue_line("markers", "benchmark: the test measures (as pytest-benchmark)")
+    session = config.stash[KEY] = Session(config)
+    name = session.settings.hypervisor
+    if name != "auto" and not registry.known(name):
+        raise pytest.UsageError(f"--hypervisor={name}: {registry.missing(name)}")
+
+
+def uses_harness(item: pytest.Item) -> bool:
+    """Whether a test needs a hypervisor: by our fixture, not by another plugin's of that name."""
+    info = getattr(item, "_fixtureinfo", None)
+    found = info.name2fixturedefs.get("hypervisor", ()) if info is not None else ()
+    return any(one.func.__module__ == "harness.fixtures" for one in found[-1:])
+
+
+def measures(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    return "record_sample" in fixtures or item.get_closest_marker("benchmark") is not None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Before the first test: a hypervisor that was named and cannot be used ends the session."""
+    if not session.config.option.collectonly and not (
+        session.testsfailed and not session.config.option.continue_on_collection_errors
+    ):
+        _begin(session_of(session.config), [item for item in session.items if uses_harness(item)])
+    return (yield)
+
+
+def _begin(state: Session, items: list[pytest.Item]) -> None:
+    if not items:
+        return
+    measured = [item for item in items if measures(item)]
+    if measured and state.worker_count > 1:
+        state.forbidden = (
+            f"{measured[0].nodeid} measures, and {state.worker_count} workers would disturb each "
+            "other: run measured tests without -n (or deselect them)"
+        )
+    state.start()
+    if (problem := state.usage_problem()) and state.worker is None:
+        # A worker cannot end the session: its tests err, and the controller gives exit status 4.
+        raise pytest.UsageError(problem)
+    if measured and state.hypervisor is not None:
+        try:
+            state.need_recorder()
+        except HarnessError as error:
+            state.progress(str(error))  # and record_sample will say it again, where it matters
+
+
+# -- one test ------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    state = session_of(item.config)
+    state.used = []
+    if not uses_harness(item):
+        return
+    state.start()
+    if state.hypervisor is None:
+        return  # the fixture says why
+    _skip_what_cannot_be(item, state)
+    lock = item.stash[LOCK] = HostLock(state.hypervisor.host.name)
+    exclusive = item.get_closest_marker("exclusive_host") is not None
+    lock.acquire(exclusive=exclusive, progress=state.progress)
+    _replace_dead_shared_guest(item, state)
+
+
+def _skip_what_cannot_be(item: pytest.Item, state: Session) -> None:
+    assert state.hypervisor is not None  # noqa: S101 - the caller looked
+    facts = state.hypervisor.host.facts
+    wanted = [word for mark in item.iter_markers("requires_kvm_cap") for word in mark.args]
+    if wanted:
+        there = state.hypervisor.capabilities()
+        full = [name if name.startswith("KVM_CAP_") else f"KVM_CAP_{name}" for name in wanted]
+        if lacking := [name for name in full if not there.get(name, 0)]:
+            pytest.skip(f"host {state.hypervisor.host.name} lacks {', '.join(lacking)}")
+    marker = item.get_closest_marker("guest")
+    vcpus = marker.kwargs.get("vcpus", 1) if marker else 1
+    memory = marker.kwargs.get("memory", 0) if marker else 0
+    if vcpus > facts.cpus:
+        pytest.skip(f"needs {vcpus} CPUs, the host has {facts.cpus}")
+    if memory << 20 > facts.memory:
+        pytest.skip(f"needs {memory} MiB of memory, the host has {facts.memory >> 20}")
+
+
+def _replace_dead_shared_guest(item: pytest.Item, state: Session) -> None:
+    """End the module's fixture, so that pytest makes it anew, with all that depends on it."""
+    definitions = item._fixtureinfo.name2fixturedefs.get("shared_guest")  # type: ignore[attr-defined]
+    if not definitions or (cached := definitions[-1].cached_result) is None:
+        return
+    guest: Guest | None = cached[0]
+    if guest is not None and guest.ended.is_set():
+        state.replace_dead(guest)
+        definitions[-1].finish(item._request)  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A guest that ends in a test fails it, also when the test looked elsewhere."""
+    if not uses_harness(item):
+        return (yield)
+    state = session_of(item.config)
+    _note_used(item, state)
+    before = {guest for guest in state.guests if guest.ended.is_set()} - set(state.used)
+
+    def ended() -> list[Guest]:
+        known = before | state.reported
+        gone = [one for one in state.guests if one.ended_unexpectedly and one not in known]
+        state.reported.update(gone)
+        state.used += [one for one in gone if one not in state.used]
+        return gone
+
+    try:
+        result = yield
+    except BaseException:
+        ended()  # the test fails anyway; its sections tell of the end
+        raise
+    if gone := ended():
+        raise gone[0].ended_error("while the test ran")
+    return result
+
+
+def _note_used(item: pytest.Item, state: Session) -> None:
+    """Guests that were there before the test and that it was given."""
+    given = getattr(item, "funcargs", {}).values()
+    state.used += [one for one in state.guests if one in given and one not in state.used]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test tells of its guests: last console lines, boot timeline, end."""
+    report = yield
+    state = session_of(item.config)
+    if report.failed and state.used:
+        state.failed.update(state.used)
+        for guest in state.used:
+            report.sections.extend(reporting.sections(guest))
+    if state.recorder is not None:
+        state.recorder.count(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    try:
+        return (yield)
+    finally:
+        if lock := item.stash.get(LOCK, None):
+            lock.release()
+
+
+# -- the session's end ---------------------------------------------------------------------------
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    state = session_of(session.config)
+    try:
+        state.close()  # the fixture has done it, unless no test came so far
+    except Exception as error:
+        state.notes.append(f"at the end: {error}")
+        _fail(session)
+    if state.recorder is not None:
+        from harness.recorder import as_json
+
+        state.outputs.append(as_json(state.recorder.close(int(session.exitstatus))))
+    if any(made["problems"] for made in state.outputs):
+        _fail(session)
+    if state.worker is not None:
+        output: dict[str, Any] = session.config.workeroutput  # type: ignore[attr-defined]
+        output["harness"] = state.news()
+    elif state.remote_usage:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+def _fail(session: pytest.Session) -> None:
+    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+# -- xdist ---------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """On the controller: all workers belong to one run."""
+    node.workerinput["harness_run"] = session_of(node.config).run
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """On the controller: what a worker has to tell at its end."""
+    news = getattr(node, "workeroutput", {}).get("harness")
+    if news:
+        session_of(node.config).hear(news)

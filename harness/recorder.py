@@ -1,0 +1,233 @@
+"""Takes the run's samples, fills in what a test need not say, and has the reports made."""
+
+# ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.results.schema import Parameter, RunFacts, Sample
+from harness.results.store import RunWriter
+from harness.session import Session
+
+UNITS = {"cpu": "%", "memory": "MiB"}
+DISTRIBUTIONS = ("pytest-hypervisor", "pytest", "paramiko", "pandas", "pyarrow", "numpy", "scipy")
+
+
+@dataclass
+class Outputs:
+    """What a run left: files, lines of figures for the terminal, and what went wrong."""
+
+    samples: str = ""
+    report: str = ""
+    benchmark: str = ""
+    figures: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class Recorder:
+    """One run's samples. Safe to use from threads.
+
+    Raises ResultError when the store cannot be written: before anything was measured.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._commit = commit(session.config.rootpath)
+        self._ticks = 0
+        self._trouble = ""
+        self._writer = RunWriter(session.settings.results, self._facts(), run=session.run)
+        self.outcomes: dict[str, int] = {}
+
+    def sample(
+        self,
+        metric: str,
+        value: float,
+        unit: str,
+        better: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
+        *,
+        hypervisor: str | None = None,
+        suite: str = "",
+        test: str = "",
+        boot: int = 0,
+        batch: int = 0,
+    ) -> None:
+        """Keep one value; see Sample for what the fields mean."""
+        session = self._session
+        assert session.hypervisor is not None  # noqa: S101 - there is no recorder without
+        facts = session.hypervisor.host.facts
+        on_host = hypervisor == "native"  # measured beside the guests, so no image had a part
+        self._writer.add(
+            Sample(
+                metric=metric,
+                value=float(value),
+                unit=unit,
+                better=better,
+                run=session.run,
+                suite=suite,
+                test=test,
+                parameters=dict(parameters or {}),
+                hypervisor=hypervisor or session.hypervisor.name,
+                backend=facts.backend,
+                host=facts.fingerprint,
+                image=session.image.digest if session.image and not on_host else "",
+                commit=self._commit,
+                time=datetime.now(UTC),
+                boot=boot,
+                batch=batch,
+            )
+        )
+
+    def utilization(self, time_ns: int, values: Mapping[str, float]) -> None:
+        """One tick of the host's utilization; see harness.hypervisors.base.OnUtilization.
+
+        `time_ns` is of the host's clock; the sample's time is that of its arrival here.
+        """
+        tick, self._ticks = self._ticks, self._ticks + 1
+        for name, value in values.items():
+            unit = UNITS.get(name.partition(".")[0], "")
+            try:
+                self.sample(f"host.{name}", value, unit, hypervisor="native", batch=tick)
+            except HarnessError as error:
+                # A full disk must not end the thread that brings all guests' news.
+                self._trouble = self._trouble or f"utilization of the host: {error}"
+
+    def count(self, report: pytest.TestReport) -> None:
+        """Take a test's report into the run's outcomes, in pytest's own words."""
+        if report.passed and report.when != "call":
+            return
+        outcome: str = report.outcome
+        if hasattr(report, "wasxfail"):
+            outcome = "xfailed" if report.skipped else "xpassed"
+        elif report.failed and report.when != "call":
+            outcome = "error"
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def close(self, exit_status: int) -> Outputs:
+        """Write samples, report and pytest-benchmark JSON. Never raises: see Outputs.problems."""
+        session, made = self._session, Outputs()
+        if self._trouble:
+            made.problems.append(self._trouble)
+        image = session.image.digest if session.image else ""
+        end: RunFacts = {
+            "exit_status": exit_status,
+            "outcomes": dict(self.outcomes),
+            "stages": {name: round(took, 3) for name, took in session.progress.stages.items()},
+            "notes": [*session.notes, *(f"left behind: {leak}" for leak in session.leaks)],
+        }
+        if image:
+            end["image"] = image
+        try:
+            parquet = self._writer.close(end)
+        except HarnessError as error:
+            made.problems.append(f"samples: {error}")
+            return made
+        made.samples = str(parquet)
+        self._reports(parquet, made)
+        return made
+
+    def _reports(self, parquet: Path, made: Outputs) -> None:
+        """A report that cannot be made must not take the samples with it."""
+        settings = self._session.settings
+        folder = self._session.run_directory
+
+        def benchmark() -> None:
+            from harness.results.benchmark_json import write
+
+            made.benchmark = str(write(parquet, folder / "benchmark.json"))
+
+        def html() -> None:
+            from reports.run import render
+
+            out = settings.report or folder / "report.html"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            render(parquet, out)
+            made.report = str(out)
+
+        def figures() -> None:
+            from reports.terminal import lines
+
+            made.figures = list(lines(parquet))
+
+        steps = [("pytest-benchmark JSON", benchmark), ("figures", figures)]
+        if not settings.no_report:
+            steps.append(("report", html))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, step in steps:
+            try:
+                step()
+            except Exception as error:
+                made.problems.append(f"{name}: {type(error).__name__}: {error}")
+
+    def _facts(self) -> RunFacts:
+        session = self._session
+        hypervisor = session.hypervisor
+        assert hypervisor is not None  # noqa: S101 - there is no recorder without
+        host, facts = hypervisor.host, hypervisor.host.facts
+        return {
+            "hypervisor": hypervisor.name,
+            "host": host.name,
+            "hostname": facts.hostname,
+            "why": host.why,
+            "emulated": host.emulated,
+            "backend": facts.backend,
+            "fingerprint": facts.fingerprint,
+            "cpu_model": facts.cpu_model,
+            "cpus": facts.cpus,
+            "memory": facts.memory,
+            "kernel": facts.kernel,
+            "microcode": facts.microcode,
+            "governor": facts.governor,
+            "smt": facts.smt,
+            "mitigations": dict(facts.mitigations),
+            "commit": self._commit,
+            "versions": versions(),
+            "command": command(session.config),
+        }
+
+
+def command(config: pytest.Config) -> str:
+    return shlex.join(["pytest", *map(str, config.invocation_params.args)])
+
+
+def versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit(directory: Path) -> str:
+    """The checkout's commit, with "-dirty" when tracked files differ; "" outside of one."""
+
+    def git(*words: str) -> str:
+        argv = ["git", "-C", str(directory), *words]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+
+    try:
+        head = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{head}-dirty" if changed else head
+
+
+def as_json(made: Outputs) -> dict[str, Any]:
+    """Plain data: what an xdist worker can send."""
+    return dict(json.loads(json.dumps(made.__dict__)))

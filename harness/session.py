@@ -1,0 +1,355 @@
+"""All that one pytest process holds for the harness: host, hypervisor, guests, what is left."""
+
+# ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness import registry
+from harness.errors import HarnessError, HostError, ImageError
+from harness.options import settings
+from harness.progress import Progress
+
+# Every pytest run loads this module: paramiko, pyarrow and the like only those that need them.
+if TYPE_CHECKING:
+    from harness.guest.factory import GuestFactory
+    from harness.guest.guest import Guest
+    from harness.hosts.base import Host
+    from harness.hypervisors.base import Hypervisor, HypervisorFactory
+    from harness.recorder import Recorder
+    from images.store import GuestImage
+
+KEY = pytest.StashKey["Session"]()
+
+
+class Session:
+    """One pytest process's hosts and guests. Made at configure; nothing starts before `start`.
+
+    Attributes:
+        unusable: why there is no hypervisor, if that is so.
+        forbidden: what the command line asks for and cannot have.
+        broken: an image that could not be had: every test that needs it errs with this.
+        guests: those that may still run. used: those that the present test has to do with.
+        reported: guests whose unexpected end a test has already failed for.
+        failed: guests of failed tests, whose consoles are kept.
+        kept: guests that --guest-keep spares until the end.
+        notes, leaks: lines for the terminal's summary.
+        outputs: what recorders left, as plain data; see harness.recorder.Outputs.
+        remote_usage: usage errors that xdist's workers met.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = settings(config)
+        self.progress = Progress(config)
+        self.host: Host | None = None
+        self.hypervisor: Hypervisor | None = None
+        self.unusable: HarnessError | None = None
+        self.forbidden = ""
+        self.broken: HarnessError | None = None
+        self.recorder: Recorder | None = None
+        self.image: GuestImage | None = None
+        self.guests: list[Guest] = []
+        self.used: list[Guest] = []
+        self.reported: set[Guest] = set()
+        self.failed: set[Guest] = set()
+        self.kept: list[Guest] = []
+        self.notes: list[str] = []
+        self.leaks: list[str] = []
+        self.outputs: list[dict[str, Any]] = []
+        self.remote_usage: list[str] = []
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._started = False
+        self._closed = False
+
+    # -- names -------------------------------------------------------------------------------
+
+    @property
+    def worker(self) -> dict[str, Any] | None:
+        """xdist's workerinput; None outside of a worker."""
+        return getattr(self.config, "workerinput", None)
+
+    @property
+    def worker_count(self) -> int:
+        return int(self.worker["workercount"]) if self.worker else 1
+
+    @cached_property
+    def run(self) -> str:
+        """The run's id: one for all workers."""
+        if self.worker:
+            return str(self.worker["harness_run"])
+        from harness.results.store import new_run_id  # heavy: only runs that need it pay
+
+        return new_run_id()
+
+    @cached_property
+    def prefix(self) -> str:
+        """Start of every guest's name: short, and in no other session or worker."""
+        worker = str(self.worker["workerid"]) if self.worker else "main"
+        return f"{self.run.rpartition('-')[2]}-{worker}"
+
+    @property
+    def run_directory(self) -> Path:
+        """What people look at of this run: the report, consoles of failed tests."""
+        return self.settings.results / self.run
+
+    @cached_property
+    def scratch(self) -> Path:
+        """Temporary files of this session; gone at its end."""
+        self._scratch = tempfile.TemporaryDirectory(prefix="harness-")
+        return Path(self._scratch.name)
+
+    @property
+    def artifacts(self) -> Path:
+        return self.settings.artifacts or self.run_directory / "consoles"
+
+    # -- start -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take a host and a hypervisor. Never raises HarnessError: see unusable and broken."""
+        if self._started or self.forbidden:
+            return
+        self._started = True
+        try:
+            self._start()
+        except ImageError as error:
+            self.broken = error
+        except HarnessError as error:
+            self.unusable = error
+
+    def _start(self) -> None:
+        names = registry.AUTO if self.settings.hypervisor == "auto" else (self.settings.hypervisor,)
+        refused: list[HarnessError] = []
+        for name in names:
+            try:
+                factory = registry.load(name)
+                self._take(name, factory)
+                break
+            except HostError as error:
+                refused.append(error)
+        else:
+            if len(refused) == 1:
+                raise refused[0]
+            causes = "; ".join(error.cause for error in refused)
+            mends = "; or ".join(error.mend for error in refused if error.mend)
+            raise HostError(causes, mend=mends, stage="host")
+
+    def _take(self, name: str, factory: HypervisorFactory) -> None:
+        with self.progress.stage("host"):
+            if getattr(factory, "needs_kvm", True) or self.settings.host not in ("auto", "local"):
+                from harness.hosts.select import select_host
+
+                self.host = select_host(self.settings.host, self.progress)
+            else:
+                from harness.hosts.local import LocalHost
+
+                self.host = LocalHost(f"{name} needs no KVM")
+        try:
+            with self.progress.stage("hypervisor"):
+                self.hypervisor = factory(self.host, self.progress)
+        except BaseException:
+            host, self.host = self.host, None
+            host.close()
+            raise
+        facts = self.host.facts
+        self.progress(
+            f"{name} on host {self.host.name}: backend {facts.backend}, {facts.cpus} x {facts.cpu_model}, kernel {facts.kernel}, "
+            f"governor {facts.governor or 'none'}, SMT {facts.smt or 'unknown'}"
+        )
+
+    def need_recorder(self) -> Recorder:
+        """The run's recorder, from now on also of the host's utilization. Raises ResultError."""
+        if self.recorder is None:
+            from harness.recorder import Recorder
+
+            assert self.hypervisor is not None  # noqa: S101 - the fixture depends on it
+            self.recorder = Recorder(self)
+            self.hypervisor.watch(self.recorder.utilization)
+        return self.recorder
+
+    def usage_problem(self) -> str | None:
+        """What makes this session a usage error: a hypervisor was named and cannot be used."""
+        if self.forbidden:
+            return self.forbidden
+        if self.unusable is None or not self.settings.explicit:
+            return None
+        return f"--hypervisor={self.settings.hypervisor} --host={self.settings.host}: " + str(
+            self.unusable
+        )
+
+    def guest_image(self) -> GuestImage:
+        """What guests boot, made when it is missing. Raises ImageError."""
+        if self.image is None:
+            assert self.hypervisor is not None  # noqa: S101 - the fixture depends on it
+            own: Callable[[Progress], GuestImage] | None = getattr(
+                self.hypervisor, "guest_image", None
+            )
+            with self.progress.stage("guest image"):
+                self.image = own(self.progress) if own else self._stored_image()
+        return self.image
+
+    def _stored_image(self) -> GuestImage:
+        from harness.guest.image import choose
+
+        chosen = self.settings
+        return choose(chosen.image, chosen.kernel, self.scratch, self.progress)
+
+    def factory(self) -> GuestFactory:
+        from harness.guest.factory import GuestFactory
+
+        assert self.hypervisor is not None  # noqa: S101 - the fixture depends on it
+        return GuestFactory(
+            hypervisor=self.hypervisor,
+            image=self.guest_image(),
+            vcpus=self.settings.vcpus,
+            memory=self.settings.memory,
+            boot_timeout=self.settings.boot_timeout,
+            prefix=self.prefix,
+            consoles=self.artifacts,
+            on_made=self._made,
+            check=self._check_image,
+        )
+
+    def _check_image(self, image: GuestImage) -> None:
+        """Before every boot: an image that was damaged meanwhile has a clear error of its own."""
+        if self.hypervisor is not None and not hasattr(self.hypervisor, "guest_image"):
+            from images import store
+
+            store.check(image)
+
+    def _made(self, guest: Guest) -> None:
+        self.guests.append(guest)
+        self.used.append(guest)
+
+    # -- the guests' end ---------------------------------------------------------------------
+
+    def release(self, guest: Guest) -> None:
+        """A fixture is done with a guest: stop it, or keep it as --guest-keep says.
+
+        Raises GuestEnded when it has ended on its own and no test failed for it yet,
+        HarnessError (stage "teardown") when it cannot be stopped.
+        """
+        if self._spare(guest):
+            self.kept.append(guest)
+            return
+        unnoticed = guest.ended_unexpectedly and guest not in self.reported
+        try:
+            guest.stop()
+        except HarnessError as error:
+            self._left(f"guest {guest.name}", error)
+            raise
+        finally:
+            if guest in self.guests:
+                self.guests.remove(guest)
+            keep = guest in self.failed or unnoticed or self.settings.artifacts is not None
+            guest.console.close(discard=not keep)
+        if unnoticed:
+            self.reported.add(guest)
+            raise guest.ended_error("on its own, and no test noticed")
+
+    def _spare(self, guest: Guest) -> bool:
+        keep = self.settings.keep
+        wanted = keep == "always" or (keep == "failed" and guest in self.failed)
+        if not wanted or self._closed or guest in self.kept:
+            return False
+        if guest.ended.is_set() or guest.timeline.missing is not None:
+            return False  # nothing to log in to
+        if self.worker is not None or not can_wait():
+            self.notes.append(
+                f"guest {guest.name} was not kept: --guest-keep waits at a terminal, "
+                "and this session has none"
+            )
+            return False
+        return True
+
+    def replace_dead(self, guest: Guest) -> None:
+        """A shared guest is found dead before a test: note it, so that its release is quiet."""
+        if guest.ended_unexpectedly and guest not in self.reported:
+            self.reported.add(guest)
+            self.failed.add(guest)
+            self.notes.append(f"replaced before a test: {guest.ended_error()}".splitlines()[0])
+
+    def close(self) -> None:
+        """End guests, hypervisor and host. Idempotent.
+
+        Raises what could not be ended: one error, or a group of them.
+        """
+        if self._closed or not self._started:
+            return
+        self.kept += [guest for guest in self.guests if self._spare(guest)]
+        self._closed = True
+        errors: list[Exception] = []
+
+        def attempt(what: str, action: Callable[[], object]) -> None:
+            try:
+                action()
+            except Exception as error:
+                errors.append(error)
+                self._left(what, error)
+
+        with self.progress.stage("teardown"):
+            if self.kept:
+                from harness.keep import offer
+
+                attempt("kept guests", lambda: offer(self.kept, self.progress))
+                for guest in self.kept:
+                    guest.expected = True  # however it ended meanwhile, no test is to blame
+            for guest in list(self.guests):
+                attempt(f"guest {guest.name}", partial(self.release, guest))
+            if self.hypervisor is not None:
+                attempt("hypervisor", self.hypervisor.close)
+            if self.host is not None:
+                attempt(f"host {self.host.name}", self.host.close)
+            if self._scratch is not None:
+                attempt("temporary files", self._scratch.cleanup)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ExceptionGroup("left at the session's end", errors)
+
+    # -- between an xdist worker and its controller --------------------------------------------
+
+    def news(self) -> dict[str, Any]:
+        """What a worker tells at its end, as plain data."""
+        return {
+            "usage": self.usage_problem() or "",
+            "notes": self.notes,
+            "leaks": self.leaks,
+            "outputs": self.outputs,
+        }
+
+    def hear(self, news: dict[str, Any]) -> None:
+        """Take a worker's news."""
+        if news["usage"] and news["usage"] not in self.remote_usage:
+            self.remote_usage.append(news["usage"])
+        self.notes += news["notes"]
+        self.leaks += news["leaks"]
+        self.outputs += news["outputs"]
+
+    def _left(self, what: str, error: Exception) -> None:
+        """A line for the summary, when an error means that something may still be there."""
+        if isinstance(error, HarnessError) and error.stage != "teardown":
+            return
+        cause = error.cause if isinstance(error, HarnessError) else repr(error)
+        if (line := f"{what}: {cause}") not in self.leaks:
+            self.leaks.append(line)
+
+
+def can_wait() -> bool:
+    """Whether somebody sits at a terminal to wait for."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return not os.environ.get("CI")
+
+
+def session_of(config: pytest.Config) -> Session:
+    return config.stash[KEY]

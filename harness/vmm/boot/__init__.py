@@ -1,0 +1,1 @@
+"""What a machine starts from: kernel, start information, ACPI tables."""

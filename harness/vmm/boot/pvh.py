@@ -1,0 +1,189 @@
+"""Loading a kernel by its PVH entry (Xen's docs/misc/pvh.pandoc; Linux's PVH_ENTRY note).
+
+The kernel is an uncompressed vmlinux: no real mode, no decompression, no firmware.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from typing import BinaryIO, NamedTuple
+
+from ..errors import ConfigError
+from ..memory import GAP_END, GAP_START, Memory
+from . import acpi
+
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_PT_LOAD, _PT_NOTE = 1, 4
+_NOTE = struct.Struct("<III")  # namesz, descsz, type
+_XEN_PHYS32_ENTRY = 18
+
+_START_INFO, _MODULES, _MEMORY_MAP, _COMMAND_LINE = 0x6000, 0x6100, 0x6200, 0x7000
+_COMMAND_LINE_ROOM = 0x1000
+_START_MAGIC = 0x336E_C578
+_RAM, _RESERVED = 1, 2
+_LOW_RAM_END = 0x9_FC00
+_WORKING_SPACE = 32 << 20  # what a kernel needs beside itself before it can free its init data
+
+
+class Kernel(NamedTuple):
+    """entry: where a vCPU starts in 32-bit mode. end: first free guest-physical address."""
+
+    entry: int
+    end: int
+
+
+def _mend(path: str) -> str:
+    return f"give an uncompressed vmlinux with a PVH entry (CONFIG_PVH) instead of {path}"
+
+
+def _read(file: BinaryIO, offset: int, size: int, path: str) -> bytes:
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) != size:
+        raise ConfigError(f"kernel {path} is truncated", "build or download it again")
+    return data
+
+
+def _headers(file: BinaryIO, path: str) -> list[tuple[int, ...]]:
+    head = file.read(_EHDR.size)
+    if len(head) < _EHDR.size or head[:6] != b"\x7fELF\x02\x01":
+        raise ConfigError(f"{path} is not a 64-bit ELF kernel", _mend(path))
+    fields = _EHDR.unpack(head)
+    offset, size, count = fields[5], fields[9], fields[10]
+    if size != _PHDR.size or not 0 < count <= 64:
+        raise ConfigError(f"{path} has an impossible ELF program header", _mend(path))
+    raw = _read(file, offset, size * count, path)
+    return [_PHDR.unpack_from(raw, at) for at in range(0, len(raw), size)]
+
+
+def _entry(notes: bytes) -> int | None:
+    """The PVH entry of a note segment, None if it has none."""
+    at = 0
+    while at + _NOTE.size <= len(notes):
+        name_size, size, kind = _NOTE.unpack_from(notes, at)
+        name_at = at + _NOTE.size
+        body = name_at + ((name_size + 3) & ~3)
+        if notes[name_at : name_at + 4] == b"Xen\0" and kind == _XEN_PHYS32_ENTRY:
+            return int.from_bytes(notes[body : body + min(size, 8)], "little")
+        at = body + ((size + 3) & ~3)
+    return None
+
+
+def load_kernel(memory: Memory, path: str) -> Kernel:
+    """Read the kernel's segments into guest memory. Raises ConfigError with its mend."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return _load(memory, file, path)
+    except OSError as error:
+        raise ConfigError(f"kernel {path}: {error.strerror}", "check the path") from error
+
+
+def _load(memory: Memory, file: BinaryIO, path: str) -> Kernel:
+    entry, end = None, 0
+    for kind, _, offset, _, address, file_size, memory_size, _ in _headers(file, path):
+        if kind == _PT_NOTE and file_size < 1 << 20:
+            entry = _entry(_read(file, offset, file_size, path)) or entry
+        if kind != _PT_LOAD or not memory_size:
+            continue
+        end = max(end, address + memory_size)
+        if end > memory.regions[0].size or file_size > memory_size:
+            needed = (end + _WORKING_SPACE) >> 20
+            raise ConfigError(
+                f"the kernel does not fit into {memory.size >> 20} MiB of memory",
+                f"give the guest at least {needed} MiB (--guest-memory)",
+            )
+        _read_into(file, offset, memory.view(address, file_size), path)
+    if entry is None:
+        raise ConfigError(f"{path} has no PVH entry note", _mend(path))
+    return Kernel(entry, end)
+
+
+def _read_into(file: BinaryIO, offset: int, view: memoryview, path: str) -> None:
+    done = 0
+    while done < len(view):
+        got = os.preadv(file.fileno(), [view[done:]], offset + done)
+        if not got:
+            raise ConfigError(f"kernel {path} is truncated", "build or download it again")
+        done += got
+
+
+def load_initramfs(memory: Memory, path: str, kernel: Kernel) -> tuple[int, int]:
+    """Read the initramfs to the top of low memory. Returns address and size in bytes."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"initramfs {path}: {error.strerror}", "check the path") from error
+    try:
+        block = stat.S_ISBLK(os.fstat(fd).st_mode)
+        size = os.lseek(fd, 0, os.SEEK_END) if block else os.fstat(fd).st_size
+        address = (memory.regions[0].size - size) & ~0xFFF
+        if size == 0:
+            raise ConfigError(f"initramfs {path} is empty", "build it again")
+        if address < kernel.end + _WORKING_SPACE:
+            needed = (kernel.end + size + _WORKING_SPACE) >> 20
+            raise ConfigError(
+                f"kernel and initramfs do not fit into {memory.size >> 20} MiB of memory",
+                f"give the guest at least {needed + 1} MiB (--guest-memory)",
+            )
+        view, done = memory.view(address, size), 0
+        while done < size:
+            got = os.preadv(fd, [view[done:]], done)
+            if not got:
+                raise ConfigError(f"initramfs {path} is truncated", "build it again")
+            done += got
+        return address, size
+    finally:
+        os.close(fd)
+
+
+def _memory_map(memory: Memory) -> list[tuple[int, int, int]]:
+    """(address, size, type): low RAM, the BIOS hole with our ACPI tables, the rest."""
+    low = memory.regions[0].size
+    entries = [
+        (0, _LOW_RAM_END, _RAM),
+        (_LOW_RAM_END, 0x10_0000 - _LOW_RAM_END, _RESERVED),
+        (0x10_0000, low - 0x10_0000, _RAM),
+        (GAP_END - 0x40_0000 - 0x100_0000, 0x140_0000, _RESERVED),
+    ]
+    entries += [(region.gpa, region.size, _RAM) for region in memory.regions[1:]]
+    assert low <= GAP_START
+    return entries
+
+
+def write_start_info(
+    memory: Memory, cmdline: str, initramfs: tuple[int, int] | None, vcpus: int
+) -> int:
+    """Write ACPI tables, command line and struct hvm_start_info; returns the latter's address."""
+    text = cmdline.encode() + b"\0"
+    if len(text) > _COMMAND_LINE_ROOM:
+        raise ConfigError(
+            f"the kernel command line has {len(text)} bytes, at most {_COMMAND_LINE_ROOM} fit",
+            "shorten it",
+        )
+    memory.write(_COMMAND_LINE, text)
+    memory.write(acpi.BASE, acpi.tables(vcpus))
+    entries = _memory_map(memory)
+    packed = b"".join(struct.pack("<QQII", *entry, 0) for entry in entries)
+    memory.write(_MEMORY_MAP, packed)
+    modules = 0
+    if initramfs:
+        memory.write(_MODULES, struct.pack("<QQQQ", *initramfs, 0, 0))
+        modules = 1
+    info = struct.pack(
+        "<IIIIQQQQII",
+        _START_MAGIC,
+        1,
+        0,
+        modules,
+        _MODULES if modules else 0,
+        _COMMAND_LINE,
+        acpi.BASE,
+        _MEMORY_MAP,
+        len(entries),
+        0,
+    )
+    memory.write(_START_INFO, info)
+    return _START_INFO

@@ -1,0 +1,46 @@
+"""The guest's console as lines with the host's time, and what they say of the guest's end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Callable
+
+_LINE_LIMIT = 4096
+_PANIC = "Kernel panic - not syncing: "
+
+
+class Console:
+    """Collects bytes into lines and hands each on with its time (CLOCK_MONOTONIC, ns).
+
+    panic: the text after the kernel's panic message, once it was seen.
+    """
+
+    def __init__(self, emit: Callable[[int, str], None]) -> None:
+        self._emit = emit
+        self._line = bytearray()
+        self._started = 0
+        self._lock = threading.Lock()
+        self.panic: str | None = None
+
+    def byte(self, value: int) -> None:
+        with self._lock:
+            if not self._line:
+                self._started = time.monotonic_ns()
+            if value != 0x0A:
+                self._line.append(value)
+            if value == 0x0A or len(self._line) >= _LINE_LIMIT:
+                self._flush()
+
+    def flush_stale(self, age: float) -> None:
+        """Hand on an unfinished line (a prompt) that is older than `age` seconds."""
+        with self._lock:
+            if self._line and time.monotonic_ns() - self._started > age * 1e9:
+                self._flush()
+
+    def _flush(self) -> None:
+        text = self._line.decode("utf-8", "replace").rstrip("\r")
+        self._line.clear()
+        if self.panic is None and _PANIC in text:
+            self.panic = text.split(_PANIC, 1)[1].strip()
+        self._emit(self._started, text)

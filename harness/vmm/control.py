@@ -1,0 +1,56 @@
+"""The guest process's side of the control protocol: JSON lines on one socket.
+
+Requests: {"id": n, "guest": name, "op": ...}. Answers carry the id, and "error" or a result;
+events carry "event". The protocol is the VMM's only interface (see supervisor).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+LINE_LIMIT = 1 << 20
+
+
+class LineReader:
+    """Splits a stream into lines, bounded."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The whole lines that `data` completes. Raises ValueError for an endless one."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_LIMIT:
+            raise ValueError(f"a control line is longer than {LINE_LIMIT} bytes")
+        yield from lines
+
+
+class Channel:
+    """The socket to the supervisor; events may come from any thread."""
+
+    def __init__(self, guest: str, connection: socket.socket) -> None:
+        self.guest = guest
+        self.connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, message: dict[str, Any]) -> None:
+        line = json.dumps({"guest": self.guest, **message}).encode() + b"\n"
+        with self._lock:
+            self.connection.sendall(line)
+
+    def event(self, event: str, **fields: Any) -> None:
+        self.send({"event": event, **fields})
+
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """Requests until the supervisor closes the socket."""
+        reader = LineReader()
+        while True:
+            data = self.connection.recv(65536)
+            if not data:
+                return
+            for line in reader.feed(data):
+                yield json.loads(line)

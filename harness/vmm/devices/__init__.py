@@ -1,0 +1,1 @@
+"""Devices, one a file, on a range-matched bus."""

@@ -1,0 +1,68 @@
+"""MSI-X (PCI 3.0, 6.8.2): a table of messages that the guest writes, each behind an eventfd.
+
+A device signals the eventfd of a vector; KVM injects the message by irqfd. We are asked only when
+the guest changes the table.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from ..kvm.vm import Vm, eventfd
+from .pci import Function
+
+CAPABILITY = 0x11
+_ENTRY = struct.Struct("<QII")  # address, data, vector control (bit 0: masked)
+_ENABLE, _FUNCTION_MASK = 0x8000, 0x4000
+
+
+class Msix:
+    """The table of one function. Its BAR range is read and written through `read` and `write`."""
+
+    def __init__(self, vm: Vm, function: Function, vectors: int, bar: int, offset: int) -> None:
+        """bar, offset: where the table lies; the pending bits follow it, always 0 (KVM holds a
+        masked vector's event in the eventfd until it is unmasked)."""
+        self._vm = vm
+        self._function = function
+        self._table = bytearray(_ENTRY.pack(0, 0, 1) * vectors)
+        self.eventfds = [eventfd() for _ in range(vectors)]
+        self._gsis = [vm.allocate_gsi() for _ in range(vectors)]
+        self._assigned = [False] * vectors
+        self.size = len(self._table) + 8
+        body = struct.pack("<HII", vectors - 1, offset | bar, (offset + len(self._table)) | bar)
+        self._capability = function.add_capability(CAPABILITY, body, b"\0\xc0")
+
+    def __len__(self) -> int:
+        return len(self.eventfds)
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self._function.read_config(self._capability + 2, 2) & _ENABLE)
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._table[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset + size > len(self._table):
+            return
+        self._table[offset : offset + size] = value.to_bytes(size, "little")
+        self._apply(offset // _ENTRY.size)
+
+    def on_config_write(self, offset: int, size: int) -> None:
+        """The message control register changed: enable, function mask."""
+        if offset <= self._capability + 3 and offset + size > self._capability + 2:
+            for vector in range(len(self)):
+                self._apply(vector)
+
+    def _apply(self, vector: int) -> None:
+        """Make KVM's view of a vector that of the table."""
+        address, data, control = _ENTRY.unpack_from(self._table, vector * _ENTRY.size)
+        message_control = self._function.read_config(self._capability + 2, 2)
+        live = message_control & (_ENABLE | _FUNCTION_MASK) == _ENABLE and not control & 1
+        gsi, fd = self._gsis[vector], self.eventfds[vector]
+        if live:
+            self._vm.route_msi(gsi, address, data)
+        if live != self._assigned[vector]:
+            # an event that came while masked is in the eventfd: KVM injects it on assignment
+            self._vm.irqfd(fd, gsi, assign=live)
+            self._assigned[vector] = live

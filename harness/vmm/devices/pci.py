@@ -1,0 +1,191 @@
+"""A PCI host bridge with one bus: configuration space by ports 0xCF8/0xCFC, BARs, capabilities.
+
+Source: PCI Local Bus Specification 3.0, chapter 6 (header type 0) and 3.2.2.3.2 (mechanism #1).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Callable, NamedTuple
+
+from .bus import Bus, Buses, Device
+
+CONFIG_ADDRESS = 0xCF8
+CONFIG_DATA = 0xCFC
+MMIO_START, MMIO_SIZE = 0xC000_0000, 0x2000_0000
+IO_START, IO_SIZE = 0x1000, 0xE000
+
+_COMMAND, _STATUS, _BAR0, _CAPABILITIES = 0x04, 0x06, 0x10, 0x34
+_COMMAND_IO, _COMMAND_MEMORY, _COMMAND_WRITABLE = 1, 2, 0x0407
+_STATUS_CAPABILITIES = 0x10
+
+
+class BarKind(NamedTuple):
+    """size: bytes, a power of two. io: ports, not memory. device: who answers there."""
+
+    size: int
+    io: bool
+    device: Device
+
+
+class Function:
+    """One PCI function: 256 bytes of configuration, each with a mask of what a guest may write."""
+
+    def __init__(self, vendor: int, device: int, class_code: int, subsystem: int = 0) -> None:
+        """class_code: 24 bits, class, subclass and programming interface."""
+        self.config = bytearray(256)
+        self._writable = bytearray(256)
+        struct.pack_into("<HH", self.config, 0, vendor, device)
+        struct.pack_into("<I", self.config, 8, class_code << 8 | 1)
+        struct.pack_into("<HH", self.config, 0x2C, vendor, subsystem)
+        struct.pack_into("<H", self._writable, _COMMAND, _COMMAND_WRITABLE)
+        self._writable[0x3C] = 0xFF  # interrupt line: software's own notes
+        self._bars: dict[int, BarKind] = {}
+        self._mapped: dict[int, int] = {}
+        self._next_capability = 0x40
+        self._last_link = _CAPABILITIES
+        self.buses: Buses | None = None
+        # called with (offset, size) after a guest's write to configuration space
+        self.on_config_write: Callable[[int, int], None] = lambda offset, size: None
+        # called when a BAR has moved: index and its address, None when unmapped
+        self.on_map: Callable[[int, int | None], None] = lambda index, address: None
+
+    def add_bar(self, index: int, kind: BarKind) -> None:
+        self._bars[index] = kind
+        at = _BAR0 + 4 * index
+        mask = ~(kind.size - 1) & 0xFFFF_FFFF
+        struct.pack_into("<I", self._writable, at, mask)
+        struct.pack_into("<I", self.config, at, 1 if kind.io else 0)
+
+    def add_capability(self, identifier: int, body: bytes, writable: bytes = b"") -> int:
+        """Append a capability; body is what follows id and next. Returns its offset."""
+        at = self._next_capability
+        self.config[self._last_link] = at
+        self.config[at : at + 2 + len(body)] = bytes([identifier, 0]) + body
+        self._writable[at + 2 : at + 2 + len(writable)] = writable
+        self._last_link = at + 1
+        self._next_capability = (at + 2 + len(body) + 3) & ~3
+        self.config[_STATUS] |= _STATUS_CAPABILITIES
+        return at
+
+    def read_config(self, offset: int, size: int) -> int:
+        return int.from_bytes(self.config[offset : offset + size], "little")
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        for at, new in zip(range(offset, offset + size), value.to_bytes(size, "little")):
+            mask = self._writable[at]
+            self.config[at] = (self.config[at] & ~mask) | (new & mask)
+        if offset < _CAPABILITIES:
+            self._remap()
+        self.on_config_write(offset, size)
+
+    def bar_address(self, index: int) -> int | None:
+        """Where a BAR decodes now; None while the command register has it off or it is nowhere."""
+        kind = self._bars[index]
+        enabled = _COMMAND_IO if kind.io else _COMMAND_MEMORY
+        if not self.config[_COMMAND] & enabled:
+            return None
+        (raw,) = struct.unpack_from("<I", self.config, _BAR0 + 4 * index)
+        address = raw & ~(kind.size - 1) & 0xFFFF_FFFF
+        start, size = (IO_START, IO_SIZE) if kind.io else (MMIO_START, MMIO_SIZE)
+        # outside the bridge's windows nothing decodes, so a guest cannot shadow other devices
+        if not start <= address <= start + size - kind.size:
+            return None
+        return int(address)
+
+    def set_bar(self, index: int, address: int) -> None:
+        """Place a BAR as firmware does before the guest starts."""
+        struct.pack_into(
+            "<I", self.config, _BAR0 + 4 * index, address | (1 if self._bars[index].io else 0)
+        )
+
+    @property
+    def bars(self) -> dict[int, BarKind]:
+        return self._bars
+
+    def _remap(self) -> None:
+        assert self.buses is not None
+        for index, kind in self._bars.items():
+            address = self.bar_address(index)
+            old = self._mapped.get(index)
+            if address == old:
+                continue
+            bus = self.buses.pio if kind.io else self.buses.mmio
+            if old is not None:
+                bus.remove(old)
+                del self._mapped[index]
+                self.on_map(index, None)
+            if address is not None and _add(bus, address, kind):
+                self._mapped[index] = address
+                self.on_map(index, address)
+
+
+def _add(bus: Bus, address: int, kind: BarKind) -> bool:
+    """Two BARs at one address (a guest's mistake, or in passing): the first one keeps it."""
+    try:
+        bus.add(address, kind.size, kind.device)
+    except ValueError:
+        return False
+    return True
+
+
+class HostBridge:
+    """Bus 0 and its configuration mechanism on the port bus. Slot 0 is the bridge itself."""
+
+    def __init__(self, buses: Buses) -> None:
+        self.buses = buses
+        self.functions: dict[int, Function] = {}
+        self._address = 0
+        self._next_mmio = MMIO_START
+        self._next_io = IO_START
+        self.add(Function(0x1B36, 0x0008, 0x060000))  # Red Hat's generic host bridge: no quirks
+        buses.pio.add(CONFIG_ADDRESS, 8, self)
+
+    def add(self, function: Function) -> int:
+        """Put a function into the next slot and place its BARs. Returns the slot."""
+        slot = len(self.functions)
+        if slot >= 32:
+            raise ValueError("a PCI bus has 32 slots")
+        self.functions[slot] = function
+        function.buses = self.buses
+        for index, kind in function.bars.items():
+            if kind.io:
+                start = (self._next_io + kind.size - 1) & ~(kind.size - 1)
+                self._next_io = start + kind.size
+            else:
+                start = (self._next_mmio + kind.size - 1) & ~(kind.size - 1)
+                self._next_mmio = start + kind.size
+            function.set_bar(index, start)
+        return slot
+
+    def _target(self, offset: int) -> tuple[Function, int] | None:
+        """The function and register that an access to the data port means."""
+        address = self._address
+        if not address & 0x8000_0000 or address & 0x00FF_0700:
+            return None
+        function = self.functions.get((address >> 11) & 0x1F)
+        return (function, (address & 0xFC) + offset - 4) if function else None
+
+    def read(self, offset: int, size: int) -> int:
+        if offset < 4:
+            return self._address if (offset, size) == (0, 4) else (1 << 8 * size) - 1
+        target = self._target(offset)
+        if target is None:
+            return (1 << 8 * size) - 1
+        function, register = target
+        return function.read_config(register, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset < 4:
+            if (offset, size) == (0, 4):
+                self._address = value
+            elif (offset, size) == (1, 1):
+                self.on_reset_control(value)
+            return
+        target = self._target(offset)
+        if target:
+            function, register = target
+            function.write_config(register, size, value)
+
+    # port 0xCF9 lies inside the address register's range: the reset control register
+    on_reset_control: Callable[[int], None] = staticmethod(lambda value: None)

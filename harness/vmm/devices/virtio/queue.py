@@ -1,0 +1,131 @@
+"""The split virtqueue, device side (virtio 1.2, 2.7), for backends that run in this process.
+
+The guest is hostile: every index, length and address read from the ring is checked, and what no
+correct driver writes raises GuestFault, which ends that guest.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ...errors import GuestFault
+from ...memory import Memory
+
+MAX_SIZE = 256
+
+_DESCRIPTOR = struct.Struct("<QIHH")  # address, length, flags, next
+_USED_ELEMENT = struct.Struct("<II")  # id, length
+_U16 = struct.Struct("<H")
+_NEXT, _WRITE, _INDIRECT = 1, 2, 4
+_NO_INTERRUPT = 1
+
+
+class Chain(NamedTuple):
+    """One request: buffers the device reads, then buffers it writes, as views of guest memory."""
+
+    head: int
+    readable: list[memoryview]
+    writable: list[memoryview]
+
+
+class Ring(NamedTuple):
+    """Where a queue lies: sizes in entries, addresses guest-physical."""
+
+    size: int
+    descriptors: int
+    available: int
+    used: int
+
+    def lengths(self) -> tuple[int, int, int]:
+        """Bytes of descriptor table, available ring and used ring, event words included."""
+        return 16 * self.size, 6 + 2 * self.size, 6 + 8 * self.size
+
+    def check(self, memory: Memory) -> None:
+        """Raises GuestFault if the ring is no ring: its size, its alignment, its place."""
+        if not 0 < self.size <= MAX_SIZE or self.size & (self.size - 1):
+            raise GuestFault(f"virtqueue size {self.size} is not a power of two up to {MAX_SIZE}")
+        for address, length, alignment in zip(self[1:], self.lengths(), (16, 2, 4)):
+            if address % alignment:
+                raise GuestFault(f"virtqueue address {address:#x} is not {alignment}-aligned")
+            memory.view(address, length)
+
+
+class Queue:
+    """A running queue: `pop` requests, `push` their completion."""
+
+    def __init__(self, memory: Memory, ring: Ring, event_index: bool) -> None:
+        ring.check(memory)
+        table, available, used = ring.lengths()
+        self._memory = memory
+        self._size = ring.size
+        self._event_index = event_index
+        self._descriptors = memory.view(ring.descriptors, table)
+        self._available = memory.view(ring.available, available)
+        self._used = memory.view(ring.used, used)
+        self._next_available = 0
+        self._next_used = 0
+        self._signalled = 0
+
+    def pop(self) -> Iterator[Chain]:
+        """Every request there is; leaves notifications armed when it ends."""
+        while True:
+            (index,) = _U16.unpack_from(self._available, 2)
+            waiting = (index - self._next_available) & 0xFFFF
+            if waiting > self._size:
+                raise GuestFault(f"available index {index} is {waiting} ahead of {self._size}")
+            if not waiting:
+                if not self._event_index or not self._rearm(index):
+                    return
+                continue
+            slot = self._next_available & (self._size - 1)
+            (head,) = _U16.unpack_from(self._available, 4 + 2 * slot)
+            self._next_available = (self._next_available + 1) & 0xFFFF
+            yield self._chain(head)
+
+    def _rearm(self, seen: int) -> bool:
+        """Ask to be kicked for the next request; True if one slipped in meanwhile."""
+        _U16.pack_into(self._used, 4 + 8 * self._size, seen)
+        return bool(_U16.unpack_from(self._available, 2)[0] != seen)
+
+    def _chain(self, head: int) -> Chain:
+        chain = Chain(head, [], [])
+        table, size, index, indirect = self._descriptors, self._size, head, False
+        for _ in range(MAX_SIZE + 1):
+            if index >= size:
+                raise GuestFault(f"descriptor index {index} is outside a table of {size}")
+            address, length, flags, following = _DESCRIPTOR.unpack_from(table, 16 * index)
+            if flags & _INDIRECT:
+                if indirect or flags & _NEXT or length % 16 or not 0 < length <= 16 * MAX_SIZE:
+                    raise GuestFault("malformed indirect descriptor")
+                table, size, index = self._memory.view(address, length), length // 16, 0
+                indirect = True
+                continue
+            if flags & _WRITE:
+                chain.writable.append(self._memory.view(address, length))
+            elif chain.writable:
+                raise GuestFault("a readable descriptor follows a writable one")
+            else:
+                chain.readable.append(self._memory.view(address, length))
+            if not flags & _NEXT:
+                return chain
+            index = following
+        raise GuestFault("a descriptor chain has a loop")
+
+    def push(self, chain: Chain, written: int) -> bool:
+        """Complete a request; written: bytes. True if the guest wants an interrupt."""
+        slot = self._next_used & (self._size - 1)
+        _USED_ELEMENT.pack_into(self._used, 4 + 8 * slot, chain.head, written)
+        old = self._next_used
+        self._next_used = (old + 1) & 0xFFFF
+        # x86 keeps stores in order, so the element is there before the index says so
+        _U16.pack_into(self._used, 2, self._next_used)
+        if not self._event_index:
+            return not _U16.unpack_from(self._available, 0)[0] & _NO_INTERRUPT
+        (event,) = _U16.unpack_from(self._available, 4 + 2 * self._size)
+        new, since = self._next_used, self._signalled
+        wanted: bool = (new - event - 1) & 0xFFFF < (new - since) & 0xFFFF
+        if wanted:
+            self._signalled = new
+        return wanted

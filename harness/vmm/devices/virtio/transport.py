@@ -1,0 +1,262 @@
+"""Virtio over PCI (virtio 1.2, 4.1), modern only: common configuration, notification, MSI-X.
+
+Queue notification is a port write, not a memory write: KVM finds the ioeventfd by the port number
+alone, where a memory write would first have to be decoded from guest code.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple, Protocol
+
+from ...errors import GuestFault
+from ...kvm.vm import Vm, eventfd, signal_eventfd
+from ...memory import Memory
+from ..msix import Msix
+from ..pci import BarKind, Function
+from .queue import MAX_SIZE, Ring
+
+F_INDIRECT = 1 << 28
+F_EVENT_INDEX = 1 << 29
+F_VERSION_1 = 1 << 32
+
+_ACKNOWLEDGE, _DRIVER, _DRIVER_OK, _FEATURES_OK, _NEEDS_RESET, _FAILED = 1, 2, 4, 8, 64, 128
+_NO_VECTOR = 0xFFFF
+_BAR, _NOTIFY_BAR = 0, 2
+_COMMON, _ISR, _DEVICE, _MSIX = 0x0000, 0x1000, 0x2000, 0x3000
+_VENDOR_CAPABILITY = 9
+_CFG_COMMON, _CFG_NOTIFY, _CFG_ISR, _CFG_DEVICE = 1, 2, 3, 4
+_COMMON_SIZE = 56
+
+
+class StartedQueue(NamedTuple):
+    """What a backend serves: a checked ring, the guest's kicks, and where to answer.
+
+    call: an eventfd that KVM turns into the queue's interrupt; -1 if the guest wants none.
+    """
+
+    number: int
+    ring: Ring
+    kick: int
+    call: int
+
+
+class Backend(Protocol):
+    """A virtio device without its transport.
+
+    device_type: virtio 1.2, 5. class_code: for PCI. features: beyond the transport's own.
+    queues: how many. config: the device configuration space.
+    """
+
+    name: str
+    device_type: int
+    class_code: int
+    features: int
+    queues: int
+    config: bytes
+
+    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+        """The driver is ready. Raises GuestFault for what it set up wrongly."""
+
+    def stop(self) -> None:
+        """The driver reset the device; after this nothing of guest memory is touched."""
+
+
+class _QueueState:
+    """What the driver says of one queue before it is started."""
+
+    def __init__(self) -> None:
+        self.kick = eventfd(nonblocking=False)
+        self.reset()
+
+    def reset(self) -> None:
+        self.size = MAX_SIZE
+        self.vector = _NO_VECTOR
+        self.enabled = False
+        self.addresses = [0, 0, 0]  # descriptor table, available ring, used ring
+
+
+class VirtioPci:
+    """One virtio device as a PCI function; sits on the memory bus behind its BAR."""
+
+    def __init__(self, vm: Vm, memory: Memory, backend: Backend) -> None:
+        self._vm = vm
+        self._memory = memory
+        self.backend = backend
+        self._queues = [_QueueState() for _ in range(backend.queues)]
+        self._offered = backend.features | F_VERSION_1 | F_INDIRECT | F_EVENT_INDEX
+        self._running = False
+        self.function = Function(
+            0x1AF4, 0x1040 + backend.device_type, backend.class_code, 0x40 + backend.device_type
+        )
+        ports = max(16, 1 << (2 * backend.queues - 1).bit_length())
+        self.function.add_bar(_BAR, BarKind(0x4000, False, self))
+        self.function.add_bar(_NOTIFY_BAR, BarKind(ports, True, _Notify(self)))
+        self._add_capabilities(ports)
+        self._msix = Msix(vm, self.function, backend.queues + 1, _BAR, _MSIX)
+        self.function.on_config_write = self._msix.on_config_write
+        self.function.on_map = self._on_map
+        self._reset()
+
+    def _add_capabilities(self, ports: int) -> None:
+        for kind, bar, offset, length, extra in (
+            (_CFG_COMMON, _BAR, _COMMON, _COMMON_SIZE, b""),
+            (_CFG_NOTIFY, _NOTIFY_BAR, 0, ports, struct.pack("<I", 2)),
+            (_CFG_ISR, _BAR, _ISR, 1, b""),
+            (_CFG_DEVICE, _BAR, _DEVICE, max(len(self.backend.config), 4), b""),
+        ):
+            body = struct.pack("<BBB3xII", 16 + len(extra), kind, bar, offset, length)
+            self.function.add_capability(_VENDOR_CAPABILITY, body + extra)
+
+    def _reset(self) -> None:
+        if self._running:
+            self.backend.stop()
+        self._running = False
+        self._status = 0
+        self._device_select = self._driver_select = self._queue_select = 0
+        self._accepted = 0
+        self._config_vector = _NO_VECTOR
+        for queue in self._queues:
+            queue.reset()
+
+    def _on_map(self, index: int, address: int | None) -> None:
+        """Queue kicks go to eventfds for as long as the notify ports are somewhere."""
+        if index != _NOTIFY_BAR:
+            return
+        if address is not None:
+            self._notify_address = address
+        for number, queue in enumerate(self._queues):
+            self._vm.ioeventfd_pio(
+                queue.kick, self._notify_address + 2 * number, 2, assign=address is not None
+            )
+
+    def kick(self, number: int) -> None:
+        """A notification that came by an exit (a width the eventfd does not match)."""
+        if number < len(self._queues):
+            signal_eventfd(self._queues[number].kick)
+
+    # the memory BAR
+
+    def read(self, offset: int, size: int) -> int:
+        if offset >= _MSIX:
+            return self._msix.read(offset - _MSIX, size)
+        if offset >= _DEVICE:
+            at = offset - _DEVICE
+            return int.from_bytes(self.backend.config[at : at + size], "little")
+        if offset >= _ISR:
+            return 0  # only INTx would set it, and there is none
+        return self._read_common(offset)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset >= _MSIX:
+            self._msix.write(offset - _MSIX, size, value)
+        elif offset < _COMMON_SIZE:
+            self._write_common(offset, size, value)
+
+    def _selected(self) -> _QueueState | None:
+        return self._queues[self._queue_select] if self._queue_select < len(self._queues) else None
+
+    def _read_common(self, offset: int) -> int:
+        queue = self._selected()
+        if 32 <= offset < _COMMON_SIZE:
+            if not queue:
+                return 0
+            index, high = divmod(offset - 32, 8)
+            return queue.addresses[index] >> (8 * high)
+        values = {
+            0: self._device_select,
+            4: self._window(self._offered, self._device_select),
+            8: self._driver_select,
+            12: self._window(self._accepted, self._driver_select),
+            16: self._config_vector,
+            18: len(self._queues),
+            20: self._status,
+            22: self._queue_select,
+            24: queue.size if queue else 0,
+            26: queue.vector if queue else _NO_VECTOR,
+            28: int(queue.enabled) if queue else 0,
+            30: self._queue_select,
+        }
+        return values.get(offset, 0)
+
+    @staticmethod
+    def _window(features: int, select: int) -> int:
+        return (features >> (32 * select)) & 0xFFFF_FFFF if select < 2 else 0
+
+    def _write_common(self, offset: int, size: int, value: int) -> None:
+        if offset == 0:
+            self._device_select = value
+        elif offset == 8:
+            self._driver_select = value
+        elif offset == 12:
+            if self._driver_select < 2 and not self._status & _FEATURES_OK:
+                shift = 32 * self._driver_select
+                self._accepted &= ~(0xFFFF_FFFF << shift)
+                self._accepted |= value << shift
+        elif offset == 16:
+            self._config_vector = self._vector(value)
+        elif offset == 20:
+            self._set_status(value)
+        elif offset == 22:
+            self._queue_select = value
+        else:
+            queue = self._selected()
+            if queue and not self._running:
+                self._write_queue(queue, offset, size, value)
+
+    def _write_queue(self, queue: _QueueState, offset: int, size: int, value: int) -> None:
+        if offset == 24:
+            queue.size = value
+        elif offset == 26:
+            queue.vector = self._vector(value)
+        elif offset == 28:
+            queue.enabled = value == 1
+        elif 32 <= offset < _COMMON_SIZE:
+            index, at = divmod(offset - 32, 8)
+            mask = (1 << 8 * size) - 1
+            old = queue.addresses[index]
+            queue.addresses[index] = (old & ~(mask << 8 * at)) | (value << 8 * at)
+
+    def _vector(self, value: int) -> int:
+        """A vector the device cannot have reads back as none (virtio 1.2, 4.1.5.1.2)."""
+        return value if value < len(self._msix) else _NO_VECTOR
+
+    def _set_status(self, value: int) -> None:
+        if value == 0:
+            self._reset()
+            return
+        if value & _FEATURES_OK and not self._status & _FEATURES_OK:
+            legal = self._accepted & F_VERSION_1 and not self._accepted & ~self._offered
+            if not legal:
+                value &= ~_FEATURES_OK
+        if value & _FAILED:
+            raise GuestFault(f"the guest's driver gave up on {self.backend.name}")
+        started = value & _DRIVER_OK and not self._status & _DRIVER_OK
+        self._status = value
+        if started and value & _FEATURES_OK:
+            self._start()
+
+    def _start(self) -> None:
+        queues = []
+        for index, queue in enumerate(self._queues):
+            if not queue.enabled:
+                continue
+            ring = Ring(queue.size, *queue.addresses)
+            ring.check(self._memory)
+            call = -1 if queue.vector == _NO_VECTOR else self._msix.eventfds[queue.vector]
+            queues.append(StartedQueue(index, ring, queue.kick, call))
+        self.backend.start(self._memory, queues, self._accepted)
+        self._running = True
+
+
+class _Notify:
+    """The notify ports, for the exits that no eventfd took."""
+
+    def __init__(self, transport: VirtioPci) -> None:
+        self._transport = transport
+
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._transport.kick(offset // 2)

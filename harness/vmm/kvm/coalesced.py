@@ -1,0 +1,43 @@
+"""The ring of coalesced writes (api.rst 4.116): port writes that KVM queues without an exit.
+
+The serial port's transmit register and PCI's address register are written far more often than
+anything needs to happen at once; the ring is emptied before any other access is served, so devices
+see every write in order.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+
+from ..devices.bus import Bus
+from ..errors import GuestFault
+from .structs import COALESCED_ENTRY
+
+_HEADER = struct.Struct("<II")  # first (ours), last (the kernel's)
+_ENTRIES = (mmap.PAGESIZE - _HEADER.size) // COALESCED_ENTRY.size
+
+
+class CoalescedRing:
+    """The ring page that every vCPU's mapping shares. Call `drain` with the buses' lock held."""
+
+    def __init__(self, run: mmap.mmap, page: int, pio: Bus) -> None:
+        """run: a vCPU's mapping; page: KVM_CAP_COALESCED_MMIO, its page offset there."""
+        self._run = run
+        self._at = page * mmap.PAGESIZE
+        self._pio = pio
+
+    def drain(self) -> None:
+        first, last = _HEADER.unpack_from(self._run, self._at)
+        if first == last:
+            return
+        if first >= _ENTRIES or last >= _ENTRIES:
+            raise GuestFault("the ring of coalesced writes has an impossible index")
+        while first != last:
+            entry_at = self._at + _HEADER.size + first * COALESCED_ENTRY.size
+            address, length, _, data = COALESCED_ENTRY.unpack_from(self._run, entry_at)
+            self._pio.write(address, length, int.from_bytes(data[:length], "little"))
+            first = (first + 1) % _ENTRIES
+            # give the place back before the next write, so that the kernel never finds it full
+            struct.pack_into("<I", self._run, self._at, first)
+            last = _HEADER.unpack_from(self._run, self._at)[1]

@@ -1,0 +1,258 @@
+"""The warm parent: one supervisor a host and session, one forked process a guest.
+
+Protocol, JSON lines on standard input and output:
+
+    -> {"id": 1, "guest": "g", "op": "create", "arguments": {...machine.Config...}}
+    <- {"id": 1, "guest": "g", "result": {facts}} or {..., "error": {"cause", "mend"}}
+    -> {"id": 2, "guest": "g", "op": "exec", "arguments": {"argv": [...]}}   a peer VMM
+    -> {"id": 3, "guest": "g", "op": "stats"|"stop"|"type", ...}             to the guest's process
+    <- {"event": "mark", "guest", "stage", "time_ns"}   "create", "kernel"
+    <- {"event": "console", "guest", "time_ns", "text"}
+    <- {"event": "end", "guest", "reason", "detail", "time_ns"}              once a guest
+    <- {"event": "gone", "guest"}                        its process and cgroup are no more
+    <- {"event": "utilization", "time_ns", "values"}
+
+At the end of its input, and on SIGTERM, SIGINT or SIGHUP, every guest ends with the supervisor;
+should it be killed itself, the kernel ends them (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Any, NoReturn
+
+from . import peer
+from .cgroup import Cgroups
+from .control import Channel, LineReader
+from .errors import ConfigError
+from .machine import Config, Machine
+from .utilization import Utilization
+
+API = 1
+_PR_SET_PDEATHSIG = 1
+_INTERVAL = 1.0
+
+
+class Child:
+    """A guest's process, seen from the supervisor."""
+
+    def __init__(self, guest: str, pid: int, connection: socket.socket) -> None:
+        self.guest = guest
+        self.pid = pid
+        self.connection = connection
+        self.reader = LineReader()
+        self.ended = False
+
+
+class Supervisor:
+    """Routes lines between standard input and output and the guests' processes."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[str, Child] = {}
+        self._cgroups = Cgroups()
+        self._utilization = Utilization()
+        self._stdin = LineReader()
+        self._closing = False
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, None)
+        self._send({"event": "hello", "api": API, "pid": os.getpid(), "python": sys.version})
+        due = time.monotonic() + _INTERVAL
+        try:
+            while not self._closing:
+                for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
+                    if key.data is None:
+                        self._read_stdin()
+                    else:
+                        self._read_child(key.data)
+                if time.monotonic() >= due:
+                    due += _INTERVAL
+                    self._tick()
+        except (BrokenPipeError, KeyboardInterrupt):
+            pass
+        finally:
+            self._close()
+
+    def _on_signal(self, number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    def _tick(self) -> None:
+        values = self._utilization.sample()
+        self._send({"event": "utilization", "time_ns": time.monotonic_ns(), "values": values})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._write(json.dumps(message).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        view = memoryview(line)
+        while view:
+            view = view[os.write(sys.stdout.fileno(), view) :]
+
+    # requests
+
+    def _read_stdin(self) -> None:
+        data = os.read(sys.stdin.fileno(), 65536)
+        if not data:
+            self._closing = True
+            return
+        for line in self._stdin.feed(data):
+            try:
+                request = json.loads(line)
+                self._request(request, line)
+            except (ValueError, TypeError, AttributeError) as error:
+                self._send({"error": {"cause": f"malformed request: {error}"}})
+
+    def _request(self, request: dict[str, Any], line: bytes) -> None:
+        guest, operation = request.get("guest", ""), request.get("op")
+        child = self._children.get(guest)
+        answer = {"id": request.get("id"), "guest": guest}
+        if operation in ("create", "exec"):
+            if child or not guest or "/" in guest:
+                cause = f"guest name {guest!r} is taken or not usable"
+                self._send({**answer, "error": {"cause": cause}})
+            else:
+                self._fork(guest, operation, request)
+        elif child:
+            with contextlib.suppress(OSError):  # it is ending: its end will be told
+                child.connection.sendall(line + b"\n")
+        else:
+            self._send({**answer, "error": {"cause": f"no guest {guest!r}"}})
+
+    def _fork(self, guest: str, operation: str, request: dict[str, Any]) -> None:
+        ours, theirs = socket.socketpair()
+        self._send({"event": "mark", "guest": guest, "stage": "create", "time_ns": _now()})
+        pid = os.fork()
+        if pid == 0:
+            self._become_child(guest, ours)
+            _child(guest, theirs, operation, request, self._cgroups)
+        theirs.close()
+        child = Child(guest, pid, ours)
+        self._children[guest] = child
+        self._selector.register(ours, selectors.EVENT_READ, child)
+
+    def _become_child(self, guest: str, ours: socket.socket) -> None:
+        """In the fork: drop what is the supervisor's, and never outlive it."""
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        self._selector.close()
+        ours.close()
+        for child in self._children.values():
+            child.connection.close()
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.close(null)
+
+    # children
+
+    def _read_child(self, child: Child) -> None:
+        try:
+            data = child.connection.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self._reap(child)
+            return
+        for line in child.reader.feed(data):
+            # peeking is cheaper than parsing each line
+            child.ended = child.ended or b'"event": "end"' in line
+            self._write(line + b"\n")
+
+    def _reap(self, child: Child) -> None:
+        self._selector.unregister(child.connection)
+        child.connection.close()
+        _, status = os.waitpid(child.pid, 0)
+        if not child.ended:
+            reason, detail = _describe(status)
+            self._send(
+                {
+                    "event": "end",
+                    "guest": child.guest,
+                    "reason": reason,
+                    "detail": detail,
+                    "time_ns": _now(),
+                }
+            )
+        self._cgroups.remove(child.guest)
+        del self._children[child.guest]
+        self._send({"event": "gone", "guest": child.guest})
+
+    def _close(self) -> None:
+        for child in list(self._children.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+        for child in list(self._children.values()):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child.pid, 0)
+            self._cgroups.remove(child.guest)
+        self._cgroups.close()
+
+
+def _now() -> int:
+    return time.monotonic_ns()
+
+
+def _describe(status: int) -> tuple[str, str]:
+    """A guest's process ended without a word: reason and detail."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return "killed", f"the VMM process got signal {number} ({signal.Signals(number).name})"
+    return "vmm-error", f"the VMM process ended with status {os.WEXITSTATUS(status)}"
+
+
+def _child(
+    guest: str,
+    connection: socket.socket,
+    operation: str,
+    request: dict[str, Any],
+    cgroups: Cgroups,
+) -> NoReturn:
+    """The guest's process, from fork to exit."""
+    status = 1
+    try:
+        channel = Channel(guest, connection)
+        cgroup: str | None = cgroups.enter(guest)
+        arguments = request.get("arguments", {})
+        identifier = request.get("id")
+        try:
+            machine = (
+                Machine(Config.parse(arguments), channel)
+                if operation == "create"
+                else peer.Peer(arguments, channel)
+            )
+        except ConfigError as error:
+            channel.send({"id": identifier, "error": {"cause": error.cause, "mend": error.mend}})
+            channel.event("end", reason="refused", detail=error.cause, time_ns=_now())
+        except OSError as error:
+            channel.send({"id": identifier, "error": {"cause": f"KVM: {error}", "mend": ""}})
+            channel.event("end", reason="refused", detail=str(error), time_ns=_now())
+        else:
+            channel.send({"id": identifier, "result": {**machine.facts(), "cgroup": cgroup}})
+            machine.run()
+        status = 0
+    except BaseException:
+        traceback.print_exc()  # the supervisor's standard error: told with the guest's end
+    finally:
+        # nothing of the interpreter's own end: threads may sit in KVM_RUN
+        os._exit(status)
+
+
+def main() -> None:
+    Supervisor().run()

@@ -1,0 +1,59 @@
+"""python -m images: build, list, verify, clean the image store."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from harness.errors import ImageError
+
+from . import store
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when all is well, 1 with a message on an ImageError."""
+    parser = argparse.ArgumentParser(prog="images", description="The store of guest and host images")
+    parser.add_argument("--cache", type=Path, help="the store's folder")
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="build what is missing or broken")
+    build.add_argument("kind", nargs="?", choices=["guest", "host"])
+    commands.add_parser("list", help="all images, the ones in use marked *")
+    commands.add_parser("verify", help="full checksums")
+    clean = commands.add_parser("clean", help="remove superseded images and downloads")
+    clean.add_argument("--all", action="store_true", help="remove the present images too")
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except ImageError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    cache = options.cache
+    if options.command == "build":
+        for kind, get in (("guest", store.guest_image), ("host", store.host_image)):
+            if options.kind in {None, kind}:
+                start = time.monotonic()
+                image = get(cache=cache)
+                seconds = time.monotonic() - start
+                print(f"{kind} image: {image.folder} ready in {seconds:.2f} s")
+    elif options.command == "list":
+        for folder, manifest, current in store.images(cache):
+            size = sum(facts["size"] for facts in manifest["files"].values()) >> 20
+            print(f"{'*' if current else ' '} {folder} {manifest['release']} {size} MiB")
+    elif options.command == "verify":
+        for folder, _, current in store.images(cache):
+            if current:
+                store.verify_folder(folder)
+                print(f"{folder}: all checksums match")
+    else:
+        for path in store.clean(cache, everything=options.all):
+            print(f"removed {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

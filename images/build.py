@@ -1,0 +1,153 @@
+"""Makes one image in a folder: the same inputs give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from . import modules as kernel_modules
+from .bytecode import compiled
+from .cpio import Cpio
+from .kernel import vmlinux
+from .packages import KERNEL, Apt, Deb, kernel_package, without
+from .recipe import HERE, Recipe
+from .rootfs import Root, make_ext2
+from .run import require_programs, run
+
+Progress = Callable[[str], None]
+CFLAGS = ("-O2", "-s", "-Wall", "-Wl,--build-id=none", "-fdebug-prefix-map=.=")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an image was made of."""
+
+    release: str
+    packages: dict[str, str]
+    stages: dict[str, float]
+
+
+class Builder:
+    """One build in `folder`, with packages kept in `cache`/debs for the next."""
+
+    def __init__(self, recipe: Recipe, folder: Path, cache: Path, progress: Progress) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        self._cache = cache
+        self._progress = progress
+        self._stages: dict[str, float] = {}
+
+    def build(self) -> Contents:
+        """Make kernel, initramfs and disk; `initramfs` lacks the store's keys as yet."""
+        require_programs()
+        with self._stage("packages"):
+            debs, paths, kernel = self._packages()
+        with self._stage("kernel"):
+            release, modules = self._kernel(kernel)
+        with self._stage("programs"):
+            programs = self._programs()
+        self._initramfs(modules, programs.pop("init"))
+        with self._stage("files"):
+            tar, root = self._tar(paths, programs)
+        with self._stage("disk"):
+            make_ext2(
+                tar,
+                self._folder / "disk",
+                blocks=root.blocks + self._recipe.free_mib * 256,
+                inodes=root.inodes + self._recipe.free_inodes,
+            )
+            tar.unlink()
+        return Contents(release, {deb.name: deb.version for deb in debs}, self._stages)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._stages[name] = round(time.monotonic() - start, 3)
+        self._progress(f"{self._recipe.kind} image: {name} {self._stages[name]:.1f} s")
+
+    def _packages(self) -> tuple[list[Deb], list[Path], Path]:
+        apt = Apt(self._folder / "apt")
+        debs = without(apt.resolve(self._recipe.packages), self._recipe.drop)
+        kernel = kernel_package(apt.resolve([KERNEL]))
+        # both kinds of image fetch into the same folder
+        with FileLock(self._cache / "debs.lock"):
+            *paths, kernel_path = apt.fetch([*debs, kernel], self._cache / "debs")
+        return [*debs, kernel], paths, kernel_path
+
+    def _kernel(self, deb: Path) -> tuple[str, dict[str, bytes]]:
+        archive = run(["dpkg-deb", "--fsys-tarfile", str(deb)])
+        release, image, modules = kernel_modules.from_package(archive)
+        bzimage = self._folder / "bzimage"
+        bzimage.write_bytes(image)
+        if self._recipe.kind == "guest":
+            (self._folder / "vmlinux").write_bytes(vmlinux(bzimage))
+        return release, modules
+
+    def _programs(self) -> dict[str, bytes]:
+        """Our C programs, each as a file's contents."""
+        static, preloaded = ("-static",), ("-shared", "-fPIC", "-nostdlib", "-fno-builtin")
+        return {
+            "init": self._compile(static, "init.c", "boot.c", "net.c"),
+            "vsockname.so": self._compile(preloaded, "vsockname.c"),
+            "hv-end": self._compile(static, "tools/hv-end.c"),
+            "hv-exits": self._compile(static, "tools/hv-exits.c"),
+        }
+
+    def _compile(self, flags: tuple[str, ...], *sources: str) -> bytes:
+        return compile_c(flags, sources, self._folder / "program")
+
+    def _initramfs(self, modules: dict[str, bytes], init: bytes) -> None:
+        order = kernel_modules.load_order(self._recipe.modules, modules)
+        cpio = Cpio()
+        for name in ("dev", "proc", "sys", "newroot", "harness"):
+            cpio.directory(name)
+        cpio.character_device("dev/console", 5, 1)
+        cpio.file("init", init, 0o755)
+        cpio.file("harness/mode", self._recipe.kind.encode())
+        cpio.file("harness/ip", self._recipe.ip.encode())
+        cpio.file("harness/modules", "".join(f"{name}\n" for name in order).encode())
+        for name in order:
+            cpio.file(f"harness/{name}.ko", modules[name])
+        (self._folder / "initramfs").write_bytes(bytes(cpio))
+
+    def _tar(self, debs: list[Path], programs: dict[str, bytes]) -> tuple[Path, Root]:
+        path = self._folder / "disk.tar"
+        recipe = self._recipe
+        with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+            root = Root(tar, recipe.exclude)
+            for file in recipe.files:
+                root.file(file.path, file.data, file.mode)
+            for link, target in sorted(recipe.links.items()):
+                root.link(link, target)
+            for name, data in sorted(programs.items()):
+                place = "/usr/lib/harness" if name.endswith(".so") else "/usr/local/bin"
+                root.file(f"{place}/{name}", data, 0o755)
+            root.packages(debs)
+            if recipe.precompile_python:
+                for name, data in compiled(debs, self._folder / "python"):
+                    root.file(name, data)
+            for name in recipe.directories:
+                root.directory(name)
+        return path, root
+
+
+def compile_c(flags: tuple[str, ...], sources: tuple[str, ...], output: Path) -> bytes:
+    """Compile guest programs; the same sources and compiler give the same bytes."""
+    run(["gcc", *CFLAGS, *flags, "-o", str(output), *sources], cwd=HERE / "guest")
+    data = output.read_bytes()
+    output.unlink()
+    return data
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,47 @@
+"""A writer of "newc" cpio archives (the kernel's initramfs format), the same bytes every time.
+
+Format: Documentation/driver-api/early-userspace/buffer-format.rst in the Linux sources.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Cpio:
+    """Collects entries in memory; `bytes()` gives the archive, padded to 512 bytes."""
+
+    _entries: list[bytes] = field(default_factory=list)
+
+    def directory(self, path: str, mode: int = 0o755) -> None:
+        """Add a directory; parents must have been added before."""
+        self._add(path, stat.S_IFDIR | mode, b"")
+
+    def file(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Add a regular file."""
+        self._add(path, stat.S_IFREG | mode, data)
+
+    def character_device(self, path: str, major: int, minor: int, mode: int = 0o600) -> None:
+        """Add a character device node."""
+        self._add(path, stat.S_IFCHR | mode, b"", major, minor)
+
+    def __bytes__(self) -> bytes:
+        archive = b"".join([*self._entries, _entry(0, "TRAILER!!!", 0, b"", 0, 0)])
+        return archive + bytes(-len(archive) % 512)
+
+    def _add(self, path: str, mode: int, data: bytes, major: int = 0, minor: int = 0) -> None:
+        # inode numbers only have to differ: equal ones would be hard links
+        number = len(self._entries) + 1
+        self._entries.append(_entry(number, path.lstrip("/"), mode, data, major, minor))
+
+
+def _entry(inode: int, name: str, mode: int, data: bytes, major: int, minor: int) -> bytes:
+    encoded = name.encode() + b"\0"
+    links = 2 if stat.S_ISDIR(mode) else 1
+    # ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
+    fields = (inode, mode, 0, 0, links, 0, len(data), 0, 0, major, minor, len(encoded), 0)
+    header = b"070701" + b"".join(b"%08X" % value for value in fields)
+    head = header + encoded
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)

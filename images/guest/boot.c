@@ -1,0 +1,218 @@
+/* From the initramfs to the root file system: mounts, modules, identity, device links. */
+#define _GNU_SOURCE
+#include "init.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define ROOT_DEADLINE_NS 10000000000LL
+#define ROOT_SERIAL "root"
+
+int is_host;
+
+long read_file(const char *path, char *buffer, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t got = 0;
+    ssize_t n = 0;
+
+    buffer[0] = 0;
+    if (fd < 0)
+        return -1;
+    while (got < size - 1 && (n = read(fd, buffer + got, size - 1 - got)) > 0)
+        got += n;
+    close(fd);
+    buffer[got] = 0;
+    return n < 0 ? -1 : (long)got;
+}
+
+static void write_file(const char *path, const char *text, size_t length, int mode)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+
+    if (fd < 0 || write(fd, text, length) != (ssize_t)length)
+        die(path);
+    close(fd);
+}
+
+static void must_mount(const char *type, const char *target, unsigned long flags, const char *data)
+{
+    if (mount(type, target, type, flags, data))
+        die(target);
+}
+
+void mount_early(void)
+{
+    char mode[16];
+
+    must_mount("proc", "/proc", 0, NULL);
+    must_mount("sysfs", "/sys", 0, NULL);
+    must_mount("devtmpfs", "/dev", 0, "mode=0755");
+    read_file("/harness/mode", mode, sizeof mode);
+    is_host = !strcmp(mode, "host");
+    read_file("/harness/ip", ip_default, sizeof ip_default);
+}
+
+/* In the order found when the image was built: each after those it depends on. */
+void load_modules(void)
+{
+    static char list[4096];
+    char path[128];
+
+    if (read_file("/harness/modules", list, sizeof list) < 0)
+        die("module list");
+    for (char *name = strtok(list, "\n"); name; name = strtok(NULL, "\n")) {
+        snprintf(path, sizeof path, "/harness/%s.ko", name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        /* Not fatal: an emulated host without SVM can still say that it has no KVM. */
+        if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
+            say("module %s: %s", name, strerror(errno));
+        close(fd);
+        unlink(path);   /* the initramfs stays in memory otherwise */
+    }
+}
+
+/* Calls back with name ("vda") and serial of each virtio disk until it returns true. */
+static int each_disk(int (*visit)(const char *name, const char *serial))
+{
+    DIR *disks = opendir("/sys/block");
+    struct dirent *entry;
+    char path[sizeof entry->d_name + 32], serial[32];
+    int found = 0;
+
+    if (!disks)
+        return 0;
+    while (!found && (entry = readdir(disks))) {
+        if (strncmp(entry->d_name, "vd", 2))
+            continue;
+        snprintf(path, sizeof path, "/sys/block/%s/serial", entry->d_name);
+        if (read_file(path, serial, sizeof serial) <= 0)
+            continue;
+        serial[strcspn(serial, "\n")] = 0;
+        found = *serial && visit(entry->d_name, serial);
+    }
+    closedir(disks);
+    return found;
+}
+
+static int try_root(const char *name, const char *serial)
+{
+    char device[300];
+
+    if (strcmp(serial, ROOT_SERIAL))
+        return 0;
+    snprintf(device, sizeof device, "/dev/%s", name);
+    if (mount(device, "/newroot", "ext4", MS_NOATIME | (is_host ? 0 : MS_RDONLY), NULL))
+        die("mount of the root disk");
+    return 1;
+}
+
+void mount_root(void)
+{
+    long long deadline = now_ns() + ROOT_DEADLINE_NS;
+
+    while (!each_disk(try_root)) {
+        if (now_ns() > deadline) {
+            errno = ETIMEDOUT;
+            die("no virtio disk with the serial \"" ROOT_SERIAL "\" after 10 s");
+        }
+        nap_us(1000);
+    }
+}
+
+/* Keys come with the initramfs, not the disk, so that the disk is the same for everybody. */
+static void install(const char *from, const char *to, int mode)
+{
+    char data[4096];
+    long length = read_file(from, data, sizeof data);
+
+    if (length < 0)
+        die(from);
+    write_file(to, data, length, mode);
+}
+
+void enter_root(void)
+{
+    static const char *const moved[] = {"/dev", "/proc", "/sys"};
+    static const char *const scratch[] = {"/tmp", "/var/tmp", "/var/log", "/root"};
+    char target[64];
+
+    for (size_t i = 0; i < sizeof moved / sizeof *moved; i++) {
+        snprintf(target, sizeof target, "/newroot%s", moved[i]);
+        if (mount(moved[i], target, NULL, MS_MOVE, NULL))
+            die(target);
+    }
+    must_mount("tmpfs", "/newroot/run", MS_NOSUID | MS_NODEV, "mode=0755");
+    for (size_t i = 0; !is_host && i < sizeof scratch / sizeof *scratch; i++) {
+        snprintf(target, sizeof target, "/newroot%s", scratch[i]);
+        must_mount("tmpfs", target, 0, strcmp(scratch[i], "/root") ? "mode=1777" : "mode=0700");
+    }
+    mkdir("/newroot/run/harness", 0755);
+    mkdir("/newroot/run/sshd", 0755);
+    mkdir("/newroot/root/.ssh", 0700);
+    install("/identity/authorized_keys", "/newroot/run/harness/authorized_keys", 0644);
+    install("/identity/authorized_keys", "/newroot/root/.ssh/authorized_keys", 0600);
+    if (is_host)
+        install("/identity/ssh_host_ed25519_key", "/newroot/run/harness/ssh_host_ed25519_key", 0600);
+    else
+        install("/identity/dropbear_key", "/newroot/run/harness/dropbear_key", 0600);
+    if (chdir("/newroot") || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
+        die("switch to the root disk");
+}
+
+static int link_disk(const char *name, const char *serial)
+{
+    char path[64], target[300];
+
+    if (!strchr(serial, '/')) {
+        snprintf(path, sizeof path, "/dev/disk/by-serial/%s", serial);
+        snprintf(target, sizeof target, "../../%s", name);
+        if (symlink(target, path) && errno != EEXIST)
+            say("link %s: %s", path, strerror(errno));
+    }
+    return 0;   /* go on */
+}
+
+static void mount_cgroups(void)
+{
+    static const char *const controllers[] = {"+cpu", "+cpuset", "+io", "+memory", "+pids"};
+
+    if (mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, NULL))
+        return;
+    for (size_t i = 0; i < sizeof controllers / sizeof *controllers; i++) {
+        /* one at a time: a kernel without one of them refuses the whole list */
+        int fd = open("/sys/fs/cgroup/cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
+        if (fd < 0 || write(fd, controllers[i], strlen(controllers[i])) < 0)
+            say("cgroup controller %s: %s", controllers[i], strerror(errno));
+        close(fd);
+    }
+}
+
+void set_up_root(void)
+{
+    const char *name = is_host ? "host" : "guest";
+
+    umask(022);
+    mkdir("/dev/pts", 0755);
+    mkdir("/dev/shm", 01777);
+    mkdir("/dev/disk", 0755);
+    mkdir("/dev/disk/by-serial", 0755);
+    must_mount("devpts", "/dev/pts", 0, "gid=5,mode=620,ptmxmode=666");
+    must_mount("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777");
+    if (symlink("/proc/self/fd", "/dev/fd") || symlink("fd/0", "/dev/stdin")
+        || symlink("fd/1", "/dev/stdout") || symlink("fd/2", "/dev/stderr"))
+        die("links in /dev");
+    mount_cgroups();
+    each_disk(link_disk);
+    if (is_host)
+        mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
+    if (sethostname(name, strlen(name)))
+        die("host name");
+}

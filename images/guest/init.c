@@ -1,0 +1,241 @@
+/*
+ * PID 1 of guests and of emulated hosts, from the initramfs to the end of the machine.
+ *
+ * There is no shell and no service manager on the way to SSH: under emulation each exec costs
+ * tens of milliseconds. Lines written to the console:
+ *   harness: init NS       the first act, NS nanoseconds of CLOCK_BOOTTIME
+ *   harness: sshd NS       SSH connections are accepted from now on
+ *   harness: failed: WHAT: WHY
+ */
+#define _GNU_SOURCE
+#include "init.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SSH_PORT 22
+
+static char *const ENVIRONMENT[] = {
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", NULL,
+};
+
+static int console = -1;
+
+long long now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+void nap_us(long us)
+{
+    struct timespec t = {us / 1000000, us % 1000000 * 1000};
+    nanosleep(&t, NULL);
+}
+
+/* One write a line: the console may be shared with the kernel. */
+void say(const char *format, ...)
+{
+    char line[256] = "harness: ";
+    va_list arguments;
+
+    va_start(arguments, format);
+    int length = vsnprintf(line + 9, sizeof line - 10, format, arguments) + 9;
+    va_end(arguments);
+    if (length > (int)sizeof line - 2)
+        length = sizeof line - 2;
+    line[length++] = '\n';
+    if (console >= 0 && write(console, line, length) < 0)
+        return;   /* nobody else to tell */
+}
+
+void mark(const char *stage)
+{
+    say("%s %lld", stage, now_ns());
+}
+
+void die(const char *what)
+{
+    say("failed: %s: %s", what, strerror(errno));
+    sync();
+    reboot(RB_POWER_OFF);
+    _exit(1);   /* no power-off here: the kernel panics */
+}
+
+static void end_machine(int command)
+{
+    kill(-1, SIGTERM);
+    for (int i = 0; i < 100 && (waitpid(-1, NULL, WNOHANG) >= 0 || errno != ECHILD); i++)
+        nap_us(5000);
+    kill(-1, SIGKILL);
+    sync();
+    mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL);
+    reboot(command);
+    die("reboot");
+}
+
+static pid_t start(char *const argv[], char *const environment[], int fd)
+{
+    pid_t child = fork();
+
+    if (child)
+        return child;
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid();
+    if (fd >= 0) {
+        int null = open("/dev/null", O_WRONLY);
+        dup2(fd, 0);
+        dup2(fd, 1);
+        dup2(null, 2);
+    }
+    execve(argv[0], argv, environment);
+    say("cannot run %s: %s", argv[0], strerror(errno));
+    _exit(127);
+}
+
+static void run_rc(void)
+{
+    static char *const argv[] = {"/etc/harness/rc", NULL};
+
+    if (access(argv[0], X_OK))
+        return;
+    pid_t child = start(argv, ENVIRONMENT, -1);
+    waitpid(child, NULL, 0);
+}
+
+/* The host's OpenSSH listens by itself; ready means that it really does. */
+static void start_sshd(void)
+{
+    static char *const argv[] = {"/usr/sbin/sshd", "-D", NULL};
+    pid_t child = start(argv, ENVIRONMENT, -1);
+    int status;
+
+    while (!tcp_listens(SSH_PORT)) {
+        if (waitpid(child, &status, WNOHANG) == child) {
+            errno = ECHILD;
+            die("sshd ended at its start");
+        }
+        nap_us(5000);
+    }
+}
+
+/* One SSH server for each connection, inetd style: no daemon to wait for at boot. */
+static void serve(int listener)
+{
+    static char *const argv[] = {
+        "/usr/sbin/dropbear", "-i", "-s", "-m", "-W", "1048576", "-r", "/run/harness/dropbear_key", NULL,
+    };
+    /* dropbear wants to name its peer, which fails for AF_VSOCK: vsockname.c answers for it */
+    static char *const environment[] = {
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+        "LD_PRELOAD=/usr/lib/harness/vsockname.so", NULL,
+    };
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    start(argv, environment, fd);
+    close(fd);
+}
+
+static int open_signals(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGUSR1);   /* as busybox: halt */
+    sigaddset(&set, SIGUSR2);   /* power off */
+    sigaddset(&set, SIGTERM);   /* reboot */
+    sigaddset(&set, SIGINT);    /* Ctrl-Alt-Del */
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void handle_signals(int signals)
+{
+    struct signalfd_siginfo info;
+
+    while (read(signals, &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2)
+            end_machine(RB_POWER_OFF);
+        if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
+            end_machine(RB_AUTOBOOT);
+    }
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ;
+}
+
+static void open_console(void)
+{
+    /* The kernel gives init the console as 0, 1, 2, unless the initramfs lacks the node. */
+    console = fcntl(1, F_GETFD) < 0 ? -1 : fcntl(1, F_DUPFD_CLOEXEC, 3);
+    if (console < 0)
+        console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+}
+
+static void boot(void)
+{
+    mount_early();
+    load_modules();
+    mount_root();
+    enter_root();
+    set_up_root();
+    reboot(RB_DISABLE_CAD);
+    struct rlimit files = {65536, 65536};
+    setrlimit(RLIMIT_NOFILE, &files);
+    configure_network();
+    run_rc();
+}
+
+int main(void)
+{
+    struct pollfd wait[3];
+    struct pollfd *end = wait;
+
+    open_console();
+    mark("init");
+    boot();
+    *end++ = (struct pollfd){.fd = open_signals(), .events = POLLIN};
+    if (is_host) {
+        start_sshd();
+    } else {
+        int fd = listen_vsock(SSH_PORT);
+        if (fd >= 0)
+            *end++ = (struct pollfd){.fd = fd, .events = POLLIN};
+        else if (!has_ip())
+            die("vsock listener");
+        if (has_ip()) {
+            if ((fd = listen_tcp(SSH_PORT)) < 0)
+                die("TCP listener");
+            *end++ = (struct pollfd){.fd = fd, .events = POLLIN};
+        }
+    }
+    mark("sshd");
+    for (;;) {
+        if (poll(wait, end - wait, -1) < 0)
+            continue;
+        if (wait[0].revents)
+            handle_signals(wait[0].fd);
+        for (struct pollfd *p = wait + 1; p < end; p++)
+            if (p->revents & POLLIN)
+                serve(p->fd);
+    }
+}

@@ -1,0 +1,158 @@
+/* Interfaces and listeners, by ioctl and socket calls alone. */
+#define _GNU_SOURCE
+#include "init.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <net/if.h>
+#include <net/route.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+/* after the above: it needs sa_family_t */
+#include <linux/vm_sockets.h>
+
+#define INTERFACE "eth0"
+#define INTERFACE_DEADLINE_NS 5000000000LL
+#define BACKLOG 128
+
+char ip_default[64];
+static char ip[64];
+
+int has_ip(void)
+{
+    return *ip != 0;
+}
+
+static void set_address(int fd, unsigned long request, in_addr_t address, const char *what)
+{
+    struct ifreq r = {.ifr_name = INTERFACE};
+    struct sockaddr_in *in = (struct sockaddr_in *)&r.ifr_addr;
+
+    in->sin_family = AF_INET;
+    in->sin_addr.s_addr = address;
+    if (ioctl(fd, request, &r))
+        die(what);
+}
+
+static void bring_up(int fd, const char *interface)
+{
+    struct ifreq r = {0};
+
+    snprintf(r.ifr_name, sizeof r.ifr_name, "%s", interface);
+    if (ioctl(fd, SIOCGIFFLAGS, &r))
+        die(interface);
+    r.ifr_flags |= IFF_UP;
+    if (ioctl(fd, SIOCSIFFLAGS, &r))
+        die(interface);
+}
+
+static void add_default_route(int fd, in_addr_t gateway)
+{
+    struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
+    struct sockaddr_in *to = (struct sockaddr_in *)&route.rt_gateway;
+
+    to->sin_family = AF_INET;
+    to->sin_addr.s_addr = gateway;
+    ((struct sockaddr_in *)&route.rt_dst)->sin_family = AF_INET;
+    ((struct sockaddr_in *)&route.rt_genmask)->sin_family = AF_INET;
+    if (ioctl(fd, SIOCADDRT, &route))
+        die("default route");
+}
+
+/* The value of harness.ip= on the kernel command line, or the image's own. */
+static void choose_ip(void)
+{
+    static char line[4096];
+
+    strcpy(ip, ip_default);
+    read_file("/proc/cmdline", line, sizeof line);
+    for (char *word = strtok(line, " \n"); word; word = strtok(NULL, " \n"))
+        if (!strncmp(word, "harness.ip=", 11))
+            snprintf(ip, sizeof ip, "%s", word + 11);
+}
+
+static void wait_for_interface(void)
+{
+    long long deadline = now_ns() + INTERFACE_DEADLINE_NS;
+
+    while (!if_nametoindex(INTERFACE)) {
+        if (now_ns() > deadline) {
+            errno = ETIMEDOUT;
+            die("no network interface " INTERFACE " after 5 s");
+        }
+        nap_us(1000);
+    }
+}
+
+/* lo always; eth0 by "ADDRESS/PREFIX[,GATEWAY]" if there is one. */
+void configure_network(void)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    bring_up(fd, "lo");
+    choose_ip();
+    if (has_ip()) {
+        char text[sizeof ip];
+        strcpy(text, ip);
+        char *gateway = strchr(text, ','), *prefix = strchr(text, '/');
+        if (gateway)
+            *gateway++ = 0;
+        int bits = prefix ? atoi(prefix + 1) : 32;
+        if (prefix)
+            *prefix = 0;
+        errno = EINVAL;
+        if (inet_addr(text) == INADDR_NONE || bits < 1 || bits > 32)
+            die("harness.ip");
+        wait_for_interface();
+        set_address(fd, SIOCSIFADDR, inet_addr(text), "address");
+        set_address(fd, SIOCSIFNETMASK, htonl(~0u << (32 - bits)), "netmask");
+        bring_up(fd, INTERFACE);
+        if (gateway)
+            add_default_route(fd, inet_addr(gateway));
+    }
+    close(fd);
+}
+
+static int listening(int fd, const void *address, socklen_t size)
+{
+    if (fd < 0 || bind(fd, address, size) || listen(fd, BACKLOG)) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+int listen_vsock(unsigned port)
+{
+    struct sockaddr_vm any = {
+        .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = port,
+    };
+
+    return listening(socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), &any, sizeof any);
+}
+
+int listen_tcp(unsigned short port)
+{
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(port)};
+
+    return listening(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), &any, sizeof any);
+}
+
+/* By /proc, not by connecting: that would start a session of the server. */
+int tcp_listens(unsigned port)
+{
+    static char table[65536];
+    char entry[48];
+
+    /* local 0.0.0.0:PORT, remote 0.0.0.0:0, state 0A = TCP_LISTEN */
+    snprintf(entry, sizeof entry, " 00000000:%04X 00000000:0000 0A ", port);
+    read_file("/proc/net/tcp", table, sizeof table);
+    return strstr(table, entry) != NULL;
+}

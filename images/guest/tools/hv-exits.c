@@ -1,0 +1,190 @@
+/*
+ * hv-exits CASE --ops N --batches B [--port P]
+ *
+ * Times what costs a guest an exit, from ring 3, B batches of N operations, and prints one JSON
+ * object: {"case","ops","tsc_khz","batches":[{"ns","cycles"},...]}. Each case is the same loop
+ * with another body; "control" is the loop with none, for the reader to subtract.
+ *
+ *   control         nothing
+ *   hypercall_null  vmcall/vmmcall; KVM answers ring 3 with -EPERM after a full round trip
+ *   cpuid           leaf 0, always intercepted
+ *   pio_user        inb --port (0xd00: no device there, so the VMM answers)
+ *   pio_kernel      inb 0x21, answered by the PIC inside KVM
+ */
+#define _GNU_SOURCE
+#include <cpuid.h>
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/io.h>
+#include <time.h>
+#include <unistd.h>
+
+#define UNKNOWN_HYPERCALL 0x7fffffff
+#define DEFAULT_PORT 0xd00
+#define PIC_MASK_PORT 0x21
+
+typedef uint32_t loop(uint64_t ops, uint32_t a, uint32_t d);
+
+/* The frame: eax, ecx, edx set anew for each operation; every case pays for it alike. */
+#define CASE(name, body)                                                                  \
+    static uint32_t name(uint64_t ops, uint32_t a, uint32_t d)                            \
+    {                                                                                     \
+        uint32_t result;                                                                  \
+        __asm__ volatile(".balign 64\n"                                                   \
+                         "1: mov %[a], %%eax\n xor %%ecx, %%ecx\n mov %[d], %%edx\n" body \
+                         "\n dec %[ops]\n jnz 1b"                                         \
+                         : [ops] "+r"(ops), "=&a"(result)                                 \
+                         : [a] "r"(a), [d] "r"(d)                                         \
+                         : "rbx", "rcx", "rdx", "cc", "memory");                          \
+        return result;                                                                    \
+    }
+
+CASE(control, "")
+CASE(vmcall, "vmcall")
+CASE(vmmcall, "vmmcall")
+CASE(do_cpuid, "cpuid")
+CASE(do_inb, "inb %%dx, %%al")
+
+static int fail(const char *what)
+{
+    fprintf(stderr, "hv-exits: %s\n", what);
+    return 1;
+}
+
+static int usage(const char *what)
+{
+    fprintf(stderr,
+            "hv-exits: %s\nusage: hv-exits control|hypercall_null|cpuid|pio_user|pio_kernel"
+            " --ops N --batches B [--port P]\n", what);
+    return 2;
+}
+
+static void refused(int signal)
+{
+    static const char text[] = "hv-exits: the CPU refused the instruction (no such hypercall here,"
+                               " or no right to the port)\n";
+
+    (void)signal;
+    if (write(2, text, sizeof text - 1) < 0)
+        _exit(3);
+    _exit(1);
+}
+
+static uint64_t ns_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC_RAW, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+/* No earlier load, and no later instruction, crosses the reading (Intel SDM, RDTSC). */
+static uint64_t tsc_now(void)
+{
+    uint32_t low, high;
+
+    __asm__ volatile("lfence\n rdtsc\n lfence" : "=a"(low), "=d"(high) : : "memory");
+    return (uint64_t)high << 32 | low;
+}
+
+static double tsc_khz(void)
+{
+    uint64_t ns = ns_now(), tsc = tsc_now(), ns_end;
+
+    do
+        ns_end = ns_now();
+    while (ns_end - ns < 20000000);
+    return (double)(tsc_now() - tsc) * 1e6 / (double)(ns_end - ns);
+}
+
+static int is_amd(void)
+{
+    uint32_t a, b, c, d;
+
+    __cpuid(0, a, b, c, d);
+    return b == signature_AMD_ebx || b == 0x6f677948;   /* "Auth", "Hygo" */
+}
+
+/* A batch must not move to another CPU: its clock may differ. */
+static void stay_here(void)
+{
+    cpu_set_t set;
+    int cpu = sched_getcpu();
+
+    CPU_ZERO(&set);
+    CPU_SET(cpu < 0 ? 0 : cpu, &set);
+    sched_setaffinity(0, sizeof set, &set);
+}
+
+static int measure(const char *name, loop *run, uint64_t ops, long batches, uint32_t a, uint32_t d)
+{
+    stay_here();
+    run(ops / 10 + 1, a, d);   /* warm-up */
+    printf("{\"case\": \"%s\", \"ops\": %llu, \"tsc_khz\": %.0f, \"batches\": [",
+           name, (unsigned long long)ops, tsc_khz());
+    for (long i = 0; i < batches; i++) {
+        uint64_t ns = ns_now(), tsc = tsc_now();
+        run(ops, a, d);
+        uint64_t cycles = tsc_now() - tsc;
+        ns = ns_now() - ns;
+        printf("%s{\"ns\": %llu, \"cycles\": %llu}", i ? ", " : "",
+               (unsigned long long)ns, (unsigned long long)cycles);
+    }
+    printf("]}\n");
+    return fflush(stdout) || ferror(stdout) ? fail("standard output is gone") : 0;
+}
+
+static int number(const char *text, uint64_t low, uint64_t high, uint64_t *value)
+{
+    char *end;
+
+    errno = 0;
+    *value = strtoull(text, &end, 0);
+    return *text >= '0' && *text <= '9' && !*end && !errno && *value >= low && *value <= high;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t ops = 0, batches = 0, port = DEFAULT_PORT;
+
+    if (argc < 2 || argc % 2)
+        return usage("a case and options with values are needed");
+    for (int i = 2; i < argc; i += 2) {
+        int ok = 0;
+        if (!strcmp(argv[i], "--ops"))
+            ok = number(argv[i + 1], 1, 1ull << 40, &ops);
+        else if (!strcmp(argv[i], "--batches"))
+            ok = number(argv[i + 1], 1, 1000000, &batches);
+        else if (!strcmp(argv[i], "--port"))
+            ok = number(argv[i + 1], 0, 0xffff, &port);
+        if (!ok)
+            return usage(argv[i]);
+    }
+    if (!ops || !batches)
+        return usage("--ops and --batches are needed");
+
+    const char *name = argv[1];
+    signal(SIGILL, refused);
+    signal(SIGSEGV, refused);
+    if (!strcmp(name, "control"))
+        return measure(name, control, ops, batches, 0, 0);
+    if (!strcmp(name, "cpuid"))
+        return measure(name, do_cpuid, ops, batches, 0, 0);
+    if (!strcmp(name, "hypercall_null")) {
+        loop *run = is_amd() ? vmmcall : vmcall;
+        if ((int32_t)run(1, UNKNOWN_HYPERCALL, 0) >= 0)
+            return fail("the hypervisor did not answer with an error, as KVM does");
+        return measure(name, run, ops, batches, UNKNOWN_HYPERCALL, 0);
+    }
+    int user = !strcmp(name, "pio_user");
+    if (!user && strcmp(name, "pio_kernel"))
+        return usage("no such case");
+    if (iopl(3))
+        return fail("port I/O needs root");
+    return measure(name, do_inb, ops, batches, 0, user ? port : PIC_MASK_PORT);
+}

@@ -1,0 +1,87 @@
+"""The store's SSH keys: made once, never part of an image's disk."""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization as ser
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from .cpio import Cpio
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Files of one key pair for clients and one for all images' SSH servers."""
+
+    folder: Path
+
+    @property
+    def client(self) -> Path:
+        """The client's private key in OpenSSH's format, mode 0600."""
+        return self.folder / "client"
+
+    @property
+    def client_public(self) -> str:
+        """One line: "ssh-ed25519 AAAA... pytest-hypervisor"."""
+        return (self.folder / "client.pub").read_text().strip()
+
+    @property
+    def host_public(self) -> str:
+        """One line: "ssh-ed25519 AAAA..."."""
+        return (self.folder / "host.pub").read_text().strip()
+
+    def identity(self) -> bytes:
+        """The cpio that makes an initramfs this store's own."""
+        cpio = Cpio()
+        cpio.directory("identity", 0o700)
+        cpio.file("identity/authorized_keys", f"{self.client_public}\n".encode(), 0o600)
+        private = (self.folder / "host").read_bytes()
+        cpio.file("identity/ssh_host_ed25519_key", private, 0o600)
+        cpio.file("identity/dropbear_key", dropbear_key(private), 0o600)
+        return bytes(cpio)
+
+
+def ensure(folder: Path) -> Keys:
+    """The keys in `folder`; made there if it does not exist. Two makers at once are harmless."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".keys-", dir=folder.parent))
+        for name in ("client", "host"):
+            _make(scratch / name)
+        try:
+            scratch.rename(folder)
+        except OSError:  # another process was quicker: its keys count
+            for path in scratch.iterdir():
+                path.unlink()
+            scratch.rmdir()
+    return Keys(folder)
+
+
+def _make(path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        ser.Encoding.PEM, ser.PrivateFormat.OpenSSH, ser.NoEncryption()
+    )
+    public = key.public_key().public_bytes(ser.Encoding.OpenSSH, ser.PublicFormat.OpenSSH)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(private)
+    comment = " pytest-hypervisor" if path.name == "client" else ""
+    path.with_suffix(".pub").write_text(f"{public.decode()}{comment}\n")
+
+
+def dropbear_key(openssh: bytes) -> bytes:
+    """An OpenSSH ed25519 private key in dropbear's format: type, then seed and public key."""
+    key = ser.load_ssh_private_key(openssh, password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise TypeError("not an ed25519 key")
+    raw = (ser.Encoding.Raw, ser.PrivateFormat.Raw, ser.NoEncryption())
+    pair = key.private_bytes(*raw) + key.public_key().public_bytes(
+        ser.Encoding.Raw, ser.PublicFormat.Raw
+    )
+    kind = b"ssh-ed25519"
+    return struct.pack(">I", len(kind)) + kind + struct.pack(">I", len(pair)) + pair

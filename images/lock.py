@@ -1,0 +1,40 @@
+"""One builder at a time: a file lock that says who holds it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def held(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file `path`; while somebody else has it, say who and wait.
+
+    The kernel frees the lock when its holder dies, so there is nothing stale to clean up.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = path.with_suffix(".holder")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress(f"{path.stem} image: waiting for {_holder(note)}, which builds it")
+        lock.acquire()
+    try:
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(note: Path) -> str:
+    try:
+        return note.read_text().strip() or "another process"
+    except OSError:
+        return "another process"

@@ -1,0 +1,88 @@
+"""Kernel modules: which ones a list needs, in which order they load."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+from collections.abc import Iterable, Mapping
+
+from harness.errors import ImageError
+
+
+def from_package(archive: bytes) -> tuple[str, bytes, dict[str, bytes]]:
+    """Release, bzImage and modules by normal name, from a kernel package's file system tar."""
+    modules: dict[str, bytes] = {}
+    image = release = None
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        for info in tar:
+            if not info.isreg():
+                continue
+            is_module = info.name.endswith(".ko")
+            is_image = info.name.startswith("./boot/vmlinuz-")
+            if not (is_module or is_image):
+                continue
+            stream = tar.extractfile(info)
+            assert stream is not None  # noqa: S101 - a regular file has contents
+            base = info.name.rpartition("/")[2]
+            if is_module:
+                modules[normal(base.removesuffix(".ko"))] = stream.read()
+            else:
+                image, release = stream.read(), base.removeprefix("vmlinuz-")
+    if image is None or release is None:
+        raise ImageError("the kernel package has no boot/vmlinuz-*", stage="image")
+    return release, image, modules
+
+
+def normal(name: str) -> str:
+    """Module names are the same with - and with _."""
+    return name.replace("-", "_")
+
+
+def load_order(wanted: Iterable[str], modules: Mapping[str, bytes]) -> list[str]:
+    """The wanted modules and those they depend on, each after its dependencies.
+
+    Raises:
+        ImageError: a wanted module is not in the package.
+    """
+    order: list[str] = []
+
+    def visit(name: str, wanted_by: str) -> None:
+        if name in order:
+            return
+        if name not in modules:
+            raise ImageError(f"the kernel has no module {name} (for {wanted_by})", stage="image")
+        for dependency in depends(modules[name]):
+            visit(dependency, name)
+        order.append(name)
+
+    for name in wanted:
+        visit(normal(name), "the recipe")
+    return order
+
+
+def depends(module: bytes) -> list[str]:
+    """The `depends=` field of a module's .modinfo, normal names."""
+    for entry in _section(module, b".modinfo").split(b"\0"):
+        key, _, value = entry.partition(b"=")
+        if key == b"depends":
+            return [normal(name) for name in value.decode().split(",") if name]
+    return []
+
+
+def _section(elf: bytes, name: bytes) -> bytes:
+    """Contents of an ELF64 section (System V ABI, chapter 4); empty when there is none."""
+    (table,) = struct.unpack_from("<Q", elf, 40)
+    size, count, names_index = struct.unpack_from("<HHH", elf, 58)
+
+    def header(index: int) -> tuple[int, int, int]:
+        base = table + index * size
+        offset, length = struct.unpack_from("<QQ", elf, base + 24)
+        return struct.unpack_from("<I", elf, base)[0], offset, length
+
+    _, names, _ = header(names_index)
+    for index in range(count):
+        label, offset, length = header(index)
+        if elf.startswith(name + b"\0", names + label):
+            return elf[offset : offset + length]
+    return b""

@@ -1,0 +1,47 @@
+"""Running the programs that builds need, with errors that name the Debian package to install."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.errors import ImageError
+
+# program -> Debian package
+PROGRAMS = {
+    "apt-get": "apt",
+    "dpkg-deb": "dpkg",
+    "gcc": "gcc libc6-dev",
+    "genext2fs": "genext2fs",
+}
+
+
+def require_programs(path: str | None = None) -> None:
+    """Raise ImageError naming every missing build program's Debian package.
+
+    Args:
+        path: a search path to use in place of $PATH.
+    """
+    missing = {name: deb for name, deb in PROGRAMS.items() if not shutil.which(name, path=path)}
+    if missing:
+        raise ImageError(
+            f"programs to build images are missing: {', '.join(missing)}",
+            mend=f"on Debian: apt-get install {' '.join(missing.values())}",
+            stage="image",
+        )
+
+
+def run(
+    argv: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> bytes:
+    """Run a program to its end; its standard output, or ImageError with what it said."""
+    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise ImageError(
+            f"{argv[0]} ended with status {done.returncode}: {said[-1500:] or '(no output)'}",
+            stage="image",
+        )
+    return done.stdout

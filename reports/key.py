@@ -1,0 +1,119 @@
+"""The key figures: what a reader asks first, answered in words."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from harness.results import statistics
+from harness.results.schema import decode
+from reports import text
+from reports.measured import CASES
+from reports.page import KeyFigure, Run, ordered, where
+
+
+def key_figures(run: Run) -> list[KeyFigure]:
+    """One figure for each question this run can answer."""
+    return [*_boot(run), *_exits(run), *_io(run), *_host(run), *_tests(run)]
+
+
+def _boot(run: Run) -> list[KeyFigure]:
+    answers = []
+    table = run.boots
+    for row in table[table["metric"] == "boot.ready"].to_dict("records"):
+        setting = text.setting(decode(row["parameters"]))
+        sentence = (
+            f"from create to the first answer over SSH, {_where(row)}{', ' if setting else ''}"
+            f"{setting}: median of {text.count(row['boots'], 'boot')}{_interval(row, 's')}"
+        )
+        answers.append(KeyFigure("Boot to ready", text.time(row["median"], "s"), sentence))
+    return answers
+
+
+def _where(row: dict[Hashable, Any]) -> str:
+    return where(row["hypervisor"], row["backend"])
+
+
+def _interval(row: dict[Hashable, Any], unit: str) -> str:
+    said = text.times(row["low"], row["high"], unit)
+    return f", 95 % interval {said}" if said != text.NONE else ", too few for an interval"
+
+
+def _exits(run: Run) -> list[KeyFigure]:
+    if run.costs.empty:
+        return []
+    answers = []
+    table = run.costs[(run.costs["kind"] == "ns") & (run.costs["median"] > 0)]
+    for _, group in table.groupby(statistics.WHERE, dropna=False):
+        rows = group.sort_values("median").to_dict("records")
+        ends = [("Cheapest exit", rows[0])]
+        if len(rows) > 1:
+            ends.append(("Dearest exit", rows[-1]))
+        for label, row in ends:
+            means = f" ({CASES[row['case']]})" if row["case"] in CASES else ""
+            sentence = (
+                f"{row['case']}{means}, {_where(row)}, control subtracted: "
+                f"median of {text.count(row['boots'], 'boot')}, n = {row['n']:,}"
+                f"{_interval(row, 'ns')}"
+            )
+            answers.append(KeyFigure(label, text.time(row["median"], "ns"), sentence))
+    return answers
+
+
+def _io(run: Run) -> list[KeyFigure]:
+    answers = []
+    table = run.overheads.dropna(subset=["overhead"])
+    metrics = (
+        ("I/O throughput lost", "io.iops", "fewer operations a second"),
+        ("I/O latency added", "io.clat.p99", "longer latency (99th percentile)"),
+    )
+    for label, metric, means in metrics:
+        mine = table[table["metric"] == metric]
+        for _, group in mine.groupby(["hypervisor", "backend"]):
+            rows = group.sort_values("overhead").to_dict("records")
+            worst, best = rows[-1], rows[0]
+            sentence = (
+                f"{means} in the guest than on its host at worst, {_where(worst)}: "
+                f"{text.setting(decode(worst['parameters']))}"
+            )
+            if len(rows) > 1:
+                sentence += (
+                    f"; at best {text.percent(best['overhead'])}: "
+                    f"{text.setting(decode(best['parameters']))}"
+                )
+            sentence += f"; {text.count(worst['guest_boots'], 'boot')}"
+            answers.append(KeyFigure(label, text.percent(worst["overhead"]), sentence))
+    return answers
+
+
+def _host(run: Run) -> list[KeyFigure]:
+    answers = []
+    for host, table in run.utilization.groupby("host"):
+        known = table.set_index("metric")
+        if "host.cpu.idle" not in known.index:
+            continue
+        cpu = known.loc["host.cpu.idle"].to_dict()
+        idle, least, ticks = cpu["mean"], cpu["low"], cpu["n"]
+        sentence = f"on average, {100 - least:.0f} % at its peak; {idle:.0f} % idle"
+        cpus = run.facts.get("cpus", 0)
+        if cpus:
+            sentence += f", as much as {text.number(idle / 100 * cpus, 2)} of {cpus} CPUs"
+        if "host.memory.used" in known.index:
+            peak = known["peak"]["host.memory.used"]
+            sentence += f"; memory at most {text.memory(peak)}"
+            if "host.memory.total" in known.index:
+                total = known["peak"]["host.memory.total"]
+                sentence += f" of {text.memory(total)}"
+        sentence += f"; {run.facts.get('host') or str(host)}, {ticks:,} ticks"
+        answers.append(KeyFigure("Host busy", f"{100 - idle:.0f} %", sentence))
+    return answers
+
+
+def _tests(run: Run) -> list[KeyFigure]:
+    counts = run.facts.get("outcomes", {})
+    if not counts:
+        return []
+    bad = {name: n for name, n in counts.items() if n and name in ("failed", "error", "errors")}
+    value = f"{sum(bad.values())} failed" if bad else f"{counts.get('passed', 0)} passed"
+    told = ", ".join(f"{n} {name}" for name, n in ordered(counts).items())
+    return [KeyFigure("Tests", value, told)]

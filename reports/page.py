@@ -1,0 +1,157 @@
+"""What a page is made of: sections with words, figures and tables. The templates draw them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from harness.results import RunFacts, load, statistics
+from reports import text
+from reports.figures import Figure
+
+STAGES = ("kernel", "init", "sshd", "ready")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: what is shown, what it sorts by, what else is to be said.
+
+    flagged: the cell asks for attention. note: a remark below it. flags: doubts about the row,
+    shown in its first cell, where no scrolling hides them.
+    """
+
+    text: str
+    sort: str | float = ""
+    flagged: bool = False
+    note: str = ""
+    flags: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The sort attribute: a plain number, or text."""
+        if isinstance(self.sort, float):
+            return repr(self.sort) if math.isfinite(self.sort) else ""
+        return self.sort or self.text
+
+
+@dataclass(frozen=True)
+class Column:
+    label: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first cell of each row names the row."""
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass
+class Section:
+    """A part of the page. missing: said in place of content when there is none."""
+
+    id: str
+    title: str
+    lead: list[str] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """An answer: its name, its value, and one sentence that says what it means."""
+
+    label: str
+    value: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the report reads it: facts and samples from the store, statistics on demand."""
+
+    facts: RunFacts
+    frame: pd.DataFrame
+
+    @classmethod
+    def read(cls, parquet: Path) -> Run:
+        return cls(*load(parquet))
+
+    @cached_property
+    def emulated(self) -> bool:
+        return bool(self.facts.get("emulated")) or statistics.is_emulated(self.frame)
+
+    @cached_property
+    def boots(self) -> pd.DataFrame:
+        return statistics.summarise(self.frame[self.frame["metric"].str.startswith("boot.")])
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        return statistics.net_costs(self.frame)
+
+    @cached_property
+    def exit_counts(self) -> pd.DataFrame:
+        return statistics.exits_per_operation(self.frame)
+
+    @cached_property
+    def overheads(self) -> pd.DataFrame:
+        return statistics.overheads(self.frame)
+
+    @cached_property
+    def utilization(self) -> pd.DataFrame:
+        return statistics.utilization(self.frame)
+
+
+def words(value: str, flagged: bool = False) -> Cell:
+    return Cell(value or text.NONE, value, flagged)
+
+
+def figure_cell(value: float, digits: int = 3) -> Cell:
+    return Cell(text.number(value, digits), float(value))
+
+
+def fixed_cell(value: float) -> Cell:
+    """Three decimals: for ratios about 1."""
+    return Cell(f"{value:.3f}" if math.isfinite(value) else text.NONE, float(value))
+
+
+def whole(value: int) -> Cell:
+    return Cell(f"{value:,}", float(value))
+
+
+def share(value: float, flagged: bool = False) -> Cell:
+    return Cell(text.percent(value), float(value), flagged)
+
+
+def interval_cell(low: float, high: float) -> Cell:
+    return Cell(text.span(low, high), float(low))
+
+
+def name_cell(name: str, flags: Sequence[str], note: str = "") -> Cell:
+    return Cell(name, name, note=note, flags=tuple(flags))
+
+
+def where(hypervisor: str, backend: str) -> str:
+    """ "kvm (emulated)": hypervisor and backend, that belong to every figure."""
+    return f"{hypervisor} ({backend})"
+
+
+def numbered(*labels: str) -> list[Column]:
+    """Columns; a label that starts with # is of numbers."""
+    return [Column(label.removeprefix("#"), label.startswith("#")) for label in labels]
+
+
+def ordered(counts: Mapping[str, int]) -> dict[str, int]:
+    """Outcomes as a reader expects them: passed, failed, error, skipped, then the others."""
+    first = [name for name in ("passed", "failed", "error", "skipped") if name in counts]
+    return {name: counts[name] for name in [*first, *(n for n in counts if n not in first)]}

@@ -1,0 +1,166 @@
+"""Made-up runs, for tests only: no figure here was measured on anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.results import RunFacts, RunWriter, Sample
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+HOST = "0123456789ab"
+NS_A_CYCLE = 0.5
+
+# case -> cost in ns above the control, exits an operation
+CASES = {
+    "control": (0.0, 0.0),
+    "hypercall_null": (11_800.0, 1.0),
+    "cpuid": (10_400.0, 1.0),
+    "pio_kernel": (16_900.0, 1.0),
+    "pio_user": (142_000.0, 1.0),
+}
+CONTROL_NS = 22.0
+INSTRUCTIONS = 3
+DISK = {("randread", 1): 4_100.0, ("randread", 32): 11_800.0, ("randwrite", 1): 3_300.0}
+
+
+@dataclass
+class Synthetic:
+    """Makes samples; everything random comes from `seed`."""
+
+    run: str
+    boots: int = 5
+    batches: int = 30
+    backend: str = "emulated"
+    hypervisor: str = "kvm"
+    test: str = "suites/synthetic.py::test_made_up"
+    seed: int = 1
+    random: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.random = np.random.default_rng(self.seed)
+
+    def sample(self, metric: str, value: float, unit: str, better: str, **more: Any) -> Sample:
+        boot, batch = more.pop("boot", 0), more.pop("batch", 0)
+        given: dict[str, Any] = {
+            **{"metric": metric, "value": float(value), "unit": unit, "better": better},
+            **{"run": self.run, "suite": metric.split(".", maxsplit=1)[0], "test": self.test},
+            **{"parameters": {}, "hypervisor": self.hypervisor, "backend": self.backend},
+            **{"host": HOST, "image": "sha256:feed", "commit": "c0ffee"},
+            **{"time": START + timedelta(seconds=10 * boot + 0.1 * batch)},
+            **{"boot": boot, "batch": batch},
+        }
+        return Sample(**{**given, **more})
+
+    def boot(self) -> Iterator[Sample]:
+        for boot in range(self.boots):
+            at = 0.0
+            for stage, spent in (("kernel", 0.4), ("init", 5.6), ("sshd", 0.7), ("ready", 0.9)):
+                at += spent * float(self.random.lognormal(0, 0.06))
+                parameters = {"vcpus": 1, "memory": 256}
+                yield self.sample(
+                    f"boot.{stage}", at, "s", "lower", boot=boot, parameters=parameters
+                )
+
+    def exits(self) -> Iterator[Sample]:
+        for boot in range(self.boots):
+            shift = float(self.random.lognormal(0, 0.03))
+            for case, (cost, count) in CASES.items():
+                parameters = {"operations": 1000, "vcpus": 1}
+                if case == "control":
+                    parameters["instructions"] = INSTRUCTIONS
+                for batch in range(self.batches):
+                    noise = float(self.random.lognormal(0, 0.02))
+                    ns = (CONTROL_NS + cost) * shift * noise
+                    where = {"boot": boot, "batch": batch, "parameters": parameters}
+                    yield self.sample(f"exit.{case}", ns, "ns", "lower", **where)
+                    cycles = ns / NS_A_CYCLE
+                    yield self.sample(f"exit.{case}.cycles", cycles, "cycles", "lower", **where)
+                where = {"boot": boot, "parameters": parameters}
+                found = count + (0.31 if case == "pio_kernel" else 0.0007)
+                yield self.sample(f"exit.{case}.exits_per_op", found, "exits", "", **where)
+
+    def io(self) -> Iterator[Sample]:
+        for hypervisor, factor in (("native", 1.0), (self.hypervisor, 0.78)):
+            for boot in range(self.boots):
+                for (rw, depth), iops in DISK.items():
+                    got = iops * factor * float(self.random.lognormal(0, 0.03))
+                    p50 = depth / got * 1e6
+                    more: dict[str, Any] = {
+                        "hypervisor": hypervisor,
+                        "boot": boot,
+                        "parameters": {"rw": rw, "bs": "4k", "depth": depth},
+                    }
+                    yield self.sample("io.iops", got, "IOPS", "higher", **more)
+                    for name, times in (("p50", 0.9), ("p99", 2.4), ("p99.9", 4.8)):
+                        yield self.sample(f"io.clat.{name}", p50 * times, "us", "lower", **more)
+
+    def utilization(self, ticks: int = 120) -> Iterator[Sample]:
+        for tick in range(ticks):
+            x = tick / ticks
+            guest = 45 * abs(np.sin(7 * x)) * (0.9 + 0.1 * self.random.random())
+            parts = {
+                "user": 6 + 4 * self.random.random(),
+                "system": 8 + 10 * x * self.random.random(),
+                "guest": guest,
+                "iowait": 3 * self.random.random(),
+                "steal": 1.2 * self.random.random() if x > 0.6 else 0.0,
+            }
+            parts["idle"] = 100 - sum(parts.values())
+            more: dict[str, Any] = {
+                **{"suite": "", "test": "", "batch": tick},
+                "time": START + timedelta(seconds=tick),
+            }
+            for name, value in parts.items():
+                yield self.sample(f"host.cpu.{name}", value, "%", "", **more)
+            yield self.sample("host.memory.used", 700 + 900 * x, "MiB", "", **more)
+            yield self.sample("host.memory.total", 2048, "MiB", "", **more)
+
+    def everything(self) -> Iterator[Sample]:
+        for part in (self.boot, self.exits, self.io, self.utilization):
+            yield from part()
+
+
+def facts(**more: Any) -> RunFacts:
+    known: RunFacts = {
+        "hypervisor": "kvm",
+        "host": "emulated",
+        "hostname": "synthetic",
+        "why": "made up for a test",
+        "emulated": True,
+        "backend": "emulated",
+        "fingerprint": HOST,
+        "cpu_model": "QEMU TCG CPU (synthetic)",
+        "cpus": 2,
+        "memory": 2 << 30,
+        "kernel": "6.1.0-0-synthetic",
+        "governor": "",
+        "smt": "off",
+        "mitigations": {"spectre_v2": "Mitigation: Retpolines", "meltdown": "Not affected"},
+        "image": "sha256:feed",
+        "commit": "c0ffee",
+        "versions": {"python": "3.11", "pytest": "9"},
+        "command": "pytest suites/ --hypervisor=kvm",
+        "start": START.isoformat(),
+        "end": (START + timedelta(seconds=151)).isoformat(),
+        "exit_status": 0,
+        "outcomes": {"passed": 9, "failed": 0, "skipped": 1},
+        "stages": {"host": 9.1, "image": 0.2, "suites": 139.0, "report": 1.6},
+    }
+    known.update(more)  # type: ignore[typeddict-item]
+    return known
+
+
+def write_run(directory: Path, *, parts: str = "", boots: int = 5, **more: Any) -> Path:
+    """A whole made-up run through RunWriter. parts: names of methods, else all."""
+    writer = RunWriter(directory, facts(**more.pop("facts", {})))
+    maker = Synthetic(writer.run, boots=boots, **more)
+    for part in parts.split() or ["everything"]:
+        for sample in getattr(maker, part)():
+            writer.add(sample)
+    return writer.close()
