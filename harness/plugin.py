@@ -206,6 +206,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         from harness.recorder import as_json
 
         state.outputs.append(as_json(state.recorder.close(int(session.exitstatus))))
+    state.tidy()
     if any(made["problems"] for made in state.outputs):
         _fail(session)
     if state.worker is not None:

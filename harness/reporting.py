@@ -63,7 +63,8 @@ def _summary(state: Session) -> list[tuple[str, list[str], bool]]:
     """Title, lines, whether it is bad news."""
     figures = [line for made in state.outputs for line in made["figures"]]
     problems = [line for made in state.outputs for line in made["problems"]]
-    stages = ", ".join(f"{name} {took:.1f} s" for name, took in state.progress.stages.items())
+    timed = {name: took for name, took in state.progress.stages.items() if took >= 0.05}
+    stages = ", ".join(f"{name} {took:.1f} s" for name, took in timed.items())
     return [
         ("", figures, False),
         ("usage error", state.remote_usage, True),

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -160,7 +161,8 @@ class Session:
             raise
         facts = self.host.facts
         self.progress(
-            f"{name} on host {self.host.name}: backend {facts.backend}, {facts.cpus} x {facts.cpu_model}, kernel {facts.kernel}, "
+            f"{name} on host {self.host.name}: backend {facts.backend}, "
+            f"{facts.cpus} x {facts.cpu_model}, kernel {facts.kernel}, "
             f"governor {facts.governor or 'none'}, SMT {facts.smt or 'unknown'}"
         )
 
@@ -294,7 +296,8 @@ class Session:
                 errors.append(error)
                 self._left(what, error)
 
-        with self.progress.stage("teardown"):
+        timed = self.progress.stage("teardown") if self.host else contextlib.nullcontext()
+        with timed:
             if self.kept:
                 from harness.keep import offer
 
@@ -313,6 +316,13 @@ class Session:
             raise errors[0]
         if errors:
             raise ExceptionGroup("left at the session's end", errors)
+
+    def tidy(self) -> None:
+        """Remove directories of this run that nothing was left in. The controller's, at the end."""
+        if self.worker is None and "run" in self.__dict__:
+            for folder in (self.artifacts, self.run_directory, self.settings.results):
+                with contextlib.suppress(OSError):  # it has something in it, or was never made
+                    folder.rmdir()
 
     # -- between an xdist worker and its controller --------------------------------------------
 

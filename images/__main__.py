@@ -14,7 +14,7 @@ from . import store
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when all is well, 1 with a message on an ImageError."""
-    parser = argparse.ArgumentParser(prog="images", description="The store of guest and host images")
+    parser = argparse.ArgumentParser(prog="images", description="The store of images")
     parser.add_argument("--cache", type=Path, help="the store's folder")
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build what is missing or broken")

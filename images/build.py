@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from harness.errors import ImageError
+
 from . import modules as kernel_modules
 from .bytecode import compiled
 from .cpio import Cpio
@@ -77,6 +79,7 @@ class Builder:
         apt = Apt(self._folder / "apt")
         debs = without(apt.resolve(self._recipe.packages), self._recipe.drop)
         kernel = kernel_package(apt.resolve([KERNEL]))
+        self._progress(f"{self._recipe.kind} image: fetching {len(debs) + 1} packages")
         # both kinds of image fetch into the same folder
         with FileLock(self._cache / "debs.lock"):
             *paths, kernel_path = apt.fetch([*debs, kernel], self._cache / "debs")
@@ -141,7 +144,12 @@ class Builder:
 
 def compile_c(flags: tuple[str, ...], sources: tuple[str, ...], output: Path) -> bytes:
     """Compile guest programs; the same sources and compiler give the same bytes."""
-    run(["gcc", *CFLAGS, *flags, "-o", str(output), *sources], cwd=HERE / "guest")
+    try:
+        run(["gcc", *CFLAGS, *flags, "-o", str(output), *sources], cwd=HERE / "guest")
+    except ImageError as error:
+        raise ImageError(
+            error.cause, mend="on Debian: apt-get install gcc libc6-dev", stage="image"
+        ) from None
     data = output.read_bytes()
     output.unlink()
     return data

@@ -28,16 +28,19 @@ class Cpio:
         self._add(path, stat.S_IFCHR | mode, b"", major, minor)
 
     def __bytes__(self) -> bytes:
-        archive = b"".join([*self._entries, _entry(0, "TRAILER!!!", 0, b"", 0, 0)])
+        archive = b"".join([*self._entries, _entry(0, "TRAILER!!!", 0, b"")])
         return archive + bytes(-len(archive) % 512)
 
     def _add(self, path: str, mode: int, data: bytes, major: int = 0, minor: int = 0) -> None:
         # inode numbers only have to differ: equal ones would be hard links
         number = len(self._entries) + 1
-        self._entries.append(_entry(number, path.lstrip("/"), mode, data, major, minor))
+        entry = _entry(number, path.lstrip("/"), mode, data, major=major, minor=minor)
+        self._entries.append(entry)
 
 
-def _entry(inode: int, name: str, mode: int, data: bytes, major: int, minor: int) -> bytes:
+def _entry(
+    inode: int, name: str, mode: int, data: bytes, *, major: int = 0, minor: int = 0
+) -> bytes:
     encoded = name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(mode) else 1
     # ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import tempfile
 from dataclasses import dataclass
@@ -64,12 +63,10 @@ def ensure(folder: Path) -> Keys:
 
 def _make(path: Path) -> None:
     key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        ser.Encoding.PEM, ser.PrivateFormat.OpenSSH, ser.NoEncryption()
-    )
+    private = key.private_bytes(ser.Encoding.PEM, ser.PrivateFormat.OpenSSH, ser.NoEncryption())
     public = key.public_key().public_bytes(ser.Encoding.OpenSSH, ser.PublicFormat.OpenSSH)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(private)
+    path.touch(0o600, exist_ok=False)  # private before there is anything in it
+    path.write_bytes(private)
     comment = " pytest-hypervisor" if path.name == "client" else ""
     path.with_suffix(".pub").write_text(f"{public.decode()}{comment}\n")
 

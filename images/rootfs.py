@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path
-
-from harness.errors import ImageError
+from typing import IO
 
 from .run import run
 
@@ -78,11 +75,11 @@ class Root:
         info.uname = info.gname = ""
         self._add(info, source.extractfile(info) if info.isreg() else None)
 
-    def _add(self, info: tarfile.TarInfo, data: io.BufferedIOBase | None | object) -> None:
+    def _add(self, info: tarfile.TarInfo, data: IO[bytes] | None) -> None:
         if info.name in self._seen:
             return
         self._seen.add(info.name)
-        self.tar.addfile(info, data)  # type: ignore[arg-type]
+        self.tar.addfile(info, data)
         self.inodes += not info.islnk()
         whole = -(-info.size // BLOCK)
         # indirect blocks: one for each 1024 data blocks, and one for each level
@@ -129,19 +126,10 @@ def make_ext2(tar: Path, image: Path, *, blocks: int, inodes: int) -> None:
     total = blocks + inodes * 128 // BLOCK + (blocks // 32768 + 2) * 8 + 64
     argv = ["genext2fs", "-f", "-B", str(BLOCK), "-b", str(total), "-N", str(inodes)]
     argv += ["-m", "0", "-a", str(tar), str(image)]
-    run(argv, env={"PATH": _path(), "SOURCE_DATE_EPOCH": "0", "LC_ALL": "C.UTF-8"})
-
-
-def _path() -> str:
-    found = shutil.which("genext2fs")
-    if not found:
-        raise ImageError(
-            "genext2fs is missing", mend="apt-get install genext2fs", stage="image"
-        )
-    return str(Path(found).parent)
+    run(argv)
 
 
 def unpack(debs: Sequence[Path], into: Path) -> None:
     """Unpack packages on this machine, to run a program of theirs."""
     for deb in debs:
-        subprocess.run(["dpkg-deb", "-x", str(deb), str(into)], check=True)
+        run(["dpkg-deb", "-x", str(deb), str(into)])

@@ -1,8 +1,8 @@
 """The image store: built when missing or broken, cached by content, verified at each use.
 
-    <cache>/keys/                        the store's SSH keys
-    <cache>/debs/                        packages as downloaded
-    <cache>/guest-<recipe>-<digest>/     one image and its manifest.json
+- keys/: the store's SSH keys
+- debs/: packages as downloaded
+- guest-RECIPE-DIGEST/, host-...: one image and its manifest.json
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,11 @@ from .lock import held
 from .recipe import Kind
 
 Progress = Callable[[str], None]
-FILES = {"guest": ("vmlinux", "bzimage", "initramfs", "disk"), "host": ("bzimage", "initramfs", "disk")}
+# the first one is what boots
+FILES: dict[Kind, tuple[str, ...]] = {
+    "guest": ("vmlinux", "bzimage", "initramfs", "disk"),
+    "host": ("bzimage", "initramfs", "disk"),
+}
 _BUILDING = ".building-"
 
 
@@ -129,13 +134,13 @@ def images(cache: Path | None = None) -> list[tuple[Path, dict[str, Any], bool]]
 def clean(cache: Path | None = None, *, everything: bool = False) -> list[Path]:
     """Remove superseded images, downloads and what killed builds left; what was removed."""
     cache = cache or default_cache()
-    gone = [folder for folder, _, current in images(cache) if everything or not current]
-    gone += [path for path in (cache / "debs",) if path.exists()]
-    for kind in FILES:
-        with held(cache / f"{kind}.lock", lambda _: None):  # no build is running now
-            gone += cache.glob(f"{_BUILDING}{kind}-*")
-            for path in gone:
-                shutil.rmtree(path, ignore_errors=True)
+    with ExitStack() as locks:
+        for kind in FILES:  # no build is running now
+            locks.enter_context(held(cache / f"{kind}.lock", lambda _: None))
+        gone = [folder for folder, _, current in images(cache) if everything or not current]
+        gone += [*cache.glob("debs"), *cache.glob(f"{_BUILDING}*")]
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
     return gone
 
 
@@ -215,6 +220,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _build(kind: Kind, cache: Path, keys: store_keys.Keys, progress: Progress) -> Path:
     recipe = recipes.load(kind)
+    for stale in cache.glob(f"{_BUILDING}{kind}-*"):  # we hold the lock: its builder was killed
+        shutil.rmtree(stale, ignore_errors=True)
     _require_space(cache, recipe.need_mib)
     scratch = Path(tempfile.mkdtemp(prefix=f"{_BUILDING}{kind}-", dir=cache))
     try:
@@ -224,6 +231,7 @@ def _build(kind: Kind, cache: Path, keys: store_keys.Keys, progress: Progress) -
         digest = hashlib.sha256(content).hexdigest()
         with (scratch / "initramfs").open("ab") as file:
             file.write(keys.identity())
+        (scratch / "initramfs").chmod(0o600)  # it has the SSH server's private key
         digests["initramfs"] = sha256(scratch / "initramfs")
         files = {
             name: {"sha256": value, **_size_and_time(scratch / name)}
@@ -241,7 +249,9 @@ def _build(kind: Kind, cache: Path, keys: store_keys.Keys, progress: Progress) -
         return _put_in_place(kind, cache, scratch, manifest)
     except (OSError, ImageError) as error:
         if _is_full(error):
-            raise _full(cache, recipe.need_mib) from error
+            full = _full(cache, recipe.need_mib)
+            shutil.rmtree(cache / "debs", ignore_errors=True)  # what we took, we give back
+            raise full from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -242,6 +242,10 @@ def io(run: Run) -> Section:
 
 
 def _io_table(table: pd.DataFrame, title: str) -> Table:
+    order = {name: i for i, name in enumerate(IO_NAMES)}
+    table = table.sort_values(
+        "metric", key=lambda names: names.map(lambda n: order.get(n, len(order))), kind="stable"
+    )
     rows = [
         [
             name_cell(IO_NAMES.get(row["metric"], row["metric"]), row["flags"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import gzip
 import hashlib
 import sys
@@ -43,7 +44,8 @@ def render(parquet: Path, out: Path) -> Path:
         partial.write_bytes(page.encode("utf-8", "replace"))
         partial.replace(out)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ResultError(
             f"the report cannot be written to {out}: {error.strerror}",
             mend="Name another place, or free space there; the samples are safe.",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from harness.errors import CommandError, SSHError
 from harness.guest.credentials import SSHLost
@@ -15,6 +14,8 @@ from harness.hosts.base import Completed, Process
 
 if TYPE_CHECKING:
     from harness.guest.guest import Guest
+
+T = TypeVar("T")
 
 RECONNECT = 15.0  # seconds for the one reconnect
 GRACE = 0.7  # seconds: a dying guest may lose its connection before its end is told
@@ -70,23 +71,21 @@ class GuestSSH:
         timeout: seconds. Raises CommandError when `check` and the status is not 0, GuestEnded
         when the guest ends meanwhile, SSHError when SSH is lost or late while the guest lives.
         """
-        with self._translated(repr(argv)):
-            return self._ready().run(argv, timeout=timeout, check=check, input=input)
+        return self._attempt(
+            repr(argv), lambda on: on.run(argv, timeout=timeout, check=check, input=input)
+        )
 
     def popen(self, argv: Sequence[str] | str) -> Process:
         """Start a long-lived process in the guest; see harness.hosts.base.Process."""
-        with self._translated(repr(argv)):
-            return self._ready().popen(argv)
+        return self._attempt(repr(argv), lambda on: on.popen(argv))
 
     def put(self, data: bytes | Path, remote: str, *, mode: int = 0o600) -> None:
         """Write a file in the guest, as a whole or not at all. mode: its permission bits."""
-        with self._translated(f"put {remote}"):
-            self._ready().put(data, remote, mode)
+        self._attempt(f"put {remote}", lambda on: on.put(data, remote, mode))
 
     def get(self, remote: str) -> bytes:
         """A file of the guest. Raises CommandError when it cannot be read."""
-        with self._translated(f"get {remote}"):
-            return self._ready().get(remote)
+        return self._attempt(f"get {remote}", lambda on: on.get(remote))
 
     def cut(self) -> None:
         """Close the connection; commands that run fail at once. Idempotent, safe from threads."""
@@ -113,27 +112,43 @@ class GuestSSH:
         self.cut()
         self.connect(RECONNECT)
 
-    @contextlib.contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        """Say what an SSH failure really was."""
+    def _attempt(self, what: str, action: Callable[[SSHSession], T]) -> T:
+        """Do it; a connection found lost before it started is made anew, once."""
         try:
-            yield
-        except (SSHError, CommandError) as error:
-            # Status -1 is what SSH says when the process was cut off rather than ended.
-            if isinstance(error, CommandError) and error.status >= 0:
-                raise
+            return action(self._ready())
+        except SSHLost as error:
             if self._guest.ended.wait(GRACE):
                 raise self._guest.ended_error(f"it ended during {what}") from error
-            if isinstance(error, SSHLost):
-                error.cause += self._mended()
-                if self._guest.ended.is_set():
-                    raise self._guest.ended_error(f"it ended during {what}") from error
-                error.console = tuple(self._guest.console.tail())
+            mended = self._mended()
+            if mended or not _not_started(error):
+                return self._fail(what, error, mended)
+        except (SSHError, CommandError) as error:
+            # Status -1 is what SSH says when the process was cut off rather than ended.
+            cut = not isinstance(error, CommandError) or error.status < 0
+            if cut and self._guest.ended.wait(GRACE):
+                raise self._guest.ended_error(f"it ended during {what}") from error
             raise
+        try:
+            return action(self._ready())
+        except SSHLost as error:
+            return self._fail(what, error, "; it had been connected again just before")
+
+    def _fail(self, what: str, error: SSHLost, after: str) -> NoReturn:
+        if self._guest.ended.is_set():
+            raise self._guest.ended_error(f"it ended during {what}") from error
+        error.cause += after or "; connected again, but it was not started a second time"
+        error.console = tuple(self._guest.console.tail())
+        raise error
 
     def _mended(self) -> str:
+        """Connect again; what kept it from that."""
         try:
             self._reconnect()
         except SSHError as again:
             return f"; connecting again failed: {again.cause}"
-        return "; connected again, but what was running was not started a second time"
+        return ""
+
+
+def _not_started(error: SSHLost) -> bool:
+    """Whether the connection broke before the server took the command."""
+    return " did not start " in error.cause or error.cause.endswith(" is closed")

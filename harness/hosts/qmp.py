@@ -18,7 +18,8 @@ class QMP:
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
-        self._file = stream.makefile("rb")
+        self._buffer = b""
+        self._number = 0
         self._lock = threading.Lock()
 
     def handshake(self, timeout: float) -> None:
@@ -34,33 +35,37 @@ class QMP:
         Raises HostError when QEMU refuses, is late, or is gone.
         """
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
-        request = json.dumps({"execute": command, "arguments": named}).encode() + b"\n"
         with self._lock:
+            self._number += 1
+            request = {"execute": command, "arguments": named, "id": self._number}
             try:
                 self._stream.settimeout(timeout)
-                self._stream.sendall(request)
+                self._stream.sendall(json.dumps(request).encode() + b"\n")
             except OSError as error:
                 raise HostError(f"QEMU is gone at {command}: {error}", stage="host") from error
-            while True:  # events may come before the answer
+            while True:
                 answer = self._read(command)
-                if "return" in answer:
-                    return answer["return"]
+                if answer.get("id") != self._number:
+                    continue  # an event, or the answer to a command that was given up as late
                 if "error" in answer:
                     raise HostError(
                         f"QEMU refuses {command}: {answer['error'].get('desc')}", stage="host"
                     )
+                return answer["return"]
 
     def _read(self, what: str) -> dict[str, Any]:
-        try:
-            line = self._file.readline()
-        except OSError as error:
-            raise HostError(f"QEMU does not answer {what}: {error}", stage="host") from error
-        if not line:
-            raise HostError(f"QEMU is gone at {what}", stage="host")
+        while b"\n" not in self._buffer:
+            try:
+                data = self._stream.recv(65536)
+            except OSError as error:
+                raise HostError(f"QEMU does not answer {what}: {error}", stage="host") from error
+            if not data:
+                raise HostError(f"QEMU is gone at {what}", stage="host")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def close(self) -> None:
         """Close the socket; QEMU stays."""
-        self._file.close()
         self._stream.close()

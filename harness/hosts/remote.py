@@ -32,6 +32,11 @@ class RemoteHost:
         self._cache: str | None = None
         self._closed = False
 
+    @property
+    def alive(self) -> bool:
+        """False once the connection is known to be lost; run() and spawn() open it again."""
+        return self._ssh.alive
+
     @cached_property
     def facts(self) -> HostFacts:
         """See Host."""

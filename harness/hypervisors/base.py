@@ -11,14 +11,23 @@ from harness.hosts.base import Host, Stream
 if TYPE_CHECKING:
     from images.store import GuestImage
 
+# What every guest's kernel is told, whichever hypervisor runs it. A panic ends the machine by a
+# triple fault (reboot=t) at once; test kernels need no self-tests and one serial port.
+COMMAND_LINE = (
+    "console=ttyS0 quiet panic=-1 reboot=t tsc=reliable no_timer_check cryptomgr.notests "
+    "8250.nr_uarts=1 random.trust_cpu=on"
+)
+
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a guest. path: on the host. serial: as the guest sees it, <= 20 ASCII bytes."""
+    """A disk of a guest. path: on the host. serial: as the guest sees it, <= 20 ASCII bytes.
+    direct: bypass the host's page cache (O_DIRECT), for measuring the disk and not the cache."""
 
     path: str
     serial: str
     readonly: bool = True
+    direct: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ The Parquet file stays the record; this is a view of it for another tool.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def write(run: Path, out: Path) -> Path:
         partial.write_text(text + "\n", encoding="utf-8")
         partial.replace(out)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ResultError(f"{out} cannot be written: {error.strerror}") from error
     return out
 

@@ -189,8 +189,9 @@ def control_cycles(frame: pd.DataFrame) -> pd.DataFrame:
     """
     table = summarise(frame[frame["metric"] == "exit.control.cycles"])
     count = table["parameters"].map(lambda text: decode(text).get("instructions"))
-    known = table[[isinstance(n, int | float) and n > 0 for n in count]].copy()
-    known["cycles"] = known["median"] / count[known.index].astype(float)
+    instructions = pd.to_numeric(count, errors="coerce").astype(float)
+    known = table[instructions > 0].copy()
+    known["cycles"] = known["median"] / instructions[known.index]
     known["emulated"] = known["cycles"] > CYCLES_AN_INSTRUCTION
     return known[[*WHERE, "cycles", "emulated"]].reset_index(drop=True)
 

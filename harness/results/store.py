@@ -10,6 +10,7 @@ that dies (SIGKILL, the machine's OOM killer) loses at most the line it was writ
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -300,7 +301,8 @@ def _convert(directory: Path, spool: Path, run: str) -> Path:
         _sync_directory(target.parent)
         spool.unlink()
     except (OSError, pa.ArrowException) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise _unwritable(target, error, kept=spool) from error
     return target
 

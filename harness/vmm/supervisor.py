@@ -6,6 +6,8 @@ Protocol, JSON lines on standard input and output:
     <- {"id": 1, "guest": "g", "result": {facts}} or {..., "error": {"cause", "mend"}}
     -> {"id": 2, "guest": "g", "op": "exec", "arguments": {"argv": [...]}}   a peer VMM
     -> {"id": 3, "guest": "g", "op": "stats"|"stop"|"type", ...}             to the guest's process
+    -> {"id": 4, "guest": "g", "op": "kill"}                                 SIGKILL to it
+    -> {"id": 5, "op": "capabilities"}                                       of this host's KVM
     <- {"event": "mark", "guest", "stage", "time_ns"}   "create", "kernel"
     <- {"event": "console", "guest", "time_ns", "text"}
     <- {"event": "end", "guest", "reason", "detail", "time_ns"}              once a guest
@@ -34,6 +36,8 @@ from . import peer
 from .cgroup import Cgroups
 from .control import Channel, LineReader
 from .errors import ConfigError
+from .kvm.capabilities import answers
+from .kvm.vm import Kvm
 from .machine import Config, Machine
 from .utilization import Utilization
 
@@ -124,6 +128,11 @@ class Supervisor:
                 self._send({**answer, "error": {"cause": cause}})
             else:
                 self._fork(guest, operation, request)
+        elif operation == "capabilities":
+            self._send({**answer, **_capabilities()})
+        elif child and operation == "kill":
+            os.kill(child.pid, signal.SIGKILL)
+            self._send({**answer, "result": True})
         elif child:
             with contextlib.suppress(OSError):  # it is ending: its end will be told
                 child.connection.sendall(line + b"\n")
@@ -203,6 +212,14 @@ class Supervisor:
                 os.waitpid(child.pid, 0)
             self._cgroups.remove(child.guest)
         self._cgroups.close()
+
+
+def _capabilities() -> dict[str, Any]:
+    """What this host's KVM can do, or why that cannot be known."""
+    try:
+        return {"result": answers(Kvm())}
+    except ConfigError as error:
+        return {"error": {"cause": error.cause, "mend": error.mend}}
 
 
 def _now() -> int:

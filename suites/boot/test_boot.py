@@ -1,0 +1,44 @@
+"""How long a guest takes to come up, stage by stage, and that its own clock agrees."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.fixtures import RecordSample
+from harness.guest.factory import GuestFactory
+from harness.guest.timeline import STAGES
+
+BOOTS = 5
+# Of the same span by two clocks: the host's console time stamps against the guest's own.
+CLOCKS_AGREE_WITHIN = 0.25  # seconds: the console's path to the harness's stamp
+
+
+def test_kvm_is_what_the_guest_sees(guest_factory: GuestFactory) -> None:
+    """The guest is Debian's stock kernel, and knows that it runs on KVM."""
+    guest = guest_factory("identity")
+    release = guest.ssh.run(["uname", "-r"]).stdout.strip()
+    assert release == guest.spec.image.release
+    # the kernel's own reading of CPUID leaf 0x40000000
+    assert "Hypervisor detected: KVM" in guest.ssh.run(["dmesg"]).stdout
+    guest.stop()
+
+
+@pytest.mark.parametrize("boot", range(BOOTS))
+def test_timeline(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
+    """Create to kernel, init, sshd and ready: one sample a stage and boot."""
+    guest = guest_factory(f"boot-{boot}")
+    parameters: dict[str, str | int | float] = {
+        "vcpus": guest.spec.vcpus,
+        "memory": guest.spec.memory,
+    }
+    reached = [stage for stage in STAGES[1:] if guest.timeline.reached(stage)]
+    seconds = {stage: guest.timeline.seconds(stage) for stage in reached}
+    for stage, value in seconds.items():
+        record_sample(f"boot.{stage}", value, "s", "lower", parameters, boot=boot)
+    assert reached[-3:] == ["init", "sshd", "ready"]
+    assert sorted(seconds.values()) == list(seconds.values())
+    # a second way to the same figure: init to sshd by the guest's own boot clock
+    clock = guest.timeline.guest_clock
+    inside = (clock["sshd"] - clock["init"]) / 1e9
+    assert seconds["sshd"] - seconds["init"] == pytest.approx(inside, abs=CLOCKS_AGREE_WITHIN)
+    guest.stop()

@@ -1,0 +1,106 @@
+"""What an exit costs: the same loop in the guest with and without an instruction that exits.
+
+The tool in the guest (hv-exits) times batches; KVM's own counters before and after say how many
+exits an operation really caused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from harness.errors import WorkloadError
+from harness.fixtures import RecordSample
+from harness.guest.factory import GuestFactory
+from harness.guest.guest import Guest
+from harness.hosts.base import Host
+
+BOOTS = 5
+BATCHES = 30
+# mov, xor, mov, dec, jnz: what one turn of the control loop executes
+INSTRUCTIONS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """name: as hv-exits knows it. emulated_ops: operations a batch where exits are slow."""
+
+    name: str
+    emulated_ops: int
+    ops: int = 100_000
+
+
+# the control comes first and last: what drifts between them is noise, not a cost
+CASES = (
+    Case("control", 200_000, 1_000_000),
+    Case("hypercall_null", 1_000),
+    Case("cpuid", 1_000),
+    Case("pio_kernel", 500),
+    Case("pio_user", 100, 10_000),
+)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One run of hv-exits: its batches, and what KVM counted meanwhile."""
+
+    batches: list[dict[str, float]]
+    ops: int
+    exits: int
+    seconds: float
+
+
+def run_case(guest: Guest, case: Case, ops: int) -> Timed:
+    """Raises WorkloadError when the tool's output cannot be used."""
+    argv = ["hv-exits", case.name, "--ops", str(ops), "--batches", str(BATCHES)]
+    before = guest.statistics().get("exits", 0)
+    text = guest.ssh.run(argv, timeout=120).stdout
+    exits = guest.statistics().get("exits", 0) - before
+    try:
+        result: dict[str, Any] = json.loads(text)
+        batches = [
+            {key: float(batch[key]) for key in ("ns", "cycles")} for batch in result["batches"]
+        ]
+        return Timed(batches, ops, exits, sum(batch["ns"] for batch in batches) / 1e9)
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkloadError(
+            f"hv-exits {case.name} printed no result: {text[-200:]!r}",
+            mend="build the guest image again: python -m images build guest",
+            stage="run",
+            guest=guest.name,
+        ) from error
+
+
+def exits_per_operation(timed: Timed, control: Timed) -> float:
+    """KVM's count less what the control run caused in the same time (timer, SSH), per operation."""
+    background = control.exits * timed.seconds / control.seconds
+    return (timed.exits - background) / (timed.ops * BATCHES)
+
+
+@pytest.mark.parametrize("boot", range(BOOTS))
+def test_exit_costs(
+    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
+) -> None:
+    """Every case in a fresh guest: a boot is one cluster of samples."""
+    guest = guest_factory(f"exits-{boot}")
+    timed = {}
+    for case in CASES:
+        ops = case.emulated_ops if host.emulated else case.ops
+        timed[case.name] = run_case(guest, case, ops)
+    guest.stop()
+    for name, one in timed.items():
+        parameters: dict[str, str | int | float] = {"ops": one.ops, "instructions": INSTRUCTIONS}
+        for number, batch in enumerate(one.batches):
+            for metric, unit in ((f"exit.{name}", "ns"), (f"exit.{name}.cycles", "cycles")):
+                value = batch[unit] / one.ops
+                record_sample(metric, value, unit, "lower", parameters, boot=boot, batch=number)
+        if name != "control":
+            per_operation = exits_per_operation(one, timed["control"])
+            record_sample(
+                f"exit.{name}.exits_per_op", per_operation, "exits/op", "", parameters, boot=boot
+            )
+            # a case that causes no exits measures nothing; the report flags what is off by 5 %
+            assert per_operation > 0.5

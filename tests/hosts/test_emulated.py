@@ -1,0 +1,198 @@
+"""The emulated host, really booted."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HostError
+from harness.hosts import qemu
+from harness.hosts.emulated import LARGE, EmulatedHost
+from images.store import HostImage, host_image
+
+emulated = pytest.mark.emulated
+
+
+def gone(pid: int) -> bool:
+    for _ in range(250):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_missing_qemu_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError, match="qemu-system-x86_64 is not installed") as caught:
+        qemu.Qemu(tmp_path / "k", tmp_path / "i", tmp_path / "d")
+    assert caught.value.mend == "apt install qemu-system-x86"
+
+
+@emulated
+class TestShared:
+    """Tests that leave the host as it is."""
+
+    def test_it_is_a_kvm_host(self, emulated_host: EmulatedHost) -> None:
+        facts = emulated_host.facts
+        assert emulated_host.emulated
+        assert facts.backend == "emulated"
+        assert facts.cpus == 2
+        assert facts.mitigations
+        devices = ["/dev/kvm", "/dev/vhost-vsock", "/dev/vhost-net", "/dev/net/tun"]
+        assert emulated_host.run(["ls", *devices]).status == 0
+
+    def test_its_kvm_runs_the_probe_guest(self, emulated_host: EmulatedHost) -> None:
+        source = Path(qemu.__file__).with_name("kvm_probe.py").read_bytes()
+        done = emulated_host.run(["python3", "-I", "-S", "-", "/dev/kvm"], input=source)
+        assert done.stdout == "ok\n"
+
+    @pytest.mark.parametrize("size", [100, LARGE + 700])
+    def test_placed_file_is_the_same_there(
+        self, emulated_host: EmulatedHost, tmp_path: Path, size: int
+    ) -> None:
+        data = os.urandom(size)
+        (tmp_path / "a,file").write_bytes(data)
+        remote = emulated_host.place(tmp_path / "a,file")
+        assert remote.startswith("/dev/sd") == (size >= LARGE)
+        assert emulated_host.place(tmp_path / "a,file") == remote
+        script = f"head -c {size} {remote} | sha256sum"
+        found = emulated_host.run(["sh", "-c", script]).stdout.split()[0]
+        assert found == hashlib.sha256(data).hexdigest()
+        if size >= LARGE:
+            blocks = emulated_host.run(["cat", f"/sys/block/{remote[5:]}/size"]).stdout
+            assert int(blocks) * 512 == -(-size // 512) * 512
+            denied = emulated_host.run(["dd", f"of={remote}", "count=1"], input=b"x", check=False)
+            assert denied.status != 0
+            assert (tmp_path / "a,file").read_bytes() == data
+
+    def test_process(self, emulated_host: EmulatedHost) -> None:
+        process = emulated_host.spawn(["cat"])
+        process.write(b"line\n")
+        assert process.readline() == b"line\n"
+        process.kill()
+        assert process.readline() == b""
+
+    def test_scratch_takes_direct_io(self, emulated_host: EmulatedHost) -> None:
+        target = f"of={emulated_host.scratch()}/file"
+        argv = ["dd", "if=/dev/zero", target, "bs=4096", "count=4", "oflag=direct"]
+        assert emulated_host.run(argv).status == 0
+
+    def test_vsock_refused(self, emulated_host: EmulatedHost) -> None:
+        with pytest.raises(OSError, match="vsock 77:22") as caught:
+            emulated_host.connect_vsock(77, 22, 5.0)
+        assert caught.value.errno in {errno.ENODEV, errno.ECONNRESET, errno.ETIMEDOUT}
+
+    def test_host_has_no_way_out(self, emulated_host: EmulatedHost) -> None:
+        script = "import socket; s = socket.socket(); s.settimeout(1); s.connect(('10.0.2.2', 9))"
+        assert emulated_host.run(["python3", "-c", script], check=False).status == 1
+
+
+@emulated
+def test_killed_qemu_is_named_and_nothing_stays() -> None:
+    before, threads = descriptors(), threading.active_count()
+    host = EmulatedHost(host_image())
+    process = host.spawn(["cat"])
+    os.kill(host.pid, signal.SIGKILL)
+    assert process.readline() == b""
+    with pytest.raises(HostError, match="QEMU ended with status -9"):
+        host.run(["true"])
+    assert gone(host.pid)
+    host.close()
+    host.close()
+    assert descriptors() <= before
+    assert threading.active_count() <= threads
+
+
+@emulated
+def test_sigkill_of_our_process_ends_qemu() -> None:
+    code = (
+        "import time\nfrom images.store import host_image\nfrom harness.hosts.qemu import Qemu\n"
+        "i = host_image()\nq = Qemu(i.kernel, i.initramfs, i.disk)\n"
+        "print(q.pid, flush=True)\ntime.sleep(100)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    with child:
+        assert child.stdout is not None
+        pid = int(child.stdout.readline().split()[-1])
+        assert not gone_now(pid)
+        child.kill()
+        child.wait()
+    assert gone(pid)
+
+
+def gone_now(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def _broken_kernel(image: HostImage, folder: Path) -> HostImage:
+    (folder / "kernel").write_bytes(b"no kernel" * 1000)
+    return dataclasses.replace(image, kernel=folder / "kernel")
+
+
+def _missing_disk(image: HostImage, folder: Path) -> HostImage:
+    return dataclasses.replace(image, disk=folder / "none")
+
+
+def _empty_disk(image: HostImage, folder: Path) -> HostImage:
+    (folder / "disk").write_bytes(bytes(1 << 20))
+    return dataclasses.replace(image, disk=folder / "disk")
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("breakage", "error"),
+    [
+        (_broken_kernel, "not ready|QEMU ended"),
+        (_missing_disk, r"QEMU ended with status 1: .*No such file"),
+        (_empty_disk, r"(?s)QEMU ended.*harness: failed"),
+    ],
+)
+def test_broken_images(
+    tmp_path: Path, breakage: Callable[[HostImage, Path], HostImage], error: str
+) -> None:
+    image = breakage(host_image(), tmp_path)
+    before = descriptors()
+    with pytest.raises(HostError) as caught:
+        EmulatedHost(image, boot_timeout=15)
+    assert caught.match(error)
+    assert descriptors() <= before
+
+
+@emulated
+def test_late_boot_is_ended() -> None:
+    threads = threading.active_count()
+    with pytest.raises(HostError, match="was not ready in"):
+        EmulatedHost(host_image(), boot_timeout=0.3)
+    assert threading.active_count() <= threads
+
+
+@emulated
+def test_interrupt_during_boot_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pids: list[int] = []
+
+    def interrupted(self: qemu.Qemu, _text: str, _timeout: float) -> bool:
+        pids.append(self.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(qemu.Qemu, "wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        EmulatedHost(host_image())
+    assert gone(pids[0])

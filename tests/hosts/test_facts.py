@@ -1,0 +1,100 @@
+"""Parsing a host's facts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from harness.errors import HostError
+from harness.hosts.facts import backend_of, parse_cpuinfo, parse_facts
+from harness.hosts.local import LocalHost
+
+TEXT = """\
+@ uname
+node7
+6.1.0-30-amd64
+@ cpuinfo
+processor	: 0
+model name	: Some CPU @ 2.00GHz
+microcode	: 0x2b
+flags		: fpu vmx sse
+
+processor	: 1
+model name	: Some CPU @ 2.00GHz
+@ memory
+MemTotal:       16384256 kB
+@ governor
+performance
+@ smt
+on
+@ mitigations
+l1tf:Mitigation: PTE Inversion; VMX: flush
+mds:Not affected
+@ kvm
+dev
+"""
+
+
+def test_all_fields() -> None:
+    facts = parse_facts(TEXT)
+    assert facts.hostname == "node7"
+    assert facts.kernel == "6.1.0-30-amd64"
+    assert facts.cpus == 2
+    assert facts.cpu_model == "Some CPU @ 2.00GHz"
+    assert facts.microcode == "0x2b"
+    assert facts.memory == 16384256 * 1024
+    assert (facts.governor, facts.smt) == ("performance", "on")
+    assert facts.mitigations == {
+        "l1tf": "Mitigation: PTE Inversion; VMX: flush",
+        "mds": "Not affected",
+    }
+    assert facts.backend == "vmx"
+
+
+def test_fingerprint_knows_the_hardware_but_not_the_name() -> None:
+    facts = parse_facts(TEXT)
+    renamed = dataclasses.replace(facts, hostname="other", memory=1)
+    patched = dataclasses.replace(facts, microcode="0x2c")
+    assert renamed.fingerprint == facts.fingerprint
+    assert patched.fingerprint != facts.fingerprint
+
+
+def test_missing_files_leave_fields_empty() -> None:
+    text = TEXT.replace("performance\n", "").replace("dev\n", "")
+    facts = parse_facts(text)
+    assert facts.governor == ""
+    assert facts.backend == "none"
+
+
+@pytest.mark.parametrize(
+    ("flags", "kvm", "emulated", "backend"),
+    [
+        ({"vmx"}, ["dev"], False, "vmx"),
+        ({"svm"}, ["dev"], False, "svm"),
+        ({"svm"}, [], False, "none"),
+        (set(), ["dev"], False, "none"),
+        (set(), ["dev", "pvm"], False, "pvm"),
+        ({"svm"}, ["dev"], True, "emulated"),
+    ],
+)
+def test_backend(flags: set[str], kvm: list[str], emulated: bool, backend: str) -> None:
+    assert backend_of(flags, kvm, emulated) == backend
+
+
+def test_cpuinfo_counts_processors_and_keeps_the_first() -> None:
+    lines = ["processor : 0", "model name : A", "", "processor : 1", "model name : B"]
+    assert parse_cpuinfo(lines) == (2, {"processor": "0", "model name": "A"})
+
+
+@pytest.mark.parametrize("text", ["", "sh: not found", "@ uname\nx\ny\n@ cpuinfo\n@ memory\n"])
+def test_nonsense_is_an_error(text: str) -> None:
+    with pytest.raises(HostError, match="facts cannot be read"):
+        parse_facts(text)
+
+
+def test_of_this_machine() -> None:
+    facts = LocalHost().facts
+    assert facts.cpus >= 1
+    assert facts.memory > 1 << 20
+    assert facts.kernel

@@ -1,0 +1,119 @@
+"""This machine as a host."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import CommandError, HostError
+from harness.hosts.local import LocalHost
+
+
+@pytest.fixture
+def host() -> Iterator[LocalHost]:
+    local = LocalHost()
+    yield local
+    local.close()
+
+
+def gone(pid: int) -> bool:
+    for _ in range(250):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_run(host: LocalHost) -> None:
+    done = host.run(["sh", "-c", "cat; echo err >&2"], input=b"in\xff")
+    assert (done.status, done.stdout, done.stderr) == (0, "in\ufffd", "err\n")
+
+
+def test_failure(host: LocalHost) -> None:
+    with pytest.raises(CommandError, match="status 4: why"):
+        host.run(["sh", "-c", "echo why >&2; exit 4"])
+    assert host.run(["false"], check=False).status == 1
+
+
+def test_missing_program(host: LocalHost) -> None:
+    with pytest.raises(HostError, match="no-such-program cannot be started") as caught:
+        host.run(["no-such-program"])
+    assert "install" in caught.value.mend
+
+
+def test_late_command_is_ended_with_its_children(host: LocalHost) -> None:
+    with pytest.raises(HostError, match="did not end") as caught:
+        host.run(["sh", "-c", "sleep 100 & echo $!; wait"], timeout=0.3)
+    assert gone(int(caught.value.cause.split()[-1]))
+
+
+def test_child_that_keeps_the_pipe_is_ended_too(host: LocalHost) -> None:
+    with pytest.raises(HostError, match="did not end") as caught:
+        host.run(["sh", "-c", "sleep 100 & echo $!"], timeout=0.3)
+    assert gone(int(caught.value.cause.split()[-1]))
+
+
+def test_process(host: LocalHost) -> None:
+    process = host.spawn(["sh", "-c", "cat; echo bye >&2; exit 5"])
+    process.write(b"one\ntwo")
+    assert process.readline() == b"one\n"
+    process.close_stdin()
+    assert process.readline() == b"two"
+    assert process.readline() == b""
+    assert process.wait(5) == 5
+    assert process.stderr_tail() == "bye\n"
+    with pytest.raises(HostError, match="bye"):
+        process.write(b"x")
+
+
+def test_stderr_tail_is_4_kib(host: LocalHost) -> None:
+    process = host.spawn(["sh", "-c", "head -c 300000 /dev/zero >&2; echo end >&2"])
+    assert process.wait(10) == 0
+    assert len(process.stderr_tail()) == 4096
+    assert process.stderr_tail().endswith("end\n")
+
+
+def test_kill_ends_a_blocked_reader(host: LocalHost) -> None:
+    process = host.spawn(["sleep", "100"])
+    lines: list[bytes] = []
+    reader = threading.Thread(target=lambda: lines.append(process.readline()))
+    reader.start()
+    with pytest.raises(TimeoutError):
+        process.wait(0.05)
+    process.kill()
+    process.kill()
+    reader.join(5)
+    assert lines == [b""]
+    assert process.wait(1) == -9
+
+
+def test_place_is_the_file_itself(host: LocalHost, tmp_path: Path) -> None:
+    (tmp_path / "disk").touch()
+    assert host.place(tmp_path / "disk") == str(tmp_path / "disk")
+    with pytest.raises(HostError, match="is no file"):
+        host.place(tmp_path / "none")
+
+
+def test_scratch_takes_direct_io_and_goes_at_close(host: LocalHost) -> None:
+    folder = Path(host.scratch())
+    assert host.scratch() == str(folder)
+    fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    os.close(fd)
+    process = host.spawn(["sleep", "100"])
+    host.close()
+    host.close()
+    assert not folder.exists()
+    assert process.wait(1) == -9
+
+
+def test_vsock_refused(host: LocalHost) -> None:
+    with pytest.raises(OSError, match=r"timed out|No such device|reset|unreachable"):
+        host.connect_vsock(2**31, 22, 0.2)

@@ -1,0 +1,148 @@
+"""ssh:// hosts: their URLs, known keys, and a real server on loopback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import CommandError, HostError
+from harness.hosts.ssh import SSHHost, client_keys, known_host_key, parse_url
+from tests.sshd import LoopbackServer, make_key
+
+
+@pytest.fixture(autouse=True)
+def no_agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def known(server: LoopbackServer, tmp_path: Path) -> Path:
+    path = tmp_path / "known_hosts"
+    path.write_text(f"[127.0.0.1]:{server.port} {server.host_key}\n")
+    return path
+
+
+def open_host(server: LoopbackServer, known: Path) -> SSHHost:
+    url = f"ssh://{server.user}@127.0.0.1:{server.port}"
+    return SSHHost(url, known_hosts=[known], keys=[server.client_key], timeout=10)
+
+
+@pytest.fixture
+def host(server: LoopbackServer, known: Path) -> Iterator[SSHHost]:
+    opened = open_host(server, known)
+    yield opened
+    opened.close()
+
+
+def test_url() -> None:
+    assert parse_url("ssh://me@box:2222") == ("me", "box", 2222)
+    assert parse_url("ssh://me@box/") == ("me", "box", 22)
+    assert parse_url("ssh://box")[1:] == ("box", 22)
+
+
+@pytest.mark.parametrize(
+    "url", ["ssh://", "ssh://a@b/c", "ssh://a:secret@b", "ssh://a@b:x", "http://b", "b"]
+)
+def test_bad_url(url: str) -> None:
+    with pytest.raises(HostError, match="is no SSH host"):
+        parse_url(url)
+
+
+def test_known_keys_prefer_ed25519(tmp_path: Path) -> None:
+    first, second = make_key(tmp_path / "a"), make_key(tmp_path / "b")
+    file = tmp_path / "known"
+    file.write_text(f"box,10.0.0.1 {first}\n[box]:2222 {second}\n")
+    assert known_host_key("box", 22, [file]) == first
+    assert known_host_key("10.0.0.1", 22, [file]) == first
+    assert known_host_key("box", 2222, [tmp_path / "none", file]) == second
+
+
+def test_unknown_host_key_says_how_to_learn_it(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"host key of \[box\]:2222 is not known") as caught:
+        known_host_key("box", 2222, [tmp_path / "none"])
+    assert "ssh-keyscan -p 2222 box" in caught.value.mend
+    assert "fingerprint" in caught.value.mend
+
+
+def test_no_client_key(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="no SSH client key") as caught:
+        client_keys([tmp_path / "none"])
+    assert "ssh-keygen" in caught.value.mend
+
+
+def test_client_key_that_others_may_read_is_named(tmp_path: Path) -> None:
+    make_key(tmp_path / "key")
+    (tmp_path / "key").chmod(0o644)
+    with pytest.raises(HostError, match="mode 0644"):
+        client_keys([tmp_path / "key"])
+
+
+def test_other_host_key(server: LoopbackServer, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{server.port} {make_key(tmp_path / 'other')}\n")
+    with pytest.raises(HostError, match="another host key"):
+        open_host(server, known)
+
+
+def test_refused(server: LoopbackServer, known: Path) -> None:
+    server.close()
+    with pytest.raises(HostError, match="Connection refused"):
+        open_host(server, known)
+
+
+def test_run_and_facts(host: SSHHost) -> None:
+    assert host.name.startswith("ssh://")
+    assert host.run(["echo", "a b"]).stdout == "a b\n"
+    assert host.facts.cpus >= 1
+    with pytest.raises(CommandError):
+        host.run(["false"])
+    with pytest.raises(HostError, match="did not end"):
+        host.run(["sleep", "100"], timeout=0.3)
+
+
+def test_place_is_by_content_and_once(host: SSHHost, tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"same")
+    second.write_bytes(b"same")
+    placed = Path(host.place(first))
+    assert placed.read_bytes() == b"same"
+    written = placed.stat().st_mtime_ns
+    assert host.place(second) == str(placed)
+    assert placed.stat().st_mtime_ns == written
+    first.write_bytes(b"changed")
+    assert Path(host.place(first)).read_bytes() == b"changed"
+    with pytest.raises(HostError, match="cannot be read"):
+        host.place(tmp_path / "none")
+
+
+def test_scratch_and_processes_go_at_close(host: SSHHost) -> None:
+    folder = Path(host.scratch())
+    assert folder.is_dir()
+    process = host.spawn(["cat"])
+    process.write(b"x\n")
+    assert process.readline() == b"x\n"
+    host.close()
+    host.close()
+    assert not folder.exists()
+    assert process.readline() == b""
+    with pytest.raises(HostError, match="closed"):
+        host.run(["true"])
+
+
+def test_lost_session_is_opened_again(server: LoopbackServer, host: SSHHost) -> None:
+    host.run(["true"])
+    server.kill_connections()
+    for _ in range(100):  # until the transport has seen its end
+        if not host.alive:
+            break
+        time.sleep(0.02)
+    assert host.run(["echo", "again"]).stdout == "again\n"
+
+
+def test_vsock_refused(host: SSHHost) -> None:
+    with pytest.raises(OSError, match="vsock 2147483648:22"):
+        host.connect_vsock(2**31, 22, 0.2)

@@ -1,0 +1,57 @@
+"""Runs the plugin in a project of its own that has a third-party hypervisor installed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# pytester forgets modules that its inner run imports; numpy and its like bear only one import.
+import harness.keep
+import harness.recorder
+import harness.results.benchmark_json
+import reports.run
+import reports.terminal  # noqa: F401
+
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`run(test_source, *arguments)`: pytest on one test module, hypervisor "processes" there.
+
+    hypervisor: another name, or "" for none. apart: in a process of its own (slower).
+    """
+    shutil.copy(Path(__file__).with_name("processes.py"), pytester.path)
+    entry_point(pytester.path, "processes", "processes:ProcessHypervisor")
+    monkeypatch.syspath_prepend(pytester.path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(pytester.path / "run"))
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("CI", "true")  # nobody is at a terminal here
+
+    def go(
+        source: str, *arguments: str, hypervisor: str = "processes", apart: bool = False
+    ) -> pytest.RunResult:
+        pytester.makepyfile(source)
+        named = [f"--hypervisor={hypervisor}"] if hypervisor else []
+        # Hypothesis takes a second at the end of every inner run.
+        plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", *named, *arguments]
+        if apart:
+            monkeypatch.setenv("PYTHONPATH", str(pytester.path))
+            return pytester.runpytest_subprocess(*plain)
+        # Running in our own process is why modules are there before they can be rewritten.
+        return pytester.runpytest_inprocess(
+            "-W", "ignore::pytest.PytestAssertRewriteWarning", *plain
+        )
+
+    return go
+
+
+def entry_point(folder: Path, name: str, target: str) -> None:
+    """What installing a distribution with that entry point leaves."""
+    info = folder / f"example_{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: example-{name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[harness.hypervisors]\n{name} = {target}\n")

@@ -1,0 +1,394 @@
+"""The table of outcomes in the README, row by row, with a small hypervisor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.plugin.conftest import Run, entry_point
+
+USAGE, FAILED, INTERRUPTED = 4, 1, 2
+ONE_TEST = """
+    def test_it(guest):
+        pass
+"""
+
+
+def consoles(folder: Path) -> list[Path]:
+    return sorted(folder.glob("results/*/consoles/*.log"))
+
+
+def test_a_guest_boots_runs_commands_and_is_gone(run: Run, pytester: pytest.Pytester) -> None:
+    result = run(
+        """
+        import pathlib
+
+        def test_it(guest, ssh, host, hypervisor, guest_factory):
+            assert ssh.run(["echo", "a b"]).stdout == "a b\\n"
+            assert ssh.run("exit 3", check=False).status == 3
+            assert guest.timeline.seconds("ready") >= guest.timeline.seconds("sshd") >= 0
+            assert guest.facts["memory"] == 256 and guest.facts["vmm"] == "sh"
+            assert hypervisor.host is host and host.name == "local"
+            pathlib.Path("pid").write_text(str(guest.facts["pid"]))
+        """
+    )
+    result.assert_outcomes(passed=1)
+    assert not Path(f"/proc/{(pytester.path / 'pid').read_text()}").exists()
+    assert not (pytester.path / "results").exists(), "a run without samples or failures left files"
+
+
+def test_auto_with_nothing_usable_skips_with_one_reason(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry_point(pytester.path, "kvm", "processes:ProcessHypervisor")
+    monkeypatch.setenv("PROCESSES_REFUSE", "1")
+    result = run(
+        """
+        def test_one(guest): pass
+        def test_two(shared_guest): pass
+        def test_unit(): pass
+        """,
+        "-rs",
+        hypervisor="",
+    )
+    result.assert_outcomes(passed=1, skipped=2)
+    reasons = [line for line in result.outlines if line.startswith("SKIPPED")]
+    assert len(reasons) == 1
+    assert "processes are not wanted here; mend: unset PROCESSES_REFUSE" in reasons[0]
+
+
+def test_a_named_hypervisor_that_cannot_be_used_is_a_usage_error(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCESSES_REFUSE", "1")
+    result = run(ONE_TEST + "\n    def test_unit(): pass\n")
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(["ERROR: *processes are not wanted here*", "mend: unset *"])
+    result.assert_outcomes()
+
+
+def test_a_named_host_counts_as_named(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry_point(pytester.path, "kvm", "processes:ProcessHypervisor")
+    monkeypatch.setenv("PROCESSES_REFUSE", "1")
+    assert run(ONE_TEST, "--host=local", hypervisor="").ret == USAGE
+
+
+def test_an_unusable_hypervisor_troubles_only_tests_that_need_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCESSES_REFUSE", "1")
+    run("def test_unit(): pass").assert_outcomes(passed=1)
+    assert run(ONE_TEST, "--collect-only").ret == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("native", "is not implemented in this version"), ("bhyve", "there is no hypervisor")],
+)
+def test_names_that_are_none_list_what_there_is(run: Run, name: str, said: str) -> None:
+    result = run(ONE_TEST, hypervisor=name)
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines([f"ERROR:*{said}*", "mend: take one of: auto, *processes*"])
+
+
+def test_a_third_party_that_does_not_import_is_told(run: Run, pytester: pytest.Pytester) -> None:
+    entry_point(pytester.path, "broken", "processes:Missing")
+    result = run(ONE_TEST, hypervisor="broken")
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(["*'broken' cannot be loaded: AttributeError*Missing*"])
+
+
+def test_what_the_host_lacks_is_a_skip(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.requires_kvm_cap("IRQCHIP")
+        def test_there(guest): pass
+
+        @pytest.mark.requires_kvm_cap("KVM_CAP_PIT2", "IRQCHIP")
+        def test_lacking(guest): pass
+
+        @pytest.mark.guest(vcpus=5000)
+        def test_cpus(guest): pass
+
+        @pytest.mark.guest(memory=1 << 30)
+        def test_memory(guest): pass
+        """,
+        "-rs",
+    )
+    result.assert_outcomes(passed=1, skipped=3)
+    result.stdout.fnmatch_lines_random(
+        ["*lacks KVM_CAP_PIT2", "*needs 5000 CPUs, the host has *", "*needs 1073741824 MiB*"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "stage", "said"),
+    [
+        ("hang=init", "init", "it did not reach 'init' within 0.7 s"),
+        ("hang=sshd", "sshd", "it did not reach 'sshd' within 0.7 s"),
+        ("refuse", "ready", "it did not reach 'ready' within 0.7 s*does not serve SSH*"),
+        ("failed=disk", "sshd", "its init failed: disk: No such device"),
+        ("panic=boot", "init", "panic: Kernel panic - not syncing: told to*while it booted*"),
+        ("poweroff=boot", "init", "power-off: *while it booted*"),
+    ],
+)
+def test_provisioning_that_fails_is_a_setup_error_naming_the_stage(
+    run: Run, pytester: pytest.Pytester, cmdline: str, stage: str, said: str
+) -> None:
+    result = run(
+        f"""
+        import pytest
+
+        @pytest.mark.guest(cmdline={cmdline!r}, boot_timeout=0.7)
+        def test_it(guest):
+            pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [f"*stage {stage}, guest *{said}", "*last console lines:*", "*| booting *"]
+    )
+    result.stdout.fnmatch_lines(["*boot timeline*", "kernel *s", f"{stage}*not reached"])
+    assert len(consoles(pytester.path)) == 1
+
+
+def test_a_guest_that_the_hypervisor_refuses_is_a_setup_error(run: Run) -> None:
+    result = run(ONE_TEST, "--guest-memory=8")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*stage create, guest *8 MiB of memory is too little", "*give 16"])
+
+
+def test_a_broken_image_is_a_setup_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROCESSES_NO_IMAGE", "1")
+    result = run(ONE_TEST + "\n    def test_more(shared_guest): pass\n")
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["*stage image*the disk is truncated", "*mend: build it again"])
+
+
+def test_a_panic_ends_a_running_command_within_a_second(run: Run) -> None:
+    result = run(
+        """
+        import threading, time
+        import pytest
+        from harness.errors import GuestEnded
+
+        def test_it(guest, ssh):
+            start = time.monotonic()
+            threading.Timer(0.3, guest.machine.tell, ["panic"]).start()
+            try:
+                ssh.run(["sleep", "20"])
+            finally:
+                assert time.monotonic() - start < 1.3
+
+        def test_next(guest, ssh):
+            ssh.run(["true"])
+        """
+    )
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        ["*GuestEnded: *panic: Kernel panic - not syncing: sysrq triggered crash*"]
+    )
+    result.stdout.fnmatch_lines(["*boot timeline*", "ready *s", "*: end*", "panic: Kernel panic*"])
+
+
+def test_an_end_that_the_test_overlooks_fails_it_and_only_it(run: Run) -> None:
+    result = run(
+        """
+        import os, signal
+
+        def test_overlooks(shared_guest):
+            os.kill(shared_guest.facts["pid"], signal.SIGKILL)
+            shared_guest.ended.wait(5)
+
+        def test_next(shared_guest, ssh):
+            assert ssh is shared_guest.ssh
+            ssh.run(["true"])
+        """
+    )
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*GuestEnded: *killed: * (while the test ran)"])
+
+
+def test_what_depends_on_a_shared_guest_is_made_anew_with_it(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        made = []
+
+        @pytest.fixture(scope="module")
+        def prepared(shared_guest):
+            made.append(shared_guest)
+            return shared_guest
+
+        def test_first(prepared):
+            with prepared.expect_end("panic"):
+                prepared.machine.tell("panic")
+
+        def test_second(prepared):
+            assert made[0] is not made[1] is prepared
+            prepared.ssh.run(["true"])
+
+        def test_third(prepared):
+            assert len(made) == 2
+        """
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_expected_ends(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        from harness.errors import GuestEnded, HarnessError
+
+        def test_panic(guest, ssh):
+            with guest.expect_end("panic", timeout=5) as gone:
+                guest.machine.tell("panic")
+                ssh.run(["sleep", "20"])
+            assert gone.end.detail.endswith("sysrq triggered crash")
+
+        def test_wait(guest):
+            guest.machine.tell("off")
+            assert guest.wait_end(5).reason == "power-off"
+
+        def test_another_reason(guest):
+            with pytest.raises(GuestEnded, match="expected 'panic'"):
+                with guest.expect_end("panic", timeout=5):
+                    guest.machine.tell("off")
+
+        def test_goes_on(guest):
+            with guest.expect_end(timeout=0.1):
+                pass
+        """
+    )
+    # another reason: the assertion holds, yet the guest ended as nobody wanted
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(["*HarnessError: *it did not end within 0.1 s"])
+
+
+def test_an_end_after_the_test_is_an_error_of_its_teardown(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.fixture
+        def late(guest):
+            yield guest
+            guest.machine.tell("off")
+            guest.ended.wait(5)
+
+        def test_it(late):
+            pass
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*GuestEnded: *power-off: *no test noticed*"])
+
+
+def test_ssh_lost_between_commands_is_connected_again(run: Run) -> None:
+    run(
+        """
+        def test_it(guest, ssh):
+            ssh.run(["true"])
+            guest.machine.drop_connections()
+            assert ssh.run(["echo", "again"]).stdout == "again\\n"
+        """
+    ).assert_outcomes(passed=1)
+
+
+def test_ssh_lost_in_a_command_fails_it_without_a_second_start(run: Run) -> None:
+    result = run(
+        """
+        import pathlib, threading
+        import pytest
+        from harness.errors import SSHError
+
+        def test_lost(guest, ssh, tmp_path):
+            threading.Timer(0.3, guest.machine.drop_connections).start()
+            with pytest.raises(SSHError, match="not started a second time"):
+                ssh.run(f"echo started >>{tmp_path}/log; sleep 20")
+            assert (tmp_path / "log").read_text() == "started\\n"
+            assert ssh.run(["echo", "usable"]).stdout == "usable\\n"
+
+        def test_not_again(guest, ssh, monkeypatch):
+            def refused(port, timeout):
+                raise ConnectionRefusedError("no sshd")
+            monkeypatch.setattr(guest.machine, "connect", refused)
+            guest.machine.drop_connections()
+            ssh.run(["true"])
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*SSHError: *: no sshd*"])
+
+
+def test_a_guest_that_cannot_be_stopped_is_an_error_naming_it(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def impatient(monkeypatch):
+            monkeypatch.setattr("harness.guest.guest.STOP_TIMEOUT", 0.1)
+
+        @pytest.mark.guest(cmdline="stubborn")
+        def test_it(guest):
+            pass
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*left behind:", "  guest *-test-it: it still runs * 'pid': *"])
+    assert result.ret == FAILED
+
+
+def test_what_the_hypervisor_leaves_is_an_error_naming_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCESSES_LEAVE", "harness.slice/guest-7")
+    result = run(ONE_TEST)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["left behind:", "  hypervisor: cgroup harness.slice/guest-7 is*"])
+
+
+def test_ctrl_c_ends_everything(run: Run, pytester: pytest.Pytester) -> None:
+    result = run(
+        """
+        import pathlib
+
+        def test_it(guest, shared_guest, guest_factory):
+            pids = [guest.facts["pid"], shared_guest.facts["pid"], guest_factory().facts["pid"]]
+            pathlib.Path("pids").write_text(" ".join(map(str, pids)))
+            raise KeyboardInterrupt
+        """,
+        apart=True,
+    )
+    assert result.ret == INTERRUPTED
+    pids = (pytester.path / "pids").read_text().split()
+    assert len(pids) == 3
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not [name for name in os.listdir("/tmp") if name.startswith("harness-keep-")]
+
+
+def test_guests_of_a_group_boot_together_and_all_go(run: Run, pytester: pytest.Pytester) -> None:
+    result = run(
+        """
+        def test_it(guest_group):
+            guests = guest_group(3, memory=64)
+            assert len({guest.name for guest in guests}) == 3
+            assert [guest.spec.memory for guest in guests] == [64, 64, 64]
+            # all were made before the first was waited for
+            first_ready = guests[0].timeline.marks["ready"]
+            assert all(guest.timeline.marks["create"] < first_ready for guest in guests)
+
+        def test_one_fails(guest_group):
+            guest_group(2, cmdline="failed=disk")
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert len(consoles(pytester.path)) == 2

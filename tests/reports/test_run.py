@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.errors import ResultError
+from harness.results import RunWriter, load
+from reports.run import EMULATED, main, render
+from reports.terminal import lines
+from tests.reports.page import Element, parse
+from tests.results.synthetic import Synthetic, facts, write_run
+
+SECTIONS = ("key", "environment", "boot", "exits", "io", "host", "outcomes", "stages", "method")
+HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&amp;{{7*7}}"
+
+
+def page_of(directory: Path, **more: Any) -> Element:
+    run = write_run(directory / "store", **more)
+    return parse(render(run, directory / "page.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Element:
+    return page_of(tmp_path_factory.mktemp("report"))
+
+
+def rows(section: Element) -> dict[str, list[str]]:
+    """First cell's text (without its remarks) -> the row's cells."""
+    found = {}
+    for row in section.all("tbody")[0].all("tr"):
+        cells = [c for c in row.children if isinstance(c, Element)]
+        found[str(cells[0].children[0]).strip()] = [cell.text for cell in cells]
+    return found
+
+
+def test_says_what_ran_where_and_that_it_is_emulated(page: Element) -> None:
+    assert page.all("h1")[0].text == "kvm on an emulated host"
+    assert EMULATED in page.all("header")[0].text
+    told = rows(page.id("environment"))
+    assert told["CPU"][1] == "QEMU TCG CPU (synthetic)"
+    assert told["Backend"][1] == "emulated"
+    assert told["Memory"][1] == "2.0 GiB"
+    assert "spectre_v2: Mitigation: Retpolines" in told["Mitigations"][1]
+    assert told["Microcode"][1] == "not known"
+
+
+def test_hardware_carries_no_banner_and_a_slow_control_does(tmp_path: Path) -> None:
+    hardware = {"emulated": False, "backend": "vmx", "host": "local"}
+    boot = page_of(tmp_path / "a", parts="boot", backend="vmx", facts=hardware)
+    assert EMULATED not in boot.text
+    assert boot.all("h1")[0].text == "kvm on synthetic"
+    # the synthetic control loop takes 14 cycles an instruction: no CPU does that
+    exits = page_of(tmp_path / "b", parts="exits", backend="vmx", facts=hardware)
+    assert EMULATED in exits.text
+
+
+def test_every_section_is_there_and_linked(page: Element) -> None:
+    links = [link.attributes["href"] for link in page.all("nav")[0].all("a")]
+    for name in SECTIONS:
+        assert page.id(name).tag == "section"
+        assert f"#{name}" in links
+    assert not [e for e in page.everything() if "missing" in e.attributes.get("class", "")]
+
+
+def test_key_figures_answer_in_words(page: Element) -> None:
+    keys = {card.all("dt")[0].text: card.text for card in page.id("key").all("div")}
+    assert {"Boot to ready", "Cheapest exit", "Dearest exit", "Host busy", "Tests"} <= set(keys)
+    assert {"I/O throughput lost", "I/O latency added"} <= set(keys)
+    assert "5 boots" in keys["Boot to ready"]
+    assert "kvm (emulated)" in keys["Boot to ready"]
+    assert "cpuid" in keys["Cheapest exit"]
+    assert "pio_user" in keys["Dearest exit"]
+    assert "of 2 CPUs" in keys["Host busy"]
+    assert "1 skipped" in keys["Tests"]
+
+
+def test_figures_are_those_of_the_samples(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    _, frame = load(run)
+    page = parse(render(run, tmp_path / "page.html").read_text(encoding="utf-8"))
+    ready = frame[frame["metric"] == "boot.ready"]["value"]
+    told = rows(page.id("boot"))["ready"]
+    assert told[1] == f"{ready.median():.2f}"
+    assert told[3] == f"{ready.min():.2f}"
+    assert told[-2:] == ["5", "5"]
+    costs = rows(page.id("exits"))
+    assert list(costs) == ["control", "cpuid", "hypercall_null", "pio_kernel", "pio_user"]
+    raw = frame[frame["metric"] == "exit.pio_user"].groupby("boot")["value"].median()
+    control = frame[frame["metric"] == "exit.control"].groupby("boot")["value"].median()
+    assert costs["pio_user"][1] == f"{(raw - control).median():,.0f}"
+    assert "1.31 exits an operation, expected 1" in costs["pio_kernel"][0]
+    assert "expected" not in costs["cpuid"][0]
+
+
+def test_every_figure_says_boots_and_backend_and_is_described(page: Element) -> None:
+    figures = page.all("figure")
+    assert len(figures) >= 6
+    for figure in figures:
+        caption = figure.all("figcaption")[0].text
+        assert "n = " in caption
+        assert "emulated" in caption
+        assert "boot" in caption or "ticks" in caption
+        for svg in figure.all("svg"):
+            assert svg.attributes["role"] == "img"
+            for name in svg.attributes["aria-labelledby"].split():
+                assert page.id(name).text
+    ids = [e.attributes["id"] for e in page.everything() if "id" in e.attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_tables_are_accessible(page: Element) -> None:
+    tables = page.all("table")
+    assert len(tables) == 7
+    for table in tables:
+        assert table.all("caption")[0].text
+        heads = table.all("thead")[0].all("th")
+        for head in heads:
+            assert head.attributes["scope"] == "col"
+            assert head.attributes["aria-sort"] == "none"
+            assert head.all("button")
+        for row in table.all("tbody")[0].all("tr"):
+            assert row.all("th")[0].attributes["scope"] == "row"
+            assert len(row.all("th") + row.all("td")) == len(heads)
+            for cell in row.all("td"):
+                if "number" in cell.attributes.get("class", "") and cell.attributes["data-sort"]:
+                    float(cell.attributes["data-sort"])
+    for box in page.all("input"):
+        assert page.id(box.attributes["data-filter"]).tag == "table"
+        assert box.parent is not None
+        assert box.parent.tag == "label"
+
+
+def test_nothing_is_loaded_from_anywhere(tmp_path: Path) -> None:
+    html = render(write_run(tmp_path), tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "://" not in html
+    for element in parse(html).everything():
+        for name in ("src", "href", "action", "srcset", "data", "poster"):
+            value = element.attributes.get(name, "#")
+            assert value.startswith(("#", "data:")), (element.tag, value[:60])
+        assert "style" not in element.attributes
+        assert not [name for name in element.attributes if name.startswith("on")]
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    writer = RunWriter(
+        tmp_path,
+        facts(
+            cpu_model=HOSTILE,
+            why=HOSTILE,
+            host=HOSTILE,
+            command=f"pytest {HOSTILE} \udcff",
+            outcomes={HOSTILE: 1},
+            stages={HOSTILE: 1.0},
+            mitigations={HOSTILE: HOSTILE},
+            notes=[HOSTILE],
+        ),
+    )
+    maker = Synthetic(writer.run, test=HOSTILE, hypervisor=HOSTILE, backend=HOSTILE)
+    for sample in maker.everything():
+        metric = sample.metric.replace("cpuid", HOSTILE.replace(".", ""))
+        changed: dict[str, Any] = {
+            "parameters": {**sample.parameters, HOSTILE: HOSTILE},
+            "metric": metric,
+        }
+        writer.add(dataclasses.replace(sample, **changed))
+    html = render(writer.close(), tmp_path / "page.html").read_text(encoding="utf-8")
+    page = parse(html)
+    assert len(page.all("script")) == 1
+    assert page.all("img") == []
+    assert not [n for e in page.everything() for n in e.attributes if n.startswith("on")]
+    assert HOSTILE in page.id("environment").text
+    assert "49" not in rows(page.id("environment"))["CPU"][1]
+    assert HOSTILE in page.id("exits").text
+
+
+@pytest.mark.parametrize(
+    ("parts", "section", "said"),
+    [
+        ("exits io utilization", "boot", "No boot samples in this run."),
+        ("boot io utilization", "exits", "No exit costs in this run"),
+        ("boot exits utilization", "io", "No I/O samples in this run."),
+        ("boot exits io", "host", "No utilization samples of the host in this run."),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path: Path, parts: str, section: str, said: str) -> None:
+    assert said in page_of(tmp_path, parts=parts).id(section).text
+
+
+def test_run_with_nothing_at_all(tmp_path: Path) -> None:
+    run = RunWriter(tmp_path, {}).close()
+    page = parse(render(run, tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "This run holds no samples." in page.text
+    assert "does not say how its tests ended" in page.id("outcomes").text
+    assert "does not say how long its stages took" in page.id("stages").text
+    assert lines(run) == ["This run holds no samples."]
+
+
+def test_one_boot_and_failures_and_a_dead_session_are_said(tmp_path: Path) -> None:
+    told = {"outcomes": {"failed": 2, "passed": 1}, "complete": False, "lost_lines": 1}
+    page = page_of(tmp_path, boots=1, facts=told)
+    banner = page.all("header")[0].text
+    assert "Incomplete run" in banner
+    assert "2 of 3 tests failed" in banner
+    assert "one boot: no interval" in page.id("boot").text
+    assert "one boot: no interval" in page.id("io").text
+    assert list(rows(page.id("outcomes"))) == ["passed", "failed"]
+
+
+def test_raw_data_is_all_there(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    page = parse(render(run, tmp_path / "page.html").read_text(encoding="utf-8"))
+    link = page.id("download")
+    assert link.attributes["download"] == f"{run.stem}.csv.gz"
+    packed = base64.b64decode(link.attributes["href"].split(",")[1])
+    raw = pd.read_csv(io.BytesIO(gzip.decompress(packed)), keep_default_na=False)
+    _, frame = load(run)
+    assert list(raw.columns) == list(frame.columns)
+    assert raw["value"].tolist() == frame["value"].tolist()
+    assert raw["parameters"].tolist() == frame["parameters"].tolist()
+
+
+def test_page_stays_small_however_many_samples(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path, facts())
+    maker = Synthetic(writer.run, boots=20)
+    for sample in [*maker.boot(), *maker.exits(), *maker.utilization(ticks=4000)]:
+        writer.add(sample)
+    out = render(writer.close(), tmp_path / "page.html")
+    assert out.stat().st_size < 1 << 20
+    page = parse(out.read_text(encoding="utf-8"))
+    assert "the first 12 are drawn" in page.id("boot").text
+    assert "too many to lie in a page" in page.id("raw").text
+
+
+def test_content_policy_allows_our_own_script_and_style_only(tmp_path: Path) -> None:
+    html = render(write_run(tmp_path, parts="boot"), tmp_path / "page.html").read_text("utf-8")
+    policy = next(m for m in parse(html).all("meta") if "http-equiv" in m.attributes)
+    assert "default-src 'none'" in policy.attributes["content"]
+    assert "unsafe" not in policy.attributes["content"]
+
+
+def test_page_that_cannot_be_written_keeps_the_old_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "store", parts="boot")
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ResultError, match="cannot be written"):
+        render(run, tmp_path / "old")
+    assert (tmp_path / "old").is_dir()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "store", parts="boot")
+    assert main([str(tmp_path / "store")]) == 0
+    assert capsys.readouterr().out.strip() == str(run.with_suffix(".html"))
+    assert main([str(run), "-o", str(tmp_path / "out.html")]) == 0
+    assert (tmp_path / "out.html").stat().st_size > 5000
+    assert main([str(tmp_path / "absent")]) == 2
+    assert "no such run file" in capsys.readouterr().err
+
+
+def test_terminal_summary(tmp_path: Path) -> None:
+    told = lines(write_run(tmp_path))
+    assert told[0] == EMULATED
+    assert len(told) == 8
+    assert any(line.startswith("Boot to ready") and "5 boots" in line for line in told)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from harness.errors import HarnessError, ResultError
+from harness.results.schema import COLUMNS, Parameter, Sample, canonical, check_facts, decode
+from tests.results.synthetic import START, Synthetic
+
+GOOD = next(Synthetic("20260102T030405Z-abcdef").boot())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("value", float("nan")),
+        ("value", float("inf")),
+        ("value", "1.0"),
+        ("value", True),
+        ("value", None),
+        ("metric", ""),
+        ("metric", 3),
+        ("unit", None),
+        ("test", "no UTF-8: \udcff"),
+        ("better", "faster"),
+        ("boot", -1),
+        ("boot", 1.0),
+        ("batch", True),
+        ("batch", 2**31),
+        ("time", datetime(2026, 1, 2)),
+        ("time", "2026-01-02"),
+        ("parameters", None),
+        ("parameters", {"depth": None}),
+        ("parameters", {"depth": [1]}),
+        ("parameters", {"depth": float("nan")}),
+        ("parameters", {1: "x"}),
+    ],
+)
+def test_refused_with_the_field_named(field: str, value: Any) -> None:
+    with pytest.raises(ResultError, match=field) as caught:
+        dataclasses.replace(GOOD, **{field: value})
+    assert isinstance(caught.value, HarnessError)
+    assert isinstance(caught.value, ValueError)
+    assert "mend:" in str(caught.value)
+
+
+def test_row_has_every_column_and_utc() -> None:
+    east = timezone(timedelta(hours=5))
+    row = dataclasses.replace(GOOD, time=START.astimezone(east), value=3).row()
+    assert tuple(row) == COLUMNS
+    assert row["time"].utcoffset() == timedelta(0)
+    assert row["time"] == START
+    assert isinstance(row["value"], float)
+
+
+def test_parameters_are_canonical_and_come_back() -> None:
+    one: dict[str, Parameter] = {"b": 1, "a": "ü"}
+    other: dict[str, Parameter] = {"a": "ü", "b": 1}
+    assert canonical(one) == canonical(other)
+    assert decode(canonical(one)) == other
+    with pytest.raises(ResultError, match="no JSON object"):
+        decode("[1]")
+
+
+def test_sample_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GOOD.value = 2.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), object(), {1, 2}])
+def test_facts_that_are_no_json(bad: Any) -> None:
+    with pytest.raises(ResultError, match="not JSON"):
+        check_facts({"notes": [bad]})
+
+
+def test_sample_equality_is_by_value() -> None:
+    assert Sample(**{f.name: getattr(GOOD, f.name) for f in dataclasses.fields(GOOD)}) == GOOD

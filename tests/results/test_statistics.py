@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.results import Sample, statistics
+from harness.results.schema import SCHEMA
+from tests.results.synthetic import CASES, Synthetic
+
+RUN = "20260102T030405Z-abcdef"
+MAKER = Synthetic(RUN)
+
+
+def frame(samples: Iterable[Sample]) -> pd.DataFrame:
+    table: pd.DataFrame = pa.Table.from_pylist([s.row() for s in samples], SCHEMA).to_pandas()
+    return table
+
+
+def boots(metric: str, values: Iterable[Iterable[float]], **more: Any) -> list[Sample]:
+    """One inner iterable a boot, one value a batch."""
+    unit, better = more.pop("unit", "ns"), more.pop("better", "lower")
+    return [
+        MAKER.sample(metric, value, unit, better, boot=i, batch=j, **more)
+        for i, batch in enumerate(values)
+        for j, value in enumerate(batch)
+    ]
+
+
+def row(table: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
+    for name, value in wanted.items():
+        table = table[table[name] == value]
+    assert len(table) == 1
+    return {str(key): value for key, value in table.to_dict("records")[0].items()}
+
+
+def test_interval_is_that_of_scipy() -> None:
+    medians = np.random.default_rng(3).normal(100, 5, 25)
+    theirs = scipy.stats.bootstrap(
+        (medians,), np.median, n_resamples=20_000, method="percentile", rng=1
+    ).confidence_interval
+    low, high = statistics.interval(medians) or (0.0, 0.0)
+    assert low == pytest.approx(theirs.low, rel=0.005)
+    assert high == pytest.approx(theirs.high, rel=0.005)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_interval_is_that_of_every_possible_draw(count: int) -> None:
+    medians = [10.0, 14.0, 11.0, 19.0, 12.5][:count]
+    every = [float(np.median(draw)) for draw in itertools.product(medians, repeat=count)]
+    low, high = statistics.interval(medians) or (0.0, 0.0)
+    # drawn values repeat, so the quantile is one of them: no interpolation between few draws
+    assert low == pytest.approx(np.quantile(every, 0.025, method="inverted_cdf"))
+    assert high == pytest.approx(np.quantile(every, 0.975, method="inverted_cdf"))
+
+
+def test_one_boot_has_no_interval_however_many_batches() -> None:
+    table = statistics.summarise(frame(boots("exit.x", [np.linspace(90, 110, 500)])))
+    found = row(table)
+    assert found["n"] == 500
+    assert found["boots"] == 1
+    assert np.isnan(found["low"])
+    assert np.isnan(found["high"])
+    assert found["flags"] == ["one boot: no interval"]
+
+
+def test_batches_do_not_narrow_the_interval() -> None:
+    centres = [100.0, 108.0, 95.0, 103.0, 99.0]
+    few = statistics.summarise(frame(boots("exit.x", [[c - 1, c, c + 1] for c in centres])))
+    many = statistics.summarise(frame(boots("exit.x", [[c - 1, c, c + 1] * 50 for c in centres])))
+    assert row(few)["low"] == row(many)["low"] > 94
+    assert row(few)["high"] == row(many)["high"] == 108
+    assert row(few)["flags"] == []
+
+
+def test_figures_by_a_second_computation() -> None:
+    values = np.random.default_rng(5).lognormal(3, 0.4, (6, 40))
+    found = row(statistics.summarise(frame(boots("exit.x", values))))
+    assert found["n"] == 240
+    assert found["boots"] == 6
+    assert found["median"] == pytest.approx(np.median(np.median(values, axis=1)))
+    assert found["min"] == values.min()
+    assert found["mean"] == pytest.approx(values.mean())
+    assert found["p99"] == pytest.approx(np.percentile(values, 99))
+    assert found["cv"] == pytest.approx(values.std(ddof=1) / values.mean())
+
+
+def test_backends_hosts_and_settings_are_never_merged() -> None:
+    samples = [
+        *boots("exit.x", [[1.0]] * 2, backend="vmx"),
+        *boots("exit.x", [[2.0]] * 2, backend="emulated"),
+        *boots("exit.x", [[3.0]] * 2, backend="vmx", host="otherhost"),
+        *boots("exit.x", [[4.0]] * 2, backend="vmx", parameters={"vcpus": 2}),
+    ]
+    table = statistics.summarise(frame(samples))
+    assert sorted(table["median"]) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_boots_of_two_runs_are_different_boots() -> None:
+    other = Synthetic("20260103T030405Z-abcdef")
+    samples = [*boots("exit.x", [[1.0], [2.0]]), other.sample("exit.x", 9, "ns", "lower", boot=0)]
+    assert row(statistics.summarise(frame(samples)))["boots"] == 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(1, 1e6), min_size=2, max_size=12), st.randoms())
+def test_interval_holds_between_the_extremes_and_ignores_order(
+    medians: list[float], rng: Any
+) -> None:
+    low, high = statistics.interval(medians) or (0.0, 0.0)
+    assert min(medians) * 0.999999 <= low <= high <= max(medians) * 1.000001
+    table = statistics.summarise(frame(boots("exit.x", [[value] for value in medians])))
+    assert (row(table)["low"], row(table)["high"]) == (low, high)  # seeded: the same each time
+
+
+def test_control_is_subtracted_boot_by_boot() -> None:
+    samples = [
+        *boots("exit.control", [[9, 10, 11], [49, 50, 51]], parameters={"instructions": 3}),
+        *boots("exit.cpuid", [[110, 112, 114], [150, 152, 154]]),
+    ]
+    found = row(statistics.net_costs(frame(samples)), case="cpuid", kind="ns")
+    assert (found["median"], found["low"], found["high"]) == (102, 102, 102)
+    assert found["min"] == 100
+
+
+def test_boot_without_control_is_left_out_and_said() -> None:
+    samples = [*boots("exit.control", [[10.0]]), *boots("exit.cpuid", [[110.0], [910.0]])]
+    found = row(statistics.net_costs(frame(samples)), case="cpuid")
+    assert found["median"] == 100
+    assert found["boots"] == 1
+    assert "1 boots without control left out" in found["flags"]
+
+
+def test_control_of_another_setting_does_not_fit() -> None:
+    samples = [
+        *boots("exit.control", [[10.0]], parameters={"vcpus": 2}),
+        *boots("exit.cpuid", [[110.0]], parameters={"vcpus": 1}),
+    ]
+    assert statistics.net_costs(frame(samples)).empty
+
+
+def test_cost_below_the_control_is_flagged() -> None:
+    samples = [*boots("exit.control", [[10.0]] * 5), *boots("exit.cpuid", [[9.0]] * 5)]
+    assert row(statistics.net_costs(frame(samples)))["flags"] == ["not above the control"]
+
+
+@pytest.mark.parametrize(
+    ("case", "count", "flagged"),
+    [
+        ("cpuid", 1.0, False),
+        ("cpuid", 1.049, False),
+        ("cpuid", 1.06, True),
+        ("cpuid", 0.94, True),
+        ("control", 0.01, False),
+        ("control", 1.0, True),
+    ],
+)
+def test_exits_off_their_expectation(case: str, count: float, flagged: bool) -> None:
+    samples = boots(f"exit.{case}.exits_per_op", [[count]] * 5, unit="exits", better="")
+    assert bool(row(statistics.exits_per_operation(frame(samples)))["flags"]) is flagged
+
+
+@pytest.mark.parametrize(("cycles", "emulated"), [(2.9, False), (9.0, False), (9.3, True)])
+def test_control_loop_tells_an_emulated_cpu(cycles: float, emulated: bool) -> None:
+    samples = boots(
+        "exit.control.cycles",
+        [[cycles]] * 5,
+        unit="cycles",
+        backend="vmx",
+        parameters={"instructions": 3},
+    )
+    table = frame(samples)
+    assert row(statistics.control_cycles(table))["cycles"] == pytest.approx(cycles / 3)
+    assert statistics.is_emulated(table) is emulated
+
+
+def _io(host: list[list[float]], guest: list[list[float]], **more: Any) -> pd.DataFrame:
+    parameters = {"rw": "randread", "bs": "4k", "depth": 1}
+    guests = {**parameters, "vcpus": 1}
+    return frame(
+        [
+            *boots(
+                "io.x", host, hypervisor="native", backend="none", parameters=parameters, **more
+            ),
+            *boots("io.x", guest, hypervisor="kvm", parameters=guests, **more),
+        ]
+    )
+
+
+def test_overhead_above_zero_is_worse_both_ways() -> None:
+    fewer = row(statistics.overheads(_io([[100.0]] * 5, [[80.0]] * 5, better="higher")))
+    assert fewer["overhead"] == pytest.approx(0.2)
+    assert (fewer["low"], fewer["high"]) == pytest.approx((0.2, 0.2))
+    longer = row(statistics.overheads(_io([[100.0]] * 5, [[130.0]] * 5, better="lower")))
+    assert longer["overhead"] == pytest.approx(0.3)
+    assert longer["flags"] == []
+
+
+def test_overhead_interval_against_every_possible_draw() -> None:
+    host, guest = [100.0, 110.0, 95.0], [80.0, 70.0, 90.0]
+    draws = [
+        1 - float(np.median(g)) / float(np.median(h))
+        for h in itertools.product(host, repeat=3)
+        for g in itertools.product(guest, repeat=3)
+    ]
+    table = _io([[v] for v in host], [[v] for v in guest], better="higher")
+    found = row(statistics.overheads(table))
+    assert found["low"] == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
+    assert found["high"] == pytest.approx(np.quantile(draws, 0.975), abs=0.02)
+    assert found["flags"] == ["few boots (3)"]
+
+
+@pytest.mark.parametrize(
+    ("host", "guest", "flag"),
+    [
+        ([], [[1.0]] * 5, "no figure of the host beside it"),
+        ([[0.0]] * 5, [[1.0]] * 5, "the host's figure is 0"),
+        ([[2.0]], [[1.0]] * 5, "host measured once: its spread is not in the interval"),
+        ([[2.0]] * 5, [[1.0]], "one boot: no interval"),
+    ],
+)
+def test_overhead_says_what_is_amiss(
+    host: list[list[float]], guest: list[list[float]], flag: str
+) -> None:
+    assert flag in row(statistics.overheads(_io(host, guest)))["flags"]
+
+
+def test_settings_of_the_host_are_not_mixed_up() -> None:
+    samples = list(MAKER.io())
+    table = statistics.overheads(frame(samples))
+    assert len(table) == 3 * 4
+    assert table["overhead"].between(0.1, 0.5).all()
+    several = [
+        *boots("io.x", [[1.0]] * 2, hypervisor="native", parameters={"depth": 1, "bs": "4k"}),
+        *boots("io.x", [[9.0]] * 2, hypervisor="native", parameters={"depth": 1, "bs": "64k"}),
+        *boots("io.x", [[1.0]] * 2, parameters={"depth": 1}),
+    ]
+    found = row(statistics.overheads(frame(several)))
+    assert np.isnan(found["overhead"])
+    assert "several figures of the host fit" in found["flags"]
+
+
+def test_synthetic_truth_is_found_again() -> None:
+    table = statistics.net_costs(frame(Synthetic(RUN, boots=8).exits()))
+    for case, (cost, _) in CASES.items():
+        if case != "control":
+            assert row(table, case=case, kind="ns")["median"] == pytest.approx(cost, rel=0.06)
+            assert row(table, case=case, kind="cycles")["median"] == pytest.approx(
+                2 * cost, rel=0.06
+            )
+
+
+def test_nothing_in_nothing_out() -> None:
+    empty = frame([])
+    for make in (
+        statistics.summarise,
+        statistics.net_costs,
+        statistics.exits_per_operation,
+        statistics.control_cycles,
+        statistics.overheads,
+        statistics.utilization,
+    ):
+        assert make(empty).empty
+    assert not statistics.is_emulated(empty)
+
+
+def test_utilization_mean_and_peak() -> None:
+    samples = [
+        MAKER.sample("host.cpu.user", value, "%", "", batch=i)
+        for i, value in enumerate([0, 10, 50])
+    ]
+    found = row(statistics.utilization(frame(samples)))
+    assert (found["n"], found["mean"], found["peak"], found["low"]) == (3, 20, 50, 0)
