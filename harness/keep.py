@@ -33,8 +33,14 @@ def offer(guests: Sequence[Guest], progress: Progress) -> None:
         for guest, line in zip(alive, lines, strict=True):
             progress(f"kept {guest.name}: {line}")
         progress("these guests live until you press Enter here")
-        with progress.uncaptured(), contextlib.suppress(OSError), open("/dev/tty") as terminal:  # noqa: PTH123
-            terminal.readline()
+        with progress.uncaptured():
+            wait_for_enter(lines)
+
+
+def wait_for_enter(lines: Sequence[str]) -> None:
+    """Wait at the terminal itself: standard input is not ours under pytest."""
+    with contextlib.suppress(OSError), Path("/dev/tty").open() as terminal:
+        terminal.readline()
 
 
 @contextlib.contextmanager

@@ -241,7 +241,8 @@ class Session:
         if self._spare(guest):
             self.kept.append(guest)
             return
-        unnoticed = guest.ended_unexpectedly and guest not in self.reported
+        # A test that failed has told of its guests already.
+        unnoticed = guest.ended_unexpectedly and guest not in self.reported | self.failed
         try:
             guest.stop()
         except HarnessError as error:

@@ -42,8 +42,9 @@ def _run(options: argparse.Namespace) -> int:
                 print(f"{kind} image: {image.folder} ready in {seconds:.2f} s")
     elif options.command == "list":
         for folder, manifest, current in store.images(cache):
-            size = sum(facts["size"] for facts in manifest["files"].values()) >> 20
-            print(f"{'*' if current else ' '} {folder} {manifest['release']} {size} MiB")
+            size = sum(facts["size"] for facts in manifest.get("files", {}).values()) >> 20
+            release = manifest.get("release", "broken")
+            print(f"{'*' if current else ' '} {folder} {release} {size} MiB")
     elif options.command == "verify":
         for folder, _, current in store.images(cache):
             if current:

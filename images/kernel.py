@@ -39,7 +39,8 @@ def vmlinux(path: Path) -> bytes:
 def _bad(path: Path, why: str) -> ImageError:
     return ImageError(
         f"kernel {path} {why}",
-        mend="give a bzImage or vmlinux of Linux for x86-64 built with CONFIG_PVH=y",
+        mend="give a bzImage or vmlinux of Linux for x86-64 built with CONFIG_PVH=y;"
+        " unpack others first with extract-vmlinux of the Linux sources",
         stage="image",
     )
 

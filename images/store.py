@@ -122,12 +122,16 @@ def verify_folder(folder: Path) -> None:
 
 
 def images(cache: Path | None = None) -> list[tuple[Path, dict[str, Any], bool]]:
-    """All images of a store: folder, manifest, whether it is the one that is used now."""
+    """All images of a store: folder, manifest ({} if broken), whether it is the one used now."""
     cache = cache or default_cache()
     found = []
     for path in sorted(cache.glob("*-*-*/manifest.json")):
         kind: Kind = "host" if path.parent.name.startswith("host-") else "guest"
-        found.append((path.parent, _manifest(path.parent), _current(kind, cache) == path.parent))
+        try:
+            manifest = _manifest(path.parent)
+        except (OSError, ValueError):
+            manifest = {}
+        found.append((path.parent, manifest, _current(kind, cache) == path.parent))
     return found
 
 

@@ -153,9 +153,11 @@ def _same(table: pd.DataFrame, known: Mapping[str, str]) -> pd.Series:
 def _control_words(run: Run) -> list[str]:
     said = []
     for row in statistics.control_cycles(run.frame).to_dict("records"):
-        verdict = "a CPU in software: no cost here is published as hardware's"
-        if not row["emulated"]:
-            verdict = "what a real CPU can do"
+        verdict = "more than a real CPU's: no cost here is published as hardware's"
+        if not row["emulated"] and run.emulated:
+            verdict = "which alone would not give the emulated CPU away; no cost here is hardware's"
+        elif not row["emulated"]:
+            verdict = "as a real CPU does"
         cost = f"{text.number(row['cycles'])} TSC cycles an instruction"
         said.append(
             f"On {where(row['hypervisor'], row['backend'])} the empty control loop takes {cost}, "

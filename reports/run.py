@@ -74,6 +74,7 @@ def to_html(run: Run, source: Path) -> str:
             title=_title(facts),
             when=session.when(facts.get("start", "")),
             warnings=_warnings(run),
+            emulated=run.emulated,
             keys=key_figures(run),
             sections=sections,
             method=session.METHOD,

@@ -79,16 +79,16 @@ def utilization(run: Run) -> Section:
     for key, table in run.utilization.groupby("host"):
         host = str(key)
         mine = run.frame[(run.frame["host"] == host) & run.frame["metric"].str.startswith("host.")]
-        ticks = mine.pivot_table(index="time", columns="metric", values="value").sort_index()
+        # values of one tick are stamped one after the other; the batch number joins them
+        mine = mine.assign(tick=mine.groupby(["run", "batch"])["time"].transform("min"))
+        ticks = mine.pivot_table(index="tick", columns="metric", values="value").sort_index()
         label = f"host {run.facts.get('host') or host} ({run.facts.get('backend', '')})"
         section.figures += _cpu_figure(ticks, label) + _memory_figure(ticks, label)
         rows = [
             [
                 words(NAMES.get(row["metric"], row["metric"])),
                 words(row["unit"]),
-                figure_cell(row["mean"]),
-                figure_cell(row["peak"]),
-                figure_cell(row["low"]),
+                *(_steady(row[name], row["unit"]) for name in ("mean", "peak", "low")),
                 whole(row["n"]),
             ]
             for row in table.to_dict("records")
@@ -97,6 +97,11 @@ def utilization(run: Run) -> Section:
         caption = f"Utilization during the run: {label}; CPU as a share of all CPUs"
         section.tables.append(Table(caption, head, rows))
     return section
+
+
+def _steady(value: float, unit: str) -> Cell:
+    """Shares with one decimal: more would be the noise of a tick."""
+    return Cell(f"{value:.1f}", float(value)) if unit == "%" else figure_cell(value)
 
 
 def _cpu_figure(ticks: pd.DataFrame, label: str) -> list[Figure]:

@@ -53,11 +53,7 @@ def percent(share: float) -> str:
     if not math.isfinite(share):
         return NONE
     value = share * 100
-    return (
-        f"{value:.0f} %".replace("-", "−")
-        if abs(value) >= 9.95
-        else f"{value:.1f} %".replace("-", "−")
-    )
+    return f"{value:,.{0 if abs(value) >= 9.95 else 1}f} %".replace("-", "−")
 
 
 def times(low: float, high: float, unit: str) -> str:
@@ -87,9 +83,19 @@ def memory(mebibytes: float) -> str:
     return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
 
 
+def blocks(size: int) -> str:
+    """A block size in bytes as fio writes it: 4096 -> "4k"."""
+    for unit, letter in ((2**20, "m"), (2**10, "k")):
+        if size and size % unit == 0:
+            return f"{size // unit}{letter}"
+    return str(size)
+
+
 def setting(parameters: dict[str, str | int | float]) -> str:
     """ "randread 4k, depth 32" for fio's, "memory 256, vcpus 1" for others."""
     rest = dict(parameters)
+    if isinstance(rest.get("bs"), int):
+        rest["bs"] = blocks(int(rest["bs"]))
     first = " ".join(str(rest.pop(key)) for key in ("rw", "bs") if key in rest)
     others = [f"{key} {value}" for key, value in sorted(rest.items())]
     return ", ".join(part for part in [first, *others] if part)

@@ -50,7 +50,8 @@ class LoopbackServer:
         self._config = folder / "sshd_config"
         self._config.write_text(
             f"HostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\nStrictModes no\n"
-            "UsePAM no\nPasswordAuthentication no\nPidFile none\n"
+            f"UsePAM no\nPasswordAuthentication no\nPidFile none\n"
+            f"SetEnv XDG_CACHE_HOME={folder}/cache\n"
         )
         self._made = None
         if os.getuid() == 0 and not Path("/run/sshd").exists():

@@ -110,7 +110,8 @@ class ChannelProcess:
 
     def stderr_tail(self) -> str:
         """See Process."""
-        self._drainer.join(0.2 if self._channel.closed or self._channel.eof_received else 0)
+        if self._channel.closed or self._channel.exit_status_ready():
+            self._drainer.join(1.0)  # its end is near, unless a stray process holds the pipe
         return bytes(self._tail).decode(errors="replace")
 
 

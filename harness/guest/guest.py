@@ -190,6 +190,7 @@ class Guest:
             yield expected
         except GuestEnded as error:
             if error.guest != self.name:
+                self.expected = self.ended.is_set()
                 raise
         except BaseException:
             self.expected = self.ended.is_set()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from harness.errors import CommandError, SSHError
-from harness.guest.credentials import SSHLost
+from harness.guest.credentials import SSHLost, SSHRefused
 from harness.guest.ssh import SSHSession
 from harness.hosts.base import Completed, Process
 
@@ -116,24 +116,22 @@ class GuestSSH:
         """Do it; a connection found lost before it started is made anew, once."""
         try:
             return action(self._ready())
-        except SSHLost as error:
-            if self._guest.ended.wait(GRACE):
-                raise self._guest.ended_error(f"it ended during {what}") from error
-            mended = self._mended()
-            if mended or not _not_started(error):
-                return self._fail(what, error, mended)
         except (SSHError, CommandError) as error:
             # Status -1 is what SSH says when the process was cut off rather than ended.
             cut = not isinstance(error, CommandError) or error.status < 0
             if cut and self._guest.ended.wait(GRACE):
                 raise self._guest.ended_error(f"it ended during {what}") from error
-            raise
+            if isinstance(error, CommandError) or self.alive or isinstance(error, SSHRefused):
+                raise
+            mended = self._mended()
+            if mended or not _not_started(error):
+                self._fail(what, error, mended)
         try:
             return action(self._ready())
         except SSHLost as error:
-            return self._fail(what, error, "; it had been connected again just before")
+            self._fail(what, error, "; it had been connected again just before")
 
-    def _fail(self, what: str, error: SSHLost, after: str) -> NoReturn:
+    def _fail(self, what: str, error: SSHError, after: str) -> NoReturn:
         if self._guest.ended.is_set():
             raise self._guest.ended_error(f"it ended during {what}") from error
         error.cause += after or "; connected again, but it was not started a second time"
@@ -149,6 +147,6 @@ class GuestSSH:
         return ""
 
 
-def _not_started(error: SSHLost) -> bool:
+def _not_started(error: SSHError) -> bool:
     """Whether the connection broke before the server took the command."""
     return " did not start " in error.cause or error.cause.endswith(" is closed")

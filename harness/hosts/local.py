@@ -189,7 +189,7 @@ class LocalProcess:
     def stderr_tail(self) -> str:
         """See Process."""
         if not self.running:
-            self._drainer.join(0.2)
+            self._drainer.join(1.0)  # its end is near, unless a stray process holds the pipe
         return bytes(self._tail).decode(errors="replace")
 
 

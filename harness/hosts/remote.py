@@ -102,7 +102,8 @@ class RemoteHost:
 
     def _cache_directory(self) -> str:
         if self._cache is None:
-            script = 'd="${XDG_CACHE_HOME:-$HOME/.cache}/harness/placed"; mkdir -p "$d"; echo "$d"'
+            base = '"${XDG_CACHE_HOME:-$HOME/.cache}"/pytest-hypervisor/placed'
+            script = f'd={base}; mkdir -p "$d"; echo "$d"'
             self._cache = self.run(["sh", "-c", script]).stdout.strip()
         return self._cache
 

@@ -2,8 +2,9 @@
 
 pytest-benchmark knows one unit, seconds, and one direction, less is better. So:
 
-- metrics measured in time become benchmarks, converted to seconds, one for each test, metric,
-  setting and backend, every sample a round (exit costs raw: the control loop is one of them);
+- metrics measured in time become benchmarks, converted to seconds, one for each test (less its
+  parameters), metric, setting and backend, every sample a round (exit costs raw: the control
+  loop is one of them);
 - metrics in other units (IOPS, cycles, exits an operation, percent) would be shown as seconds
   there, which is false. They are left out of "benchmarks" and summarised under the top-level key
   "other_metrics", which pytest-benchmark does not read.
@@ -55,7 +56,9 @@ def write(run: Path, out: Path) -> Path:
 
 def convert(facts: RunFacts, frame: pd.DataFrame) -> dict[str, Any]:
     """The JSON object: machine_info, commit_info, benchmarks, other_metrics."""
-    timed = frame[frame["unit"].isin(list(SECONDS))]
+    timed = frame[frame["unit"].isin(list(SECONDS))].copy()
+    # boots are often the parameter of a test: they are rounds of one benchmark, not many
+    timed["test"] = timed["test"].str.replace(r"\[.*\]$", "", regex=True)
     others = statistics.summarise(frame[~frame["unit"].isin(list(SECONDS))])
     return {
         "machine_info": _machine(facts),

@@ -33,7 +33,7 @@ KEYS = [*WHERE, "metric", "parameters", "unit", "better"]
 BOOT = ["run", "boot"]
 
 # What may differ between a case and its control in one boot: how much work a batch was.
-WORK = frozenset({"instructions", "operations", "batches", "iterations", "case"})
+WORK = frozenset({"instructions", "ops", "operations", "batches", "iterations", "case"})
 _EXIT = re.compile(r"^exit\.(?P<case>[^.]+)(?P<kind>\.cycles|\.exits_per_op)?$")
 
 Floats = NDArray[np.float64]

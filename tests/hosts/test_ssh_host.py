@@ -14,9 +14,8 @@ from tests.sshd import LoopbackServer, make_key
 
 
 @pytest.fixture(autouse=True)
-def no_agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,8 @@ from pathlib import Path
 import pytest
 
 # pytester forgets modules that its inner run imports; numpy and its like bear only one import.
-import harness.keep
-import harness.recorder
-import harness.results.benchmark_json
-import reports.run
-import reports.terminal  # noqa: F401
+for module in ("harness.keep", "harness.recorder", "reports.run", "reports.terminal"):
+    importlib.import_module(module)
 
 Run = Callable[..., pytest.RunResult]
 

@@ -29,6 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
+from paramiko.common import (
+    AUTH_FAILED,
+    AUTH_SUCCESSFUL,
+    OPEN_SUCCEEDED,
+)
 
 from harness.errors import HarnessError, HostError, ImageError, ProvisionError
 from harness.hosts.base import Host, Stream
@@ -210,13 +215,14 @@ class _Login(paramiko.ServerInterface):
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         known = username == "root" and key.get_base64() == self._client
-        return paramiko.AUTH_SUCCESSFUL if known else paramiko.AUTH_FAILED
+        return AUTH_SUCCESSFUL if known else AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED
+        return OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=self._execute, args=(channel, command), daemon=True).start()
+        # Not at once: paramiko answers the request only after we have returned.
+        threading.Timer(0.02, self._execute, (channel, command)).start()
         return True
 
     def _execute(self, channel: paramiko.Channel, command: bytes) -> None:

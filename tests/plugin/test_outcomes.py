@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -54,9 +53,10 @@ def test_auto_with_nothing_usable_skips_with_one_reason(
         hypervisor="",
     )
     result.assert_outcomes(passed=1, skipped=2)
-    reasons = [line for line in result.outlines if line.startswith("SKIPPED")]
-    assert len(reasons) == 1
-    assert "processes are not wanted here; mend: unset PROCESSES_REFUSE" in reasons[0]
+    reasons = [line.split(": ", 1)[1] for line in result.outlines if line.startswith("SKIPPED")]
+    assert set(reasons) == {
+        "no hypervisor is usable here: processes are not wanted here; mend: unset PROCESSES_REFUSE"
+    }
 
 
 def test_a_named_hypervisor_that_cannot_be_used_is_a_usage_error(
@@ -325,7 +325,7 @@ def test_ssh_lost_in_a_command_fails_it_without_a_second_start(run: Run) -> None
         """
     )
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*SSHError: *: no sshd*"])
+    result.stdout.fnmatch_lines(["*did not start *connecting again failed: *: no sshd*"])
 
 
 def test_a_guest_that_cannot_be_stopped_is_an_error_naming_it(run: Run) -> None:
@@ -372,7 +372,6 @@ def test_ctrl_c_ends_everything(run: Run, pytester: pytest.Pytester) -> None:
     pids = (pytester.path / "pids").read_text().split()
     assert len(pids) == 3
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-    assert not [name for name in os.listdir("/tmp") if name.startswith("harness-keep-")]
 
 
 def test_guests_of_a_group_boot_together_and_all_go(run: Run, pytester: pytest.Pytester) -> None:

@@ -49,7 +49,11 @@ class Synthetic:
         boot, batch = more.pop("boot", 0), more.pop("batch", 0)
         given: dict[str, Any] = {
             **{"metric": metric, "value": float(value), "unit": unit, "better": better},
-            **{"run": self.run, "suite": metric.split(".", maxsplit=1)[0], "test": self.test},
+            **{
+                "run": self.run,
+                "suite": metric.split(".", maxsplit=1)[0],
+                "test": f"{self.test}[{boot}]",
+            },
             **{"parameters": {}, "hypervisor": self.hypervisor, "backend": self.backend},
             **{"host": HOST, "image": "sha256:feed", "commit": "c0ffee"},
             **{"time": START + timedelta(seconds=10 * boot + 0.1 * batch)},
@@ -71,9 +75,8 @@ class Synthetic:
         for boot in range(self.boots):
             shift = float(self.random.lognormal(0, 0.03))
             for case, (cost, count) in CASES.items():
-                parameters = {"operations": 1000, "vcpus": 1}
-                if case == "control":
-                    parameters["instructions"] = INSTRUCTIONS
+                ops = 200_000 if case == "control" else 1000
+                parameters = {"ops": ops, "instructions": INSTRUCTIONS, "vcpus": 1}
                 for batch in range(self.batches):
                     noise = float(self.random.lognormal(0, 0.02))
                     ns = (CONTROL_NS + cost) * shift * noise
@@ -83,7 +86,7 @@ class Synthetic:
                     yield self.sample(f"exit.{case}.cycles", cycles, "cycles", "lower", **where)
                 where = {"boot": boot, "parameters": parameters}
                 found = count + (0.31 if case == "pio_kernel" else 0.0007)
-                yield self.sample(f"exit.{case}.exits_per_op", found, "exits", "", **where)
+                yield self.sample(f"exit.{case}.exits_per_op", found, "exits/op", "", **where)
 
     def io(self) -> Iterator[Sample]:
         for hypervisor, factor in (("native", 1.0), (self.hypervisor, 0.78)):
@@ -112,14 +115,13 @@ class Synthetic:
                 "steal": 1.2 * self.random.random() if x > 0.6 else 0.0,
             }
             parts["idle"] = 100 - sum(parts.values())
-            more: dict[str, Any] = {
-                **{"suite": "", "test": "", "batch": tick},
-                "time": START + timedelta(seconds=tick),
-            }
-            for name, value in parts.items():
-                yield self.sample(f"host.cpu.{name}", value, "%", "", **more)
-            yield self.sample("host.memory.used", 700 + 900 * x, "MiB", "", **more)
-            yield self.sample("host.memory.total", 2048, "MiB", "", **more)
+            values = {f"cpu.{name}": (value, "%") for name, value in parts.items()}
+            values |= {"memory.used": (700 + 900 * x, "MiB"), "memory.total": (2048, "MiB")}
+            for i, (name, (value, unit)) in enumerate(values.items()):
+                # each value is stamped when it arrives: no two of a tick at the same time
+                moment = START + timedelta(seconds=tick, microseconds=40 * i)
+                more: dict[str, Any] = {"suite": "", "test": "", "batch": tick, "time": moment}
+                yield self.sample(f"host.{name}", value, unit, "", **more)
 
     def everything(self) -> Iterator[Sample]:
         for part in (self.boot, self.exits, self.io, self.utilization):

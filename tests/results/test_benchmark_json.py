@@ -59,6 +59,9 @@ def test_times_become_seconds_and_nothing_else_does(tmp_path: Path) -> None:
     raw = frame[frame["metric"] == "exit.cpuid"]["value"]
     assert by_metric["exit.cpuid"]["stats"]["data"] == pytest.approx((raw * 1e-9).tolist())
     assert by_metric["exit.cpuid"]["extra_info"]["unit"] == "ns"
+    # each boot was a test of its own: rounds of one benchmark
+    assert by_metric["boot.ready"]["stats"]["rounds"] == 3
+    assert "test_made_up::boot.ready[kvm-emulated-" in by_metric["boot.ready"]["fullname"]
     assert by_metric["exit.cpuid"]["extra_info"]["boots"] == 3
     latency = frame[(frame["metric"] == "io.clat.p99")]["value"].max()
     seconds = [

@@ -1,0 +1,183 @@
+"""A guest's life, told by a machine that does what the test says. SSH is in tests/plugin."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import GuestEnded, HarnessError, ProvisionError, SSHError
+from harness.guest.factory import GuestFactory
+from harness.guest.guest import Guest, describe
+from harness.hosts.base import Stream
+from harness.hypervisors.base import End, Events, GuestSpec
+from images.store import GuestImage
+
+
+class Puppet:
+    """A Hypervisor and the one Machine that it makes."""
+
+    name = "puppet"
+    host: Any = None
+
+    def __init__(self) -> None:
+        self.events: Events
+        self.facts: Mapping[str, Any] = {"pid": 7}
+        self.refusal: HarnessError | None = None
+
+    def create(self, spec: GuestSpec, events: Events) -> Puppet:
+        self.events = events
+        if self.refusal:
+            events.on_console(1, "cannot open the disk")
+            raise self.refusal
+        events.on_mark("create", time.monotonic_ns())
+        events.on_mark("kernel", time.monotonic_ns())
+        return self
+
+    def capabilities(self) -> Mapping[str, int]:
+        return {}
+
+    def watch(self, callback: Callable[[int, Mapping[str, float]], None]) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+    def connect(self, port: int, timeout: float) -> Stream:
+        raise ConnectionRefusedError("nobody")
+
+    def statistics(self) -> dict[str, int]:
+        self.end("vmm-error", "control pipe closed")
+        raise HarnessError("the VMM does not answer")
+
+    def stop(self, timeout: float = 5.0) -> None:
+        self.end("stopped")
+
+    def end(self, reason: str, detail: str = "") -> None:
+        self.events.on_end(End(reason, detail, time.monotonic_ns()))
+
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            self.events.on_console(time.monotonic_ns(), line)
+
+
+def image(folder: Path) -> GuestImage:
+    return GuestImage(
+        kernel=folder,
+        bzimage=folder,
+        initramfs=folder,
+        disk=folder,
+        digest="d",
+        release="r",
+        client_key=folder,
+        host_key="ssh-ed25519 AAAA",
+        packages={},
+        folder=folder,
+    )
+
+
+@pytest.fixture
+def puppet() -> Puppet:
+    return Puppet()
+
+
+@pytest.fixture
+def guest(puppet: Puppet, tmp_path: Path) -> Guest:
+    spec = GuestSpec(name="g1", image=image(tmp_path), boot_timeout=0.3)
+    return Guest(puppet, spec)
+
+
+@pytest.mark.parametrize("reason", ["reset", "triple-fault", "power-off"])
+def test_a_reset_after_a_panic_is_a_panic(guest: Guest, puppet: Puppet, reason: str) -> None:
+    puppet.say("[  2.1] Kernel panic - not syncing: VFS: no root", "[  2.1] CPU: 0 PID: 1")
+    puppet.end(reason)
+    assert guest.end is not None
+    assert describe(guest.end) == "panic: Kernel panic - not syncing: VFS: no root"
+
+
+def test_a_killed_vmm_stays_a_killed_vmm(guest: Guest, puppet: Puppet) -> None:
+    puppet.say("Kernel panic - not syncing: earlier")
+    puppet.end("killed", "signal 9")
+    assert describe(guest.end) == "killed: signal 9"
+
+
+def test_waiting_ends_at_once_with_the_guest(puppet: Puppet, tmp_path: Path) -> None:
+    guest = Guest(puppet, GuestSpec(name="g1", image=image(tmp_path), boot_timeout=60))
+    puppet.say("harness: init 1")
+    threading.Timer(0.05, puppet.end, ["triple-fault"]).start()
+    started = time.monotonic()
+    with pytest.raises(GuestEnded) as caught:
+        guest.wait_ready()
+    assert time.monotonic() - started < 5
+    assert caught.value.stage == "sshd"
+    assert caught.value.console == ("harness: init 1",)
+
+
+@pytest.mark.parametrize(
+    ("lines", "stage"),
+    [([], "init"), (["harness: init 1"], "sshd"), (["harness: sshd 1"], "init")],
+)
+def test_a_late_guest_names_the_first_stage_it_missed(
+    guest: Guest, puppet: Puppet, lines: list[str], stage: str
+) -> None:
+    puppet.say(*lines)
+    with pytest.raises(ProvisionError) as caught:
+        guest.wait_ready()
+    assert caught.value.stage == stage
+
+
+def test_a_refusal_carries_the_guest_s_name_and_console(puppet: Puppet, tmp_path: Path) -> None:
+    puppet.refusal = ProvisionError("no disk", stage="create")
+    with pytest.raises(ProvisionError) as caught:
+        Guest(puppet, GuestSpec(name="g1", image=image(tmp_path)))
+    assert (caught.value.guest, caught.value.console) == ("g1", ("cannot open the disk",))
+
+
+def test_what_needs_a_living_guest_says_how_it_ended(guest: Guest, puppet: Puppet) -> None:
+    with pytest.raises(SSHError, match="no SSH connection yet"):
+        guest.ssh.run(["true"])
+    with pytest.raises(GuestEnded, match=r"vmm-error: control pipe closed .*statistics"):
+        guest.statistics()
+    with pytest.raises(GuestEnded, match="vmm-error"):
+        guest.ssh.run(["true"])
+    assert guest.ended_unexpectedly
+
+
+def test_stopping_is_no_unexpected_end(guest: Guest) -> None:
+    guest.stop()
+    guest.stop()
+    assert not guest.ended_unexpectedly
+    assert describe(guest.end) == "stopped"
+
+
+def test_an_end_of_another_guest_is_not_the_expected_one(guest: Guest) -> None:
+    with pytest.raises(GuestEnded, match="other"), guest.expect_end(timeout=0.01):
+        raise GuestEnded("other", guest="g2")
+    assert not guest.expected
+
+
+def test_a_failing_block_expects_no_longer(guest: Guest, puppet: Puppet) -> None:
+    with pytest.raises(ZeroDivisionError), guest.expect_end():
+        _ = 1 / 0
+    puppet.end("panic")
+    assert guest.ended_unexpectedly
+
+
+def test_names_differ_and_carry_prefix_and_label(puppet: Puppet, tmp_path: Path) -> None:
+    checked: list[str] = []
+    factory = GuestFactory(
+        hypervisor=puppet,
+        image=image(tmp_path),
+        vcpus=1,
+        memory=256,
+        boot_timeout=1.0,
+        prefix="ab12cd-gw3",
+        check=lambda used: checked.append(used.digest),
+    )
+    names = [factory.launch(label).name for label in ("test_it[a/b c]", "", "x" * 99)]
+    assert names == ["ab12cd-gw3-0-test-it-a-b-c", "ab12cd-gw3-1", "ab12cd-gw3-2-" + "x" * 24]
+    assert checked == ["d"] * 3

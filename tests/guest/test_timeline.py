@@ -1,0 +1,78 @@
+"""Marks of the boot stages, and a host with another clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.guest.console import Console
+from harness.guest.timeline import Timeline
+
+
+class Clock:
+    def __init__(self, now: int = 0) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def test_marks_count_from_create_and_the_first_one_stays() -> None:
+    timeline = Timeline(Clock())
+    timeline.mark("create", 1_000_000_000)
+    timeline.mark("kernel", 1_250_000_000)
+    timeline.mark("kernel", 9_000_000_000)
+    assert timeline.seconds("kernel") == 0.25
+    assert timeline.missing == "init"
+    assert timeline.lines()[1:3] == ["kernel     0.250 s", "init    not reached"]
+
+
+def test_console_lines_that_are_marks() -> None:
+    timeline = Timeline(Clock())
+    assert timeline.read(5, "[    1.2] harness: init 123456789") == "init"
+    assert timeline.read(7, "harness: sshd 200000000") == "sshd"
+    assert timeline.read(8, "harness: sshd") is None
+    assert timeline.read(9, "harness: ready 3") is None  # only SSH says that
+    assert timeline.marks == {"init": 5, "sshd": 7}
+    assert timeline.guest_clock == {"init": 123456789, "sshd": 200000000}
+
+
+def test_an_unknown_stage_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="'bios' is no stage"):
+        Timeline().mark("bios", 1)
+
+
+def test_a_stage_that_was_not_reached_has_no_time() -> None:
+    timeline = Timeline(Clock())
+    timeline.mark("create", 1)
+    with pytest.raises(KeyError):
+        timeline.seconds("ready")
+
+
+def test_here_is_told_by_the_host_s_clock_less_the_smallest_delay() -> None:
+    # The host's clock is 1 s behind ours; stamps take 40, 3 and 90 ms to arrive.
+    clock = Clock()
+    timeline = Timeline(clock)
+    assert timeline.here() == 0
+    for stamp_ms, delay_ms in ((100, 40), (200, 3), (300, 90)):
+        clock.now = (1_000 + stamp_ms + delay_ms) * 1_000_000
+        timeline.stamp(stamp_ms * 1_000_000)
+    clock.now = 1_500 * 1_000_000
+    assert timeline.here() == (500 - 3) * 1_000_000
+
+
+def test_a_console_that_is_not_wanted_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "guest.log"
+    console = Console(path, keep=2)
+    for number in range(3):
+        console.add(number * 500_000_000, f"line {number}")
+    assert console.tail(5) == ["line 1", "line 2"]
+    assert len(console) == 3
+    assert path.read_text().splitlines()[2] == "[  1.000000] line 2"
+    assert console.wait_for("line 2", 0) == "line 2"
+    with pytest.raises(TimeoutError, match="no console line with 'line 0'"):
+        console.wait_for("line 0", 0.01)
+    console.close(discard=True)
+    assert not path.exists()
+    console.add(0, "after the end")  # a late line of a reader thread is no error

@@ -1,0 +1,104 @@
+"""Kernels: bzImages unpacked, and clear errors for what is none."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import lz4.block
+import pytest
+
+from harness.errors import ImageError
+from images.kernel import vmlinux
+
+
+def elf(*, pvh: bool = True, machine: int = 62) -> bytes:
+    """A small ELF with one PT_LOAD and one PT_NOTE segment."""
+    kind = 18 if pvh else 1
+    note = struct.pack("<III", 4, 4, 99) + b"GNU\0" + bytes(4)
+    note += struct.pack("<III", 4, 8, kind) + b"Xen\0" + struct.pack("<Q", 0x1000000)
+    code = bytes(range(256)) * 64
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    offset = 64 + 2 * 56
+    notes = struct.pack("<IIQQQQQQ", 4, 4, offset, 0, 0, len(note), len(note), 4)
+    load = struct.pack("<IIQQQQQQ", 1, 5, offset + len(note), 0, 0, len(code), len(code), 4096)
+    return head + notes + load + note + code
+
+
+def lz4_legacy(data: bytes) -> bytes:
+    packed = b"\x02\x21\x4c\x18"
+    for start in range(0, len(data), 8 << 20):
+        block = lz4.block.compress(data[start : start + (8 << 20)], store_size=False)
+        packed += struct.pack("<I", len(block)) + block
+    return packed
+
+
+def bzimage(payload: bytes, unpacked_size: int) -> bytes:
+    payload += struct.pack("<I", unpacked_size)
+    setup = bytearray(3 * 512)
+    setup[0x1F1] = 2
+    setup[0x202:0x206] = b"HdrS"
+    struct.pack_into("<II", setup, 0x248, 100, len(payload))
+    return bytes(setup) + bytes(100) + payload + bytes(64)
+
+
+def write(folder: Path, data: bytes) -> Path:
+    path = folder / "kernel"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [lz4_legacy, gzip.compress, lzma.compress, bz2.compress],
+    ids=lambda pack: pack.__module__,
+)
+def test_bzimage_is_unpacked(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    data = elf()
+    assert vmlinux(write(tmp_path, bzimage(pack(data), len(data)))) == data
+
+
+def test_lz4_of_several_blocks(tmp_path: Path) -> None:
+    data = elf() + bytes(9 << 20)
+    assert vmlinux(write(tmp_path, bzimage(lz4_legacy(data), len(data)))) == data
+
+
+def test_vmlinux_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert vmlinux(write(tmp_path, elf())) == elf()
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"#!/bin/sh\necho no kernel\n", "is no Linux kernel"),
+        (b"", "is no Linux kernel"),
+        (bytes(4096), "is no Linux kernel"),
+        (elf()[:4000], "is truncated: a segment ends"),
+        (elf()[:80], "is truncated: its program headers"),
+        (elf()[:40], "is no 64-bit x86 ELF file"),
+        (elf(machine=183), "is no 64-bit x86 ELF file"),
+        (elf(pvh=False), "has no PVH entry"),
+        (bzimage(lz4_legacy(elf()), 1)[:1700], "is truncated: 1700 bytes"),
+        (bzimage(b"\x28\xb5\x2f\xfd" + bytes(50), 1), "zstd, which is not supported"),
+        (bzimage(b"????" + bytes(50), 1), "packed in an unknown way"),
+        (bzimage(gzip.compress(elf())[:40] + bytes(99), 1), "does not unpack"),
+        (bzimage(b"\x02\x21\x4c\x18" + b"\xff" * 50, 1), "does not unpack"),
+    ],
+)
+def test_no_kernel_is_refused_with_the_reason(tmp_path: Path, data: bytes, why: str) -> None:
+    path = write(tmp_path, data)
+    with pytest.raises(ImageError) as caught:
+        vmlinux(path)
+    assert why in caught.value.cause
+    assert str(path) in caught.value.cause
+    assert "CONFIG_PVH" in caught.value.mend
+
+
+def test_missing_file_is_an_image_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="No such file"):
+        vmlinux(tmp_path / "nothing")

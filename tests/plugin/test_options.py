@@ -1,0 +1,212 @@
+"""Options, their ini twins, markers, header, kept guests."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.options import OPTIONS
+from tests.plugin.conftest import Run
+
+USAGE = 4
+
+
+def test_every_option_is_in_one_group_and_has_its_ini_twin(run: Run) -> None:
+    result = run("", "--help")
+    text = result.stdout.str()
+    group = text.partition("hypervisors and guests (pytest-hypervisor):")[2].partition("\n\n")[0]
+    for option in OPTIONS:
+        assert f"{option.flag}=" in group
+        assert f"same as\n  {option.flag}" in text or f"same as {option.flag}" in " ".join(
+            text.split()
+        )
+
+
+def test_the_ini_file_sets_what_the_command_line_does_not(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makeini(
+        """
+        [pytest]
+        hypervisor = processes
+        guest_memory = 128
+        guest_vcpus = 2
+        guest_boot_timeout = 7.5
+        guest_artifacts = kept
+        """
+    )
+    result = run(
+        """
+        def test_it(guest):
+            spec = guest.spec
+            assert (spec.vcpus, spec.memory, spec.boot_timeout) == (2, 64, 7.5)
+        """,
+        "--guest-memory=64",
+        hypervisor="",
+    )
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["hypervisor: processes on host auto*2 vCPU, 64 MiB"])
+    (console,) = (pytester.path / "kept").iterdir()
+    assert "harness: sshd" in console.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--guest-memory=much"], "--guest-memory: 'much': invalid literal"),
+        (["--guest-vcpus=0"], "--guest-vcpus: '0': must be at least 1"),
+        (["--guest-boot-timeout=nan"], "must be a number of seconds above 0"),
+        (["--guest-keep=some"], "must be one of no, failed, always"),
+        (["--gate=maybe"], "must be one of off, report, fail"),
+        (["--gate=fail"], "--gate: comparing runs is not implemented yet"),
+        (["--baseline=x"], "--baseline: comparing runs is not implemented yet"),
+        (["--hypervisor=kvm"], "--hypervisor is given 2 times (processes, kvm)"),
+    ],
+)
+def test_values_that_cannot_be_are_usage_errors(run: Run, arguments: list[str], said: str) -> None:
+    result = run("def test_it(): pass", *arguments)
+    assert result.ret == USAGE
+    assert said in result.stderr.str()
+
+
+def test_a_value_from_the_ini_file_is_named_so(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nguest_keep = some\n")
+    result = run("def test_it(): pass")
+    assert result.ret == USAGE
+    assert "guest_keep in the ini file: 'some'" in result.stderr.str()
+
+
+def test_our_markers_are_known_and_no_other_plugin_s_clash(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.guest(vcpus=1, memory=32)
+        @pytest.mark.requires_kvm_cap("IRQCHIP")
+        @pytest.mark.exclusive_host
+        @pytest.mark.slow
+        @pytest.mark.emulated
+        @pytest.mark.benchmark(group="x")
+        def test_it(guest):
+            assert guest.spec.memory == 32
+        """,
+        "--strict-markers",
+    )
+    result.assert_outcomes(passed=1)
+    listed = run("", "--markers").stdout.str()
+    assert listed.count("@pytest.mark.benchmark") == 1
+    alone = run("", "--markers", "-p", "no:benchmark").stdout.str()
+    assert alone.count("@pytest.mark.benchmark") == 1
+
+
+def test_a_guest_marker_with_unknown_words_is_refused(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.guest(cpus=2)
+        def test_it(guest): pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*the marker guest takes vcpus=*, not cpus"])
+
+
+def test_another_plugin_s_fixture_of_our_name_starts_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCESSES_REFUSE", "1")
+    run(
+        """
+        import pytest
+
+        @pytest.fixture
+        def hypervisor(): return 7
+
+        def test_it(hypervisor): assert hypervisor == 7
+        """
+    ).assert_outcomes(passed=1)
+
+
+def test_keeping_needs_a_terminal_and_says_so(run: Run) -> None:
+    result = run("def test_it(guest): assert 0", "--guest-keep=failed")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["notes:", "  guest *-test-it was not kept: *waits at a terminal*"])
+
+
+def test_kept_guests_are_offered_with_an_ssh_line_that_works(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("ssh") is None:
+        pytest.skip("no ssh here: apt-get install openssh-client")
+    monkeypatch.setattr("harness.session.can_wait", lambda: True)
+    said: list[str] = []
+
+    def somebody(shown: list[str]) -> None:
+        for line in shown:
+            command = [*shlex.split(line), "echo", "inside"]
+            said.append(subprocess.check_output(command, text=True, timeout=20))
+
+    monkeypatch.setattr("harness.keep.wait_for_enter", somebody)
+    result = run(
+        """
+        def test_good(guest): pass
+        def test_bad(guest): assert 0
+        """,
+        "--guest-keep=failed",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert said == ["inside\n"]
+    result.stdout.fnmatch_lines(["harness: kept *-test-bad: ssh -i *", "kept until the end:"])
+
+
+def test_exclusive_tests_wait_for_the_others(run: Run, pytester: pytest.Pytester) -> None:
+    """Shared locks go together, the exclusive one alone: seen by trying from inside a test."""
+    result = run(
+        """
+        import fcntl, os, pathlib
+        import pytest
+
+        def free(kind):
+            (lock,) = pathlib.Path(os.environ["XDG_RUNTIME_DIR"]).glob("*/local.lock")
+            with lock.open() as held:
+                try:
+                    fcntl.flock(held, kind | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+                return True
+
+        def test_shared(guest):
+            assert free(fcntl.LOCK_SH) and not free(fcntl.LOCK_EX)
+
+        @pytest.mark.exclusive_host
+        def test_alone(guest):
+            assert not free(fcntl.LOCK_SH)
+
+        def test_unit():
+            assert free(fcntl.LOCK_EX)
+        """
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_consoles_of_failed_tests_are_kept_and_named(run: Run, pytester: pytest.Pytester) -> None:
+    result = run(
+        """
+        def test_good(guest): pass
+
+        def test_bad(guest):
+            guest.machine.tell("last words")
+            guest.console.wait_for("last words", 5)
+            assert 0
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    (console,) = Path(pytester.path, "results").glob("*/consoles/*")
+    assert console.name.endswith("-test-bad.log")
+    assert "last words" in console.read_text()
+    result.stdout.fnmatch_lines([f"*console lines (all of it: {console})*", "last words"])
