@@ -11,8 +11,8 @@ class HarnessError(Exception):
     Args:
         cause: one sentence: what is wrong.
         mend: one sentence: what the reader can do about it.
-        stage: where in the life cycle ("image", "host", "create", "kernel", "init", "sshd", "ready",
-            "run", "teardown").
+        stage: where in the life cycle ("image", "host", "create", "kernel", "init", "sshd",
+            "ready", "run", "teardown").
         guest: the guest's name, if one is concerned.
         console: the guest's last console lines.
     """

@@ -18,7 +18,7 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.results.schema import Parameter, RunFacts, Sample
-from harness.results.store import RunWriter
+from harness.results.store import RunWriter, recover
 from harness.session import Session
 
 UNITS = {"cpu": "%", "memory": "MiB"}
@@ -47,6 +47,8 @@ class Recorder:
         self._commit = commit(session.config.rootpath)
         self._ticks = 0
         self._trouble = ""
+        for path in recover(session.settings.results):  # of sessions that died
+            session.progress(f"samples of an interrupted run kept: {path}")
         self._writer = RunWriter(session.settings.results, self._facts(), run=session.run)
         self.outcomes: dict[str, int] = {}
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import gzip
 import hashlib
-import sys
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -89,21 +86,13 @@ def to_html(run: Run, source: Path) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: `report RUN [-o FILE]`. RUN: a run's Parquet file or a store. 0, or 2."""
-    parser = argparse.ArgumentParser(prog="report", description=main.__doc__)
-    parser.add_argument("run", type=Path, help="a run's Parquet file, or a store (newest run)")
-    parser.add_argument("-o", "--out", type=Path, help="the page (default: beside the run's file)")
-    options = parser.parse_args(argv)
-    try:
-        source: Path = options.run
-        if source.is_dir() and (found := runs(source)):
-            source = found[-1]
-        print(render(source, options.out or source.with_suffix(".html")))
-    except ResultError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+def page(run: Path, out: Path | None = None) -> Path:
+    """The page of a run's Parquet file, or of a store's newest run; by default beside it.
+
+    Raises ResultError."""
+    if run.is_dir() and (found := runs(run)):
+        run = found[-1]
+    return render(run, out or run.with_suffix(".html"))
 
 
 def _title(facts: RunFacts) -> str:
@@ -156,7 +145,3 @@ def _asset(name: str) -> str:
 def _digest(text: str) -> str:
     """For the page's content security policy: this style and this script, and nothing else."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,7 +21,7 @@ from harness.hypervisors.base import End, Events, GuestSpec, Hypervisor, Machine
 _FAILED = re.compile(r"harness: failed: (.*)")
 _PANIC = re.compile(r"Kernel panic - not syncing.*")
 # Ends that a panicking kernel itself causes (panic=-1 reboot=t): the console knows better.
-_AFTER_PANIC = ("reset", "triple-fault", "power-off")
+_AFTER_PANIC = ("panic", "reset", "triple-fault", "power-off")
 STOP_TIMEOUT = 5.0
 
 

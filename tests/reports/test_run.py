@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import ResultError
 from harness.results import RunWriter, load
-from reports.run import EMULATED, main, render
+from reports.run import EMULATED, render
 from reports.terminal import lines
 from tests.reports.page import Element, parse
 from tests.results.synthetic import Synthetic, facts, write_run
@@ -257,12 +257,14 @@ def test_page_that_cannot_be_written_keeps_the_old_one(tmp_path: Path) -> None:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from harness.__main__ import main
+
     run = write_run(tmp_path / "store", parts="boot")
-    assert main([str(tmp_path / "store")]) == 0
+    assert main(["report", str(tmp_path / "store")]) == 0
     assert capsys.readouterr().out.strip() == str(run.with_suffix(".html"))
-    assert main([str(run), "-o", str(tmp_path / "out.html")]) == 0
+    assert main(["report", str(run), "-o", str(tmp_path / "out.html")]) == 0
     assert (tmp_path / "out.html").stat().st_size > 5000
-    assert main([str(tmp_path / "absent")]) == 2
+    assert main(["report", str(tmp_path / "absent")]) == 1
     assert "no such run file" in capsys.readouterr().err
 
 
