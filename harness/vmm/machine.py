@@ -167,10 +167,10 @@ class Machine:
             vcpu.start(self._ends.put)
         threading.Thread(target=self._serve, name="control", daemon=True).start()
         reason, detail = _explain(self._wait())
+        self._drain()  # the panic's line may have come no further than the ring
+        self.console.flush_stale(0)
         if self.console.panic is not None and reason != "stopped":
             reason, detail = "panic", self.console.panic
-        self._drain()
-        self.console.flush_stale(0)
         self.channel.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
 
     def _wait(self) -> BaseException:
@@ -227,7 +227,7 @@ class Machine:
 
     def statistics(self) -> dict[str, int]:
         """KVM's counters summed over VM and vCPUs, our own, and CPU time (ns)."""
-        totals: dict[str, int] = {}
+        totals = {"user_exits": 0}
         for stats in self._stats:
             for counter, value in stats.read().items():
                 totals[counter] = totals.get(counter, 0) + value
@@ -235,7 +235,7 @@ class Machine:
             for reason, count in list(vcpu.exits.items()):
                 key = f"user_exits_{ioctls.EXIT_NAMES.get(reason, str(reason))}"
                 totals[key] = totals.get(key, 0) + count
-                totals["user_exits"] = totals.get("user_exits", 0) + count
+                totals["user_exits"] += count
         for device in self.devices:
             if isinstance(device, Block):
                 serial_number = device.serial.rstrip(b"\0").decode("ascii", "replace")

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.hosts.emulated import EmulatedHost
-from images.store import host_image
 from tests.sshd import LoopbackServer
 
 
@@ -20,11 +18,3 @@ def server(tmp_path: Path) -> Iterator[LoopbackServer]:
     running = LoopbackServer(folder)
     yield running
     running.close()
-
-
-@pytest.fixture(scope="session")
-def emulated_host() -> Iterator[EmulatedHost]:
-    """One emulated host for all tests that only use it."""
-    host = EmulatedHost(host_image())
-    yield host
-    host.close()

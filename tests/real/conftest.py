@@ -1,0 +1,160 @@
+"""Real guests on the session's one emulated host, for the tests and for pytest sessions in them."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.guest.factory import GuestFactory
+from harness.guest.guest import Guest
+from harness.hosts.base import Host
+from harness.hypervisors.kvm import KvmHypervisor
+from images import store
+from images.store import GuestImage
+
+# pytester forgets modules that its inner run imports; numpy and its like bear only one import.
+for module in ("harness.keep", "harness.recorder", "reports.run", "reports.terminal"):
+    importlib.import_module(module)
+
+CACHE_HOME = store.default_cache().parents[1]  # before pytester gives the tests another HOME
+MEMORY = 128  # MiB: several guests at once fit into the host
+_numbers = itertools.count()
+
+Inner = Callable[..., pytest.RunResult]
+
+# Which processes of a host have KVM open: pid, name of the program, what of KVM it is.
+HOLDERS = """
+import json, os
+found = []
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            if "kvm" in target:
+                found.append([int(pid), program, target])
+    except OSError:
+        continue
+print(json.dumps(found))
+"""
+
+
+class Lent:
+    """A host that an inner session takes for its own: closing it does nothing."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    def close(self) -> None:
+        """Its owner does that."""
+
+
+def factory(
+    hypervisor: KvmHypervisor, image: GuestImage, on_made: Callable[[Guest], None]
+) -> GuestFactory:
+    """A factory of small guests whose names nobody else uses."""
+    return GuestFactory(
+        hypervisor=hypervisor,
+        image=image,
+        vcpus=1,
+        memory=MEMORY,
+        boot_timeout=60.0,
+        prefix=f"real-{next(_numbers)}",
+        on_made=on_made,
+    )
+
+
+def kvm_holders(host: Host) -> set[tuple[int, str]]:
+    """Pid and program of every process on the host that has a virtual machine of KVM open."""
+    done = host.run(["python3", "-I", "-S", "-c", HOLDERS])
+    return {(pid, program) for pid, program, what in json.loads(done.stdout) if "kvm-vm" in what}
+
+
+def kvm_pids(host: Host) -> set[int]:
+    return {pid for pid, _ in kvm_holders(host)}
+
+
+@pytest.fixture(scope="session")
+def image() -> GuestImage:
+    """What guests boot."""
+    return store.guest_image(lambda text: None, CACHE_HOME / "pytest-hypervisor" / "images")
+
+
+@pytest.fixture(scope="session")
+def kvm(emulated_host: Host) -> Iterator[KvmHypervisor]:
+    """Our VMM on the emulated host."""
+    hypervisor = KvmHypervisor(emulated_host, lambda text: None)
+    yield hypervisor
+    hypervisor.close()
+
+
+@pytest.fixture
+def guests(kvm: KvmHypervisor, image: GuestImage) -> Iterator[GuestFactory]:
+    """Makes guests that live until the test's end."""
+    made: list[Guest] = []
+    yield factory(kvm, image, made.append)
+    for guest in made:
+        guest.stop()
+
+
+@pytest.fixture(scope="package")
+def standing(kvm: KvmHypervisor, image: GuestImage) -> Iterator[Guest]:
+    """One guest (2 vCPUs, 256 MiB) for all tests that leave it as it is."""
+    guest = factory(kvm, image, lambda made: None)("standing", vcpus=2, memory=256)
+    yield guest
+    guest.stop()
+
+
+@pytest.fixture
+def bare(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
+    """`bare(source, *arguments)`: a pytest session in this process, on hosts of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE_HOME))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(pytester.path / "run"))
+    monkeypatch.setenv("CI", "true")  # nobody is at a terminal here
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def go(source: str, *arguments: str) -> pytest.RunResult:
+        pytester.makepyfile(source)
+        # Hypothesis takes a second at the end of every inner run, rewriting is not possible
+        plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+        plain += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        return pytester.runpytest_inprocess(*plain, *arguments)
+
+    return go
+
+
+@pytest.fixture
+def inner(bare: Inner, emulated_host: Host, monkeypatch: pytest.MonkeyPatch) -> Inner:
+    """`inner(source, *arguments)`: --hypervisor=kvm on the emulated host, at no boot's cost."""
+    lent = Lent(emulated_host)
+    monkeypatch.setattr("harness.hosts.select.select_host", lambda name, progress: lent)
+
+    def go(source: str, *arguments: str) -> pytest.RunResult:
+        before = kvm_pids(emulated_host)
+        result = bare(source, "--hypervisor=kvm", f"--guest-memory={MEMORY}", *arguments)
+        assert kvm_pids(emulated_host) == before, "the session left a guest"
+        return result
+
+    return go
+
+
+@pytest.fixture
+def image_copy(image: GuestImage, tmp_path: Path) -> Path:
+    """A store with the same image in it, to be broken: the files are links, the folder is not."""
+    keys = tmp_path / "store" / "keys"
+    keys.parent.mkdir()
+    keys.symlink_to(image.client_key.parent)
+    folder = keys.parent / image.folder.name
+    folder.mkdir()
+    for path in image.folder.iterdir():
+        (folder / path.name).symlink_to(path)
+    return folder

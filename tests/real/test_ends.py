@@ -1,0 +1,155 @@
+"""How guests end, and that nothing of them stays on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from harness.errors import GuestEnded, HarnessError, HostError
+from harness.guest.factory import GuestFactory
+from harness.guest.guest import Guest
+from harness.hosts.base import Host
+from harness.hypervisors.kvm import KvmHypervisor
+from images.store import GuestImage
+from tests.real.conftest import factory, kvm_pids
+
+pytestmark = pytest.mark.emulated
+CGROUPS = "/sys/fs/cgroup/pytest-hypervisor"
+END_IT = {
+    "power-off": "hv-end power-off",
+    "reset": "hv-end reset",
+    "triple-fault": "hv-end triple-fault",
+    "panic": "hv-end panic",
+}
+
+
+@pytest.fixture(scope="module")
+def doomed(kvm: KvmHypervisor, image: GuestImage) -> Iterator[dict[str, Guest]]:
+    """A guest for every way to end; they boot at the same time."""
+    make = factory(kvm, image, lambda made: None)
+    guests = {reason: make.launch(reason) for reason in END_IT}
+    for guest in guests.values():
+        guest.wait_ready()
+    yield guests
+    for guest in guests.values():
+        guest.stop()
+
+
+@pytest.mark.parametrize("reason", END_IT)
+def test_an_end_has_its_reason(doomed: dict[str, Guest], emulated_host: Host, reason: str) -> None:
+    guest = doomed[reason]
+    with guest.expect_end(reason, timeout=10.0) as gone:
+        guest.ssh.run(f"{END_IT[reason]}; sleep 20")
+    assert gone.end.reason == reason
+    assert gone.end.time_ns > guest.timeline.marks["ready"]
+    assert (gone.end.detail == "sysrq triggered crash") == (reason == "panic")
+    with pytest.raises(GuestEnded, match=reason):
+        guest.ssh.run(["true"])
+    guest.stop()
+    assert guest.facts["pid"] not in kvm_pids(emulated_host)
+    assert not exists(emulated_host, guest.facts["cgroup"])
+
+
+def test_an_orderly_power_off_by_init(guests: GuestFactory) -> None:
+    guest = guests("orderly")
+    with guest.expect_end("power-off", timeout=10.0):
+        guest.ssh.run("poweroff; sleep 20")
+
+
+def exists(host: Host, path: str) -> bool:
+    return host.run(["test", "-e", path], check=False).status == 0
+
+
+# The ways a supervisor comes to its end, while its guests run.
+
+
+def closed_pipe(own: KvmHypervisor) -> None:
+    own.supervisor._process.close_stdin()
+
+
+def sigterm(own: KvmHypervisor) -> None:
+    own.host.run(["kill", "-s", "TERM", str(own.supervisor.pid)])
+
+
+def sigint(own: KvmHypervisor) -> None:
+    own.host.run(["kill", "-s", "INT", str(own.supervisor.pid)])
+
+
+@pytest.mark.parametrize("way", [closed_pipe, sigterm, sigint])
+def test_the_supervisors_end_is_that_of_its_guests(
+    emulated_host: Host, image: GuestImage, way: Callable[[KvmHypervisor], None]
+) -> None:
+    own = KvmHypervisor(emulated_host, lambda text: None)
+    guest = factory(own, image, lambda made: None).launch()
+    pid, cgroup = int(guest.facts["pid"]), str(guest.facts["cgroup"])
+    assert pid in kvm_pids(emulated_host)
+    assert cgroup.startswith(f"{CGROUPS}/{own.supervisor.pid}-")
+    way(own)
+    assert guest.ended.wait(10.0)
+    assert guest.end is not None
+    assert guest.end.reason == "lost"
+    own.close()
+    assert pid not in kvm_pids(emulated_host)
+    assert not exists(emulated_host, f"/proc/{own.supervisor.pid}")
+    assert not exists(emulated_host, cgroup.rpartition("/")[0])
+
+
+def test_a_killed_supervisor_takes_its_guests_along(emulated_host: Host, image: GuestImage) -> None:
+    own = KvmHypervisor(emulated_host, lambda text: None)
+    guest = factory(own, image, lambda made: None)("lost")
+    pid, cgroup = int(guest.facts["pid"]), str(guest.facts["cgroup"])
+    with ThreadPoolExecutor() as pool:
+        command = pool.submit(guest.ssh.run, ["sleep", "20"])
+        emulated_host.run(["kill", "-s", "KILL", str(own.supervisor.pid)])
+        with pytest.raises(GuestEnded, match="lost: the VMM's supervisor is gone") as caught:
+            command.result(10.0)
+    assert caught.value.guest == guest.name
+    assert caught.value.console
+    assert pid not in kvm_pids(emulated_host)
+    with pytest.raises(HarnessError, match="supervisor is gone|is gone"):
+        factory(own, image, lambda made: None)()
+    guest.stop()
+    own.close()
+    # nobody was left to remove the cgroup: the next supervisor does
+    assert exists(emulated_host, cgroup)
+    following = KvmHypervisor(emulated_host, lambda text: None)
+    assert not exists(emulated_host, cgroup.rpartition("/")[0])
+    following.close()
+
+
+def test_a_vmm_that_hangs_can_be_ended(guests: GuestFactory, emulated_host: Host) -> None:
+    guest = guests.launch()
+    emulated_host.run(["kill", "-s", "STOP", str(guest.facts["pid"])])
+    guest.machine.stop(0.5)
+    assert guest.ended.wait(1.0)
+    assert guest.facts["pid"] not in kvm_pids(emulated_host)
+
+
+def test_no_rights_on_kvm(emulated_host: Host, image: GuestImage) -> None:
+    class Nobody:
+        """The host, as a user that may not use KVM sees it."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(emulated_host, name)
+
+        def spawn(self, argv: list[str]) -> object:
+            drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+            return emulated_host.spawn([*drop, *argv])
+
+        def place(self, path: object) -> str:
+            placed = emulated_host.place(path)  # type: ignore[arg-type]
+            if placed.startswith("/root/"):  # the cache of the user that logged in
+                emulated_host.run(["cp", placed, "/tmp/vmm.pyz"])
+                emulated_host.run(["chmod", "644", "/tmp/vmm.pyz"])
+                return "/tmp/vmm.pyz"
+            return placed
+
+    own = KvmHypervisor(Nobody(), lambda text: None)  # type: ignore[arg-type]
+    with pytest.raises(HarnessError, match="no rights on /dev/kvm") as caught:
+        factory(own, image, lambda made: None)()
+    assert "group kvm" in caught.value.mend
+    assert caught.value.stage == "create"
+    own.close()
+    assert HostError  # kept for the reader

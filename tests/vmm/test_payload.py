@@ -1,0 +1,298 @@
+"""The whole VMM on this machine's /dev/kvm, with guests of a few instructions.
+
+Even a software KVM that cannot boot Linux runs these, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from harness.errors import HarnessError, ProvisionError
+from harness.hosts.local import LocalHost
+from harness.hypervisors.base import End, Events
+from harness.hypervisors.supervised import SupervisedMachine, Supervisor
+from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, elf, kernel
+
+TIMEOUT = 20.0
+
+
+class Guest(SimpleNamespace):
+    """A machine with what it said."""
+
+    machine: SupervisedMachine
+    lines: list[str]
+    ends: list[End]
+
+    def end(self) -> End:
+        """Its end, waited for."""
+        deadline = time.monotonic() + TIMEOUT
+        while not self.ends and time.monotonic() < deadline:
+            time.sleep(0.005)
+        (end,) = self.ends
+        return end
+
+    def wait_line(self, line: str) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while line not in self.lines and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert line in self.lines, (self.lines, self.ends)
+
+
+Run = Callable[..., Guest]
+
+
+@pytest.fixture
+def supervisor(kvm_device: str) -> Iterator[Supervisor]:
+    host = LocalHost("tests")
+    running = Supervisor(host)
+    yield running
+    running.close()
+    host.close()
+
+
+@pytest.fixture
+def run(supervisor: Supervisor, tmp_path: Path) -> Run:
+    """Start a guest that runs assembly."""
+
+    def start(source: str, name: str = "guest", **arguments: Any) -> Guest:
+        folder = tmp_path / name
+        folder.mkdir()
+        guest = Guest(lines=[], ends=[])
+        events = Events(
+            lambda at, text: guest.lines.append(text), lambda stage, at: None, guest.ends.append
+        )
+        wanted = {"kernel": kernel(source, folder), "memory": 64, "vsock": False, **arguments}
+        guest.machine = supervisor.start("create", name, wanted, events, TIMEOUT)
+        return guest
+
+    return start
+
+
+def test_console_and_power_off(run: Run) -> None:
+    guest = run(HELLO + POWER_OFF + FOR_EVER)
+    assert guest.end().reason == "power-off"
+    assert guest.lines == ["hi"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("mov $0xcf9, %dx ; mov $6, %al ; out %al, %dx", "reset"),
+        ("mov $0xfe, %al ; out %al, $0x64", "reset"),
+        ("lidt 1f ; ud2\n1: .word 0 ; .long 0", "triple-fault"),
+    ],
+)
+def test_ends_have_their_names(run: Run, source: str, reason: str) -> None:
+    assert run(source + "\n" + FOR_EVER).end().reason == reason
+
+
+def test_stop_ends_a_halted_guest(run: Run) -> None:
+    guest = run(HELLO + FOR_EVER)
+    guest.wait_line("hi")
+    guest.machine.stop()
+    assert guest.end().reason == "stopped"
+    assert not psutil.pid_exists(guest.machine.facts["pid"])
+    guest.machine.stop()  # a second time is harmless
+
+
+def test_kill_is_told_and_the_neighbour_goes_on(run: Run) -> None:
+    guest, neighbour = run(HELLO + FOR_EVER, "a"), run(HELLO + FOR_EVER, "b")
+    guest.wait_line("hi")
+    neighbour.wait_line("hi")
+    os.kill(guest.machine.facts["pid"], signal.SIGKILL)
+    end = guest.end()
+    assert (end.reason, "SIGKILL" in end.detail) == ("killed", True)
+    assert not neighbour.ends
+    assert neighbour.machine.statistics()["cpu_ns"] > 0
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends; one that only waits for its parent to notice has."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_guests_end_with_their_supervisor(
+    run: Run, supervisor: Supervisor, number: signal.Signals
+) -> None:
+    guest = run(HELLO + FOR_EVER)
+    guest.wait_line("hi")
+    os.kill(supervisor.pid, number)
+    assert guest.end().reason == "lost"
+    assert gone(guest.machine.facts["pid"])
+    assert gone(supervisor.pid)
+
+
+def test_closing_the_control_pipe_ends_all(run: Run, supervisor: Supervisor) -> None:
+    guest = run(HELLO + FOR_EVER)
+    guest.wait_line("hi")
+    supervisor.close()
+    assert gone(guest.machine.facts["pid"])
+    assert gone(supervisor.pid)
+
+
+def test_ports_and_memory_that_nobody_answers(run: Run) -> None:
+    """Reads are all ones at every width; each failed comparison would print nothing."""
+    source = """
+        mov $0xd00, %dx
+        in %dx, %al ; cmp $0xff, %al ; jne 9f
+        in %dx, %ax ; cmp $0xffff, %ax ; jne 9f
+        in %dx, %eax ; cmp $0xffffffff, %eax ; jne 9f
+        movl $1, 0xd0000000
+        mov 0xd0000000, %eax ; cmp $0xffffffff, %eax ; jne 9f
+    """
+    guest = run(source + HELLO + POWER_OFF + FOR_EVER)
+    assert guest.end().reason == "power-off"
+    assert guest.lines == ["hi"]
+
+
+def test_exits_are_counted(run: Run) -> None:
+    source = "mov $500, %ecx ; mov $0xd00, %dx\n1: in %dx, %al ; dec %ecx ; jnz 1b\n"
+    guest = run(source + HELLO + FOR_EVER)
+    guest.wait_line("hi")
+    statistics = guest.machine.statistics()
+    assert 500 <= statistics["user_exits_io"] <= 510
+    assert statistics["user_exits"] >= statistics["user_exits_io"]
+
+
+def test_second_vcpu_waits_for_its_start(run: Run) -> None:
+    guest = run(HELLO + POWER_OFF + FOR_EVER, vcpus=2)
+    assert guest.end().reason == "power-off"
+
+
+def test_console_flood_is_cut_into_lines(run: Run) -> None:
+    source = """
+        mov $0x3f8, %dx ; mov $'x', %al ; mov $100000, %ecx
+    1:  out %al, %dx ; dec %ecx ; jnz 1b
+    """
+    guest = run(source + POWER_OFF + FOR_EVER)
+    assert guest.end().reason == "power-off"
+    assert max(map(len, guest.lines)) <= 4096
+    assert sum(map(len, guest.lines)) == 100_000
+
+
+PCI_WRITE = """
+    .macro pci register value
+    mov $0xcf8, %dx ; mov $(0x80000800 | \\register), %eax ; out %eax, %dx
+    mov $0xcfc, %dx ; mov $\\value, %eax ; out %eax, %dx
+    .endm
+    pci 0x04 0x3            /* decode the block device in slot 1; its BAR is the first */
+    movb $1, 0xc0000014 ; movb $3, 0xc0000014
+    movl $1, 0xc0000008 ; movl $1, 0xc000000c     /* accept VERSION_1 */
+    movb $11, 0xc0000014
+    movl $QUEUE, 0xc0000020 ; movl $AVAILABLE, 0xc0000028 ; movl $USED, 0xc0000030
+    movw $1, 0xc000001c
+    movb $15, 0xc0000014
+    movl $0xfffff000, QUEUE ; movl $0xff, QUEUE + 4
+    movw $1, AVAILABLE + 2
+    mov $0x1000, %dx ; xor %eax, %eax ; out %ax, %dx
+"""
+
+
+@pytest.mark.parametrize(
+    ("queue", "what"), [("0x200000", "outside guest memory"), ("0x7ffffff0", "outside")]
+)
+def test_malformed_ring_ends_that_guest(run: Run, tmp_path: Path, queue: str, what: str) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(4096))
+    source = PCI_WRITE.replace("QUEUE", queue).replace("AVAILABLE", "0x201000")
+    source = source.replace("USED", "0x202000")
+    disks = [{"path": str(disk), "serial": "d"}]
+    neighbour = run(HELLO + FOR_EVER, "neighbour")
+    end = run(source + FOR_EVER, disks=disks).end()
+    assert end.reason == "guest-fault"
+    assert what in end.detail
+    assert not neighbour.ends
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause", "mend"),
+    [
+        ({"memory": 1}, "does not fit", "--guest-memory"),
+        ({"memory": "much"}, "memory", "64 MiB"),
+        ({"vcpus": 100_000}, "vCPUs", "fewer"),
+        ({"kernel": "/etc/passwd"}, "not a 64-bit ELF", "vmlinux"),
+        ({"kernel": "/absent"}, "No such file", "path"),
+        ({"initramfs": "/dev/null"}, "initramfs", ""),
+        ({"cmdline": "x" * 5000}, "command line", "shorten"),
+        ({"disks": [{"path": "/absent", "serial": "s"}]}, "No such file", "path"),
+        ({"unknown": 1}, "unknown", ""),
+    ],
+)
+def test_refusals_name_cause_and_mend(
+    run: Run, supervisor: Supervisor, arguments: dict[str, Any], cause: str, mend: str
+) -> None:
+    with pytest.raises(ProvisionError) as refused:
+        run(FOR_EVER, **arguments)
+    assert refused.value.stage == "create"
+    assert cause in refused.value.cause
+    assert mend in refused.value.mend
+    assert run(HELLO + POWER_OFF + FOR_EVER, "next").end().reason == "power-off"
+
+
+@pytest.mark.parametrize("size", [0, 100, 513])
+def test_truncated_disk_is_refused(run: Run, tmp_path: Path, size: int) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(size))
+    with pytest.raises(ProvisionError, match=r"truncated|sectors"):
+        run(FOR_EVER, disks=[{"path": str(disk), "serial": "s"}])
+
+
+@pytest.mark.parametrize("keep", [30, 100, 200])
+def test_truncated_kernel_is_refused(run: Run, tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(elf(b"\xf4" * 4096)[:keep])
+    with pytest.raises(ProvisionError, match=r"truncated|not a 64-bit"):
+        run(FOR_EVER, kernel=str(path))
+
+
+def test_kernel_without_pvh_entry_is_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "noteless"
+    path.write_bytes(elf(b"\xf4", note=False))
+    with pytest.raises(ProvisionError, match="PVH"):
+        run(FOR_EVER, kernel=str(path))
+
+
+def test_unknown_operations_are_answered(run: Run, supervisor: Supervisor) -> None:
+    guest = run(HELLO + FOR_EVER)
+    with pytest.raises(HarnessError, match="unknown operation"):
+        supervisor.request("dance", "guest")
+    with pytest.raises(HarnessError, match="no guest"):
+        supervisor.request("stats", "absent")
+    supervisor._process.write(b"no json\n[]\n{}\n")
+    assert guest.machine.statistics()["cpu_ns"] > 0
+
+
+def test_capabilities_are_the_kernels(supervisor: Supervisor) -> None:
+    there = supervisor.request("capabilities")
+    assert there["KVM_CAP_USER_MEMORY"] == 1
+    assert there["KVM_CAP_IRQFD"] == 1
+
+
+def test_cycles_leave_nothing(run: Run, supervisor: Supervisor) -> None:
+    process = psutil.Process(supervisor.pid)
+    run(HELLO + POWER_OFF + FOR_EVER, "warm").end()
+    before = (process.num_fds(), process.num_threads())
+    for number in range(30):
+        guest = run(HELLO + POWER_OFF + FOR_EVER, f"g{number}")
+        assert guest.end().reason == "power-off"
+        guest.machine.stop()
+    assert (process.num_fds(), process.num_threads()) == before
+    assert process.children() == []
