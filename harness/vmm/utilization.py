@@ -35,6 +35,8 @@ class Utilization:
             "guest": spent["guest"] + spent["gnice"],
             "idle": spent["idle"],
         }
+        # user and guest ticks are not read at one moment: their difference may be a tick below 0
+        parts = {name: max(0, ticks) for name, ticks in parts.items()}
         total = sum(parts.values()) or 1
         sample = {f"cpu.{name}": 100.0 * ticks / total for name, ticks in parts.items()}
         memory = _memory()

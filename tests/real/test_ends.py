@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness.errors import GuestEnded, HarnessError, HostError
+from harness.errors import GuestEnded, HarnessError
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
@@ -44,7 +44,7 @@ def test_an_end_has_its_reason(doomed: dict[str, Guest], emulated_host: Host, re
         guest.ssh.run(f"{END_IT[reason]}; sleep 20")
     assert gone.end.reason == reason
     assert gone.end.time_ns > guest.timeline.marks["ready"]
-    assert (gone.end.detail == "sysrq triggered crash") == (reason == "panic")
+    assert ("sysrq triggered crash" in gone.end.detail) == (reason == "panic")
     with pytest.raises(GuestEnded, match=reason):
         guest.ssh.run(["true"])
     guest.stop()
@@ -125,31 +125,3 @@ def test_a_vmm_that_hangs_can_be_ended(guests: GuestFactory, emulated_host: Host
     guest.machine.stop(0.5)
     assert guest.ended.wait(1.0)
     assert guest.facts["pid"] not in kvm_pids(emulated_host)
-
-
-def test_no_rights_on_kvm(emulated_host: Host, image: GuestImage) -> None:
-    class Nobody:
-        """The host, as a user that may not use KVM sees it."""
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(emulated_host, name)
-
-        def spawn(self, argv: list[str]) -> object:
-            drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-            return emulated_host.spawn([*drop, *argv])
-
-        def place(self, path: object) -> str:
-            placed = emulated_host.place(path)  # type: ignore[arg-type]
-            if placed.startswith("/root/"):  # the cache of the user that logged in
-                emulated_host.run(["cp", placed, "/tmp/vmm.pyz"])
-                emulated_host.run(["chmod", "644", "/tmp/vmm.pyz"])
-                return "/tmp/vmm.pyz"
-            return placed
-
-    own = KvmHypervisor(Nobody(), lambda text: None)  # type: ignore[arg-type]
-    with pytest.raises(HarnessError, match="no rights on /dev/kvm") as caught:
-        factory(own, image, lambda made: None)()
-    assert "group kvm" in caught.value.mend
-    assert caught.value.stage == "create"
-    own.close()
-    assert HostError  # kept for the reader

@@ -1,0 +1,216 @@
+"""What people give by mistake: each a clear error that names cause and mend, and nothing left."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import HarnessError, ProvisionError, SSHError
+from harness.guest.factory import GuestFactory
+from harness.guest.guest import Guest
+from harness.hosts.base import Host
+from harness.hypervisors.base import Disk
+from harness.hypervisors.kvm import KvmHypervisor
+from images.keys import Keys, ensure
+from images.store import GuestImage
+from tests.real.conftest import Inner, Lent, factory, kvm_pids
+
+pytestmark = pytest.mark.emulated
+ONE_TEST = "def test_it(guest): pass"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(emulated_host: Host, standing: Guest) -> Any:
+    """Every test here ends with the guests that it began with."""
+    before = kvm_pids(emulated_host)
+    yield
+    assert kvm_pids(emulated_host) == before
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def test_too_little_memory_names_what_is_enough(inner: Inner, guests: GuestFactory) -> None:
+    result = inner(ONE_TEST, "--guest-memory=32")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ProvisionError: *stage create, guest *does not fit into 32 MiB of memory",
+            "*mend: give the guest at least * MiB (--guest-memory)",
+        ]
+    )
+    # what it says is enough gets past this; the last such word is true
+    memory, told = 0, 32
+    while memory != told:
+        memory = told
+        try:
+            guest = guests(memory=memory)
+        except ProvisionError as error:
+            found = re.search(r"at least (\d+) MiB", error.mend)
+            assert found, error
+            told = int(found[1])
+            assert told > memory
+    guest.ssh.run(["true"])
+    guest.stop()
+
+
+# -- kernel ----------------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_is_none(inner: Inner) -> None:
+    result = inner(ONE_TEST, "--guest-kernel=/etc/passwd")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ImageError: *stage image* kernel /etc/passwd is no Linux kernel: neither ELF *",
+            "*mend: give a bzImage or vmlinux of Linux *",
+        ]
+    )
+
+
+def test_a_truncated_kernel_at_the_vmm(
+    guests: GuestFactory, image: GuestImage, tmp_path: Path
+) -> None:
+    whole = image.kernel.read_bytes()
+    (tmp_path / "vmlinux").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ProvisionError, match=r"kernel /dev/\w+ is truncated") as caught:
+        guests(image=dataclasses.replace(image, kernel=tmp_path / "vmlinux"))
+    assert caught.value.mend
+    assert caught.value.stage == "create"
+
+
+# -- disks -----------------------------------------------------------------------------------------
+
+
+def cut(image: GuestImage, path: Path, size: int) -> Path:
+    """The root disk's first `size` bytes (from the end when negative), in `path`."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(image.disk.read_bytes()[:size])
+    return path
+
+
+@pytest.mark.parametrize("size", [-513, 70 << 20], ids=["odd", "half"])
+def test_a_truncated_root_disk_in_an_image(
+    inner: Inner, image: GuestImage, image_copy: Path, size: int
+) -> None:
+    cut(image, image_copy / "disk", size)
+    result = inner(ONE_TEST, f"--guest-image={image_copy}")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ImageError: *stage image*the image is broken: */disk does not have its checksum*"]
+    )
+    result.stdout.fnmatch_lines(["*mend: *"])
+
+
+@pytest.mark.parametrize("size", [-513, 70 << 20], ids=["odd", "half"])
+def test_a_truncated_root_disk_at_the_vmm(
+    guests: GuestFactory, image: GuestImage, tmp_path: Path, size: int
+) -> None:
+    disk = cut(image, tmp_path / "disk", size)
+    with pytest.raises(ProvisionError, match="its init failed: mount of the root disk") as caught:
+        guests(image=dataclasses.replace(image, disk=disk))
+    assert caught.value.stage == "sshd"
+    assert any("harness: failed" in line for line in caught.value.console)
+
+
+def test_a_truncated_extra_disk(
+    guests: GuestFactory, emulated_host: Host, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1000))
+    disk = Disk(emulated_host.place(tmp_path / "disk"), "extra")
+    with pytest.raises(ProvisionError, match="1000 bytes is not a whole number of") as caught:
+        guests(disks=[disk])
+    assert "truncated" in caught.value.mend
+    with pytest.raises(ProvisionError, match="disk /none: No such file"):
+        guests(disks=[Disk("/none", "extra")])
+
+
+def test_a_disk_that_is_cut_below_a_running_guest(
+    guests: GuestFactory, emulated_host: Host
+) -> None:
+    path = f"{emulated_host.scratch()}/cut"
+    emulated_host.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", "count=4", "status=none"])
+    guest = guests(disks=[Disk(path, "extra")])
+    read = ["dd", "if=/dev/disk/by-serial/extra", "of=/dev/null", "iflag=direct", "bs=64k"]
+    guest.ssh.run(read)
+    emulated_host.run(["truncate", "-s", "100k", path])
+    failed = guest.ssh.run(read, check=False)
+    assert failed.status == 1
+    assert "Input/output error" in failed.stderr
+    guest.ssh.run(["true"])
+    guest.stop()
+
+
+def test_an_image_deleted_during_the_run(
+    inner: Inner, image_copy: Path, pytester: pytest.Pytester
+) -> None:
+    disk = image_copy / "disk"
+    result = inner(
+        f"""
+        import pathlib
+
+        def test_first(guest, ssh):
+            pathlib.Path({str(disk)!r}).unlink()
+            ssh.run(["true"])
+
+        def test_second(guest): pass
+        """,
+        f"--guest-image={image_copy}",
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"*ImageError: *stage image*the image in use was damaged: {disk}: No such file *",
+            "*mend: *",
+        ]
+    )
+
+
+# -- SSH -------------------------------------------------------------------------------------------
+
+
+def test_ssh_refused(guests: GuestFactory, image: GuestImage, tmp_path: Path) -> None:
+    other: Keys = ensure(tmp_path / "keys")
+    wrong_key = dataclasses.replace(image, client_key=other.client)
+    wrong_host = dataclasses.replace(image, host_key=other.host_public)
+    pair = [guests.launch(image=one) for one in (wrong_key, wrong_host)]
+    for guest, cause, mend in zip(
+        pair,
+        ("does not accept the client key for user 'root'", "has another host key than the known"),
+        ("put the public key into authorized_keys", "find out who answers there"),
+        strict=True,
+    ):
+        with pytest.raises(SSHError, match=cause) as caught:
+            guest.wait_ready()
+        assert caught.value.mend.startswith(mend)
+        assert (caught.value.stage, caught.value.guest) == ("ready", guest.name)
+        assert any("harness: sshd" in line for line in caught.value.console)
+        guest.stop()
+
+
+# -- rights ----------------------------------------------------------------------------------------
+
+
+class Unprivileged(Lent):
+    """The host for a user that may not use KVM."""
+
+    def spawn(self, argv: Sequence[str]) -> object:
+        *python, archive = argv
+        # the archive is in the cache of the user that logged in
+        drop = "exec setpriv --reuid 65534 --regid 65534 --clear-groups"
+        script = f"cat {archive} >/tmp/vmm.pyz; {drop} {' '.join(python)} /tmp/vmm.pyz"
+        return self._host.spawn(["sh", "-c", script])
+
+
+def test_no_rights_on_kvm(emulated_host: Host, image: GuestImage) -> None:
+    own = KvmHypervisor(Unprivileged(emulated_host), lambda text: None)  # type: ignore[arg-type]
+    with pytest.raises(HarnessError, match="no rights on /dev/kvm") as caught:
+        factory(own, image, lambda made: None)()
+    assert "group kvm" in caught.value.mend
+    assert caught.value.stage == "create"
+    own.close()
