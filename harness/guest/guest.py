@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from harness.errors import GuestEnded, HarnessError, ProvisionError, SSHError
 from harness.guest.console import Console
-from harness.guest.credentials import SSHRefused
+from harness.guest.credentials import SSHLate, SSHRefused
 from harness.guest.link import GuestSSH
 from harness.guest.timeline import Timeline
 from harness.hypervisors.base import End, Events, GuestSpec, Hypervisor, Machine
@@ -111,7 +111,7 @@ class Guest:
         """Wait until SSH is authenticated, at most spec.boot_timeout seconds since create.
 
         Raises ProvisionError naming the stage that was not reached, or what its init could not
-        do; GuestEnded at once when the guest ends meanwhile.
+        do; GuestEnded at once when the guest ends meanwhile; SSHError when a key is not accepted.
         """
         deadline = self._born + self.spec.boot_timeout
         with self._changed:
@@ -131,9 +131,14 @@ class Guest:
                 self._check_boot(grace=0.05)
                 if time.monotonic() >= deadline:
                     raise self._late(error) from error
-            except SSHError as error:
+            except SSHLate as error:
                 self._check_boot(grace=0.5)
                 raise self._late(error) from error
+            except SSHError as error:
+                # A wrong key stays wrong: no more time would help, and the mend is its own.
+                self._check_boot(grace=0.5)
+                error.stage, error.console = "ready", tuple(self.console.tail())
+                raise
         self.timeline.mark("ready", self.timeline.here())
         return self
 

@@ -14,6 +14,7 @@ import pytest
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
+from harness.hypervisors.base import Hypervisor
 from harness.hypervisors.kvm import KvmHypervisor
 from images import store
 from images.store import GuestImage
@@ -59,7 +60,7 @@ class Lent:
 
 
 def factory(
-    hypervisor: KvmHypervisor, image: GuestImage, on_made: Callable[[Guest], None]
+    hypervisor: Hypervisor, image: GuestImage, on_made: Callable[[Guest], None]
 ) -> GuestFactory:
     """A factory of small guests whose names nobody else uses."""
     return GuestFactory(

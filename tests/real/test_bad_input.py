@@ -45,16 +45,16 @@ def test_too_little_memory_names_what_is_enough(inner: Inner, guests: GuestFacto
         ]
     )
     # what it says is enough gets past this; the last such word is true
-    memory, told = 0, 32
-    while memory != told:
-        memory = told
+    memory, guest = 32, None
+    while guest is None:
+        told = 0
         try:
             guest = guests(memory=memory)
         except ProvisionError as error:
             found = re.search(r"at least (\d+) MiB", error.mend)
-            assert found, error
-            told = int(found[1])
-            assert told > memory
+            told = int(found[1]) if found else 0
+        assert guest or told > memory
+        memory = told
     guest.ssh.run(["true"])
     guest.stop()
 
@@ -118,9 +118,7 @@ def test_a_truncated_root_disk_at_the_vmm(
     assert any("harness: failed" in line for line in caught.value.console)
 
 
-def test_a_truncated_extra_disk(
-    guests: GuestFactory, emulated_host: Host, tmp_path: Path
-) -> None:
+def test_a_truncated_extra_disk(guests: GuestFactory, emulated_host: Host, tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(bytes(1000))
     disk = Disk(emulated_host.place(tmp_path / "disk"), "extra")
     with pytest.raises(ProvisionError, match="1000 bytes is not a whole number of") as caught:

@@ -78,7 +78,7 @@ def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
         import pytest
 
         # a line for each of the kernel's some thousand steps: that takes more than the time given
-        @pytest.mark.guest(cmdline="ignore_loglevel initcall_debug", boot_timeout=3)
+        @pytest.mark.guest(cmdline="ignore_loglevel initcall_debug", boot_timeout=6)
         def test_late(guest): pass
 
         @pytest.mark.guest(cmdline="rdinit=/none")
@@ -89,7 +89,7 @@ def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
     said = result.stdout
     said.fnmatch_lines(
         [
-            "*ProvisionError: *stage init, guest *it did not reach 'init' within 3 s",
+            "*ProvisionError: *stage init, guest *it did not reach 'init' within 6 s",
             "*mend: *--guest-boot-timeout",
             "*last console lines:*",
             "*  | *initcall*",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import struct
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.vmm.devices.virtio.queue import MAX_SIZE, Queue, Ring
+from harness.vmm.devices.virtio.queue import MAX_SIZE, Chain, Queue, Ring
 from harness.vmm.errors import GuestFault
 from harness.vmm.memory import Memory
 
@@ -187,3 +190,32 @@ def test_any_bytes_are_served_or_end_the_guest(
             assert count < SIZE
     except GuestFault:
         pass
+
+
+class SharedMemory:
+    """Memory that another process sees, as a vCPU on another CPU does."""
+
+    def __init__(self) -> None:
+        self._bytes = memoryview(mmap.mmap(-1, 1 << 16))
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        return self._bytes[gpa : gpa + length]
+
+
+def test_a_guest_that_looks_meanwhile_never_sees_a_torn_index() -> None:
+    memory = SharedMemory()
+    queue = Queue(cast(Memory, memory), RING, event_index=True)
+    device = os.fork()
+    if device == 0:
+        for _ in range(100_000):
+            queue.push(Chain(0, [], []), 0)
+        os._exit(0)
+    index = memory.view(USED + 2, 2).cast("H")
+    seen, backwards = 0, 0
+    while os.waitpid(device, os.WNOHANG)[0] == 0:
+        for _ in range(1000):
+            now = index[0]
+            backwards += (now - seen) & 0xFFFF >= 0x8000
+            seen = now
+    assert backwards == 0
+    assert index[0] == 100_000 & 0xFFFF

@@ -25,6 +25,8 @@ class CoalescedRing:
         """run: a vCPU's mapping; page: KVM_CAP_COALESCED_MMIO, its page offset there."""
         self._run = run
         self._at = page * mmap.PAGESIZE
+        # one store: pack_into() zeroes first, and the kernel looks meanwhile
+        self._words = memoryview(run).cast("I")
         self._pio = pio
 
     def drain(self) -> None:
@@ -39,5 +41,5 @@ class CoalescedRing:
             self._pio.write(address, length, int.from_bytes(data[:length], "little"))
             first = (first + 1) % _ENTRIES
             # give the place back before the next write, so that the kernel never finds it full
-            struct.pack_into("<I", self._run, self._at, first)
+            self._words[self._at // 4] = first
             last = _HEADER.unpack_from(self._run, self._at)[1]

@@ -7,6 +7,7 @@ correct driver writes raises GuestFault, which ends that guest.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,7 +18,6 @@ MAX_SIZE = 256
 
 _DESCRIPTOR = struct.Struct("<QIHH")  # address, length, flags, next
 _USED_ELEMENT = struct.Struct("<II")  # id, length
-_U16 = struct.Struct("<H")
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4
 _NO_INTERRUPT = 1
 
@@ -53,7 +53,11 @@ class Ring(NamedTuple):
 
 
 class Queue:
-    """A running queue: `pop` requests, `push` their completion."""
+    """A running queue: `pop` requests, `push` their completion.
+
+    Indices and flags, which the guest reads and writes meanwhile, go through views of 16-bit words:
+    one load or store each. struct's pack_into() zeroes the place before it writes.
+    """
 
     def __init__(self, memory: Memory, ring: Ring, event_index: bool) -> None:
         ring.check(memory)
@@ -62,8 +66,10 @@ class Queue:
         self._size = ring.size
         self._event_index = event_index
         self._descriptors = memory.view(ring.descriptors, table)
-        self._available = memory.view(ring.available, available)
+        self._available = memory.view(ring.available, available).cast("H")
         self._used = memory.view(ring.used, used)
+        self._used_words = self._used.cast("H")
+        self._fence = threading.Lock()
         self._next_available = 0
         self._next_used = 0
         self._signalled = 0
@@ -71,7 +77,7 @@ class Queue:
     def pop(self) -> Iterator[Chain]:
         """Every request there is; leaves notifications armed when it ends."""
         while True:
-            (index,) = _U16.unpack_from(self._available, 2)
+            index = self._available[1]
             waiting = (index - self._next_available) & 0xFFFF
             if waiting > self._size:
                 raise GuestFault(f"available index {index} is {waiting} ahead of {self._size}")
@@ -80,14 +86,21 @@ class Queue:
                     return
                 continue
             slot = self._next_available & (self._size - 1)
-            (head,) = _U16.unpack_from(self._available, 4 + 2 * slot)
+            head = self._available[2 + slot]
             self._next_available = (self._next_available + 1) & 0xFFFF
             yield self._chain(head)
 
     def _rearm(self, seen: int) -> bool:
         """Ask to be kicked for the next request; True if one slipped in meanwhile."""
-        _U16.pack_into(self._used, 4 + 8 * self._size, seen)
-        return bool(_U16.unpack_from(self._available, 2)[0] != seen)
+        self._used_words[2 + 4 * self._size] = seen
+        self._barrier()
+        return self._available[1] != seen
+
+    def _barrier(self) -> None:
+        """A store is seen before the next load is done: x86 alone does not promise that, taking a
+        lock does. Without it both sides could miss each other's news, and wait for ever."""
+        with self._fence:
+            pass
 
     def _chain(self, head: int) -> Chain:
         chain = Chain(head, [], [])
@@ -120,10 +133,11 @@ class Queue:
         old = self._next_used
         self._next_used = (old + 1) & 0xFFFF
         # x86 keeps stores in order, so the element is there before the index says so
-        _U16.pack_into(self._used, 2, self._next_used)
+        self._used_words[1] = self._next_used
+        self._barrier()
         if not self._event_index:
-            return not _U16.unpack_from(self._available, 0)[0] & _NO_INTERRUPT
-        (event,) = _U16.unpack_from(self._available, 4 + 2 * self._size)
+            return not self._available[0] & _NO_INTERRUPT
+        event = self._available[2 + self._size]
         new, since = self._next_used, self._signalled
         wanted: bool = (new - event - 1) & 0xFFFF < (new - since) & 0xFFFF
         if wanted:

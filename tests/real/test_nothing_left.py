@@ -1,0 +1,143 @@
+"""Whole sessions as processes of their own, with their own emulated host: what stays after them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.results.store import load
+from images.store import GuestImage
+from tests.real.conftest import CACHE_HOME, MEMORY
+
+pytestmark = pytest.mark.emulated
+MARK = "HARNESS_TEST_MARK"
+INTERRUPTED = 2
+PATIENCE = 60.0  # seconds
+SOURCE = """
+import pathlib, os
+
+def test_measures(guest, ssh, record_sample):
+    record_sample("exit.cpuid", 1.0, "ns", "lower")
+    pathlib.Path("running").touch()
+    ssh.run(["sleep", os.environ["SECONDS_MORE"]], timeout=60)
+
+def test_next(shared_guest): pass
+"""
+
+
+class Session:
+    """A pytest session in a process group of its own, whose environment carries a mark."""
+
+    def __init__(self, folder: Path, image: GuestImage, seconds: int) -> None:
+        self.folder = folder
+        self.temporary = folder / "tmp"
+        self.runtime = folder / "run"
+        self.temporary.mkdir()
+        (folder / "test_it.py").write_text(SOURCE)
+        self.mark = secrets.token_hex(8)
+        more = {
+            MARK: self.mark,
+            "TMPDIR": str(self.temporary),
+            "XDG_CACHE_HOME": str(CACHE_HOME),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "SECONDS_MORE": str(seconds),
+            "CI": "true",
+        }
+        # a kernel that is named is unpacked into a temporary directory
+        named = ["--host=emulated", f"--guest-kernel={image.bzimage}", f"--guest-memory={MEMORY}"]
+        self.output = folder / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", "--hypervisor=kvm", *named],
+                cwd=folder,
+                env={**os.environ, **more},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def wait_running(self) -> None:
+        """Until its first test has its guest."""
+        for _ in range(int(PATIENCE / 0.05)):
+            if (self.folder / "running").exists():
+                return
+            assert self.process.poll() is None, self.output.read_text()
+            time.sleep(0.05)
+        pytest.fail(f"no guest within {PATIENCE:g} s: {self.output.read_text()}")
+
+    def processes(self) -> dict[int, str]:
+        """Those of it that run, and their names."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "comm").read_text().strip()
+            except OSError:
+                continue
+        return found
+
+    def lines(self) -> list[str]:
+        return self.output.read_text().splitlines()
+
+    def assert_nothing_stays(self) -> None:
+        for _ in range(100):  # what the kernel ends by our death signal takes its time
+            if not self.processes():
+                break
+            time.sleep(0.05)
+        assert self.processes() == {}
+        assert list(self.temporary.iterdir()) == []
+        locks = list(self.runtime.rglob("*.lock"))
+        assert locks
+        for path in locks:
+            with path.open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def started(folder: Path, image: GuestImage, seconds: int) -> Session:
+    session = Session(folder, image, seconds)
+    session.wait_running()
+    names = session.processes()
+    assert names.pop(session.process.pid)
+    assert "qemu-system-x86" in names.values(), "the search finds what there is"
+    return session
+
+
+def last_lines(session: Session) -> dict[str, Path]:
+    pairs = [line.partition(": ") for line in session.lines()[-2:]]
+    return {name: Path(path) for name, _, path in pairs}
+
+
+def test_finished(tmp_path: Path, image: GuestImage) -> None:
+    session = started(tmp_path, image, seconds=0)
+    assert session.process.wait(PATIENCE) == 0, session.output.read_text()
+    session.assert_nothing_stays()
+    assert set(last_lines(session)) == {"report", "samples"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_interrupted(tmp_path: Path, image: GuestImage, number: signal.Signals) -> None:
+    session = started(tmp_path, image, seconds=60)
+    session.process.send_signal(number)
+    assert session.process.wait(PATIENCE) == INTERRUPTED, session.output.read_text()
+    session.assert_nothing_stays()
+    left = last_lines(session)
+    assert left["report"].read_text().startswith("<!DOCTYPE html>")
+    facts, frame = load(left["samples"])
+    assert list(frame[frame.test != ""].metric) == ["exit.cpuid"]
+    assert facts["exit_status"] == INTERRUPTED
+
+
+def test_killed(tmp_path: Path, image: GuestImage) -> None:
+    session = started(tmp_path, image, seconds=60)
+    session.process.kill()
+    session.process.wait(PATIENCE)
+    session.assert_nothing_stays()

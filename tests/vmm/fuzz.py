@@ -1,0 +1,134 @@
+"""Inputs without end for whatever in the VMM reads what a guest or a client wrote.
+
+    python -m tests.vmm.fuzz --inputs 1000000
+
+An input is a few bytes, from which a target takes its decisions. It may return or raise one of
+`ALLOWED`; anything else, a hang, or a touch outside of guest memory is a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from harness.vmm.errors import ConfigError, GuestFault, MachineEnd
+
+ALLOWED = (GuestFault, ConfigError, MachineEnd)
+HANG = 10.0  # seconds: far more than any input takes, also on a busy machine
+
+
+class Hang(BaseException):
+    """Not an Exception, so that nothing on the way takes it for its own."""
+
+
+class Source:
+    """Decisions out of bytes; when these have run out, every decision is 0."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def raw(self, count: int) -> bytes:
+        piece = self._data[self._at : self._at + count]
+        self._at += count
+        return piece.ljust(count, b"\0")
+
+    def bits(self, count: int) -> int:
+        return int.from_bytes(self.raw((count + 7) // 8), "little") & ((1 << count) - 1)
+
+    def below(self, limit: int) -> int:
+        return self.bits(8 if limit <= 256 else 32) % limit
+
+    def chance(self) -> bool:
+        return bool(self.bits(1))
+
+    def pick[T](self, choices: list[T] | tuple[T, ...]) -> T:
+        return choices[self.below(len(choices))]
+
+    def number(self, count: int) -> int:
+        """Of `count` bits: small, near a power of two, or anything."""
+        kind = self.below(4)
+        if kind == 0:
+            return self.below(20)
+        if kind == 1:
+            return self.bits(count)
+        edge = 1 << self.below(count + 1)
+        return (edge + self.below(5) - 2) & ((1 << count) - 1)
+
+
+Target = Callable[[Source], None]
+
+
+def _on_alarm(number: int, frame: FrameType | None) -> None:
+    raise Hang(f"still at it after {HANG:g} s")
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Raise Hang in what takes too long. For the main thread."""
+    before = signal.signal(signal.SIGALRM, _on_alarm)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def one(target: Target, data: bytes) -> None:
+    """Run one input; returns if the outcome is allowed. Call it within `watched`."""
+    signal.setitimer(signal.ITIMER_REAL, HANG)
+    with contextlib.suppress(*ALLOWED):
+        target(Source(data))
+
+
+def no_guard(address: int, size: int) -> None:
+    """Make host memory beside a guest's trap: a touch ends the process (SIGSEGV)."""
+    page = 4096
+    start = (address + page - 1) & ~(page - 1)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t((size // page) * page), 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+
+
+def main() -> int:
+    from tests.vmm.targets import TARGETS
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--inputs", type=int, default=100_000, metavar="N", help="over all targets")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", choices=sorted(TARGETS), help="only this one")
+    parser.add_argument("--input", type=bytes.fromhex, help="only this input, as hexadecimal bytes")
+    options = parser.parse_args()
+    names = [options.target] if options.target else sorted(TARGETS)
+    chooser = random.Random(options.seed)
+    spent = dict.fromkeys(names, 0.0)
+    with watched():
+        for count in range(1 if options.input is not None else options.inputs):
+            name = names[count % len(names)]
+            data = options.input
+            if data is None:
+                data = chooser.randbytes(int(2 ** chooser.uniform(0, 9)))
+            began = time.perf_counter()
+            try:
+                one(TARGETS[name], data)
+            except BaseException:
+                print(f"failed: --target {name} --input {data.hex()}", file=sys.stderr)
+                raise
+            spent[name] += time.perf_counter() - began
+    for name, seconds in spent.items():
+        print(f"{name:12} {seconds:8.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
