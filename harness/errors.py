@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class HarnessError(Exception):
@@ -45,6 +46,14 @@ class HarnessError(Exception):
         if self.console:
             text += "\nlast console lines:\n" + "\n".join(f"  | {line}" for line in self.console)
         return text
+
+
+def hide_frames(info: Any) -> bool:
+    """For a module's __tracebackhide__: its frames do not help who reads one of these errors.
+
+    info: pytest's ExceptionInfo. `pytest --full-trace` shows them all the same.
+    """
+    return isinstance(info.value, HarnessError)
 
 
 class HostError(HarnessError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, hide_frames
 from harness.session import Session, session_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor
     from harness.results.schema import Parameter
+
+__tracebackhide__ = hide_frames
 
 
 class RecordSample(Protocol):

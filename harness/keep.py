@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness.errors import HarnessError
 from harness.guest.guest import Guest
 from harness.hosts.base import Stream
 from harness.progress import Progress
@@ -83,7 +84,7 @@ def _accept(listener: socket.socket, guest: Guest) -> None:
             return
         try:
             stream = guest.machine.connect(22, 10.0)
-        except OSError:
+        except (OSError, HarnessError):
             client.close()
             continue
         for source, sink in ((client, stream), (stream, client)):

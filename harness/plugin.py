@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness import fixtures, options, registry, reporting
-from harness.errors import HarnessError
+from harness.errors import HarnessError, hide_frames
 from harness.exclusive import HostLock
 from harness.session import KEY, Session, session_of
 
 if TYPE_CHECKING:
     from harness.guest.guest import Guest
 
+__tracebackhide__ = hide_frames
 MARKERS = (
     "guest(vcpus=, memory=): what the test's guest is made of (memory in MiB)",
     "requires_kvm_cap(name, ...): skip where KVM lacks one of these capabilities "

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import shutil
+import signal
+import threading
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import registry
+from harness import registry, scratch
 from harness.errors import HarnessError, HostError, ImageError
 from harness.options import settings
 from harness.progress import Progress
@@ -66,7 +68,8 @@ class Session:
         self.leaks: list[str] = []
         self.outputs: list[dict[str, Any]] = []
         self.remote_usage: list[str] = []
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Path | None = None
+        self._sigterm: Any = None
         self._started = False
         self._closed = False
 
@@ -104,8 +107,8 @@ class Session:
     @cached_property
     def scratch(self) -> Path:
         """Temporary files of this session; gone at its end."""
-        self._scratch = tempfile.TemporaryDirectory(prefix="harness-")
-        return Path(self._scratch.name)
+        self._scratch = scratch.make()
+        return self._scratch
 
     @property
     def artifacts(self) -> Path:
@@ -118,12 +121,20 @@ class Session:
         if self._started or self.forbidden:
             return
         self._started = True
+        self._end_on_sigterm()
         try:
             self._start()
         except ImageError as error:
             self.broken = error
         except HarnessError as error:
             self.unusable = error
+
+    def _end_on_sigterm(self) -> None:
+        """SIGTERM ends a session as Ctrl-C does: in order, with the samples so far kept."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            self._sigterm = signal.signal(signal.SIGTERM, _interrupt)
 
     def _start(self) -> None:
         names = registry.AUTO if self.settings.hypervisor == "auto" else (self.settings.hypervisor,)
@@ -312,7 +323,9 @@ class Session:
             if self.host is not None:
                 attempt(f"host {self.host.name}", self.host.close)
             if self._scratch is not None:
-                attempt("temporary files", self._scratch.cleanup)
+                attempt("temporary files", partial(shutil.rmtree, self._scratch))
+        if self._sigterm is not None:
+            signal.signal(signal.SIGTERM, self._sigterm)
         if len(errors) == 1:
             raise errors[0]
         if errors:
@@ -364,3 +377,7 @@ def can_wait() -> bool:
 
 def session_of(config: pytest.Config) -> Session:
     return config.stash[KEY]
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

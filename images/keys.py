@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import struct
 import tempfile
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .cpio import Cpio
+
+FILES = ("client", "client.pub", "host", "host.pub")
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,28 @@ class Keys:
 
 
 def ensure(folder: Path) -> Keys:
-    """The keys in `folder`; made there if it does not exist. Two makers at once are harmless."""
-    if not folder.is_dir():
+    """The keys in `folder`; made there if any is missing. Two makers at once are harmless."""
+    if not all((folder / name).is_file() for name in FILES):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".keys-", dir=folder.parent))
-        for name in ("client", "host"):
-            _make(scratch / name)
         try:
-            scratch.rename(folder)
-        except OSError:  # another process was quicker: its keys count
-            for path in scratch.iterdir():
-                path.unlink()
-            scratch.rmdir()
+            for name in ("client", "host"):
+                _make(scratch / name)
+            if folder.is_dir():  # a file of it is missing: the pair is of no use any more
+                folder.rename(scratch / "broken")
+            with contextlib.suppress(OSError):  # another process was quicker: its keys count
+                _install(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return Keys(folder)
+
+
+def _install(scratch: Path, folder: Path) -> None:
+    ready = scratch / "keys"
+    ready.mkdir(0o700)
+    for name in FILES:
+        (scratch / name).rename(ready / name)
+    ready.rename(folder)
 
 
 def _make(path: Path) -> None:

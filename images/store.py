@@ -142,14 +142,23 @@ def clean(cache: Path | None = None, *, everything: bool = False) -> list[Path]:
         for kind in FILES:  # no build is running now
             locks.enter_context(held(cache / f"{kind}.lock", lambda _: None))
         gone = [folder for folder, _, current in images(cache) if everything or not current]
-        gone += [*cache.glob("debs"), *cache.glob(f"{_BUILDING}*")]
+        gone += [*cache.glob("debs"), *cache.glob(f"{_BUILDING}*"), *cache.glob(".keys-*")]
         for path in gone:
             shutil.rmtree(path, ignore_errors=True)
     return gone
 
 
 def _ensure(kind: Kind, progress: Progress, cache: Path) -> dict[str, Any]:
-    keys = store_keys.ensure(cache / "keys")
+    try:
+        keys = store_keys.ensure(cache / "keys")
+    except OSError as error:
+        if _is_full(error):
+            raise _full(cache, 1) from error
+        raise ImageError(
+            f"the SSH keys in {cache / 'keys'} cannot be made: {error.strerror}",
+            mend="make the cache writable, or set XDG_CACHE_HOME to another place",
+            stage="image",
+        ) from error
     folder = _usable(kind, cache, lambda _: None)
     if folder is None:
         with held(cache / f"{kind}.lock", progress):
@@ -173,7 +182,15 @@ def _ensure(kind: Kind, progress: Progress, cache: Path) -> dict[str, Any]:
 def _current(kind: Kind, cache: Path) -> Path | None:
     """The newest image made by the present recipe and builder."""
     folders = list(cache.glob(f"{kind}-{recipes.key(kind)[:12]}-*"))
-    return max(folders, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return max(folders, key=_age, default=None)
+
+
+def _age(folder: Path) -> int:
+    """When it was made, ns; 0 if another process takes it away at this moment."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _usable(kind: Kind, cache: Path, progress: Progress) -> Path | None:

@@ -204,12 +204,13 @@ def when(iso: str) -> str:
 METHOD = (
     ("n and boots", "n counts samples; boots counts how many fresh starts of the guest they come "
      "from. Values of one boot depend on one another, so only boots count as repetition. Fewer "
-     "than five boots are flagged."),
+     "than six are flagged: an interval over them cannot cover 95 %."),
     ("Median and 95 % interval", "The median of the boots' medians. The interval is a bootstrap "
      "over boots, never over repetitions inside one boot: boots are drawn again with replacement, "
      "4,000 times, with a fixed seed. With few boots it can do little more than span them; with "
      "one boot there is none."),
-    ("Min, p99, spread", "Over all samples. With fewer than 100 samples p99 lies near the largest. "
+    ("Min, p99, spread", "Over all samples; of exits a sample is the mean of a batch, so p99 is of "
+     "batches, not of single operations. With fewer than 100 samples p99 lies near the largest. "
      "Spread (CV) is the standard deviation over the mean."),
     ("Boot", "Seconds from the call that creates the machine until its first instruction (kernel), "
      "its first process (init), its SSH server listening (sshd) and the first answer over SSH "

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, hide_frames
 from harness.guest.guest import Guest
 from harness.hypervisors.base import Disk, GuestSpec, Hypervisor
 
 if TYPE_CHECKING:
     from images.store import GuestImage
+
+__tracebackhide__ = hide_frames
 
 
 @dataclass

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from harness.errors import GuestEnded, HarnessError, ProvisionError, SSHError
+from harness.errors import GuestEnded, HarnessError, ProvisionError, SSHError, hide_frames
 from harness.guest.console import Console
 from harness.guest.credentials import SSHLate, SSHRefused
 from harness.guest.link import GuestSSH
 from harness.guest.timeline import Timeline
 from harness.hypervisors.base import End, Events, GuestSpec, Hypervisor, Machine
 
+__tracebackhide__ = hide_frames
 _FAILED = re.compile(r"harness: failed: (.*)")
 _PANIC = re.compile(r"Kernel panic - not syncing.*")
 # Ends that a panicking kernel itself causes (panic=-1 reboot=t): the console knows better.

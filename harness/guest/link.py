@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from harness.errors import CommandError, SSHError
+from harness.errors import CommandError, SSHError, hide_frames
 from harness.guest.credentials import SSHLost, SSHRefused
 from harness.guest.ssh import SSHSession
 from harness.hosts.base import Completed, Process
@@ -15,6 +15,7 @@ from harness.hosts.base import Completed, Process
 if TYPE_CHECKING:
     from harness.guest.guest import Guest
 
+__tracebackhide__ = hide_frames
 T = TypeVar("T")
 
 RECONNECT = 15.0  # seconds for the one reconnect

@@ -65,9 +65,13 @@ class Timeline:
 
     @property
     def missing(self) -> str | None:
-        """The first stage not reached; None when the guest is ready."""
+        """The stage after the last one reached; None when the guest is ready.
+
+        A hypervisor need not tell every stage: QEMU does not say when the kernel starts.
+        """
         with self._lock:
-            return next((stage for stage in STAGES if stage not in self._marks), None)
+            last = max((STAGES.index(stage) for stage in self._marks), default=-1)
+            return STAGES[last + 1] if last + 1 < len(STAGES) else None
 
     @property
     def marks(self) -> dict[str, int]:

@@ -8,12 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from harness import scratch
 from harness.errors import CommandError, HostError
 from harness.hosts.base import Completed, HostFacts, Process, Stream
 from harness.hosts.facts import gather
@@ -91,7 +91,7 @@ class LocalHost:
         """See Host. Under /var/tmp: /tmp may be a tmpfs, which older kernels refuse O_DIRECT."""
         with self._lock:
             if self._scratch is None:
-                self._scratch = tempfile.mkdtemp(prefix="harness-", dir="/var/tmp")
+                self._scratch = str(scratch.make(Path("/var/tmp")))  # noqa: S108
             return self._scratch
 
     def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
@@ -109,11 +109,11 @@ class LocalHost:
         """End what spawn() started and remove scratch(). Idempotent."""
         with self._lock:
             processes, self._processes = self._processes, []
-            scratch, self._scratch = self._scratch, None
+            folder, self._scratch = self._scratch, None
         for process in processes:
             process.kill()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class LocalProcess:

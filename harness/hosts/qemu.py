@@ -18,8 +18,12 @@ from harness.hosts.qmp import QMP
 
 CONSOLE_LINES = 20  # of an error
 # -no-reboot with panic=-1: a panic ends QEMU at once. tsc=reliable and no_timer_check leave out
-# what cannot be calibrated in software.
-CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check"
+# what cannot be calibrated in software. maxcpus=1: its init starts the others (settle_host() there
+# says why); noreplace-smp spares the kernel to patch itself for one CPU and back.
+CMDLINE = (
+    "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
+    "maxcpus=1 noreplace-smp"
+)
 BINARY = "qemu-system-x86_64"
 
 
@@ -168,6 +172,8 @@ class Qemu:
 
     def close(self) -> None:
         """End it: by the monitor, or else by SIGKILL. Idempotent."""
+        if self._keeper.ident is not None:
+            self._started.wait(5.0)  # Ctrl-C may have come while the thread was starting it
         if self._process is not None:
             if not self.ended:
                 with contextlib.suppress(HostError):

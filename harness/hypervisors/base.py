@@ -48,7 +48,8 @@ class End:
     """How a machine ended.
 
     reason: "power-off", "reset", "panic", "triple-fault", "killed" (by a signal), "stopped" (on
-    request), "vmm-error", "lost" (the control connection broke). time_ns: host CLOCK_MONOTONIC.
+    request), "guest-fault" (it did what no correct driver does), "refused" (it could not be made),
+    "vmm-error", "lost" (the control connection broke). time_ns: host CLOCK_MONOTONIC.
     """
 
     reason: str

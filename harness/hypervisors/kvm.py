@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from harness.errors import hide_frames
 from harness.hypervisors.base import COMMAND_LINE, Events, GuestSpec, Machine
 from harness.hypervisors.supervised import SupervisedHypervisor
+
+__tracebackhide__ = hide_frames
 
 
 class KvmHypervisor(SupervisedHypervisor):

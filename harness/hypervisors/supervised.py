@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import vmm
-from harness.errors import HarnessError, HostError, ProvisionError
+from harness.errors import HarnessError, HostError, ProvisionError, hide_frames
 from harness.hosts.base import Host, Stream
 from harness.hypervisors.base import End, Events, OnUtilization
 
+__tracebackhide__ = hide_frames
 API = 1
 _ANSWER_TIMEOUT = 30.0
 _ENTRY = b"from vmm.supervisor import main\n\nmain()\n"

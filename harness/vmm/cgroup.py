@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 _PARENT = "pytest-hypervisor"
+_TRIES, _PAUSE = 100, 0.01  # seconds between looks
 
 
 def _mount() -> str | None:
@@ -52,14 +54,28 @@ class Cgroups:
 
     def remove(self, guest: str) -> None:
         if self.root is not None:
-            with contextlib.suppress(OSError):
-                os.rmdir(f"{self.root}/{guest}")
+            _remove(f"{self.root}/{guest}")
 
     def close(self) -> None:
         if self.root is not None:
             _remove_tree(self.root)
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.dirname(self.root))
+
+
+def _remove(path: str) -> None:
+    """Kill what is left in it (cgroup.kill, Linux 5.14) and wait for it to be empty."""
+    if not os.path.isdir(path):
+        return
+    with contextlib.suppress(OSError), open(f"{path}/cgroup.kill", "w", encoding="ascii") as kill:
+        kill.write("1")
+    for _ in range(_TRIES):
+        try:
+            os.rmdir(path)
+        except OSError:
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def _start_time(pid: int) -> str:
@@ -85,7 +101,5 @@ def _sweep(parent: str) -> None:
 def _remove_tree(path: str) -> None:
     with contextlib.suppress(OSError):
         for name in os.listdir(path):
-            if os.path.isdir(f"{path}/{name}"):
-                with contextlib.suppress(OSError):
-                    os.rmdir(f"{path}/{name}")
+            _remove(f"{path}/{name}")
         os.rmdir(path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import Callable
 
 _LINE_LIMIT = 4096
-_PANIC = "Kernel panic - not syncing: "
+# at a line's start, after the kernel's time stamp: not whatever a program prints
+_PANIC = re.compile(r"^(?:\[ *\d+\.\d+\] )?Kernel panic - not syncing: (.*)")
 
 
 class Console:
@@ -41,6 +43,6 @@ class Console:
     def _flush(self) -> None:
         text = self._line.decode("utf-8", "replace").rstrip("\r")
         self._line.clear()
-        if self.panic is None and _PANIC in text:
-            self.panic = text.split(_PANIC, 1)[1].strip()
+        if self.panic is None and (found := _PANIC.match(text)):
+            self.panic = found[1].strip()
         self._emit(self._started, text)

@@ -20,13 +20,20 @@ class LineReader:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._skipping = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The whole lines that `data` completes. Raises ValueError for an endless one."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LINE_LIMIT:
-            raise ValueError(f"a control line is longer than {LINE_LIMIT} bytes")
+        """The whole lines that `data` completes. Raises ValueError for an endless one, once; the
+        next line is whole again."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        if self._skipping and lines:
+            del lines[0]
+            self._skipping = False
+        self._rest = b"" if self._skipping else rest
         yield from lines
+        if len(self._rest) > LINE_LIMIT:
+            self._rest, self._skipping = b"", True
+            raise ValueError(f"a control line is longer than {LINE_LIMIT} bytes")
 
 
 class Channel:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Callable
 
 from .boot import pvh
@@ -30,7 +30,7 @@ from .kvm.vcpu import KICK, Vcpu
 from .kvm.vm import Kvm, Vm
 from .memory import Memory
 
-_PAGE = 4096
+_XAPIC_IDS = 254  # 8 bits, less the broadcast id
 _HOUSEKEEPING = 0.1  # seconds between looks at coalesced writes, unfinished lines, a panic
 _PANIC_GRACE = 0.5  # seconds a panicking kernel has to print its trace and reset
 
@@ -56,18 +56,36 @@ class Config:
     vsock: bool = True
 
     @classmethod
-    def parse(cls, fields: dict[str, Any]) -> Config:
+    def parse(cls, given: dict[str, Any]) -> Config:
         """Raises ConfigError for fields that are unknown or of another type."""
         try:
-            disks = [DiskConfig(**disk) for disk in fields.pop("disks", [])]
-            config = cls(disks=disks, **fields)
+            disks = [DiskConfig(**disk) for disk in given.pop("disks", [])]
+            config = cls(disks=disks, **given)
         except (TypeError, AttributeError) as error:
             raise ConfigError(f"configuration: {error}") from error
         if not isinstance(config.memory, int) or not 0 < config.memory <= 1 << 20:
             raise ConfigError(f"memory of {config.memory} MiB", "give 64 MiB or more")
         if not isinstance(config.vcpus, int) or config.vcpus < 1:
             raise ConfigError(f"{config.vcpus} vCPUs", "give at least 1")
+        for record in (config, *disks):
+            _check_types(record)
         return config
+
+
+def _check_types(record: Config | DiskConfig) -> None:
+    """JSON may have put anything into a field; a number as a path would open a descriptor."""
+    for item in fields(record):
+        value = getattr(record, item.name)
+        kind = {"str": str, "int": int, "bool": bool}.get(str(item.type))
+        if kind and type(value) is not kind:
+            raise ConfigError(f"configuration: {item.name} is no {item.type}: {value!r:.80}")
+        if kind is str:
+            try:
+                usable = b"\0" not in os.fsencode(value)
+            except UnicodeEncodeError:
+                usable = False
+            if not usable:
+                raise ConfigError(f"configuration: {item.name} is no usable text: {value!r:.80}")
 
 
 class Machine:
@@ -80,9 +98,9 @@ class Machine:
         self._ends: queue.Queue[BaseException] = queue.Queue()
         self.buses = Buses()
         kvm = Kvm()
-        limit = kvm.capability(ioctls.CAP_MAX_VCPUS)
+        limit = min(kvm.capability(ioctls.CAP_MAX_VCPUS), _XAPIC_IDS)
         if config.vcpus > limit:
-            raise ConfigError(f"{config.vcpus} vCPUs, KVM has room for {limit}", "give fewer")
+            raise ConfigError(f"{config.vcpus} vCPUs, there is room for {limit}", "give fewer")
         self.memory = Memory(config.memory << 20)
         self.vm = Vm(kvm, self.memory)
         self.console = Console(lambda at, text: channel.event("console", time_ns=at, text=text))
@@ -188,37 +206,44 @@ class Machine:
                     return MachineEnd("panic", self.console.panic)
 
     def _drain(self) -> None:
+        # a device may be slow and hold the lock: ends must be seen all the same
+        if not self.buses.lock.acquire(timeout=_HOUSEKEEPING):
+            return
         try:
-            with self.buses.lock:
-                self.buses.drain()
+            self.buses.drain()
         except (GuestFault, MachineEnd) as end:
             self._ends.put(end)
+        finally:
+            self.buses.lock.release()
 
     # control
 
     def _serve(self) -> None:
-        operations: dict[str, Callable[..., Any]] = {
-            "stats": self.statistics,
-            "stop": self._stop,
-            "type": self._type,
-        }
         try:
             for request in self.channel.requests():
-                operation = operations.get(request.get("op", ""))
-                answer: dict[str, Any] = {"id": request.get("id")}
-                if operation is None:
-                    answer["error"] = {"cause": f"unknown operation {request.get('op')!r}"}
-                else:
-                    answer["result"] = operation(**request.get("arguments", {}))
-                self.channel.send(answer)
-        except (OSError, ValueError, TypeError) as error:
+                self.channel.send({"id": request.get("id"), **self._answer(request)})
+                if request.get("op") == "stop":  # answered first: the end ends this process
+                    self._ends.put(MachineEnd("stopped"))
+                    return
+        except (OSError, ValueError) as error:
             self._ends.put(MachineEnd("vmm-error", f"control: {error}"))
         else:
             self._ends.put(MachineEnd("stopped", "the control channel closed"))
 
-    def _stop(self) -> bool:
-        self._ends.put(MachineEnd("stopped"))
-        return True
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The result or the error of one request; no request ends the machine but "stop"."""
+        operations: dict[str, Callable[..., Any]] = {
+            "stats": self.statistics,
+            "stop": lambda: True,
+            "type": self._type,
+        }
+        operation = operations.get(str(request.get("op")))
+        if operation is None:
+            return {"error": {"cause": f"unknown operation {request.get('op')!r:.80}"}}
+        try:
+            return {"result": operation(**request.get("arguments", {}))}
+        except Exception as error:
+            return {"error": {"cause": f"{type(error).__name__}: {error}"}}
 
     def _type(self, text: str) -> bool:
         with self.buses.lock:

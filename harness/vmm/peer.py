@@ -80,7 +80,7 @@ class Peer:
         if self._console.panic is not None:
             return "panic", self._console.panic
         if status < 0:
-            return "killed", f"signal {-status} ({signal.Signals(-status).name})"
+            return "killed", f"signal {-status}"
         if status:
             return "vmm-error", f"status {status}: {errors}"
         return "power-off", errors

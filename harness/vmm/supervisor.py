@@ -44,6 +44,7 @@ from .utilization import Utilization
 API = 1
 _PR_SET_PDEATHSIG = 1
 _INTERVAL = 1.0
+_STUCK = 2.0  # seconds that a guest's process has to take a request off its socket
 
 
 class Child:
@@ -81,8 +82,9 @@ class Supervisor:
                         self._read_stdin()
                     else:
                         self._read_child(key.data)
-                if time.monotonic() >= due:
-                    due += _INTERVAL
+                now = time.monotonic()
+                if now >= due:
+                    due = now + _INTERVAL
                     self._tick()
         except (BrokenPipeError, KeyboardInterrupt):
             pass
@@ -94,7 +96,8 @@ class Supervisor:
 
     def _tick(self) -> None:
         values = self._utilization.sample()
-        self._send({"event": "utilization", "time_ns": time.monotonic_ns(), "values": values})
+        if values:
+            self._send({"event": "utilization", "time_ns": time.monotonic_ns(), "values": values})
 
     def _send(self, message: dict[str, Any]) -> None:
         self._write(json.dumps(message).encode() + b"\n")
@@ -111,19 +114,25 @@ class Supervisor:
         if not data:
             self._closing = True
             return
-        for line in self._stdin.feed(data):
-            try:
-                request = json.loads(line)
-                self._request(request, line)
-            except (ValueError, TypeError, AttributeError) as error:
-                self._send({"error": {"cause": f"malformed request: {error}"}})
+        try:
+            for line in self._stdin.feed(data):
+                self._line(line)
+        except ValueError as error:
+            self._send({"error": {"cause": f"malformed request: {error}"}})
+
+    def _line(self, line: bytes) -> None:
+        try:
+            request = json.loads(line)
+            self._request(request, line)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            self._send({"error": {"cause": f"malformed request: {error}"}})
 
     def _request(self, request: dict[str, Any], line: bytes) -> None:
         guest, operation = request.get("guest", ""), request.get("op")
         child = self._children.get(guest)
         answer = {"id": request.get("id"), "guest": guest}
         if operation in ("create", "exec"):
-            if child or not guest or "/" in guest:
+            if child or not guest or "/" in guest or not guest.isprintable():
                 cause = f"guest name {guest!r} is taken or not usable"
                 self._send({**answer, "error": {"cause": cause}})
             else:
@@ -134,26 +143,42 @@ class Supervisor:
             os.kill(child.pid, signal.SIGKILL)
             self._send({**answer, "result": True})
         elif child:
-            with contextlib.suppress(OSError):  # it is ending: its end will be told
+            try:
                 child.connection.sendall(line + b"\n")
+            except socket.timeout:
+                # It hangs, and has half a line: neither may hold up its neighbours.
+                os.kill(child.pid, signal.SIGKILL)
+            except OSError:
+                pass  # it is ending: its end will be told
         else:
             self._send({**answer, "error": {"cause": f"no guest {guest!r}"}})
 
     def _fork(self, guest: str, operation: str, request: dict[str, Any]) -> None:
-        ours, theirs = socket.socketpair()
         self._send({"event": "mark", "guest": guest, "stage": "create", "time_ns": _now()})
-        pid = os.fork()
+        parent = os.getpid()
+        try:
+            ours, theirs = socket.socketpair()
+            pid = os.fork()
+        except OSError as error:
+            cause = f"no process for the guest: {error.strerror}"
+            mend = "raise pids.max or ulimit -n and -u, or run fewer guests"
+            refused = {"cause": cause, "mend": mend}
+            self._send({"id": request.get("id"), "guest": guest, "error": refused})
+            return
         if pid == 0:
-            self._become_child(guest, ours)
-            _child(guest, theirs, operation, request, self._cgroups)
+            try:
+                self._become_child(parent, ours)
+                _child(guest, theirs, operation, request, self._cgroups)
+            finally:
+                os._exit(1)  # never unwind into the supervisor's own clean-up
         theirs.close()
+        ours.settimeout(_STUCK)
         child = Child(guest, pid, ours)
         self._children[guest] = child
         self._selector.register(ours, selectors.EVENT_READ, child)
 
-    def _become_child(self, guest: str, ours: socket.socket) -> None:
+    def _become_child(self, parent: int, ours: socket.socket) -> None:
         """In the fork: drop what is the supervisor's, and never outlive it."""
-        parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
@@ -179,10 +204,11 @@ class Supervisor:
         if not data:
             self._reap(child)
             return
-        for line in child.reader.feed(data):
-            # peeking is cheaper than parsing each line
-            child.ended = child.ended or b'"event": "end"' in line
-            self._write(line + b"\n")
+        with contextlib.suppress(ValueError):  # an answer that repeats too long a request
+            for line in child.reader.feed(data):
+                # peeking is cheaper than parsing each line
+                child.ended = child.ended or b'"event": "end"' in line
+                self._write(line + b"\n")
 
     def _reap(self, child: Child) -> None:
         self._selector.unregister(child.connection)
@@ -204,6 +230,8 @@ class Supervisor:
         self._send({"event": "gone", "guest": child.guest})
 
     def _close(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second one must not cut this short
         for child in list(self._children.values()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL)
@@ -217,20 +245,32 @@ class Supervisor:
 def _capabilities() -> dict[str, Any]:
     """What this host's KVM can do, or why that cannot be known."""
     try:
-        return {"result": answers(Kvm())}
+        kvm = Kvm()
     except ConfigError as error:
         return {"error": {"cause": error.cause, "mend": error.mend}}
+    try:
+        return {"result": answers(kvm)}
+    finally:
+        kvm.close()
 
 
 def _now() -> int:
     return time.monotonic_ns()
 
 
+def signal_name(number: int) -> str:
+    """ "SIGKILL"; real-time signals have numbers only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+
+
 def _describe(status: int) -> tuple[str, str]:
     """A guest's process ended without a word: reason and detail."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return "killed", f"the VMM process got signal {number} ({signal.Signals(number).name})"
+        return "killed", f"the VMM process got signal {number} ({signal_name(number)})"
     return "vmm-error", f"the VMM process ended with status {os.WEXITSTATUS(status)}"
 
 
@@ -243,11 +283,10 @@ def _child(
 ) -> NoReturn:
     """The guest's process, from fork to exit."""
     status = 1
+    channel, identifier = Channel(guest, connection), request.get("id")
     try:
-        channel = Channel(guest, connection)
         cgroup: str | None = cgroups.enter(guest)
         arguments = request.get("arguments", {})
-        identifier = request.get("id")
         try:
             machine = (
                 Machine(Config.parse(arguments), channel)
@@ -264,8 +303,11 @@ def _child(
             channel.send({"id": identifier, "result": {**machine.facts(), "cgroup": cgroup}})
             machine.run()
         status = 0
-    except BaseException:
-        traceback.print_exc()  # the supervisor's standard error: told with the guest's end
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            channel.send({"id": identifier, "error": {"cause": repr(error), "mend": ""}})
+            detail = traceback.format_exc()[-4000:]
+            channel.event("end", reason="vmm-error", detail=detail, time_ns=_now())
     finally:
         # nothing of the interpreter's own end: threads may sit in KVM_RUN
         os._exit(status)

@@ -23,7 +23,8 @@ class Utilization:
         self._last: dict[str, int] | None = _cpu()
 
     def sample(self) -> dict[str, float]:
-        """cpu.* in per cent of all CPUs (they sum to 100), memory.* in MiB."""
+        """cpu.* in per cent of all CPUs (they sum to 100), memory.* in MiB; empty when no clock
+        tick has passed since the call before."""
         now, last = _cpu(), self._last or {}
         self._last = now
         spent = {name: max(0, now[name] - last.get(name, 0)) for name in now}
@@ -37,7 +38,9 @@ class Utilization:
         }
         # user and guest ticks are not read at one moment: their difference may be a tick below 0
         parts = {name: max(0, ticks) for name, ticks in parts.items()}
-        total = sum(parts.values()) or 1
+        total = sum(parts.values())
+        if not total:
+            return {}
         sample = {f"cpu.{name}": 100.0 * ticks / total for name, ticks in parts.items()}
         memory = _memory()
         sample["memory.total"] = memory["MemTotal"] / 1024

@@ -5,8 +5,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -215,4 +217,38 @@ void set_up_root(void)
         mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
     if (sethostname(name, strlen(name)))
         die("host name");
+}
+
+static void start_cpus(void)
+{
+    char path[64];
+
+    for (int cpu = 1;; cpu++) {
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/online", cpu);
+        int fd = open(path, O_WRONLY | O_CLOEXEC);
+        if (fd < 0)
+            return;
+        if (write(fd, "1", 1) != 1)
+            say("cpu%d: %s", cpu, strerror(errno));
+        close(fd);
+    }
+}
+
+/*
+ * Linux patches its own code when the first cgroup and the first virtual machine come, and when
+ * the last goes. QEMU before 8.1 may translate such code while another CPU writes it, and then
+ * spin for ever in an int3 that is no longer there. So an emulated host boots with one CPU
+ * (maxcpus=1); here, alone, it makes one cgroup and one machine that stay, and starts the others.
+ */
+void settle_host(void)
+{
+    int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm = -1;
+
+    if (mkdir("/sys/fs/cgroup/held", 0755) && errno != EEXIST)
+        say("cgroup: %s", strerror(errno));
+    /* with its local APIC, whose state has a switch of that kind, too */
+    if (kvm >= 0 && ((vm = ioctl(kvm, KVM_CREATE_VM, 0)) < 0 || ioctl(vm, KVM_CREATE_IRQCHIP)
+                     || ioctl(vm, KVM_CREATE_VCPU, 0) < 0))
+        say("virtual machine: %s", strerror(errno));
+    start_cpus();
 }

@@ -198,6 +198,8 @@ static void boot(void)
     mount_root();
     enter_root();
     set_up_root();
+    if (is_host)
+        settle_host();
     reboot(RB_DISABLE_CAD);
     struct rlimit files = {65536, 65536};
     setrlimit(RLIMIT_NOFILE, &files);

@@ -19,6 +19,7 @@ void load_modules(void);
 void mount_root(void);
 void enter_root(void);
 void set_up_root(void);
+void settle_host(void);
 
 /* net.c */
 void configure_network(void);

@@ -18,7 +18,7 @@ from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 
-BOOTS = 5
+BOOTS = 6  # the fewest whose interval can cover 95 %
 BATCHES = 30
 # mov, xor, mov, dec, jnz: what one turn of the control loop executes
 INSTRUCTIONS = 5
@@ -49,16 +49,16 @@ class Timed:
 
     batches: list[dict[str, float]]
     ops: int
-    exits: int
+    exits: int | None
     seconds: float
 
 
 def run_case(guest: Guest, case: Case, ops: int) -> Timed:
     """Raises WorkloadError when the tool's output cannot be used."""
     argv = ["hv-exits", case.name, "--ops", str(ops), "--batches", str(BATCHES)]
-    before = guest.statistics().get("exits", 0)
+    before = guest.statistics().get("exits")
     text = guest.ssh.run(argv, timeout=120).stdout
-    exits = guest.statistics().get("exits", 0) - before
+    exits = None if before is None else guest.statistics()["exits"] - before
     try:
         result: dict[str, Any] = json.loads(text)
         batches = [
@@ -74,15 +74,18 @@ def run_case(guest: Guest, case: Case, ops: int) -> Timed:
         ) from error
 
 
-def exits_per_operation(timed: Timed, control: Timed, start: Timed) -> float:
-    """KVM's count per operation, less what is not the operation's.
+def exits_per_operation(timed: Timed, control: Timed, start: Timed) -> float | None:
+    """KVM's count per operation, less what is not the operation's; None where nothing counts.
 
     start: a control run that does next to nothing: the exits of starting the tool over SSH.
     control: a long one: beyond those, the timer's exits a second.
     """
+    if timed.exits is None or control.exits is None or start.exits is None:
+        return None
     timer = max(0.0, control.exits - start.exits) / control.seconds
     background = start.exits + timer * timed.seconds
-    return (timed.exits - background) / (timed.ops * BATCHES)
+    warm_up = timed.ops // 10 + 1  # hv-exits does so many before its first batch
+    return (timed.exits - background) / (timed.ops * BATCHES + warm_up)
 
 
 @pytest.mark.parametrize("boot", range(BOOTS))
@@ -103,13 +106,14 @@ def test_exit_costs(
             for metric, unit in ((f"exit.{name}", "ns"), (f"exit.{name}.cycles", "cycles")):
                 value = batch[unit] / one.ops
                 record_sample(metric, value, unit, "lower", parameters, boot=boot, batch=number)
-    counted = {
+    found = {
         name: exits_per_operation(one, timed["control"], start)
         for name, one in timed.items()
         if name != "control"
     }
+    counted = {name: value for name, value in found.items() if value is not None}
     for name, value in counted.items():
         parameters = {"ops": timed[name].ops, "instructions": INSTRUCTIONS}
         record_sample(f"exit.{name}.exits_per_op", value, "exits/op", "", parameters, boot=boot)
     # a case that causes no exits measures nothing; the report flags what is off by 5 %
-    assert min(counted.values()) > 0.5, counted
+    assert all(value > 0.5 for value in counted.values()), counted

@@ -73,11 +73,11 @@ def test_one_boot_has_no_interval_however_many_batches() -> None:
 
 
 def test_batches_do_not_narrow_the_interval() -> None:
-    centres = [100.0, 108.0, 95.0, 103.0, 99.0]
+    centres = [100.0, 108.0, 95.0, 103.0, 99.0, 101.0]
     few = statistics.summarise(frame(boots("exit.x", [[c - 1, c, c + 1] for c in centres])))
     many = statistics.summarise(frame(boots("exit.x", [[c - 1, c, c + 1] * 50 for c in centres])))
     assert row(few)["low"] == row(many)["low"] > 94
-    assert row(few)["high"] == row(many)["high"] == 108
+    assert 100 < row(few)["high"] == row(many)["high"] <= 108
     assert row(few)["flags"] == []
 
 
@@ -148,7 +148,7 @@ def test_control_of_another_setting_does_not_fit() -> None:
 
 
 def test_cost_below_the_control_is_flagged() -> None:
-    samples = [*boots("exit.control", [[10.0]] * 5), *boots("exit.cpuid", [[9.0]] * 5)]
+    samples = [*boots("exit.control", [[10.0]] * 6), *boots("exit.cpuid", [[9.0]] * 6)]
     assert row(statistics.net_costs(frame(samples)))["flags"] == ["not above the control"]
 
 
@@ -164,7 +164,7 @@ def test_cost_below_the_control_is_flagged() -> None:
     ],
 )
 def test_exits_off_their_expectation(case: str, count: float, flagged: bool) -> None:
-    samples = boots(f"exit.{case}.exits_per_op", [[count]] * 5, unit="exits", better="")
+    samples = boots(f"exit.{case}.exits_per_op", [[count]] * 6, unit="exits", better="")
     assert bool(row(statistics.exits_per_operation(frame(samples)))["flags"]) is flagged
 
 
@@ -172,7 +172,7 @@ def test_exits_off_their_expectation(case: str, count: float, flagged: bool) -> 
 def test_control_loop_tells_an_emulated_cpu(cycles: float, emulated: bool) -> None:
     samples = boots(
         "exit.control.cycles",
-        [[cycles]] * 5,
+        [[cycles]] * 6,
         unit="cycles",
         backend="vmx",
         parameters={"instructions": 3},
@@ -196,10 +196,10 @@ def _io(host: list[list[float]], guest: list[list[float]], **more: Any) -> pd.Da
 
 
 def test_overhead_above_zero_is_worse_both_ways() -> None:
-    fewer = row(statistics.overheads(_io([[100.0]] * 5, [[80.0]] * 5, better="higher")))
+    fewer = row(statistics.overheads(_io([[100.0]] * 6, [[80.0]] * 6, better="higher")))
     assert fewer["overhead"] == pytest.approx(0.2)
     assert (fewer["low"], fewer["high"]) == pytest.approx((0.2, 0.2))
-    longer = row(statistics.overheads(_io([[100.0]] * 5, [[130.0]] * 5, better="lower")))
+    longer = row(statistics.overheads(_io([[100.0]] * 6, [[130.0]] * 6, better="lower")))
     assert longer["overhead"] == pytest.approx(0.3)
     assert longer["flags"] == []
 
@@ -215,16 +215,16 @@ def test_overhead_interval_against_every_possible_draw() -> None:
     found = row(statistics.overheads(table))
     assert found["low"] == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
     assert found["high"] == pytest.approx(np.quantile(draws, 0.975), abs=0.02)
-    assert found["flags"] == ["few boots (3)"]
+    assert found["flags"] == ["few boots (3): the interval covers at most 75%"]
 
 
 @pytest.mark.parametrize(
     ("host", "guest", "flag"),
     [
-        ([], [[1.0]] * 5, "no figure of the host beside it"),
-        ([[0.0]] * 5, [[1.0]] * 5, "the host's figure is 0"),
-        ([[2.0]], [[1.0]] * 5, "host measured once: its spread is not in the interval"),
-        ([[2.0]] * 5, [[1.0]], "one boot: no interval"),
+        ([], [[1.0]] * 6, "no figure of the host beside it"),
+        ([[0.0]] * 6, [[1.0]] * 6, "the host's figure is 0"),
+        ([[2.0]], [[1.0]] * 6, "host measured once: its spread is not in the interval"),
+        ([[2.0]] * 6, [[1.0]], "one boot: no interval"),
     ],
 )
 def test_overhead_says_what_is_amiss(

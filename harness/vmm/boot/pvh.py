@@ -21,7 +21,7 @@ _NOTE = struct.Struct("<III")  # namesz, descsz, type
 _XEN_PHYS32_ENTRY = 18
 
 _START_INFO, _MODULES, _MEMORY_MAP, _COMMAND_LINE = 0x6000, 0x6100, 0x6200, 0x7000
-_COMMAND_LINE_ROOM = 0x1000
+_COMMAND_LINE_ROOM = 2048  # COMMAND_LINE_SIZE of x86 Linux, which cuts more off without a word
 _START_MAGIC = 0x336E_C578
 _RAM, _RESERVED = 1, 2
 _LOW_RAM_END = 0x9_FC00
@@ -157,7 +157,7 @@ def write_start_info(
     memory: Memory, cmdline: str, initramfs: tuple[int, int] | None, vcpus: int
 ) -> int:
     """Write ACPI tables, command line and struct hvm_start_info; returns the latter's address."""
-    text = cmdline.encode() + b"\0"
+    text = os.fsencode(cmdline) + b"\0"
     if len(text) > _COMMAND_LINE_ROOM:
         raise ConfigError(
             f"the kernel command line has {len(text)} bytes, at most {_COMMAND_LINE_ROOM} fit",

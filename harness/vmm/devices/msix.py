@@ -46,7 +46,8 @@ class Msix:
         if offset + size > len(self._table):
             return
         self._table[offset : offset + size] = value.to_bytes(size, "little")
-        self._apply(offset // _ENTRY.size)
+        for vector in {offset // _ENTRY.size, (offset + size - 1) // _ENTRY.size}:
+            self._apply(vector)
 
     def on_config_write(self, offset: int, size: int) -> None:
         """The message control register changed: enable, function mask."""

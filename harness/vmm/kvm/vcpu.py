@@ -137,6 +137,8 @@ class Vcpu:
     def _end(self, reason: int) -> None:
         """The exits that end a machine."""
         name = ioctls.EXIT_NAMES.get(reason, str(reason))
+        with self.buses.lock:
+            self.buses.drain()  # a reset may still wait there, and was first
         if reason == ioctls.EXIT_SHUTDOWN:
             raise MachineEnd("triple-fault", f"vCPU {self.index}")
         if reason == ioctls.EXIT_INTR:

@@ -50,6 +50,9 @@ class Kvm:
             raise ConfigError(f"KVM API version {version}, not {ioctls.API_VERSION}")
         self.run_size = ioctl(self.fd, ioctls.GET_VCPU_MMAP_SIZE)
 
+    def close(self) -> None:
+        os.close(self.fd)
+
     def capability(self, number: int) -> int:
         return ioctl(self.fd, ioctls.CHECK_EXTENSION, number)
 

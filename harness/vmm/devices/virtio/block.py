@@ -16,7 +16,7 @@ from ...errors import ConfigError, GuestFault
 from ...kvm.vm import signal_eventfd
 from ...memory import Memory
 from .queue import Chain, Queue
-from .transport import F_EVENT_INDEX, StartedQueue
+from .transport import F_EVENT_INDEX, F_INDIRECT, StartedQueue
 
 SECTOR = 512
 _HEADER = struct.Struct("<IIQ")  # type, reserved, sector
@@ -61,7 +61,10 @@ class Block:
             )
         self.sectors = size // SECTOR
         self._readonly = readonly
-        self.features = _F_SEG_MAX | _F_BLOCK_SIZE | _F_FLUSH | (_F_READ_ONLY if readonly else 0)
+        ring = F_INDIRECT | F_EVENT_INDEX
+        self.features = (
+            ring | _F_SEG_MAX | _F_BLOCK_SIZE | _F_FLUSH | (_F_READ_ONLY if readonly else 0)
+        )
         # capacity, size_max, seg_max, geometry, blk_size; the rest is for features not offered
         self.config = struct.pack("<QII4xI36x", self.sectors, 0, _SEGMENTS, SECTOR)
         self.requests = 0
@@ -93,6 +96,8 @@ class Block:
             while not self._stopping.is_set():
                 interrupt = False
                 for chain in queue.pop():
+                    if self._stopping.is_set():
+                        return
                     interrupt |= queue.push(chain, self._request(chain))
                     if interrupt and started.call >= 0:
                         signal_eventfd(started.call)
@@ -104,17 +109,15 @@ class Block:
     def _request(self, chain: Chain) -> int:
         """Serve one request; returns the bytes written to the guest."""
         self.requests += 1
-        if not chain.readable or len(chain.readable[0]) < _HEADER.size or not chain.writable:
+        header, source = _split(chain.readable, _HEADER.size)
+        target = [view for view in chain.writable if len(view)]
+        if len(header) < _HEADER.size or not target:
             raise GuestFault("a virtio-blk request without header or status")
-        kind, _, sector = _HEADER.unpack_from(chain.readable[0])
-        source = [chain.readable[0][_HEADER.size :], *chain.readable[1:]]
+        kind, _, sector = _HEADER.unpack(header)
         # the status is the last byte the device may write
-        *target, last = chain.writable
-        if not len(last):
-            raise GuestFault("a virtio-blk request with an empty status")
-        target.append(last[:-1])
+        last = target.pop()
         status, written = self._transfer(
-            kind, sector, [v for v in source if len(v)], [v for v in target if len(v)]
+            kind, sector, source, target + ([last[:-1]] if len(last) > 1 else [])
         )
         last[-1] = status
         return written + 1
@@ -128,9 +131,12 @@ class Block:
                 wanted = self._check(sector, target)
                 done = _whole(os.preadv, self._fd, target, sector * SECTOR)
                 return (_OK, done) if done == wanted else (_IO_ERROR, done)
-            if kind == _OUT and not self._readonly:
-                wanted = self._check(sector, source)
-                done = _whole(os.pwritev, self._fd, source, sector * SECTOR)
+            if kind == _OUT:
+                # a read-only disk answers with an error, not "unsupported" (virtio 1.2, 5.2.6.2)
+                wanted = -1 if self._readonly else self._check(sector, source)
+                done = (
+                    0 if self._readonly else _whole(os.pwritev, self._fd, source, sector * SECTOR)
+                )
                 return (_OK if done == wanted else _IO_ERROR), 0
             if kind == _FLUSH:
                 os.fdatasync(self._fd)
@@ -149,6 +155,18 @@ class Block:
         if size % SECTOR or sector + size // SECTOR > self.sectors:
             raise OSError(errno.EINVAL, "beyond the disk")
         return size
+
+
+def _split(views: list[memoryview], size: int) -> tuple[bytes, list[memoryview]]:
+    """The first bytes and the rest: how requests lie in descriptors is the driver's affair
+    (virtio 1.2, 2.7.4.1)."""
+    head, rest = b"", []
+    for view in views:
+        taken = min(size - len(head), len(view))
+        head += bytes(view[:taken])
+        if len(view) > taken:
+            rest.append(view[taken:])
+    return head, rest
 
 
 def _whole(

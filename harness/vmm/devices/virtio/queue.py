@@ -72,7 +72,6 @@ class Queue:
         self._fence = threading.Lock()
         self._next_available = 0
         self._next_used = 0
-        self._signalled = 0
 
     def pop(self) -> Iterator[Chain]:
         """Every request there is; leaves notifications armed when it ends."""
@@ -137,9 +136,5 @@ class Queue:
         self._barrier()
         if not self._event_index:
             return not self._available[0] & _NO_INTERRUPT
-        event = self._available[2 + self._size]
-        new, since = self._next_used, self._signalled
-        wanted: bool = (new - event - 1) & 0xFFFF < (new - since) & 0xFFFF
-        if wanted:
-            self._signalled = new
-        return wanted
+        # asked at each completion, vring_need_event() (2.7.10) comes down to this
+        return self._available[2 + self._size] == old

@@ -20,7 +20,7 @@ F_INDIRECT = 1 << 28
 F_EVENT_INDEX = 1 << 29
 F_VERSION_1 = 1 << 32
 
-_ACKNOWLEDGE, _DRIVER, _DRIVER_OK, _FEATURES_OK, _NEEDS_RESET, _FAILED = 1, 2, 4, 8, 64, 128
+_DRIVER_OK, _FEATURES_OK = 4, 8
 _NO_VECTOR = 0xFFFF
 _BAR, _NOTIFY_BAR = 0, 2
 _COMMON, _ISR, _DEVICE, _MSIX = 0x0000, 0x1000, 0x2000, 0x3000
@@ -44,7 +44,7 @@ class StartedQueue(NamedTuple):
 class Backend(Protocol):
     """A virtio device without its transport.
 
-    device_type: virtio 1.2, 5. class_code: for PCI. features: beyond the transport's own.
+    device_type: virtio 1.2, 5. class_code: for PCI. features: its bits, VERSION_1 aside.
     queues: how many. config: the device configuration space.
     """
 
@@ -84,7 +84,7 @@ class VirtioPci:
         self._memory = memory
         self.backend = backend
         self._queues = [_QueueState() for _ in range(backend.queues)]
-        self._offered = backend.features | F_VERSION_1 | F_INDIRECT | F_EVENT_INDEX
+        self._offered = backend.features | F_VERSION_1
         self._running = False
         self.function = Function(
             0x1AF4, 0x1040 + backend.device_type, backend.class_code, 0x40 + backend.device_type
@@ -229,11 +229,12 @@ class VirtioPci:
             legal = self._accepted & F_VERSION_1 and not self._accepted & ~self._offered
             if not legal:
                 value &= ~_FEATURES_OK
-        if value & _FAILED:
-            raise GuestFault(f"the guest's driver gave up on {self.backend.name}")
+        if self._running and not value & _DRIVER_OK:
+            # virtio 1.2, 2.1.1: a driver takes bits back by a reset alone
+            raise GuestFault(f"{self.backend.name}: status bits taken back without a reset")
         started = value & _DRIVER_OK and not self._status & _DRIVER_OK
         self._status = value
-        if started and value & _FEATURES_OK:
+        if started and value & _FEATURES_OK and not self._running:
             self._start()
 
     def _start(self) -> None:
