@@ -172,8 +172,13 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test tells of its guests: last console lines, boot timeline, end."""
-    report = yield
     state = session_of(item.config)
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, HarnessError) and error.guest in {guest.name for guest in state.used}:
+        error.console = ()  # the guest's own section has more of it
+    report = yield
+    if isinstance(error, HarnessError):
+        reporting.shorten(report, error)
     if report.failed and state.used:
         state.failed.update(state.used)
         for guest in state.used:

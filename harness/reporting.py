@@ -11,6 +11,7 @@ import pytest
 from harness.session import KEY, Session, session_of
 
 if TYPE_CHECKING:
+    from harness.errors import HarnessError
     from harness.guest.guest import Guest
 
 CONSOLE_LINES = 40
@@ -42,6 +43,14 @@ def sections(guest: Guest) -> list[tuple[str, str]]:
         (f"guest {guest.name}: boot timeline", "\n".join(guest.timeline.lines())),
         (f"guest {guest.name}: end", describe(guest.end)),
     ]
+
+
+def shorten(report: pytest.TestReport, error: HarnessError) -> None:
+    """The line of pytest's short summary begins with the cause: it is cut at the terminal's end,
+    except in CI, where it would be as many lines as the error has."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and error.cause:
+        crash.message = error.cause.splitlines()[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

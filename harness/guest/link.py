@@ -121,7 +121,7 @@ class GuestSSH:
             # Status -1 is what SSH says when the process was cut off rather than ended.
             cut = not isinstance(error, CommandError) or error.status < 0
             if cut and self._guest.ended.wait(GRACE):
-                raise self._guest.ended_error(f"it ended during {what}") from error
+                raise self._guest.ended_error(f"it ended during {what}") from None
             if isinstance(error, CommandError) or self.alive or isinstance(error, SSHRefused):
                 raise
             mended = self._mended()
@@ -134,7 +134,7 @@ class GuestSSH:
 
     def _fail(self, what: str, error: SSHError, after: str) -> NoReturn:
         if self._guest.ended.is_set():
-            raise self._guest.ended_error(f"it ended during {what}") from error
+            raise self._guest.ended_error(f"it ended during {what}") from None
         error.cause += after or "; connected again, but it was not started a second time"
         error.console = tuple(self._guest.console.tail())
         raise error

@@ -191,7 +191,7 @@ class Supervisor:
             del self._children[guest]
             raise ProvisionError(
                 error.cause, mend=error.mend, stage="create", guest=guest
-            ) from error
+            ) from None
         return SupervisedMachine(self, guest, child, facts)
 
     def forget(self, guest: str) -> None:

@@ -22,6 +22,7 @@ class Console:
         self._emit = emit
         self._line = bytearray()
         self._started = 0
+        self._before = ""  # what was handed on of a line that had not ended
         self._lock = threading.Lock()
         self.panic: str | None = None
 
@@ -32,17 +33,21 @@ class Console:
             if value != 0x0A:
                 self._line.append(value)
             if value == 0x0A or len(self._line) >= _LINE_LIMIT:
-                self._flush()
+                self._flush(ended=value == 0x0A)
 
     def flush_stale(self, age: float) -> None:
         """Hand on an unfinished line (a prompt) that is older than `age` seconds."""
         with self._lock:
             if self._line and time.monotonic_ns() - self._started > age * 1e9:
-                self._flush()
+                self._flush(ended=False)
 
-    def _flush(self) -> None:
+    def _flush(self, ended: bool) -> None:
         text = self._line.decode("utf-8", "replace").rstrip("\r")
         self._line.clear()
-        if self.panic is None and (found := _PANIC.match(text)):
+        said = self._before + text
+        self._before = "" if ended else said[:_LINE_LIMIT]
+        found = _PANIC.match(said) or _PANIC.match(text)
+        # a slow guest's message may come in pieces; a second panic is not the cause
+        if found and (self.panic is None or found[1].startswith(self.panic)):
             self.panic = found[1].strip()
         self._emit(self._started, text)

@@ -67,8 +67,9 @@ class Config:
             raise ConfigError(f"memory of {config.memory} MiB", "give 64 MiB or more")
         if not isinstance(config.vcpus, int) or config.vcpus < 1:
             raise ConfigError(f"{config.vcpus} vCPUs", "give at least 1")
-        for record in (config, *disks):
-            _check_types(record)
+        _check_types(config)
+        for disk in disks:
+            _check_types(disk)
         return config
 
 

@@ -58,8 +58,8 @@ class Peer:
         stderr = process.stderr
 
         def drain() -> None:
-            for line in stderr:
-                errors.extend(line)
+            for data in iter(lambda: os.read(stderr.fileno(), 4096), b""):
+                errors.extend(data)
                 del errors[:-4096]
 
         reader = threading.Thread(target=drain, daemon=True)

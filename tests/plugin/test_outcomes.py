@@ -152,7 +152,7 @@ def test_provisioning_that_fails_is_a_setup_error_naming_the_stage(
     )
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        [f"*stage {stage}, guest *{said}", "*last console lines:*", "*| booting *"]
+        [f"*stage {stage}, guest *{said}", "*: last * console lines*", "booting *"]
     )
     result.stdout.fnmatch_lines(["*boot timeline*", "kernel *s", f"{stage}*not reached"])
     assert len(consoles(pytester.path)) == 1

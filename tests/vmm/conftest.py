@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from harness.hosts.local import LocalHost
+from harness.hypervisors.supervised import Supervisor
+from tests.vmm.guests import Runner
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +22,42 @@ def kvm_device() -> str:
         if not shutil.which(program):
             pytest.skip(f"no {program} to build a payload with (binutils)")
     return path
+
+
+@pytest.fixture(scope="session")
+def shared_supervisor() -> Iterator[Supervisor]:
+    """One supervisor for all tests that do not end it; it needs no KVM by itself."""
+    host = LocalHost("tests")
+    running = Supervisor(host)
+    yield running
+    running.close()
+    host.close()
+
+
+@pytest.fixture
+def supervisor(kvm_device: str, shared_supervisor: Supervisor) -> Supervisor:
+    """The same, where there is a KVM."""
+    return shared_supervisor
+
+
+@pytest.fixture
+def run(supervisor: Supervisor, tmp_path: Path) -> Iterator[Runner]:
+    """Start guests of a few instructions."""
+    runner = Runner(supervisor, tmp_path)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def own_supervisor(kvm_device: str) -> Iterator[Supervisor]:
+    """A supervisor for a test to end."""
+    host = LocalHost("tests")
+    running = Supervisor(host)
+    yield running
+    running.close()
+    host.close()
+
+
+@pytest.fixture
+def own_run(own_supervisor: Supervisor, tmp_path: Path) -> Runner:
+    return Runner(own_supervisor, tmp_path)

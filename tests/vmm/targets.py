@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from harness.vmm.boot import pvh
@@ -45,7 +46,11 @@ def inside(view: memoryview) -> bool:
         return True
     region = memory().regions[0]
     at = ctypes.addressof(ctypes.c_ubyte.from_buffer(view)) - region.hva
-    return at >= 0 and at + len(view) <= region.size
+    return bool(at >= 0 and at + len(view) <= region.size)
+
+
+def mostly(source: Source, good: int, *bad: int) -> int:
+    return source.pick(bad) if source.below(16) == 0 else good
 
 
 def address(source: Source) -> int:
@@ -66,7 +71,7 @@ def fill_ring(source: Source, size: int) -> None:
     for table in (TABLE, INDIRECT):
         for at in range(source.below(9)):
             guest.write(table + 16 * at, descriptor(source))
-    index = source.pick((1, 2, size, size + 1, source.number(16)))
+    index = source.pick((1, 2, size, size + 1, source.number(16))) & 0xFFFF
     heads = struct.pack("<8H", *(source.pick((0, 1, 2, source.number(16))) for _ in range(8)))
     guest.write(AVAILABLE, struct.pack("<HH", source.bits(1), index) + heads)
     guest.write(AVAILABLE + 4 + 2 * size, struct.pack("<H", source.number(16)))
@@ -118,6 +123,13 @@ def block(source: Source) -> None:
     fill_ring(source, 8)
     kind = source.pick((0, 1, 4, 8, 11, source.number(32)))
     sector = source.pick((0, 1, SECTORS - 1, SECTORS, source.number(64)))
+    if source.below(4):
+        flags = 1 | mostly(source, 0 if kind == 1 else 2, 0, 2, 4)
+        length = mostly(source, source.pick((512, 1024)), 0, 20, 513, MEMORY)
+        sane = ((DATA, mostly(source, 16, 8, 528), 1, 1), (DATA + 1024, length, flags, 2))
+        for at, fields in enumerate((*sane, (DATA + 16, mostly(source, 1, 0, 513), 2, 0))):
+            memory().write(TABLE + 16 * at, struct.pack("<QIHH", *fields))
+        memory().write(AVAILABLE, struct.pack("<HHH", 0, 1, 0))
     memory().write(DATA, struct.pack("<IIQ", kind, 0, sector))
     queue = Queue(memory(), Ring(8, TABLE, AVAILABLE, USED), event_index=False)
     try:
@@ -205,7 +217,7 @@ def serial_port(source: Source) -> None:
         if source.below(8) == 0:
             port.receive(source.raw(3))
     # a line has edges, not repetitions
-    assert all(a != b for a, b in zip(levels, levels[1:], strict=False))
+    assert all(a != b for a, b in pairwise(levels))
 
 
 def console(source: Source) -> None:
@@ -264,8 +276,7 @@ def config(source: Source) -> None:
     assert 0 < parsed.memory <= 1 << 20
     assert parsed.vcpus > 0
     for path in (parsed.kernel, parsed.initramfs, *(disk.path for disk in parsed.disks)):
-        os.path.exists(path)  # raises nothing for a str without NUL
-        os.fsencode(path)
+        assert b"\0" not in os.fsencode(path)
     os.fsencode(parsed.cmdline)
 
 
@@ -404,32 +415,34 @@ def file() -> int:
 
 def elf(source: Source) -> bytes:
     """An ELF kernel, some of its fields off."""
-    count = source.pick((1, 2, 3, 2, 2, source.number(16)))
-    size = source.pick((56, 56, 56, 56, source.number(16)))
-    offset = source.pick((64, 64, 64, 64, source.number(64)))
-    magic = source.pick((b"\x7fELF\x02\x01\x01", b"\x7fELF\x02\x01\x01", source.raw(7)))
+    wild = source.number(64)
+    magic = b"\x7fELF\x02\x01\x01" if source.below(16) else source.raw(7)
+    count = mostly(source, source.pick((2, 3)), 1, 0, wild & 0xFFFF)
+    size, offset = mostly(source, 56, wild & 0xFFFF), mostly(source, 64, wild)
     data = struct.pack(
         "<16sHHIQQQIHHHHHH",
         *(magic.ljust(16, b"\0"), 2, 62, 1, 0x10_0000, offset, 0, 0, 64, size, count, 0, 0, 0),
     )
-    for _ in range(min(count, 3)):
-        kind = source.pick((1, 4, 4, source.number(32)))
-        start = source.pick((0x200, 0x200, 0x200, source.number(64)))
-        target = source.pick((0x10_0000, 0, MEMORY, source.number(64)))
-        length = source.pick((32, 0, 4096, source.number(64)))
-        room = source.pick((length, length, 1 << 20, source.number(64)))
-        data += struct.pack("<IIQQQQQQ", kind, 7, start, 0, target, length, room, 4)
+    for kind in (4, 1, 1)[: min(count, 3)]:
+        length = mostly(source, source.pick((16, 32)), 0, 4096, wild)
+        data += struct.pack(
+            "<IIQQQQQQ",
+            mostly(source, kind, 4, 1, wild & 0xFFFF_FFFF),
+            *(7, mostly(source, 0x200, 0, wild), 0),
+            mostly(source, 0x10_0000, 0, MEMORY - 16, MEMORY, wild),
+            *(length, mostly(source, length, 0, 1 << 20, wild), 4),
+        )
     note = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", 0x10_0000)
-    return data.ljust(0x200, b"\0") + source.pick((note, note, source.raw(60), note[:10]))
+    return data.ljust(0x200, b"\0") + source.pick((note, note, note, source.raw(60), note[:10]))
 
 
 def kernel(source: Source) -> None:
     """A kernel, its initramfs and its start information."""
     fd = file()
     data = elf(source)
-    guest = memory(source.pick((1, 2, 4, 64)) << 20)
+    guest = memory(source.pick((64, 64, 64, 1, 2, 4)) << 20)
     os.truncate(fd, 0)
-    os.pwrite(fd, data.ljust(source.pick((len(data), 8192)), b"\0"), 0)
+    os.pwrite(fd, data.ljust(source.pick((8192, 8192, 8192, len(data))), b"\0"), 0)
     loaded = pvh.load_kernel(guest, f"/proc/self/fd/{fd}")
     assert loaded.entry > 0
     assert loaded.end <= guest.size

@@ -7,77 +7,19 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from harness.errors import HarnessError, ProvisionError
-from harness.hosts.local import LocalHost
-from harness.hypervisors.base import End, Events
-from harness.hypervisors.supervised import SupervisedMachine, Supervisor
-from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, elf, kernel
-
-TIMEOUT = 20.0
+from harness.hypervisors.supervised import Supervisor
+from tests.vmm.guests import Runner, gone
+from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, elf
 
 
-class Guest(SimpleNamespace):
-    """A machine with what it said."""
-
-    machine: SupervisedMachine
-    lines: list[str]
-    ends: list[End]
-
-    def end(self) -> End:
-        """Its end, waited for."""
-        deadline = time.monotonic() + TIMEOUT
-        while not self.ends and time.monotonic() < deadline:
-            time.sleep(0.005)
-        (end,) = self.ends
-        return end
-
-    def wait_line(self, line: str) -> None:
-        deadline = time.monotonic() + TIMEOUT
-        while line not in self.lines and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert line in self.lines, (self.lines, self.ends)
-
-
-Run = Callable[..., Guest]
-
-
-@pytest.fixture
-def supervisor(kvm_device: str) -> Iterator[Supervisor]:
-    host = LocalHost("tests")
-    running = Supervisor(host)
-    yield running
-    running.close()
-    host.close()
-
-
-@pytest.fixture
-def run(supervisor: Supervisor, tmp_path: Path) -> Run:
-    """Start a guest that runs assembly."""
-
-    def start(source: str, name: str = "guest", **arguments: Any) -> Guest:
-        folder = tmp_path / name
-        folder.mkdir()
-        guest = Guest(lines=[], ends=[])
-        events = Events(
-            lambda at, text: guest.lines.append(text), lambda stage, at: None, guest.ends.append
-        )
-        wanted = {"kernel": kernel(source, folder), "memory": 64, "vsock": False, **arguments}
-        guest.machine = supervisor.start("create", name, wanted, events, TIMEOUT)
-        return guest
-
-    return start
-
-
-def test_console_and_power_off(run: Run) -> None:
+def test_console_and_power_off(run: Runner) -> None:
     guest = run(HELLO + POWER_OFF + FOR_EVER)
     assert guest.end().reason == "power-off"
     assert guest.lines == ["hi"]
@@ -91,11 +33,11 @@ def test_console_and_power_off(run: Run) -> None:
         ("lidt 1f ; ud2\n1: .word 0 ; .long 0", "triple-fault"),
     ],
 )
-def test_ends_have_their_names(run: Run, source: str, reason: str) -> None:
+def test_ends_have_their_names(run: Runner, source: str, reason: str) -> None:
     assert run(source + "\n" + FOR_EVER).end().reason == reason
 
 
-def test_stop_ends_a_halted_guest(run: Run) -> None:
+def test_stop_ends_a_halted_guest(run: Runner) -> None:
     guest = run(HELLO + FOR_EVER)
     guest.wait_line("hi")
     guest.machine.stop()
@@ -104,7 +46,7 @@ def test_stop_ends_a_halted_guest(run: Run) -> None:
     guest.machine.stop()  # a second time is harmless
 
 
-def test_kill_is_told_and_the_neighbour_goes_on(run: Run) -> None:
+def test_kill_is_told_and_the_neighbour_goes_on(run: Runner) -> None:
     guest, neighbour = run(HELLO + FOR_EVER, "a"), run(HELLO + FOR_EVER, "b")
     guest.wait_line("hi")
     neighbour.wait_line("hi")
@@ -115,40 +57,27 @@ def test_kill_is_told_and_the_neighbour_goes_on(run: Run) -> None:
     assert neighbour.machine.statistics()["cpu_ns"] > 0
 
 
-def gone(pid: int) -> bool:
-    """Whether a process ends; one that only waits for its parent to notice has."""
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.01)
-    return False
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_guests_end_with_their_supervisor(
-    run: Run, supervisor: Supervisor, number: signal.Signals
+    own_run: Runner, own_supervisor: Supervisor, number: signal.Signals
 ) -> None:
-    guest = run(HELLO + FOR_EVER)
+    guest = own_run(HELLO + FOR_EVER)
     guest.wait_line("hi")
-    os.kill(supervisor.pid, number)
+    os.kill(own_supervisor.pid, number)
     assert guest.end().reason == "lost"
     assert gone(guest.machine.facts["pid"])
-    assert gone(supervisor.pid)
+    assert gone(own_supervisor.pid)
 
 
-def test_closing_the_control_pipe_ends_all(run: Run, supervisor: Supervisor) -> None:
-    guest = run(HELLO + FOR_EVER)
+def test_closing_the_control_pipe_ends_all(own_run: Runner, own_supervisor: Supervisor) -> None:
+    guest = own_run(HELLO + FOR_EVER)
     guest.wait_line("hi")
-    supervisor.close()
+    own_supervisor.close()
     assert gone(guest.machine.facts["pid"])
-    assert gone(supervisor.pid)
+    assert gone(own_supervisor.pid)
 
 
-def test_ports_and_memory_that_nobody_answers(run: Run) -> None:
+def test_ports_and_memory_that_nobody_answers(run: Runner) -> None:
     """Reads are all ones at every width; each failed comparison would print nothing."""
     source = """
         mov $0xd00, %dx
@@ -163,7 +92,7 @@ def test_ports_and_memory_that_nobody_answers(run: Run) -> None:
     assert guest.lines == ["hi"]
 
 
-def test_exits_are_counted(run: Run) -> None:
+def test_exits_are_counted(run: Runner) -> None:
     source = "mov $500, %ecx ; mov $0xd00, %dx\n1: in %dx, %al ; dec %ecx ; jnz 1b\n"
     guest = run(source + HELLO + FOR_EVER)
     guest.wait_line("hi")
@@ -172,12 +101,12 @@ def test_exits_are_counted(run: Run) -> None:
     assert statistics["user_exits"] >= statistics["user_exits_io"]
 
 
-def test_second_vcpu_waits_for_its_start(run: Run) -> None:
+def test_second_vcpu_waits_for_its_start(run: Runner) -> None:
     guest = run(HELLO + POWER_OFF + FOR_EVER, vcpus=2)
     assert guest.end().reason == "power-off"
 
 
-def test_console_flood_is_cut_into_lines(run: Run) -> None:
+def test_console_flood_is_cut_into_lines(run: Runner) -> None:
     source = """
         mov $0x3f8, %dx ; mov $'x', %al ; mov $100000, %ecx
     1:  out %al, %dx ; dec %ecx ; jnz 1b
@@ -209,7 +138,7 @@ PCI_WRITE = """
 @pytest.mark.parametrize(
     ("queue", "what"), [("0x200000", "outside guest memory"), ("0x7ffffff0", "outside")]
 )
-def test_malformed_ring_ends_that_guest(run: Run, tmp_path: Path, queue: str, what: str) -> None:
+def test_malformed_ring_ends_that_guest(run: Runner, tmp_path: Path, queue: str, what: str) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
     source = PCI_WRITE.replace("QUEUE", queue).replace("AVAILABLE", "0x201000")
@@ -237,7 +166,7 @@ def test_malformed_ring_ends_that_guest(run: Run, tmp_path: Path, queue: str, wh
     ],
 )
 def test_refusals_name_cause_and_mend(
-    run: Run, supervisor: Supervisor, arguments: dict[str, Any], cause: str, mend: str
+    run: Runner, supervisor: Supervisor, arguments: dict[str, Any], cause: str, mend: str
 ) -> None:
     with pytest.raises(ProvisionError) as refused:
         run(FOR_EVER, **arguments)
@@ -248,7 +177,7 @@ def test_refusals_name_cause_and_mend(
 
 
 @pytest.mark.parametrize("size", [0, 100, 513])
-def test_truncated_disk_is_refused(run: Run, tmp_path: Path, size: int) -> None:
+def test_truncated_disk_is_refused(run: Runner, tmp_path: Path, size: int) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(size))
     with pytest.raises(ProvisionError, match=r"truncated|sectors"):
@@ -256,21 +185,21 @@ def test_truncated_disk_is_refused(run: Run, tmp_path: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("keep", [30, 100, 200])
-def test_truncated_kernel_is_refused(run: Run, tmp_path: Path, keep: int) -> None:
+def test_truncated_kernel_is_refused(run: Runner, tmp_path: Path, keep: int) -> None:
     path = tmp_path / "short"
     path.write_bytes(elf(b"\xf4" * 4096)[:keep])
     with pytest.raises(ProvisionError, match=r"truncated|not a 64-bit"):
         run(FOR_EVER, kernel=str(path))
 
 
-def test_kernel_without_pvh_entry_is_refused(run: Run, tmp_path: Path) -> None:
+def test_kernel_without_pvh_entry_is_refused(run: Runner, tmp_path: Path) -> None:
     path = tmp_path / "noteless"
     path.write_bytes(elf(b"\xf4", note=False))
     with pytest.raises(ProvisionError, match="PVH"):
         run(FOR_EVER, kernel=str(path))
 
 
-def test_unknown_operations_are_answered(run: Run, supervisor: Supervisor) -> None:
+def test_unknown_operations_are_answered(run: Runner, supervisor: Supervisor) -> None:
     guest = run(HELLO + FOR_EVER)
     with pytest.raises(HarnessError, match="unknown operation"):
         supervisor.request("dance", "guest")
@@ -286,7 +215,7 @@ def test_capabilities_are_the_kernels(supervisor: Supervisor) -> None:
     assert there["KVM_CAP_IRQFD"] == 1
 
 
-def test_cycles_leave_nothing(run: Run, supervisor: Supervisor) -> None:
+def test_cycles_leave_nothing(run: Runner, supervisor: Supervisor) -> None:
     process = psutil.Process(supervisor.pid)
     run(HELLO + POWER_OFF + FOR_EVER, "warm").end()
     before = (process.num_fds(), process.num_threads())

@@ -79,6 +79,8 @@ def load_kernel(memory: Memory, path: str) -> Kernel:
             return _load(memory, file, path)
     except OSError as error:
         raise ConfigError(f"kernel {path}: {error.strerror}", "check the path") from error
+    except OverflowError as error:  # an offset of 2^63 or more
+        raise ConfigError(f"kernel {path} is truncated", "build or download it again") from error
 
 
 def _load(memory: Memory, file: BinaryIO, path: str) -> Kernel:
@@ -89,7 +91,9 @@ def _load(memory: Memory, file: BinaryIO, path: str) -> Kernel:
         if kind != _PT_LOAD or not memory_size:
             continue
         end = max(end, address + memory_size)
-        if end > memory.regions[0].size or file_size > memory_size:
+        if file_size > memory_size:
+            raise ConfigError(f"{path} has an impossible ELF program header", _mend(path))
+        if end > memory.regions[0].size:
             needed = (end + _WORKING_SPACE) >> 20
             raise ConfigError(
                 f"the kernel does not fit into {memory.size >> 20} MiB of memory",
@@ -117,26 +121,32 @@ def load_initramfs(memory: Memory, path: str, kernel: Kernel) -> tuple[int, int]
     except OSError as error:
         raise ConfigError(f"initramfs {path}: {error.strerror}", "check the path") from error
     try:
-        block = stat.S_ISBLK(os.fstat(fd).st_mode)
-        size = os.lseek(fd, 0, os.SEEK_END) if block else os.fstat(fd).st_size
-        address = (memory.regions[0].size - size) & ~0xFFF
-        if size == 0:
-            raise ConfigError(f"initramfs {path} is empty", "build it again")
-        if address < kernel.end + _WORKING_SPACE:
-            needed = (kernel.end + size + _WORKING_SPACE) >> 20
-            raise ConfigError(
-                f"kernel and initramfs do not fit into {memory.size >> 20} MiB of memory",
-                f"give the guest at least {needed + 1} MiB (--guest-memory)",
-            )
-        view, done = memory.view(address, size), 0
-        while done < size:
-            got = os.preadv(fd, [view[done:]], done)
-            if not got:
-                raise ConfigError(f"initramfs {path} is truncated", "build it again")
-            done += got
-        return address, size
+        return _load_initramfs(memory, fd, path, kernel)
+    except OSError as error:  # a directory
+        raise ConfigError(f"initramfs {path}: {error.strerror}", "check the path") from error
     finally:
         os.close(fd)
+
+
+def _load_initramfs(memory: Memory, fd: int, path: str, kernel: Kernel) -> tuple[int, int]:
+    block = stat.S_ISBLK(os.fstat(fd).st_mode)
+    size = os.lseek(fd, 0, os.SEEK_END) if block else os.fstat(fd).st_size
+    address = (memory.regions[0].size - size) & ~0xFFF
+    if size == 0:
+        raise ConfigError(f"initramfs {path} is empty", "build it again")
+    if address < kernel.end + _WORKING_SPACE:
+        needed = (kernel.end + size + _WORKING_SPACE) >> 20
+        raise ConfigError(
+            f"kernel and initramfs do not fit into {memory.size >> 20} MiB of memory",
+            f"give the guest at least {needed + 1} MiB (--guest-memory)",
+        )
+    view, done = memory.view(address, size), 0
+    while done < size:
+        got = os.preadv(fd, [view[done:]], done)
+        if not got:
+            raise ConfigError(f"initramfs {path} is truncated", "build it again")
+        done += got
+    return address, size
 
 
 def _memory_map(memory: Memory) -> list[tuple[int, int, int]]:

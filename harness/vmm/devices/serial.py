@@ -17,6 +17,8 @@ _IIR_NONE, _IIR_TRANSMIT, _IIR_RECEIVE = 1, 2, 4
 _IIR_FIFO = 0xC0
 _LSR_READY, _LSR_EMPTY = 0x01, 0x60
 _MCR_LOOP = 0x10
+# bits that are not there read as 0: Linux takes a port whose IER keeps bit 6 for an XScale's
+_WRITABLE = {_IER: 0x0F, _MCR: 0x1F}
 _MSR_CONNECTED = 0xB0  # carrier, data set ready, clear to send
 
 
@@ -65,6 +67,7 @@ class Serial:
         elif offset == _IIR_FCR:
             self._fifo = bool(value & 1)
         elif offset not in (_LSR, _MSR):
+            value &= _WRITABLE.get(offset, 0xFF)
             enabled = value & ~self._registers[_IER] & _IER_TRANSMIT
             if offset == _IER and enabled:
                 self._transmit_pending = True  # the holding register is always empty

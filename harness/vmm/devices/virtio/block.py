@@ -187,7 +187,10 @@ def _whole(
 
 
 def _size(fd: int) -> int:
-    """Bytes of a file or block device."""
-    if stat.S_ISBLK(os.fstat(fd).st_mode):
+    """Bytes of a file or block device; OSError for what is neither."""
+    about = os.fstat(fd)
+    if stat.S_ISBLK(about.st_mode):
         return os.lseek(fd, 0, os.SEEK_END)
-    return os.fstat(fd).st_size
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "neither a file nor a block device")
+    return about.st_size
