@@ -20,8 +20,10 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-def _die_with_parent() -> None:
+def _prepare() -> None:
+    """In the fork: die with the parent, and lead a group of its own, to be ended as a whole."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.setpgid(0, 0)
 
 
 class Peer:
@@ -41,7 +43,7 @@ class Peer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 (single-threaded here)
+                preexec_fn=_prepare,  # noqa: PLW1509 (single-threaded here)
             )
         except OSError as error:
             raise ConfigError(f"{argv[0]}: {error.strerror}", "install it on the host") from error
@@ -101,7 +103,10 @@ class Peer:
 
     def _stop(self) -> None:
         self._stopped = True
-        self._process.kill()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # what it started holds its standard output, too: the console would not end
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _statistics(self) -> dict[str, int]:
         """CPU time of the program in ns (proc(5), fields 14 and 15 of stat)."""

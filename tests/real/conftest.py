@@ -16,6 +16,7 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.base import Hypervisor
 from harness.hypervisors.kvm import KvmHypervisor
+from harness.session import session_of
 from images import store
 from images.store import GuestImage
 
@@ -94,8 +95,12 @@ def image() -> GuestImage:
 
 
 @pytest.fixture(scope="session")
-def kvm(emulated_host: Host) -> Iterator[KvmHypervisor]:
-    """Our VMM on the emulated host."""
+def kvm(emulated_host: Host, pytestconfig: pytest.Config) -> Iterator[KvmHypervisor]:
+    """Our VMM on the emulated host: the plugin's own where it is that."""
+    own = session_of(pytestconfig).hypervisor
+    if isinstance(own, KvmHypervisor) and own.host is emulated_host:
+        yield own
+        return
     hypervisor = KvmHypervisor(emulated_host, lambda text: None)
     yield hypervisor
     hypervisor.close()

@@ -30,8 +30,6 @@ def test_measures(guest, ssh, record_sample):
     record_sample("exit.cpuid", 1.0, "ns", "lower")
     pathlib.Path("running").touch()
     ssh.run(["sleep", os.environ["SECONDS_MORE"]], timeout=60)
-
-def test_next(shared_guest): pass
 """
 
 

@@ -49,6 +49,14 @@ def run(supervisor: Supervisor, tmp_path: Path) -> Iterator[Runner]:
 
 
 @pytest.fixture
+def peers(shared_supervisor: Supervisor, tmp_path: Path) -> Iterator[Runner]:
+    """Start any program in a guest's place: that needs no KVM."""
+    runner = Runner(shared_supervisor, tmp_path)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
 def own_supervisor(kvm_device: str) -> Iterator[Supervisor]:
     """A supervisor for a test to end."""
     host = LocalHost("tests")

@@ -75,8 +75,8 @@ class Runner:
     def __call__(self, source: str, name: str = "guest", **arguments: Any) -> Guest:
         folder = self._folder / name
         folder.mkdir()
-        path = kernel(source, folder)
-        return self.start("create", name, kernel=path, memory=64, vsock=False, **arguments)
+        wanted = {"kernel": kernel(source, folder), "memory": 64, "vsock": False, **arguments}
+        return self.start("create", name, **wanted)
 
     def start(self, operation: str, name: str, **arguments: Any) -> Guest:
         guest = Guest(lines=[], ends=[])

@@ -106,17 +106,6 @@ def test_second_vcpu_waits_for_its_start(run: Runner) -> None:
     assert guest.end().reason == "power-off"
 
 
-def test_console_flood_is_cut_into_lines(run: Runner) -> None:
-    source = """
-        mov $0x3f8, %dx ; mov $'x', %al ; mov $100000, %ecx
-    1:  out %al, %dx ; dec %ecx ; jnz 1b
-    """
-    guest = run(source + POWER_OFF + FOR_EVER)
-    assert guest.end().reason == "power-off"
-    assert max(map(len, guest.lines)) <= 4096
-    assert sum(map(len, guest.lines)) == 100_000
-
-
 PCI_WRITE = """
     .macro pci register value
     mov $0xcf8, %dx ; mov $(0x80000800 | \\register), %eax ; out %eax, %dx

@@ -1,0 +1,168 @@
+"""The ACPI tables as a kernel finds them, and their words of AML."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.vmm.boot import acpi, aml
+from harness.vmm.devices import pci, power
+
+COUNTS = [1, 2, 4, 254]
+
+
+class Tables:
+    """All tables of a machine, reached from the RSDP as ACPI 6.4, 5.2.5 has it."""
+
+    def __init__(self, vcpus: int) -> None:
+        self.blob = acpi.tables(vcpus)
+        self.places: dict[str, tuple[int, int]] = {}
+        self.found: dict[str, bytes] = {}
+        (xsdt,) = struct.unpack_from("<Q", self.blob, 24)
+        self.take(xsdt)
+        for (address,) in struct.iter_unpack("<Q", self.found["XSDT"][36:]):
+            self.take(address)
+        facs, dsdt = struct.unpack_from("<II", self.found["FACP"], 36)
+        self.take(facs)
+        self.take(dsdt)
+
+    def take(self, address: int) -> None:
+        at = address - acpi.BASE
+        (length,) = struct.unpack_from("<I", self.blob, at + 4)
+        assert 0 < at < at + length <= len(self.blob)
+        name = self.blob[at : at + 4].decode()
+        self.found[name] = self.blob[at : at + length]
+        self.places[name] = (at, at + length)
+
+
+@pytest.mark.parametrize("vcpus", COUNTS)
+def test_lengths_checksums_and_places(vcpus: int) -> None:
+    tables = Tables(vcpus)
+    assert len(tables.blob) <= acpi.ROOM
+    assert set(tables.found) == {"XSDT", "FACP", "APIC", "FACS", "DSDT"}
+    for name, table in tables.found.items():
+        if name != "FACS":  # it has none
+            assert sum(table) & 0xFF == 0, name
+    ends = sorted([(0, 36), *tables.places.values()])
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
+
+
+def test_rsdp() -> None:
+    blob = acpi.tables(1)
+    assert blob[:8] == b"RSD PTR "
+    assert (sum(blob[:20]) & 0xFF, sum(blob[:36]) & 0xFF) == (0, 0)
+    assert (blob[15], struct.unpack_from("<I", blob, 20)[0]) == (2, 36)
+    assert acpi.BASE % 16 == 0  # a kernel that looks for it takes steps of 16
+    assert 0xE_0000 <= acpi.BASE < acpi.BASE + acpi.ROOM <= 0x10_0000
+
+
+def test_fadt_names_the_registers_that_are_there() -> None:
+    tables = Tables(1)
+    fadt = tables.found["FACP"]
+    assert len(fadt) == 276
+    assert (tables.places["FACS"][0] + acpi.BASE) % 64 == 0
+    event, control = (struct.unpack_from("<I", fadt, at)[0] for at in (56, 64))
+    assert (event, control) == (power.PM1_EVENT, power.PM1_CONTROL)
+    assert struct.unpack_from("<BBBBQ", fadt, 148) == (1, 32, 0, 2, event)
+    assert struct.unpack_from("<BBBBQ", fadt, 172) == (1, 16, 0, 2, control)
+    assert struct.unpack_from("<BBBBQ", fadt, 116) == (1, 8, 0, 1, power.RESET_CONTROL)
+    assert fadt[128] == power.RESET_VALUE
+    (flags,) = struct.unpack_from("<I", fadt, 112)
+    assert flags & 1 << 10  # the reset register works
+    assert not flags & 1 << 20  # not "hardware-reduced": the fixed registers are there
+    assert struct.unpack_from("<I", fadt, 48) == (0,)  # no SMI command: ACPI is on from the start
+
+
+@pytest.mark.parametrize("vcpus", COUNTS)
+def test_madt_has_each_vcpu_once(vcpus: int) -> None:
+    body = Tables(vcpus).found["APIC"][44:]
+    entries: dict[int, list[bytes]] = {}
+    while body:
+        assert 2 <= body[1] <= len(body)
+        entries.setdefault(body[0], []).append(body[: body[1]])
+        body = body[body[1] :]
+    assert [(entry[2], entry[3], entry[4]) for entry in entries[0]] == [
+        (index, index, 1) for index in range(vcpus)
+    ]
+    (ioapic,) = entries[1]
+    assert struct.unpack_from("<II", ioapic, 4) == (0xFEC0_0000, 0)
+    overrides = [struct.unpack_from("<BBIH", entry, 2) for entry in entries[2]]
+    assert overrides == [(0, 0, 2, 0), (0, 9, 9, 0x0D)]
+
+
+@pytest.mark.parametrize("name", ["DSDT", "FACP", "APIC", "XSDT", "FACS"])
+@pytest.mark.parametrize("vcpus", [1, 254])
+def test_intels_compiler_understands_the_tables(name: str, vcpus: int, tmp_path: Path) -> None:
+    if not shutil.which("iasl"):
+        pytest.skip("no iasl (package acpica-tools)")
+    path = tmp_path / f"{name.lower()}.dat"
+    path.write_bytes(Tables(vcpus).found[name])
+    said = _iasl("-d", path)
+    assert "error" not in said.lower().replace("no errors", "")
+    assert "warning" not in said.lower()
+    listing = path.with_suffix(".dsl")
+    text = listing.read_text()
+    assert "incorrect" not in text.lower()  # how it tells of a checksum
+    assert "invalid" not in text.lower()
+    if name == "DSDT":
+        assert "0 Errors, 0 Warnings" in _iasl("-we", listing)
+
+
+def _iasl(*arguments: object) -> str:
+    done = subprocess.run(
+        ["iasl", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+# AML
+
+
+@pytest.mark.parametrize("size", [0, 1, 0x3E, 0x3F, 0x40, 0xFFD, 0xFFE, 0xFFF, 0x1000, 0x1_2345])
+def test_package_length_counts_itself(size: int) -> None:
+    encoded = aml.package_length(b"x" * size)
+    follow = encoded[0] >> 6
+    assert len(encoded) == 1 + follow
+    low = encoded[0] & (0x0F if follow else 0x3F)
+    assert not (follow and encoded[0] & 0x30)
+    length = low + sum(byte << (4 + 8 * at) for at, byte in enumerate(encoded[1:]))
+    assert length == size + len(encoded)
+
+
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [
+        (0, "00"),
+        (1, "01"),
+        (2, "0a02"),
+        (0xFF, "0aff"),
+        (0x100, "0b0001"),
+        (0xFFFF, "0bffff"),
+        (0x1_0000, "0c00000100"),
+        (1 << 32, "0e0000000001000000"),
+    ],
+)
+def test_integers_are_as_short_as_they_can_be(value: int, encoded: str) -> None:
+    assert aml.integer(value).hex() == encoded
+
+
+def test_names() -> None:
+    assert aml.eisa_id("PNP0A03").hex() == "0c41d00a03"
+    assert aml.path("\\_S5") == b"\\_S5_"
+    assert aml.path("PCI0") == b"PCI0"
+
+
+def test_windows_say_what_the_bridge_decodes() -> None:
+    ports = aml.io_window(pci.IO_START, pci.IO_SIZE)
+    memory = aml.memory_window(pci.MMIO_START, pci.MMIO_SIZE)
+    for descriptor, kind, unit in ((ports, 0x88, "H"), (memory, 0x87, "I")):
+        assert descriptor[0] == kind
+        assert struct.unpack_from("<H", descriptor, 1)[0] == len(descriptor) - 3
+        _, first, last, _, length = struct.unpack(f"<5{unit}", descriptor[6:])
+        assert last - first + 1 == length

@@ -1,0 +1,303 @@
+"""virtio-blk on a file, its requests laid into guest memory as a driver does."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.vmm.devices.virtio.block import Block
+from harness.vmm.devices.virtio.queue import Chain, Queue
+from harness.vmm.devices.virtio.transport import StartedQueue
+from harness.vmm.errors import ConfigError, GuestFault
+from harness.vmm.kvm.vm import eventfd, signal_eventfd
+from harness.vmm.memory import Memory
+from tests.vmm.fakes import RING
+from tests.vmm.guests import TIMEOUT
+
+IN, OUT, FLUSH, GET_ID, DISCARD = 0, 1, 4, 8, 11
+OK, IO_ERROR, UNSUPPORTED = 0, 1, 2
+NEXT, WRITE, INDIRECT = 1, 2, 4
+HEADER, STATUS, TABLE, DATA = 0x8000, 0x9000, 0xA000, 0x10000
+MEMORY = Memory(1 << 20)
+SECTORS = 64
+CONTENT = random.Random(0).randbytes(512 * SECTORS)  # noqa: S311
+
+Descriptor = tuple[int, int, int]  # address, length, flags
+
+
+class Disk:
+    """A disk and its driver: one request at a time, in place of the device's thread."""
+
+    def __init__(self, path: Path, readonly: bool = False) -> None:
+        self.path = path
+        self.fail: list[BaseException] = []
+        self.block = Block(str(path), "root", readonly, False, self.fail.append)
+        self.index = 0
+        for address, length in zip(RING[1:], RING.lengths(), strict=True):
+            MEMORY.view(address, length)[:] = bytes(length)
+        self.queue = Queue(MEMORY, RING, event_index=False)
+
+    def offer(self, descriptors: list[Descriptor], table: int = RING.descriptors) -> None:
+        for at, (address, length, flags) in enumerate(descriptors):
+            more = NEXT if at + 1 < len(descriptors) else 0
+            entry = struct.pack("<QIHH", address, length, flags | more, at + 1 if more else 0)
+            MEMORY.write(table + 16 * at, entry)
+        if table != RING.descriptors:
+            self.offer([(table, 16 * len(descriptors), INDIRECT)])
+            return
+        self.index += 1
+        MEMORY.write(RING.available, struct.pack("<HH8H", 0, self.index, *(0,) * 8))
+
+    def serve(self) -> int:
+        """Serve what is offered; returns how much was written to the guest."""
+        (chain,) = self.queue.pop()
+        written = self.block._request(chain)
+        self.queue.push(chain, written)
+        return written
+
+    def ask(self, kind: int, sector: int, *buffers: Descriptor) -> tuple[int, int]:
+        """Status, and bytes written before it."""
+        MEMORY.write(HEADER, struct.pack("<IIQ", kind, 0, sector))
+        MEMORY.write(STATUS, b"\xff")
+        self.offer([(HEADER, 16, 0), *buffers, (STATUS, 1, WRITE)])
+        written = self.serve()
+        return MEMORY.view(STATUS, 1)[0], written - 1
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "disk"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def disk(path: Path) -> Iterator[Disk]:
+    made = Disk(path)
+    yield made
+    os.close(made.block._fd)
+
+
+def test_reads_into_several_buffers(disk: Disk) -> None:
+    buffers = [(DATA, 512, WRITE), (DATA + 0x4000, 1024, WRITE)]
+    assert disk.ask(IN, 5, *buffers) == (OK, 1536)
+    got = bytes(MEMORY.view(DATA, 512)) + bytes(MEMORY.view(DATA + 0x4000, 1024))
+    assert got == CONTENT[5 * 512 : 8 * 512]
+
+
+def test_writes_from_several_buffers(disk: Disk, path: Path) -> None:
+    MEMORY.write(DATA, b"a" * 512)
+    MEMORY.write(DATA + 0x4000, b"b" * 1024)
+    assert disk.ask(OUT, 5, (DATA, 512, 0), (DATA + 0x4000, 1024, 0)) == (OK, 0)
+    expected = CONTENT[: 5 * 512] + b"a" * 512 + b"b" * 1024 + CONTENT[8 * 512 :]
+    assert path.read_bytes() == expected
+    assert disk.ask(FLUSH, 0) == (OK, 0)
+
+
+def test_the_whole_disk_at_once_and_not_a_sector_more(disk: Disk, path: Path) -> None:
+    assert disk.ask(IN, 0, (DATA, 512 * SECTORS, WRITE)) == (OK, 512 * SECTORS)
+    assert bytes(MEMORY.view(DATA, 512 * SECTORS)) == CONTENT
+    assert disk.ask(IN, 1, (DATA, 512 * SECTORS, WRITE)) == (IO_ERROR, 0)
+
+
+@pytest.mark.parametrize("sector", [SECTORS, SECTORS + 1, 1 << 55, (1 << 64) - 1])
+def test_beyond_the_disk_is_an_io_error(disk: Disk, path: Path, sector: int) -> None:
+    for kind, flags in ((IN, WRITE), (OUT, 0)):
+        assert disk.ask(kind, sector, (DATA, 512, flags)) == (IO_ERROR, 0)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("length", [1, 511, 513])
+def test_parts_of_sectors_are_an_io_error(disk: Disk, path: Path, length: int) -> None:
+    for kind, flags in ((IN, WRITE), (OUT, 0)):
+        assert disk.ask(kind, 0, (DATA, length, flags)) == (IO_ERROR, 0)
+    assert path.read_bytes() == CONTENT
+
+
+def test_the_serial_number_is_20_bytes_or_what_fits(disk: Disk) -> None:
+    MEMORY.write(DATA, b"x" * 32)
+    assert disk.ask(GET_ID, 0, (DATA, 20, WRITE)) == (OK, 20)
+    assert bytes(MEMORY.view(DATA, 21)) == b"root".ljust(20, b"\0") + b"x"
+    assert disk.ask(GET_ID, 0, (DATA, 2, WRITE)) == (OK, 2)
+    assert disk.ask(GET_ID, 0) == (UNSUPPORTED, 0)
+
+
+@pytest.mark.parametrize("kind", [DISCARD, 13, 0xFFFF_FFFF])
+def test_other_requests_are_unsupported(disk: Disk, kind: int) -> None:
+    assert disk.ask(kind, 0, (DATA, 512, 0)) == (UNSUPPORTED, 0)
+
+
+def test_a_readonly_disk_refuses_writes_as_the_specification_says(path: Path) -> None:
+    disk = Disk(path, readonly=True)
+    assert disk.block.features & 1 << 5
+    assert disk.ask(OUT, 0, (DATA, 512, 0)) == (IO_ERROR, 0)
+    assert disk.ask(IN, 0, (DATA, 512, WRITE)) == (OK, 512)
+    assert disk.ask(FLUSH, 0) == (OK, 0)
+    assert path.read_bytes() == CONTENT
+
+
+def test_configuration_space(disk: Disk) -> None:
+    config = disk.block.config
+    assert struct.unpack_from("<QII", config) == (SECTORS, 0, 126)
+    assert struct.unpack_from("<I", config, 20) == (512,)
+
+
+def test_header_and_status_may_lie_anywhere(disk: Disk) -> None:
+    """virtio 1.2, 2.7.4.1: the device knows bytes, not descriptors."""
+    MEMORY.write(HEADER, struct.pack("<IIQ", IN, 0, 7))
+    halves = [(HEADER, 5, 0), (HEADER + 5, 0, 0), (HEADER + 5, 11, 0)]
+    disk.offer([*halves, (DATA, 513, WRITE)])
+    assert disk.serve() == 513
+    assert bytes(MEMORY.view(DATA, 513)) == CONTENT[7 * 512 : 8 * 512] + b"\0"
+    MEMORY.write(HEADER, struct.pack("<IIQ", OUT, 0, 3) + b"z" * 512)
+    disk.offer([(HEADER, 528, 0), (STATUS, 1, WRITE)])
+    assert disk.serve() == 1
+    assert disk.path.read_bytes()[3 * 512 : 4 * 512] == b"z" * 512
+
+
+def test_an_indirect_request(disk: Disk) -> None:
+    MEMORY.write(HEADER, struct.pack("<IIQ", IN, 0, 0))
+    disk.offer([(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)], TABLE)
+    assert disk.serve() == 513
+    assert bytes(MEMORY.view(DATA, 512)) == CONTENT[:512]
+
+
+@pytest.mark.parametrize(
+    "descriptors",
+    [
+        [(HEADER, 16, 0)],
+        [(STATUS, 1, WRITE)],
+        [(HEADER, 15, 0), (STATUS, 1, WRITE)],
+        [(HEADER, 16, 0), (STATUS, 0, WRITE)],
+    ],
+    ids=["no status", "no header", "short header", "empty status"],
+)
+def test_requests_that_are_none_end_the_guest(disk: Disk, descriptors: list[Descriptor]) -> None:
+    disk.offer(descriptors)
+    with pytest.raises(GuestFault, match="virtio-blk"):
+        disk.serve()
+
+
+def test_a_file_that_was_cut_meanwhile_is_an_io_error(disk: Disk, path: Path) -> None:
+    os.truncate(path, 512 * 10)
+    assert disk.ask(IN, 9, (DATA, 1024, WRITE)) == (IO_ERROR, 512)
+    assert disk.ask(IN, 20, (DATA, 512, WRITE))[0] == IO_ERROR
+
+
+# what cannot be a disk
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 513])
+def test_a_truncated_image_is_refused(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(bytes(size))
+    with pytest.raises(ConfigError, match=f"{size} bytes") as refused:
+        Disk(path)
+    assert "truncated" in refused.value.mend
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_what_is_no_file_is_refused(tmp_path: Path, readonly: bool) -> None:
+    for path in (tmp_path, tmp_path / "absent", Path("/dev/null")):
+        with pytest.raises(ConfigError, match=str(path)):
+            Disk(path, readonly)
+
+
+def test_a_file_without_rights_is_refused(path: Path) -> None:
+    path.chmod(0o444)
+    if os.access(path, os.W_OK):
+        pytest.skip("root may write everything")
+    with pytest.raises(ConfigError, match="Permission"):
+        Disk(path)
+
+
+# the device's thread
+
+
+class Started:
+    """A disk with its thread running, kicked and answered by eventfds."""
+
+    def __init__(self, path: Path) -> None:
+        self.disk = Disk(path)
+        self.kick, self.call = eventfd(nonblocking=False), eventfd(nonblocking=False)
+        self.queue = StartedQueue(0, RING, self.kick, self.call)
+        self.disk.block.start(MEMORY, [self.queue], 0)
+
+    def close(self) -> None:
+        self.disk.block.stop()
+        for fd in (self.kick, self.call, self.disk.block._fd):
+            os.close(fd)
+
+
+@pytest.fixture
+def started(path: Path) -> Iterator[Started]:
+    made = Started(path)
+    yield made
+    made.close()
+
+
+def test_the_thread_serves_on_a_kick_and_signals(started: Started) -> None:
+    MEMORY.write(HEADER, struct.pack("<IIQ", IN, 0, 2))
+    for turn in range(3):
+        MEMORY.write(DATA, bytes(512))
+        started.disk.offer([(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)])
+        signal_eventfd(started.kick)
+        assert os.read(started.call, 8)[0] == 1
+        assert bytes(MEMORY.view(DATA, 512)) == CONTENT[1024:1536]
+        assert started.disk.block.requests == turn + 1
+    assert not started.disk.fail
+
+
+def test_it_stops_and_starts_again(started: Started) -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        started.disk.block.stop()
+        assert threading.active_count() == before - 1
+        started.disk = Disk(started.disk.path)
+        started.disk.block.start(MEMORY, [started.queue], 0)
+    test_the_thread_serves_on_a_kick_and_signals(started)
+
+
+def test_a_malformed_request_is_told_and_ends_only_the_thread(started: Started) -> None:
+    started.disk.offer([(STATUS, 1, WRITE)])
+    signal_eventfd(started.kick)
+    thread = started.disk.block._thread
+    assert thread is not None
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+    assert isinstance(started.disk.fail[0], GuestFault)
+
+
+def test_a_driver_that_never_pauses_cannot_hold_up_a_reset(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reset waits for the thread with the machine's lock held."""
+    busy = threading.Event()
+
+    def request(chain: Chain) -> int:
+        busy.set()
+        (index,) = struct.unpack("<H", MEMORY.view(RING.available + 2, 2))
+        MEMORY.write(RING.available + 2, struct.pack("<H", (index + 1) & 0xFFFF))
+        return 0
+
+    monkeypatch.setattr(started.disk.block, "_request", request)
+    started.disk.offer([(STATUS, 1, WRITE)])
+    signal_eventfd(started.kick)
+    assert busy.wait(TIMEOUT)
+    stopper = threading.Thread(target=started.disk.block.stop, daemon=True)
+    stopper.start()
+    stopper.join(TIMEOUT)
+    stuck = stopper.is_alive()
+    monkeypatch.undo()
+    assert not stuck
+
+
+def test_a_start_without_a_queue_ends_the_guest(disk: Disk) -> None:
+    with pytest.raises(GuestFault, match="without its queue"):
+        disk.block.start(MEMORY, [], 0)

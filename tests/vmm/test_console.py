@@ -1,0 +1,109 @@
+"""The console's lines, what they say of a panic, and that they are bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.guest.console import Console as Kept
+from harness.vmm.console import Console
+from tests.vmm.guests import Runner, wait_until
+from tests.vmm.payload import FOR_EVER, POWER_OFF
+
+PANIC = b"[    1.250000] Kernel panic - not syncing: Attempted to kill init! exitcode=0x9\n"
+
+
+class Screen:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.times: list[int] = []
+        self.console = Console(self._emit)
+
+    def _emit(self, at: int, text: str) -> None:
+        self.times.append(at)
+        self.lines.append(text)
+
+    def say(self, data: bytes) -> None:
+        for value in data:
+            self.console.byte(value)
+
+
+def test_lines_are_text_whatever_the_bytes() -> None:
+    screen = Screen()
+    screen.say(b"one\r\n\n\xff\xfe\0two\nr\xc3\xa4der\nlast")
+    assert screen.lines == ["one", "", "��\0two", "räder"]
+    screen.console.flush_stale(-1)
+    assert screen.lines[4:] == ["last"]
+    assert screen.times == sorted(screen.times)
+
+
+def test_a_prompt_is_handed_on_once_it_is_old() -> None:
+    screen = Screen()
+    screen.say(b"login: ")
+    screen.console.flush_stale(60)
+    assert screen.lines == []
+    screen.console.flush_stale(-1)
+    screen.console.flush_stale(-1)
+    assert screen.lines == ["login: "]
+
+
+@pytest.mark.parametrize("cut", range(0, len(PANIC), 3))
+def test_a_panic_is_seen_wherever_a_slow_guest_pauses(cut: int) -> None:
+    screen = Screen()
+    screen.say(PANIC[:cut])
+    screen.console.flush_stale(-1)
+    screen.say(PANIC[cut:])
+    assert screen.console.panic == "Attempted to kill init! exitcode=0x9"
+    assert "".join(screen.lines).encode() == PANIC.strip()
+
+
+def test_the_first_panic_is_the_cause() -> None:
+    screen = Screen()
+    screen.say(PANIC + b"[ 2.0] Kernel panic - not syncing: another\n")
+    assert screen.console.panic == "Attempted to kill init! exitcode=0x9"
+
+
+def test_what_only_speaks_of_a_panic_is_none() -> None:
+    screen = Screen()
+    screen.say(b"grep: Kernel panic - not syncing: no\nKernel panic - syncing\n")
+    assert screen.console.panic is None
+
+
+@pytest.mark.parametrize("value", [b"x", b"\xff", b"\0"])
+def test_a_line_without_end_is_cut(value: bytes) -> None:
+    screen = Screen()
+    screen.say(value * 100_000)
+    assert set(map(len, screen.lines)) == {4096}
+    assert len(screen.console._line) + len(screen.console._before) <= 8192
+    screen.console.flush_stale(-1)
+    assert sum(map(len, screen.lines)) == 100_000
+
+
+def test_ten_megabytes_without_a_newline_stay_bounded_on_both_sides(peers: Runner) -> None:
+    size = 10 << 20
+    flood = f"head -c {size} /dev/zero | tr '\\0' x ; sleep 100"
+    guest = peers.start("exec", "flood", argv=["sh", "-c", flood])
+    assert wait_until(lambda: len(guest.lines) == size / 4096)
+    relay = psutil.Process(guest.machine.facts["pid"]).parent()
+    assert relay is not None
+    peak = Path(f"/proc/{relay.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+    assert int(peak) < 64 << 10  # KiB
+    assert set(map(len, guest.lines)) == {4096}
+    kept = Kept(keep=100)
+    for line in guest.lines:
+        kept.add(0, line)
+    assert len(kept.tail(1000)) == 100
+
+
+def test_a_guests_flood_is_cut_into_lines(run: Runner) -> None:
+    size = 128 << 10
+    source = f"""
+        cld ; mov $0x200000, %edi ; mov $'x', %al ; mov ${size}, %ecx ; rep stosb
+        mov $0x3f8, %dx ; mov $0x200000, %esi ; mov ${size}, %ecx ; rep outsb
+    """
+    guest = run(source + POWER_OFF + FOR_EVER)
+    assert guest.end().reason == "power-off"
+    assert set(map(len, guest.lines)) == {4096}
+    assert len(guest.lines) == size / 4096

@@ -1,0 +1,112 @@
+"""The control protocol's lines, and the arguments of "create"."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from harness.vmm.control import LINE_LIMIT, Channel, LineReader
+from harness.vmm.errors import ConfigError
+from harness.vmm.machine import Config, DiskConfig
+from tests.vmm.targets import FIELDS
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 100])
+def test_lines_are_whole_however_they_come(step: int) -> None:
+    stream = b'{"a": 1}\n\n{"b": 2}\nrest'
+    reader = LineReader()
+    lines = [
+        line for at in range(0, len(stream), step) for line in reader.feed(stream[at : at + step])
+    ]
+    assert lines == [b'{"a": 1}', b"", b'{"b": 2}']
+    assert list(reader.feed(b"\n")) == [b"rest"]
+
+
+def test_a_line_up_to_the_limit_is_one() -> None:
+    reader = LineReader()
+    assert list(reader.feed(b"x" * LINE_LIMIT)) == []
+    assert list(reader.feed(b"\n")) == [b"x" * LINE_LIMIT]
+
+
+def test_an_endless_line_is_refused_once_and_forgotten() -> None:
+    reader = LineReader()
+    whole = reader.feed(b"first\n" + b"x" * LINE_LIMIT + b"x")
+    assert next(whole) == b"first"
+    with pytest.raises(ValueError, match="longer than"):
+        next(whole)
+    for _ in range(5):
+        assert list(reader.feed(b"x" * LINE_LIMIT)) == []
+        assert len(reader._rest) == 0
+    assert list(reader.feed(b"end of it\nnext\nre")) == [b"next"]
+    assert list(reader.feed(b"st\n")) == [b"rest"]
+
+
+def test_a_channel_adds_the_guests_name_and_ends_with_the_socket() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel("g", theirs)
+    channel.event("mark", stage="kernel")
+    assert json.loads(ours.recv(1000)) == {"guest": "g", "event": "mark", "stage": "kernel"}
+    ours.sendall(b'{"id": 1}\n{"id": 2}\n{"id"')
+    ours.shutdown(socket.SHUT_WR)
+    assert list(channel.requests()) == [{"id": 1}, {"id": 2}]
+    ours.close()
+    with pytest.raises(OSError, match=r"."):
+        channel.event("mark")
+    theirs.close()
+
+
+def test_the_smallest_and_the_whole_configuration() -> None:
+    assert Config.parse({"kernel": "k"}) == Config("k")
+    disks = [{"path": "p", "serial": "s", "readonly": False, "direct": True}]
+    parsed = Config.parse({**FIELDS, "disks": disks, "vcpus": 2, "vsock": True})
+    assert parsed.disks == [DiskConfig("p", "s", readonly=False, direct=True)]
+    assert (parsed.vcpus, parsed.memory, parsed.vsock) == (2, 16, True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kernel": 5},  # open() would take it for a descriptor
+        {"kernel": None},
+        {"kernel": "a\0b"},
+        {"kernel": "\ud800"},
+        {"initramfs": ["x"]},
+        {"cmdline": {}},
+        {"cmdline": "quiet\0"},
+        {"vcpus": 0},
+        {"vcpus": 1.5},
+        {"vcpus": True},
+        {"memory": 0},
+        {"memory": -1},
+        {"memory": "64"},
+        {"memory": 1 << 21},
+        {"vsock": 1},
+        {"disks": None},
+        {"disks": "ab"},
+        {"disks": [None]},
+        {"disks": [{}]},
+        {"disks": [{"path": 3, "serial": "s"}]},
+        {"disks": [{"path": "p", "serial": None}]},
+        {"disks": [{"path": "p", "serial": "s", "readonly": "no"}]},
+        {"disks": [{"path": "p", "serial": "s", "colour": "red"}]},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_fields_of_another_type_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Config.parse({**FIELDS, **wrong})
+    assert refused.value.cause
+
+
+@pytest.mark.parametrize("wrong", [None, [], "kernel", 3, {}])
+def test_arguments_that_are_none_are_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError):
+        Config.parse(wrong)
+
+
+def test_a_path_that_is_no_utf8_is_one() -> None:
+    assert Config.parse({"kernel": "/k\udcff"}).kernel == "/k\udcff"

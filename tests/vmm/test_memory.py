@@ -1,0 +1,60 @@
+"""Guest memory: where it lies, and that no view leaves it."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.vmm.errors import ConfigError, GuestFault
+from harness.vmm.memory import GAP_END, GAP_START, Memory
+
+MEMORY = Memory(1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("address", "length"),
+    [
+        (1 << 20, 1),
+        ((1 << 20) - 4, 5),
+        (0, (1 << 20) + 1),
+        (GAP_END, 1),
+        (1 << 64, 1),
+        ((1 << 64) - 1, 2),
+        ((1 << 20) + 1, 0),
+    ],
+)
+def test_nothing_outside_is_given(address: int, length: int) -> None:
+    with pytest.raises(GuestFault, match="outside guest memory"):
+        MEMORY.view(address, length)
+    with pytest.raises(GuestFault):
+        MEMORY.hva(address, length)
+    with pytest.raises(GuestFault):
+        MEMORY.write(address, bytes(max(length, 1)))
+
+
+def test_views_are_the_memory_itself() -> None:
+    MEMORY.write(0xFFFFE, b"ab")
+    view = MEMORY.view(0xFFFFC, 4)
+    assert bytes(view) == b"\0\0ab"
+    view[0] = 7
+    assert MEMORY.view(0xFFFFC, 1)[0] == 7
+    assert MEMORY.hva(0x100, 1) - MEMORY.hva(0, 1) == 0x100
+
+
+def test_memory_leaves_the_place_of_devices_free() -> None:
+    memory = Memory(4 << 30)
+    assert [(region.gpa, region.size) for region in memory.regions] == [
+        (0, GAP_START),
+        (GAP_END, 1 << 30),
+    ]
+    for address, length in ((GAP_START - 1, 2), (GAP_START, 1), (GAP_END - 1, 2)):
+        with pytest.raises(GuestFault):
+            memory.view(address, length)
+    memory.write(GAP_END + (1 << 30) - 1, b"x")
+    # a nested page-table entry of 2 MiB needs both addresses alike
+    assert all(region.hva % (2 << 20) == 0 for region in memory.regions)
+
+
+def test_more_than_there_is_room_for_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot map") as refused:
+        Memory(1 << 50)
+    assert "less memory" in refused.value.mend

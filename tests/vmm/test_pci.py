@@ -1,0 +1,220 @@
+"""The PCI bridge and its functions by what a guest's driver does at ports 0xCF8 and 0xCFC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from harness.vmm.devices import power
+from harness.vmm.devices.pci import IO_START, MMIO_SIZE, MMIO_START, Function
+from harness.vmm.errors import MachineEnd
+from harness.vmm.memory import Memory
+from tests.vmm.fakes import Board, FakeBackend
+
+MEMORY = Memory(1 << 20)
+COMMAND, BAR0, BAR2 = 0x04, 0x10, 0x18
+
+
+class Driver:
+    """A guest's view of a board with two virtio devices in slots 1 and 2."""
+
+    def __init__(self) -> None:
+        self.board = Board(MEMORY, FakeBackend(), FakeBackend())
+        self.pio, self.mmio = self.board.buses.pio, self.board.buses.mmio
+
+    def select(self, register: int, slot: int = 1, extra: int = 0) -> None:
+        self.pio.write(0xCF8, 4, 0x8000_0000 | extra | slot << 11 | register & 0xFC)
+
+    def read(self, register: int, size: int = 4, slot: int = 1, extra: int = 0) -> int:
+        self.select(register, slot, extra)
+        return self.pio.read(0xCFC + (register & 3), size)
+
+    def write(self, register: int, value: int, size: int = 4, slot: int = 1) -> None:
+        self.select(register, slot)
+        self.pio.write(0xCFC + (register & 3), size, value)
+
+
+@pytest.fixture
+def driver() -> Iterator[Driver]:
+    made = Driver()
+    yield made
+    made.board.close()
+
+
+def test_address_register_reads_back_and_is_32_bits_wide(driver: Driver) -> None:
+    """What Linux does to find mechanism #1."""
+    driver.pio.write(0xCF8, 4, 0x8000_0000)
+    assert driver.pio.read(0xCF8, 4) == 0x8000_0000
+    driver.pio.write(0xCF8, 2, 0x1234)
+    driver.pio.write(0xCFB, 1, 0x01)
+    assert driver.pio.read(0xCF8, 4) == 0x8000_0000
+    assert driver.pio.read(0xCF8, 2) == 0xFFFF
+
+
+def test_every_width_at_every_place_sees_the_same_bytes(driver: Driver) -> None:
+    whole = b"".join(driver.read(at).to_bytes(4, "little") for at in range(0, 256, 4))
+    assert whole == bytes(driver.board.devices[0].function.config)
+    for at in range(256):
+        assert driver.read(at, 1) == whole[at]
+    for at in range(0, 256, 2):
+        assert driver.read(at, 2) == int.from_bytes(whole[at : at + 2], "little")
+
+
+@pytest.mark.parametrize(
+    ("slot", "extra"),
+    [(3, 0), (31, 0), (1, 1 << 8), (1, 7 << 8), (1, 1 << 16), (1, 0xFF << 16)],
+    ids=["slot 3", "slot 31", "function 1", "function 7", "bus 1", "bus 255"],
+)
+def test_what_is_not_there_reads_all_ones(driver: Driver, slot: int, extra: int) -> None:
+    for size in (1, 2, 4):
+        assert driver.read(0, size, slot, extra) == (1 << 8 * size) - 1
+    driver.pio.write(0xCFC, 4, 0)  # and takes writes without a word
+
+
+def test_without_the_enable_bit_nothing_answers(driver: Driver) -> None:
+    driver.pio.write(0xCF8, 4, 1 << 11)
+    assert driver.pio.read(0xCFC, 4) == 0xFFFF_FFFF
+
+
+def test_accesses_across_both_registers_are_nobodys(driver: Driver) -> None:
+    driver.select(0)
+    assert driver.pio.read(0xCFA, 4) == 0xFFFF_FFFF
+    assert driver.pio.read(0xCFE, 4) == 0xFFFF_FFFF
+
+
+def test_only_command_bars_and_interrupt_line_can_be_written(driver: Driver) -> None:
+    function = driver.board.devices[0].function
+    before = bytes(function.config)
+    for at in range(0, 256, 4):
+        driver.write(at, 0xFFFF_FFFF)
+    changed = {at for at in range(256) if function.config[at] != before[at]}
+    message_control = before.index(bytes([0x11, 0])) + 3
+    assert changed <= {4, 5, *range(0x10, 0x14), *range(0x18, 0x1C), 0x3C, message_control}
+    assert function.config[4:6] == b"\x07\x04"
+
+
+def test_bars_are_placed_apart_and_aligned_before_the_guest_runs(driver: Driver) -> None:
+    memory = [driver.read(BAR0, slot=slot) for slot in (1, 2)]
+    ports = [driver.read(BAR2, slot=slot) & ~3 for slot in (1, 2)]
+    assert memory == [MMIO_START, MMIO_START + 0x4000]
+    assert ports == [IO_START, IO_START + 0x10]
+    assert driver.read(BAR2) & 3 == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_sizing_works_by_bytes_too_and_leaves_the_type_bits(driver: Driver, size: int) -> None:
+    for bar, mask in ((BAR0, 0xFFFF_C000), (BAR2, 0xFFFF_FFF1)):
+        for at in range(0, 4, size):
+            driver.write(bar + at, (1 << 8 * size) - 1, size)
+        assert driver.read(bar) == mask
+        for at in range(0, 4, size):
+            driver.write(bar + at, 0, size)
+        assert driver.read(bar) == mask & 1
+
+
+def test_bars_that_are_none_read_zero(driver: Driver) -> None:
+    for bar in (0x14, 0x1C, 0x20, 0x24, 0x30):
+        driver.write(bar, 0xFFFF_FFFF)
+        assert driver.read(bar) == 0
+
+
+def test_decoding_goes_on_and_off_by_kind(driver: Driver) -> None:
+    device_id = MMIO_START + 0x2004
+
+    def answers() -> tuple[bool, bool]:
+        return (
+            driver.mmio.read(device_id, 4) == 0x0706_0504,
+            driver.pio.read(IO_START, 2) == 0,
+        )
+
+    assert answers() == (False, False)
+    for command, expected in ((2, (True, False)), (1, (False, True)), (3, (True, True))):
+        driver.write(COMMAND, command, 2)
+        assert answers() == expected
+    driver.write(COMMAND, 0, 2)
+    assert answers() == (False, False)
+
+
+def test_a_bar_moves_while_it_decodes(driver: Driver) -> None:
+    driver.write(COMMAND, 3, 2)
+    driver.write(BAR0, MMIO_START + MMIO_SIZE - 0x4000)
+    assert driver.mmio.read(MMIO_START + 0x2004, 4) == 0xFFFF_FFFF
+    assert driver.mmio.read(MMIO_START + MMIO_SIZE - 0x4000 + 0x2004, 4) == 0x0706_0504
+    driver.write(BAR0, MMIO_START + MMIO_SIZE)  # outside of the bridge's window
+    assert driver.mmio.read(MMIO_START + MMIO_SIZE + 0x2004, 4) == 0xFFFF_FFFF
+    driver.write(BAR0, MMIO_START)
+    assert driver.mmio.read(MMIO_START + 0x2004, 4) == 0x0706_0504
+
+
+def test_kicks_follow_the_notify_ports(driver: Driver) -> None:
+    events = driver.board.vm.ioeventfds
+    assert events == {}
+    driver.write(COMMAND, 3, 2)
+    assert set(events) == {IO_START, IO_START + 2}
+    kicks = list(events.values())
+    driver.write(BAR2, 0x2000)
+    assert events == {0x2000: kicks[0], 0x2002: kicks[1]}
+    driver.write(COMMAND, 2, 2)
+    assert events == {}
+
+
+def test_of_two_bars_at_one_place_the_first_keeps_it(driver: Driver) -> None:
+    for slot in (1, 2):
+        driver.write(COMMAND, 3, 2, slot=slot)
+    driver.write(BAR2, IO_START, slot=2)
+    assert set(driver.board.vm.ioeventfds) == {IO_START, IO_START + 2}
+    driver.write(BAR2, 0x2000, slot=1)
+    driver.write(COMMAND, 3, 2, slot=2)  # now there is room
+    assert set(driver.board.vm.ioeventfds) == {0x2000, 0x2002, IO_START, IO_START + 2}
+
+
+def test_capabilities_are_a_chain_that_ends_and_does_not_overlap(driver: Driver) -> None:
+    assert driver.read(0x06, 2) & 0x10
+    at, found, taken = driver.read(0x34, 1), [], set(range(0x40))
+    while at:
+        assert at % 4 == 0
+        kind = driver.read(at, 1)
+        length = 12 if kind == 0x11 else driver.read(at + 2, 1)
+        assert not taken & set(range(at, at + length))
+        taken |= set(range(at, at + length))
+        found.append((kind, at))
+        at = driver.read(at + 1, 1)
+    assert max(taken) < 256
+    assert [kind for kind, _ in found] == [9, 9, 9, 9, 0x11]
+    assert [driver.read(at + 3, 1) for kind, at in found if kind == 9] == [1, 2, 3, 4]
+
+
+def test_virtio_capabilities_point_into_bars_that_are_there(driver: Driver) -> None:
+    at = driver.read(0x34, 1)
+    sizes = {0: 0x4000, 2: 16}
+    while driver.read(at, 1) == 9:
+        bar, offset, length = (
+            driver.read(at + 4, 1),
+            driver.read(at + 8),
+            driver.read(at + 12),
+        )
+        assert length > 0
+        assert offset + length <= sizes[bar]
+        assert offset % 4 == 0
+        at = driver.read(at + 1, 1)
+
+
+def test_a_bus_has_32_slots(driver: Driver) -> None:
+    bridge = driver.board.bridge
+    slots = [bridge.add(Function(0x1AF4, 0x1042, 0x018000)) for _ in range(29)]
+    assert slots == list(range(3, 32))
+    with pytest.raises(ValueError, match="32 slots"):
+        bridge.add(Function(0x1AF4, 0x1042, 0x018000))
+
+
+@pytest.mark.parametrize(("value", "resets"), [(6, True), (4, True), (2, False), (0, False)])
+def test_reset_control_takes_bytes_only(driver: Driver, value: int, resets: bool) -> None:
+    driver.board.bridge.on_reset_control = power.reset_control
+    for size in (2, 4):
+        driver.pio.write(0xCF9, size, value)
+    if resets:
+        with pytest.raises(MachineEnd, match="reset"):
+            driver.pio.write(0xCF9, 1, value)
+    else:
+        driver.pio.write(0xCF9, 1, value)

@@ -1,0 +1,141 @@
+"""The serial port's registers, one by one (PC16550D), and what Linux makes of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.vmm.devices.serial import Serial
+
+DATA, IER, IIR, LCR, MCR, LSR, MSR, SCRATCH = range(8)
+DLAB, LOOP = 0x80, 0x10
+
+
+class Port:
+    """A serial port with its output and its interrupt line's changes."""
+
+    def __init__(self) -> None:
+        self.out = bytearray()
+        self.levels: list[int] = []
+        self.uart = Serial(self.out.append, self.levels.append)
+        self.read = self.uart.read
+
+    def write(self, offset: int, value: int, size: int = 1) -> None:
+        self.uart.write(offset, size, value)
+
+
+@pytest.mark.parametrize(("control", "status"), [(1, 0x20), (2, 0x10), (4, 0x40), (8, 0x80)])
+def test_loopback_shows_each_output_at_its_input(control: int, status: int) -> None:
+    port = Port()
+    port.write(MCR, LOOP | control)
+    assert port.read(MSR, 1) == status
+
+
+def test_nothing_leaves_in_loopback() -> None:
+    port = Port()
+    port.write(MCR, LOOP)
+    port.write(DATA, ord("x"))
+    assert port.out == b""
+    port.write(MCR, 0)
+    port.write(DATA, ord("y"))
+    assert port.out == b"y"
+
+
+def test_a_terminal_is_always_connected() -> None:
+    assert Port().read(MSR, 1) & 0xB0 == 0xB0
+
+
+def test_divisor_hides_data_and_interrupt_enable() -> None:
+    port = Port()
+    port.write(IER, 5)
+    port.write(LCR, DLAB | 3)
+    port.write(0, 0x0C)
+    port.write(1, 0x01)
+    assert (port.read(0, 1), port.read(1, 1)) == (0x0C, 0x01)
+    assert port.read(SCRATCH, 1) == 0
+    port.write(LCR, 3)
+    assert (port.read(IER, 1), port.read(LCR, 1)) == (5, 3)
+    assert port.out == b""
+
+
+def test_fifo_bits_follow_the_enable_bit() -> None:
+    port = Port()
+    assert port.read(IIR, 1) == 0x01
+    port.write(IIR, 0x07)
+    assert port.read(IIR, 1) == 0xC1
+    port.write(IIR, 0)
+    assert port.read(IIR, 1) == 0x01
+
+
+def test_scratch_keeps_all_bits_others_only_theirs() -> None:
+    port = Port()
+    for offset, mask in ((SCRATCH, 0xFF), (IER, 0x0F), (MCR, 0x1F), (LCR, 0x7F)):
+        port.write(offset, mask | 0x60)
+        assert port.read(offset, 1) == mask | (0x60 & mask)
+
+
+def test_linux_does_not_take_it_for_an_xscale() -> None:
+    """8250_port.c, autoconfig_16550a(): a port whose IER keeps bit 6 is one."""
+    port = Port()
+    port.write(IER, 0)
+    port.write(IER, 0x40)
+    assert port.read(IER, 1) & 0x40 == 0
+
+
+def test_status_registers_cannot_be_written() -> None:
+    port = Port()
+    before = port.read(LSR, 1), port.read(MSR, 1)
+    port.write(LSR, 0)
+    port.write(MSR, 0)
+    assert (port.read(LSR, 1), port.read(MSR, 1)) == before == (0x60, 0xB0)
+
+
+def test_transmit_interrupt_is_raised_read_away_and_raised_again() -> None:
+    port = Port()
+    port.write(IER, 2)
+    for _ in range(3):
+        assert port.levels[-1] == 1
+        assert port.read(IIR, 1) & 0x0F == 2
+        assert port.levels[-1] == 0
+        assert port.read(IIR, 1) & 0x0F == 1
+        port.write(DATA, ord("x"))
+    port.write(IER, 0)
+    assert port.levels[-1] == 0
+    # Linux's test for UART_BUG_THRE: enabling it again must raise it again
+    port.write(IER, 2)
+    assert port.read(IIR, 1) & 0x0F == 2
+
+
+def test_enabling_what_is_enabled_raises_nothing() -> None:
+    port = Port()
+    port.write(IER, 2)
+    port.read(IIR, 1)
+    port.write(IER, 3)
+    assert port.read(IIR, 1) & 0x0F == 1
+
+
+def test_received_data_comes_before_transmit_and_stays_until_read() -> None:
+    port = Port()
+    port.write(IER, 3)
+    port.uart.receive(b"ab")
+    assert port.read(IIR, 1) & 0x0F == 4
+    assert port.read(IIR, 1) & 0x0F == 4
+    assert [port.read(DATA, 1), port.read(DATA, 1)] == list(b"ab")
+    assert port.levels == [1]  # the line stayed up: the transmitter still waits
+    assert port.read(IIR, 1) & 0x0F == 2
+    assert port.levels == [1, 0]
+    assert (port.read(LSR, 1) & 1, port.read(DATA, 1)) == (0, 0)
+
+
+def test_typing_without_an_interrupt_waits_for_a_poll() -> None:
+    port = Port()
+    port.uart.receive(b"x")
+    assert port.levels == []
+    assert port.read(LSR, 1) & 1
+    port.write(IER, 1)
+    assert port.levels == [1]
+
+
+def test_a_wide_write_sends_one_byte() -> None:
+    port = Port()
+    port.write(DATA, 0x4241, 2)
+    assert port.out == b"A"

@@ -1,0 +1,332 @@
+"""Virtio over PCI and MSI-X by what a driver writes into the memory BAR."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+
+import pytest
+
+from harness.vmm.devices.pci import IO_START
+from harness.vmm.errors import GuestFault
+from harness.vmm.memory import Memory
+from tests.vmm.fakes import RING, Board, FakeBackend
+
+MEMORY = Memory(1 << 20)
+DEVICE_SELECT, FEATURES, DRIVER_SELECT, ACCEPT = 0, 4, 8, 12
+CONFIG_VECTOR, QUEUES, STATUS, QUEUE = 16, 18, 20, 22
+SIZE, VECTOR, ENABLE, NOTIFY_OFF = 24, 26, 28, 30
+DESCRIPTORS, AVAILABLE, USED = 32, 40, 48
+CONFIG, TABLE = 0x2000, 0x3000
+ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, FAILED = 1, 2, 4, 8, 128
+MSIX_CONTROL_ENABLE, MSIX_CONTROL_MASK = 0x8000, 0x4000
+NONE = 0xFFFF
+WIDTHS = {STATUS: 1, **dict.fromkeys((16, 18, 22, 24, 26, 28, 30), 2)}
+
+
+class Driver:
+    """A guest's driver of one device."""
+
+    def __init__(self) -> None:
+        self.backend = FakeBackend()
+        self.board = Board(MEMORY, self.backend)
+        self.vm = self.board.vm
+        self.device = self.board.devices[0]
+        self.function = self.device.function
+        self.function.write_config(4, 2, 3)
+
+    def read(self, register: int, size: int = 0) -> int:
+        size = size or WIDTHS.get(register, 4)
+        address = self.function.bar_address(0)
+        assert address is not None
+        return self.board.buses.mmio.read(address + register, size)
+
+    def write(self, register: int, value: int, size: int = 0) -> None:
+        size = size or WIDTHS.get(register, 4)
+        address = self.function.bar_address(0)
+        assert address is not None
+        self.board.buses.mmio.write(address + register, size, value)
+
+    def status(self, *bits: int) -> int:
+        """Set status bits one after the other; returns what is read back."""
+        for bit in bits:
+            self.write(STATUS, self.read(STATUS) | bit)
+        return self.read(STATUS)
+
+    def accept(self, features: int) -> None:
+        for window in (0, 1):
+            self.write(DRIVER_SELECT, window)
+            self.write(ACCEPT, features >> (32 * window) & 0xFFFF_FFFF)
+
+    def offered(self) -> int:
+        features = 0
+        for window in (0, 1):
+            self.write(DEVICE_SELECT, window)
+            features |= self.read(FEATURES) << (32 * window)
+        return features
+
+    def set_up_queue(self, number: int, vector: int = NONE, size: int = 8) -> None:
+        self.write(QUEUE, number)
+        self.write(SIZE, size)
+        self.write(VECTOR, vector)
+        for register, address in zip((DESCRIPTORS, AVAILABLE, USED), RING[1:], strict=True):
+            self.write(register, address + number * 0x10000)
+            self.write(register + 4, 0)
+        self.write(ENABLE, 1)
+
+    def start(self) -> None:
+        self.status(ACKNOWLEDGE, DRIVER)
+        self.accept(self.offered())
+        self.status(FEATURES_OK)
+        self.set_up_queue(0, vector=1)
+        self.status(DRIVER_OK)
+
+    def message_control(self, value: int) -> None:
+        capability = self.device._msix._capability
+        self.function.write_config(capability + 2, 2, value)
+
+    def entry(self, vector: int, address: int, data: int, masked: bool) -> None:
+        for at, value in enumerate((address & 0xFFFF_FFFF, address >> 32, data, int(masked))):
+            self.write(TABLE + 16 * vector + 4 * at, value)
+
+    def live(self) -> set[int]:
+        """Vectors that KVM would inject."""
+        fds = self.device._msix.eventfds
+        return {fds.index(fd) for fd in self.vm.irqfds}
+
+
+@pytest.fixture
+def driver() -> Iterator[Driver]:
+    made = Driver()
+    yield made
+    made.board.close()
+
+
+# negotiation and status
+
+
+def test_a_fresh_device(driver: Driver) -> None:
+    assert driver.read(STATUS) == 0
+    assert driver.read(QUEUES) == 2
+    assert driver.read(CONFIG_VECTOR) == NONE
+    assert driver.offered() == 0b101 | 1 << 32
+    driver.write(DEVICE_SELECT, 2)
+    assert driver.read(FEATURES) == 0
+    assert driver.read(21, 1) == 0  # config_generation: the configuration never changes
+
+
+def test_negotiation_to_the_start(driver: Driver) -> None:
+    driver.start()
+    assert driver.read(STATUS) == 15
+    assert driver.backend.accepted == driver.offered()
+    assert driver.backend.started is not None
+    (started,) = driver.backend.started
+    assert (started.number, started.ring) == (0, RING)
+    assert started.call == driver.device._msix.eventfds[1]
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [0, 0b101, 1 << 32 | 0b10, 1 << 33 | 1 << 32, 1 << 63 | 1 << 32],
+    ids=["nothing", "no VERSION_1", "bit 1", "bit 33", "bit 63"],
+)
+def test_features_that_cannot_be_are_refused(driver: Driver, accepted: int) -> None:
+    driver.status(ACKNOWLEDGE, DRIVER)
+    driver.accept(accepted)
+    assert driver.status(FEATURES_OK) == 3
+    assert driver.status(DRIVER_OK) & FEATURES_OK == 0
+    assert driver.backend.log == []
+    driver.write(STATUS, 0)
+    driver.start()  # a second try with better ones
+    assert driver.backend.log == ["start"]
+
+
+def test_features_are_frozen_once_they_are_ok(driver: Driver) -> None:
+    driver.status(ACKNOWLEDGE, DRIVER)
+    driver.accept(1 << 32)
+    driver.status(FEATURES_OK)
+    driver.accept((1 << 64) - 1)
+    driver.status(DRIVER_OK)
+    assert driver.backend.accepted == 1 << 32
+
+
+def test_the_reset_takes_all_back_and_it_starts_again(driver: Driver) -> None:
+    driver.start()
+    driver.write(STATUS, 0)
+    assert driver.backend.log == ["start", "stop"]
+    assert driver.read(STATUS) == 0
+    assert driver.read(CONFIG_VECTOR) == NONE
+    driver.write(QUEUE, 0)
+    registers = (SIZE, VECTOR, ENABLE, DESCRIPTORS, AVAILABLE, USED)
+    assert [driver.read(at) for at in registers] == [256, NONE, 0, 0, 0, 0]
+    driver.write(STATUS, 0)  # of what does not run: nothing
+    driver.start()
+    assert driver.backend.log == ["start", "stop", "start"]
+
+
+def test_taking_a_running_devices_status_back_ends_the_guest(driver: Driver) -> None:
+    driver.start()
+    with pytest.raises(GuestFault, match="fake"):
+        driver.write(STATUS, 3)
+    assert driver.backend.log == ["start"]
+
+
+def test_a_driver_that_gives_up_is_left_alone(driver: Driver) -> None:
+    assert driver.status(ACKNOWLEDGE, FAILED) == 0x81
+
+
+# queues
+
+
+def test_queue_registers_keep_what_is_written_in_any_width(driver: Driver) -> None:
+    for number in (0, 1):
+        driver.write(QUEUE, number)
+        assert driver.read(NOTIFY_OFF) == number
+        driver.write(SIZE, 16 << number)
+        driver.write(DESCRIPTORS, 0x1122_3344_5566_7788 + number, 8)
+        for at, byte in enumerate(b"12345678"):
+            driver.write(AVAILABLE + at, byte, 1)
+        driver.write(USED + 4, 7)
+    for number in (0, 1):
+        driver.write(QUEUE, number)
+        assert driver.read(SIZE) == 16 << number
+        assert driver.read(DESCRIPTORS, 8) == 0x1122_3344_5566_7788 + number
+        assert driver.read(DESCRIPTORS + 4) == 0x1122_3344
+        assert driver.read(AVAILABLE, 8).to_bytes(8, "little") == b"12345678"
+        assert (driver.read(USED), driver.read(USED + 4)) == (0, 7)
+
+
+def test_a_queue_that_is_not_there_has_size_zero(driver: Driver) -> None:
+    driver.write(QUEUE, 2)
+    assert driver.read(SIZE) == 0
+    driver.write(SIZE, 8)
+    driver.write(DESCRIPTORS, 1)
+    assert (driver.read(SIZE), driver.read(DESCRIPTORS), driver.read(VECTOR)) == (0, 0, NONE)
+
+
+def test_a_running_queue_cannot_be_moved(driver: Driver) -> None:
+    driver.start()
+    driver.write(QUEUE, 0)
+    driver.write(DESCRIPTORS, 0x5000)
+    driver.write(ENABLE, 0)
+    assert (driver.read(DESCRIPTORS), driver.read(ENABLE)) == (RING.descriptors, 1)
+
+
+def test_vectors_that_are_not_there_read_back_as_none(driver: Driver) -> None:
+    driver.write(QUEUE, 0)
+    for register in (CONFIG_VECTOR, VECTOR):
+        driver.write(register, 2)
+        assert driver.read(register) == 2
+        driver.write(register, 3)
+        assert driver.read(register) == NONE
+
+
+@pytest.mark.parametrize(
+    ("register", "value", "what"),
+    [
+        (SIZE, 3, "power of two"),
+        (SIZE, 0, "power of two"),
+        (SIZE, 512, "power of two"),
+        (DESCRIPTORS, 0x1008, "16-aligned"),
+        (AVAILABLE, 0x2001, "2-aligned"),
+        (USED, 0x3002, "4-aligned"),
+        (USED, 0xFFFF_FFFC, "outside guest memory"),
+        (DESCRIPTORS + 4, 1, "outside guest memory"),
+    ],
+)
+def test_a_malformed_ring_ends_the_guest_at_the_start(
+    driver: Driver, register: int, value: int, what: str
+) -> None:
+    driver.status(ACKNOWLEDGE, DRIVER)
+    driver.accept(1 << 32)
+    driver.status(FEATURES_OK)
+    driver.set_up_queue(0)
+    driver.write(register, value)
+    with pytest.raises(GuestFault, match=what):
+        driver.status(DRIVER_OK)
+    assert driver.backend.log == []
+
+
+# the rest of the BAR
+
+
+def test_device_configuration_in_any_width_and_beyond_its_end(driver: Driver) -> None:
+    assert driver.read(CONFIG + 1, 1) == 1
+    assert driver.read(CONFIG + 2, 2) == 0x0302
+    assert driver.read(CONFIG + 4, 8) == 0x0B0A_0908_0706_0504
+    assert driver.read(CONFIG + 8, 8) == 0x0B0A_0908
+    assert driver.read(CONFIG + 0x800) == 0
+    driver.write(CONFIG, 0xFFFF_FFFF)
+    assert driver.read(CONFIG) == 0x0302_0100
+
+
+def test_a_kick_of_another_width_still_reaches_its_queue(driver: Driver) -> None:
+    kicks = [driver.vm.ioeventfds[IO_START + 2 * number] for number in (0, 1)]
+    driver.board.buses.pio.write(IO_START + 2, 4, 1)
+    assert select.select(kicks, [], [], 0)[0] == [kicks[1]]
+    driver.board.buses.pio.write(IO_START + 14, 2, 7)  # of no queue
+    assert select.select(kicks, [], [], 0)[0] == [kicks[1]]
+
+
+# MSI-X
+
+
+def test_vectors_go_live_with_enable_and_unmask(driver: Driver) -> None:
+    driver.entry(0, 0xFEE0_1000, 0x31, masked=False)
+    driver.entry(1, 0xFEE0_2000, 0x32, masked=True)
+    assert driver.live() == set()
+    driver.message_control(MSIX_CONTROL_ENABLE)
+    assert driver.live() == {0}
+    driver.entry(1, 0xFEE0_2000, 0x32, masked=False)
+    assert driver.live() == {0, 1}
+    routes = [driver.vm.routes[driver.vm.irqfds[driver.device._msix.eventfds[v]]] for v in (0, 1)]
+    assert routes == [(0xFEE0_1000, 0x31), (0xFEE0_2000, 0x32)]
+    driver.message_control(MSIX_CONTROL_ENABLE | MSIX_CONTROL_MASK)
+    assert driver.live() == set()
+    driver.message_control(MSIX_CONTROL_ENABLE)
+    assert driver.live() == {0, 1}
+    driver.message_control(0)
+    assert driver.live() == set()
+
+
+def test_a_message_that_changes_while_live_is_routed_anew(driver: Driver) -> None:
+    driver.message_control(MSIX_CONTROL_ENABLE)
+    driver.entry(0, 0xFEE0_1000, 0x31, masked=False)
+    gsi = driver.vm.irqfds[driver.device._msix.eventfds[0]]
+    driver.write(TABLE + 8, 0x44)
+    driver.write(TABLE, 0x1_FEE0_3000, 8)
+    assert driver.vm.routes[gsi] == (0x1_FEE0_3000, 0x44)
+
+
+def test_an_event_while_masked_waits_in_its_eventfd(driver: Driver) -> None:
+    driver.message_control(MSIX_CONTROL_ENABLE)
+    driver.entry(1, 0xFEE0_1000, 0x31, masked=True)
+    fd = driver.device._msix.eventfds[1]
+    os.write(fd, b"\1".ljust(8, b"\0"))
+    driver.entry(1, 0xFEE0_1000, 0x31, masked=False)
+    assert fd in driver.vm.irqfds
+    assert select.select([fd], [], [], 0)[0] == [fd]  # KVM finds it there when it is assigned
+
+
+def test_the_table_reads_back_and_the_pending_bits_cannot_be_written(driver: Driver) -> None:
+    driver.entry(2, 0x1234_5678_9ABC_DEF0, 0xCAFE, masked=True)
+    assert driver.read(TABLE + 32, 8) == 0x1234_5678_9ABC_DEF0
+    assert driver.read(TABLE + 40, 8) == 1 << 32 | 0xCAFE
+    pending = TABLE + 16 * 3
+    driver.write(pending, 0xFFFF_FFFF)
+    driver.write(pending - 4, (1 << 64) - 1, 8)  # half in the table: dropped
+    assert driver.read(pending) == 0
+    assert driver.read(pending - 4) == 1
+
+
+def test_all_vectors_start_masked(driver: Driver) -> None:
+    assert [driver.read(TABLE + 16 * vector + 12) for vector in range(3)] == [1, 1, 1]
+    driver.message_control(MSIX_CONTROL_ENABLE)
+    assert driver.live() == set()
+
+
+def test_table_size_in_message_control_is_read_only(driver: Driver) -> None:
+    capability = driver.device._msix._capability
+    driver.message_control(0xFFFF)
+    assert driver.function.read_config(capability + 2, 2) == 0xC000 | 2
