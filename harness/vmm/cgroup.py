@@ -67,8 +67,12 @@ def _remove(path: str) -> None:
     """Kill what is left in it (cgroup.kill, Linux 5.14) and wait for it to be empty."""
     if not os.path.isdir(path):
         return
-    with contextlib.suppress(OSError), open(f"{path}/cgroup.kill", "w", encoding="ascii") as kill:
-        kill.write("1")
+    with contextlib.suppress(OSError):
+        kill = os.open(f"{path}/cgroup.kill", os.O_WRONLY)  # made by the kernel alone
+        try:
+            os.write(kill, b"1")
+        finally:
+            os.close(kill)
     for _ in range(_TRIES):
         try:
             os.rmdir(path)
