@@ -132,7 +132,8 @@ class Supervisor:
         child = self._children.get(guest)
         answer = {"id": request.get("id"), "guest": guest}
         if operation in ("create", "exec"):
-            if child or not guest or "/" in guest or not guest.isprintable():
+            # the name is a cgroup's: ".." would be everybody's
+            if child or guest in ("", ".", "..") or "/" in guest or not guest.isprintable():
                 cause = f"guest name {guest!r} is taken or not usable"
                 self._send({**answer, "error": {"cause": cause}})
             else:
