@@ -206,7 +206,9 @@ def test_capabilities_are_the_kernels(supervisor: Supervisor) -> None:
 
 def test_cycles_leave_nothing(run: Runner, supervisor: Supervisor) -> None:
     process = psutil.Process(supervisor.pid)
-    run(HELLO + POWER_OFF + FOR_EVER, "warm").end()
+    warm = run(HELLO + POWER_OFF + FOR_EVER, "warm")
+    warm.end()
+    warm.machine.stop()  # until its process is gone, the supervisor holds its socket
     before = (process.num_fds(), process.num_threads())
     for number in range(30):
         guest = run(HELLO + POWER_OFF + FOR_EVER, f"g{number}")
