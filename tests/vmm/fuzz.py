@@ -23,7 +23,7 @@ from harness.vmm.errors import ConfigError, GuestFault, MachineEnd
 T = TypeVar("T")
 
 ALLOWED = (GuestFault, ConfigError, MachineEnd)
-HANG = 10.0  # seconds: far more than any input takes, also on a busy machine
+HANG = 60.0  # seconds: far more than any input takes, also on a machine that stalls
 
 
 class Hang(BaseException):

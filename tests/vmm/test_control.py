@@ -11,7 +11,7 @@ import pytest
 from harness.vmm.control import LINE_LIMIT, Channel, LineReader
 from harness.vmm.errors import ConfigError
 from harness.vmm.machine import Config, DiskConfig
-from tests.vmm.targets import FIELDS
+from tests.vmm.fuzz_inputs import FIELDS
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 100])

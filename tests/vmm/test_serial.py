@@ -73,6 +73,20 @@ def test_scratch_keeps_all_bits_others_only_theirs() -> None:
         assert port.read(offset, 1) == mask | (0x60 & mask)
 
 
+def test_linux_takes_it_for_a_16550a() -> None:
+    """The steps of 8250_port.c's autoconfig()."""
+    port = Port()
+    port.write(MCR, LOOP | 0x0A)
+    assert port.read(MSR, 1) & 0xF0 == 0x90
+    port.write(MCR, 0)
+    port.write(LCR, DLAB)
+    assert port.read(IIR, 1) != 0  # no extended features register
+    port.write(LCR, 0)
+    port.write(IIR, 1)
+    assert port.read(IIR, 1) >> 6 == 3
+    assert port.out == b""
+
+
 def test_linux_does_not_take_it_for_an_xscale() -> None:
     """8250_port.c, autoconfig_16550a(): a port whose IER keeps bit 6 is one."""
     port = Port()

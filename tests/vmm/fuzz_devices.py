@@ -1,0 +1,255 @@
+"""Fuzz targets: what a guest's driver writes into devices, queues and the console."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from functools import cache
+from itertools import pairwise
+
+from harness.vmm.console import Console
+from harness.vmm.devices import power
+from harness.vmm.devices.bus import Buses
+from harness.vmm.devices.pci import IO_SIZE, IO_START, MMIO_SIZE, MMIO_START
+from harness.vmm.devices.serial import Serial
+from harness.vmm.devices.virtio.block import Block
+from harness.vmm.devices.virtio.queue import MAX_SIZE, Queue, Ring
+from harness.vmm.devices.virtio.transport import VirtioPci
+from harness.vmm.errors import GuestFault
+from harness.vmm.memory import Memory
+from tests.vmm.fakes import F_VERSION_1, Board, FakeBackend
+from tests.vmm.fuzz import Source
+
+MEMORY = 1 << 20
+TABLE, AVAILABLE, USED, INDIRECT, DATA = 0x1000, 0x2000, 0x3000, 0x4000, 0x8000
+SECTORS = 8
+
+
+@cache
+def memory(size: int = MEMORY) -> Memory:
+    """Guest memory with a trap behind it: to touch that ends this process by SIGSEGV."""
+    made = Memory(size)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(made.regions[0].hva + size), ctypes.c_size_t(4096), 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    return made
+
+
+def inside(view: memoryview) -> bool:
+    """Whether a view lies in guest memory, by its host address."""
+    if not len(view):
+        return True
+    region = memory().regions[0]
+    at = ctypes.addressof(ctypes.c_ubyte.from_buffer(view)) - region.hva
+    return bool(at >= 0 and at + len(view) <= region.size)
+
+
+def mostly(source: Source, good: int, *bad: int) -> int:
+    return source.pick(bad) if source.below(16) == 0 else good
+
+
+def address(source: Source) -> int:
+    return source.pick((DATA, DATA + 512, TABLE, INDIRECT, MEMORY - 8, MEMORY, source.number(64)))
+
+
+def descriptor(source: Source) -> bytes:
+    length = source.pick((0, 1, 16, 32, 512, 513, 4096, source.number(32)))
+    following = source.pick((0, 1, 2, 3, 7, source.number(16)))
+    flags = source.pick((0, 1, 2, 3, 4, source.number(16)))
+    return struct.pack("<QIHH", address(source), length, flags, following)
+
+
+def fill_ring(source: Source, size: int) -> None:
+    """What a driver might write, and what none would."""
+    guest = memory()
+    guest.view(TABLE, 0x9000 - TABLE)[:] = bytes(0x9000 - TABLE)
+    for table in (TABLE, INDIRECT):
+        for at in range(source.below(9)):
+            guest.write(table + 16 * at, descriptor(source))
+    index = source.pick((1, 2, size, size + 1, source.number(16))) & 0xFFFF
+    heads = struct.pack("<8H", *(source.pick((0, 1, 2, source.number(16))) for _ in range(8)))
+    guest.write(AVAILABLE, struct.pack("<HH", source.bits(1), index) + heads)
+    guest.write(AVAILABLE + 4 + 2 * size, struct.pack("<H", source.number(16)))
+
+
+def ring(source: Source) -> Ring:
+    size = source.pick((8, 8, 8, 1, 2, MAX_SIZE, source.number(16)))
+    if source.below(8):
+        return Ring(size, TABLE, AVAILABLE, USED)
+    return Ring(size, address(source), address(source), address(source))
+
+
+def virtqueue(source: Source) -> None:
+    where = ring(source)
+    fill_ring(source, where.size)
+    queue = Queue(memory(), where, event_index=source.chance())
+    served = 0
+    while source and served < 100:
+        for chain in queue.pop():
+            assert all(map(inside, chain.readable + chain.writable))
+            assert len(chain.readable) + len(chain.writable) <= 2 * MAX_SIZE
+            for view in chain.writable[: source.below(3)]:
+                view[:16] = source.raw(min(16, len(view)))  # may well hit the ring itself
+            queue.push(chain, source.number(32))
+            served += 1
+            if served >= 100:
+                break
+        fill_ring(source, where.size)
+
+
+@cache
+def disks() -> tuple[Block, Block, int]:
+    """A disk to write, the same one to read, and its file."""
+    fd = os.memfd_create("disk")
+    os.truncate(fd, SECTORS * 512)
+    path = f"/proc/self/fd/{fd}"
+    fail: list[BaseException] = []
+    return (
+        Block(path, "serial", False, False, fail.append),
+        Block(path, "serial", True, False, fail.append),
+        fd,
+    )
+
+
+def block(source: Source) -> None:
+    writable, readonly, fd = disks()
+    disk = readonly if source.chance() else writable
+    before = os.pread(fd, 8192, 0)
+    fill_ring(source, 8)
+    kind = source.pick((0, 1, 4, 8, 11, source.number(32)))
+    sector = source.pick((0, 1, SECTORS - 1, SECTORS, source.number(64)))
+    if source.below(4):
+        flags = 1 | mostly(source, 0 if kind == 1 else 2, 0, 2, 4)
+        length = mostly(source, source.pick((512, 1024)), 0, 20, 513, MEMORY)
+        sane = ((DATA, mostly(source, 16, 8, 528), 1, 1), (DATA + 1024, length, flags, 2))
+        for at, fields in enumerate((*sane, (DATA + 16, mostly(source, 1, 0, 513), 2, 0))):
+            memory().write(TABLE + 16 * at, struct.pack("<QIHH", *fields))
+        memory().write(AVAILABLE, struct.pack("<HHH", 0, 1, 0))
+    memory().write(DATA, struct.pack("<IIQ", kind, 0, sector))
+    queue = Queue(memory(), Ring(8, TABLE, AVAILABLE, USED), event_index=False)
+    try:
+        for chain in queue.pop():
+            written = disk._request(chain)
+            assert 0 < written <= sum(map(len, chain.writable))
+            queue.push(chain, written)
+    finally:
+        after = os.pread(fd, 8192, 0)
+        assert len(after) == SECTORS * 512
+        assert disk is writable or after == before
+
+
+def access(source: Source, buses: Buses, choices: tuple[int, ...], port: bool) -> None:
+    """One read or write as KVM would hand it on."""
+    bus = buses.pio if port else buses.mmio
+    where = source.pick(choices) + source.pick((0, 0, 1, 2, 3, 4, 8, 12, source.below(256)))
+    size = source.pick((1, 2, 4) if port else (1, 2, 4, 8))
+    if source.chance():
+        assert 0 <= bus.read(where, size) < 1 << (8 * size)
+    else:
+        bus.write(where, size, source.number(8 * size))
+
+
+def pci(source: Source) -> None:
+    """Configuration space by its ports, BARs that move under everything else."""
+    board = Board(memory(), FakeBackend(), FakeBackend())
+    power.attach(board.buses)
+    board.bridge.on_reset_control = power.reset_control
+    fixed = {(at, end) for at, end, _ in board.buses.pio._ranges}
+    ports = (0xCF8, 0xCFC, 0xCFC, 0xCFC, 0x600, 0x64, 0x1000, 0x1010, source.number(16))
+    cells = (0xC000_0000, 0xC000_3000, 0xC000_4000, source.number(32))
+    try:
+        while source:
+            if source.chance():
+                register = source.pick((0, 4, 4, 4, 0x10, 0x18, 0x34, 0x3C, source.below(256)))
+                slot = source.pick((0, 1, 2, source.below(32)))
+                board.buses.pio.write(0xCF8, 4, 0x8000_0000 | slot << 11 | register)
+                board.buses.pio.write(0xCFC, 4, source.pick((3, 0, *cells, source.number(32))))
+            access(source, board.buses, ports, port=True)
+            access(source, board.buses, cells, port=False)
+            for bus, start, room in (
+                (board.buses.mmio, MMIO_START, MMIO_SIZE),
+                (board.buses.pio, IO_START, IO_SIZE),
+            ):
+                ranges = [(at, end) for at, end, _ in bus._ranges if (at, end) not in fixed]
+                assert all(start <= at < end <= start + room for at, end in ranges)
+                assert len(ranges) <= 2
+    finally:
+        board.close()
+
+
+def is_ring(where: Ring) -> bool:
+    try:
+        where.check(memory())
+    except GuestFault:
+        return False
+    return True
+
+
+def set_up(source: Source, device: VirtioPci) -> None:
+    """What a driver does until its device runs, mostly."""
+    wild = source.number(32)
+    for offset, size, value in (
+        *((20, 1, 1), (20, 1, 3), (8, 4, 1), (12, 4, mostly(source, 1, 0, 3, wild))),
+        *((20, 1, 11), (22, 2, mostly(source, 0, 1, 2)), (24, 2, mostly(source, 8, 0, 3, 512))),
+        *((26, 2, mostly(source, 1, 2, 3, 0xFFFF)), (32, 4, mostly(source, TABLE, 8, wild))),
+        *((40, 4, mostly(source, AVAILABLE, 1, wild)), (48, 4, mostly(source, USED, 2, wild))),
+        *((28, 2, 1), (20, 1, 15)),
+    ):
+        device.write(offset, size, value)
+
+
+def virtio(source: Source) -> None:
+    """Common configuration, device configuration, MSI-X table, notifications."""
+    backend = FakeBackend()
+    board = Board(memory(), backend)
+    device = board.devices[0]
+    device.function.write_config(4, 2, 3)
+    try:
+        if source.chance():
+            set_up(source, device)
+        while source:
+            offset = source.pick((20, 20, 12, 22, 24, 28, 32, 0x3000, source.below(0x4000)))
+            size = source.pick((1, 2, 4, 8))
+            value = source.pick((0, 1, 3, 8, 11, 15, F_VERSION_1, source.number(8 * size)))
+            if source.chance():
+                device.read(offset, size)
+            else:
+                device.write(offset, size, value & ((1 << 8 * size) - 1))
+            if source.below(8) == 0:
+                device.function.write_config(source.below(255), 2, source.number(16))
+            if backend.started is not None:
+                assert backend.accepted & F_VERSION_1
+                assert not backend.accepted & ~device._offered
+                assert all(is_ring(queue.ring) for queue in backend.started)
+    finally:
+        board.close()
+
+
+def serial_port(source: Source) -> None:
+    levels = [0]
+    out = bytearray()
+    port = Serial(out.append, levels.append)
+    while source:
+        offset, size = source.below(8), source.pick((1, 2, 4))
+        if source.chance():
+            assert 0 <= port.read(offset, size) < 256
+        else:
+            port.write(offset, size, source.number(8 * size))
+        if source.below(8) == 0:
+            port.receive(source.raw(3))
+    # a line has edges, not repetitions
+    assert all(a != b for a, b in pairwise(levels))
+
+
+def console(source: Source) -> None:
+    lines: list[str] = []
+    screen = Console(lambda at, text: lines.append(text))
+    while source:
+        text = source.pick((b"Kernel panic - not syncing: ", b"\r\n", b"\xff", source.raw(9)))
+        for value in text * (300 if source.below(32) == 0 else 1):
+            screen.byte(value)
+        if source.chance():
+            screen.flush_stale(-1)
+    assert max(map(len, lines), default=0) <= 4096
+    assert len(screen._line) < 4096

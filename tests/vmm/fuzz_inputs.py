@@ -1,0 +1,250 @@
+"""Fuzz targets: control lines and their arguments, and the files that a guest is made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from functools import cache
+from typing import Any
+
+from harness.vmm.boot import pvh
+from harness.vmm.control import LINE_LIMIT, Channel, LineReader
+from harness.vmm.devices.bus import Buses
+from harness.vmm.devices.serial import Serial
+from harness.vmm.errors import GuestFault
+from harness.vmm.machine import Config, Machine
+from harness.vmm.supervisor import Child, Supervisor
+from tests.vmm.fuzz import Source
+from tests.vmm.fuzz_devices import MEMORY, memory, mostly
+
+
+def value(source: Source, depth: int = 0) -> Any:
+    """Whatever JSON can say."""
+    kind = source.below(10 if depth < 3 else 6)
+    if kind >= 8:
+        return [value(source, depth + 1) for _ in range(source.below(3))]
+    if kind >= 6:
+        keys = ("path", "serial", "text", "argv", "guest", "op", "")
+        return {source.pick(keys): value(source, depth + 1) for _ in range(source.below(4))}
+    strings = ("", "guest", "stats", "type", "/dev/null", "\0", "\ud800", "../x", "x" * 300)
+    return (
+        None,
+        source.chance(),
+        source.number(64) - source.number(64),
+        source.bits(16) / 7,
+        source.pick(strings),
+        source.raw(5).decode("latin-1"),
+    )[kind]
+
+
+FIELDS = {
+    "kernel": "/absent",
+    "initramfs": "/absent",
+    "cmdline": "quiet",
+    "vcpus": 1,
+    "memory": 16,
+    "disks": [{"path": "/absent", "serial": "s"}],
+    "vsock": False,
+}
+
+
+def fields(source: Source) -> dict[str, Any]:
+    """Arguments of "create", a few of them wrong."""
+    chosen: dict[str, Any] = {name: given for name, given in FIELDS.items() if source.below(8)}
+    for _ in range(source.below(3)):
+        chosen[source.pick((*FIELDS, "unknown"))] = value(source)
+    return chosen
+
+
+def config(source: Source) -> None:
+    parsed = Config.parse(fields(source) if source.below(8) else value(source))
+    assert 0 < parsed.memory <= 1 << 20
+    assert parsed.vcpus > 0
+    for path in (parsed.kernel, parsed.initramfs, *(disk.path for disk in parsed.disks)):
+        assert b"\0" not in os.fsencode(path)
+    os.fsencode(parsed.cmdline)
+
+
+def requests(source: Source) -> bytes:
+    """A control line, or what is none."""
+    kind = source.below(4)
+    if kind == 0:
+        return source.raw(source.below(40))
+    if kind == 1:
+        return b"[" * source.pick((1, 10, 100_000)) + source.raw(2)
+    request = value(source)
+    if kind == 2:
+        request = {
+            "id": value(source, 2),
+            "guest": source.pick(("guest", "g", value(source, 2))),
+            "op": source.pick(("stats", "type", "stop", "kill", "create", value(source, 2))),
+            "arguments": source.pick(({}, {"text": value(source, 2)}, value(source, 1))),
+        }
+    return json.dumps(request).encode()
+
+
+class Told(Supervisor):
+    """A supervisor that forks nothing and writes into a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cgroups.close()
+        self.written: list[bytes] = []
+
+    def _write(self, line: bytes) -> None:
+        assert line.endswith(b"\n")
+        json.loads(line)
+        self.written.append(line)
+
+    def _fork(self, guest: str, operation: str, request: dict[str, Any]) -> None:
+        guest.encode()
+
+
+@cache
+def supervisor() -> tuple[Told, socket.socket]:
+    made = Told()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    made._children["guest"] = Child("guest", 0, ours)
+    return made, theirs
+
+
+def no_kill(pid: int, number: int) -> None:
+    """In place of os.kill."""
+
+
+def control(source: Source) -> None:
+    """Lines to the supervisor: each is answered or handed to its guest, whatever it is."""
+    made, theirs = supervisor()
+    made.written.clear()
+    line = requests(source).replace(b"\n", b"")
+    kill, os.kill = os.kill, no_kill
+    try:
+        made._line(line)
+    finally:
+        os.kill = kill
+    try:
+        passed = theirs.recv(1 << 21)
+    except BlockingIOError:
+        passed = b""
+    created = b'"create"' in line or b'"exec"' in line
+    assert made.written or passed == line + b"\n" or created
+
+
+class Asked(Channel):
+    """A channel with all requests in it from the start."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        super().__init__("guest", socket.socket())
+        self.connection.close()
+        self.lines = lines
+        self.sent: list[dict[str, Any]] = []
+
+    def send(self, message: dict[str, Any]) -> None:
+        json.dumps(message)
+        self.sent.append(message)
+
+    def requests(self) -> Any:
+        for line in self.lines:
+            yield json.loads(line)
+
+
+def is_object(line: bytes) -> bool:
+    """Whether the supervisor hands it on."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def guest_control(source: Source) -> None:
+    """What the supervisor hands to a guest's process: always an object, else anything."""
+    lines = [line for line in (requests(source) for _ in range(3)) if is_object(line)]
+    machine = Machine.__new__(Machine)
+    machine.channel = asked = Asked(lines)
+    machine.buses = Buses()
+    machine.serial = Serial(lambda byte: None, lambda level: None)
+    ends: list[BaseException] = []
+    machine._ends = type("Ends", (), {"put": staticmethod(ends.append)})()
+    machine.statistics = lambda: {}  # type: ignore[method-assign]
+    machine._serve()
+    stop = any(json.loads(line).get("op") == "stop" for line in lines)
+    assert len(asked.sent) == len(lines) or stop
+    assert [str(end).partition(":")[0] for end in ends] == ["stopped"]
+
+
+def lines(source: Source) -> None:
+    """However a stream is cut, the same lines come out; an endless one is refused, once."""
+    reader, stream = LineReader(), bytearray()
+    seen: list[bytes] = []
+    refused = 0
+    while source and len(stream) < 3 * LINE_LIMIT:
+        data = source.raw(source.below(20))
+        if source.below(32) == 0:
+            data = data.ljust(source.pick((300_000, LINE_LIMIT + 1)), b"x")
+        stream += data
+        try:
+            seen += reader.feed(data)
+        except ValueError:
+            refused += 1
+    *whole, rest = bytes(stream).split(b"\n")
+    short = [line for line in whole if len(line) <= LINE_LIMIT]
+    assert [line for line in seen if len(line) <= LINE_LIMIT] == short
+    assert len(seen) + refused in (len(whole), len(whole) + (len(rest) > LINE_LIMIT))
+
+
+@cache
+def file() -> int:
+    return os.memfd_create("kernel")
+
+
+def elf(source: Source) -> bytes:
+    """An ELF kernel, some of its fields off."""
+    wild = source.number(64)
+    magic = b"\x7fELF\x02\x01\x01" if source.below(16) else source.raw(7)
+    count = mostly(source, source.pick((2, 3)), 1, 0, wild & 0xFFFF)
+    size, offset = mostly(source, 56, wild & 0xFFFF), mostly(source, 64, wild)
+    data = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        *(magic.ljust(16, b"\0"), 2, 62, 1, 0x10_0000, offset, 0, 0, 64, size, count, 0, 0, 0),
+    )
+    for kind in (4, 1, 1)[: min(count, 3)]:
+        length = mostly(source, source.pick((16, 32)), 0, 4096, wild)
+        data += struct.pack(
+            "<IIQQQQQQ",
+            mostly(source, kind, 4, 1, wild & 0xFFFF_FFFF),
+            *(7, mostly(source, 0x200, 0, wild), 0),
+            mostly(source, 0x10_0000, 0, MEMORY - 16, MEMORY, wild),
+            *(length, mostly(source, length, 0, 1 << 20, wild), 4),
+        )
+    note = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", 0x10_0000)
+    return data.ljust(0x200, b"\0") + source.pick((note, note, note, source.raw(60), note[:10]))
+
+
+def kernel(source: Source) -> None:
+    """A kernel, its initramfs and its start information; nothing of it is the guest's fault."""
+    try:
+        load(source)
+    except GuestFault as error:
+        raise AssertionError("a file made the guest look guilty") from error
+
+
+def load(source: Source) -> None:
+    fd = file()
+    data = elf(source)
+    guest = memory(source.pick((64, 64, 64, 1, 2, 4)) << 20)
+    os.truncate(fd, 0)
+    os.pwrite(fd, data.ljust(source.pick((8192, 8192, 8192, len(data))), b"\0"), 0)
+    loaded = pvh.load_kernel(guest, f"/proc/self/fd/{fd}")
+    assert loaded.entry > 0
+    assert loaded.end <= guest.size
+    os.truncate(fd, source.pick((1, 4096, 0, source.number(24))))
+    path = source.pick((f"/proc/self/fd/{fd}", f"/proc/self/fd/{fd}", "/proc", "/dev/null"))
+    initramfs = None
+    if source.chance():
+        initramfs = pvh.load_initramfs(guest, path, loaded)
+        assert loaded.end <= initramfs[0] < sum(initramfs) <= guest.size
+    text = source.raw(source.below(5)).decode("latin-1") * source.pick((1, 1, 1000, 2000))
+    pvh.write_start_info(guest, text, initramfs, 1 + source.below(255))
