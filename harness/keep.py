@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import shutil
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness import scratch
 from harness.errors import HarnessError
 from harness.guest.guest import Guest
 from harness.hosts.base import Stream
@@ -47,9 +46,7 @@ def wait_for_enter(lines: Sequence[str]) -> None:
 @contextlib.contextmanager
 def reachable(guest: Guest) -> Iterator[str]:
     """Forward a loopback port to the guest's SSH server; gives the ssh command line for it."""
-    folder = Path(tempfile.mkdtemp(prefix="harness-keep-"))
-    listener = socket.create_server(("127.0.0.1", 0))
-    try:
+    with scratch.directory() as folder, _listener() as listener:
         known = folder / "known_hosts"
         known.write_text(f"{guest.name} {guest.spec.image.host_key}\n", encoding="utf-8")
         threading.Thread(target=_accept, args=(listener, guest), daemon=True).start()
@@ -69,11 +66,18 @@ def reachable(guest: Guest) -> Iterator[str]:
                 "root@127.0.0.1",
             ]
         )
+
+
+@contextlib.contextmanager
+def _listener() -> Iterator[socket.socket]:
+    """A loopback port that the kernel chooses."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    try:
+        yield listener
     finally:
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)  # wakes accept(); close() alone does not
         listener.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _accept(listener: socket.socket, guest: Guest) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _NAME = re.compile(r"harness-(\d+)-(\d+)-\w+")
@@ -23,6 +24,16 @@ def make(parent: Path | None = None) -> Path:
     sweep(parent)
     pid = os.getpid()
     return Path(tempfile.mkdtemp(prefix=f"harness-{pid}-{_start_time(pid)}-", dir=parent))
+
+
+@contextlib.contextmanager
+def directory() -> Iterator[Path]:
+    """A new directory for as long as a with block lasts."""
+    made = make()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def sweep(parent: Path) -> list[Path]:

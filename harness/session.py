@@ -68,7 +68,6 @@ class Session:
         self.leaks: list[str] = []
         self.outputs: list[dict[str, Any]] = []
         self.remote_usage: list[str] = []
-        self._scratch: Path | None = None
         self._sigterm: Any = None
         self._started = False
         self._closed = False
@@ -107,8 +106,7 @@ class Session:
     @cached_property
     def scratch(self) -> Path:
         """Temporary files of this session; gone at its end."""
-        self._scratch = scratch.make()
-        return self._scratch
+        return scratch.make()
 
     @property
     def artifacts(self) -> Path:
@@ -134,7 +132,7 @@ class Session:
         if threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._sigterm = signal.signal(signal.SIGTERM, _interrupt)
+            self._sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def _start(self) -> None:
         names = registry.AUTO if self.settings.hypervisor == "auto" else (self.settings.hypervisor,)
@@ -322,8 +320,8 @@ class Session:
                 attempt("hypervisor", self.hypervisor.close)
             if self.host is not None:
                 attempt(f"host {self.host.name}", self.host.close)
-            if self._scratch is not None:
-                attempt("temporary files", partial(shutil.rmtree, self._scratch))
+            if "scratch" in self.__dict__:
+                attempt("temporary files", partial(shutil.rmtree, self.scratch))
         if self._sigterm is not None:
             signal.signal(signal.SIGTERM, self._sigterm)
         if len(errors) == 1:
@@ -377,7 +375,3 @@ def can_wait() -> bool:
 
 def session_of(config: pytest.Config) -> Session:
     return config.stash[KEY]
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from harness.hosts.base import Host
 from harness.session import session_of
+from tests.sshd import LoopbackServer
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,13 @@ def emulated_host(pytestconfig: pytest.Config) -> Iterator[Host]:
     host = select_host("emulated", session.progress)
     yield host
     host.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LoopbackServer]:
+    """A real SSH server that knows one client key."""
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    running = LoopbackServer(folder)
+    yield running
+    running.close()

@@ -42,6 +42,11 @@ class GuestSpec:
     disks: tuple[Disk, ...] = ()
     cmdline: str = ""
 
+    @property
+    def command_line(self) -> str:
+        """All that its kernel is told."""
+        return f"{COMMAND_LINE} {self.cmdline}".strip()
+
 
 @dataclass(frozen=True)
 class End:

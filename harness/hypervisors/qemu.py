@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from harness.errors import HostError
 from harness.hosts.base import Host
-from harness.hypervisors.base import COMMAND_LINE, Disk, Events, GuestSpec, Machine
+from harness.hypervisors.base import Disk, Events, GuestSpec, Machine
 from harness.hypervisors.supervised import SupervisedHypervisor
 
 PROGRAM = "qemu-system-x86_64"
@@ -54,11 +54,10 @@ class QemuHypervisor(SupervisedHypervisor):
             *("-smp", str(spec.vcpus), "-m", str(spec.memory), "-no-reboot"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
             *("-kernel", kernel, "-initrd", initramfs),
-            *("-append", f"{COMMAND_LINE} {spec.cmdline}".strip()),
+            *("-append", spec.command_line),
             *("-device", f"vhost-vsock-pci,guest-cid={cid}"),
         ]
-        disks = (Disk(self.host.place(image.disk), "root"), *spec.disks)
-        for number, disk in enumerate(disks):
+        for number, disk in enumerate(self.disks(spec)):
             argv += _disk(number, disk)
         machine = self.supervisor.start(
             "exec", spec.name, {"argv": argv}, events, spec.boot_timeout

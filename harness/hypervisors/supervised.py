@@ -10,17 +10,16 @@ import contextlib
 import io
 import json
 import queue
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import vmm
+from harness import scratch, vmm
 from harness.errors import HarnessError, HostError, ProvisionError, hide_frames
 from harness.hosts.base import Host, Stream
-from harness.hypervisors.base import End, Events, OnUtilization
+from harness.hypervisors.base import Disk, End, Events, GuestSpec, OnUtilization
 
 __tracebackhide__ = hide_frames
 API = 1
@@ -66,8 +65,8 @@ class Supervisor:
         self._next_id = 0
         self._hello: queue.Queue[dict[str, Any]] = queue.Queue()
         self._on_utilization: OnUtilization | None = None
-        with tempfile.TemporaryDirectory(prefix="pytest-hypervisor-") as folder:
-            path = Path(folder) / "vmm.pyz"
+        with scratch.directory() as folder:
+            path = folder / "vmm.pyz"
             path.write_bytes(archive())
             self._process = host.spawn(["python3", "-I", "-S", host.place(path)])
             self._reader = threading.Thread(target=self._read, name="supervisor", daemon=True)
@@ -259,6 +258,10 @@ class SupervisedHypervisor:
         """Starts the supervisor. Raises HostError."""
         self.host = host
         self.supervisor = Supervisor(host)
+
+    def disks(self, spec: GuestSpec) -> tuple[Disk, ...]:
+        """All disks of a guest as they are on the host, the root disk first."""
+        return (Disk(self.host.place(spec.image.disk), "root"), *spec.disks)
 
     def capabilities(self) -> Mapping[str, int]:
         return dict(self.supervisor.request("capabilities"))

@@ -10,7 +10,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable
 
 LINE_LIMIT = 1 << 20
 
@@ -52,6 +52,18 @@ class Channel:
     def event(self, event: str, **fields: Any) -> None:
         self.send({"event": event, **fields})
 
+    def serve(self, operations: dict[str, Callable[..., Any]]) -> bool:
+        """Answer requests until "stop" was answered (True) or the supervisor closed (False).
+
+        No other request ends anything: a wrong one is answered with its error. Raises OSError,
+        ValueError when the channel itself is of no use any more.
+        """
+        for request in self.requests():
+            self.send({"id": request.get("id"), **_answer(operations, request)})
+            if request.get("op") == "stop":  # answered first: what it ends may be this process
+                return True
+        return False
+
     def requests(self) -> Iterator[dict[str, Any]]:
         """Requests until the supervisor closes the socket."""
         reader = LineReader()
@@ -61,3 +73,14 @@ class Channel:
                 return
             for line in reader.feed(data):
                 yield json.loads(line)
+
+
+def _answer(operations: dict[str, Callable[..., Any]], request: dict[str, Any]) -> dict[str, Any]:
+    """The result or the error of one request."""
+    operation = operations.get(str(request.get("op")))
+    if operation is None:
+        return {"error": {"cause": f"unknown operation {request.get('op')!r:.80}"}}
+    try:
+        return {"result": operation(**request.get("arguments", {}))}
+    except Exception as error:
+        return {"error": {"cause": f"{type(error).__name__}: {error}"}}

@@ -17,7 +17,7 @@ from .console import Console
 from .control import Channel
 from .devices import power, serial
 from .devices.bus import Buses
-from .devices.pci import HostBridge
+from .devices.pci import CONFIG_ADDRESS, HostBridge
 from .devices.virtio.block import Block
 from .devices.virtio.transport import Backend, VirtioPci
 from .devices.virtio.vsock import Vsock
@@ -108,7 +108,7 @@ class Machine:
         self._add_platform()
         self.devices = self._add_devices()
         self.vcpus = [Vcpu(self.vm, index, self.buses) for index in range(config.vcpus)]
-        self._coalesce(kvm)
+        self._coalesced = self._coalesce(kvm)
         self._set_cpuid(kvm)
         self._load()
         self._stats = self._open_stats()
@@ -136,12 +136,14 @@ class Machine:
             self.bridge.add(VirtioPci(self.vm, self.memory, backend).function)
         return backends
 
-    def _coalesce(self, kvm: Kvm) -> None:
+    def _coalesce(self, kvm: Kvm) -> bool:
+        """Let KVM queue the writes that come most often. False where it cannot."""
         page = kvm.capability(ioctls.CAP_COALESCED_MMIO)
-        if page and self.vm.coalesce_pio(serial.PORT, 1):
-            self.vm.coalesce_pio(0xCF8, 4)
-            ring = CoalescedRing(self.vcpus[0].run, page, self.buses.pio)
-            self.buses.drain = ring.drain
+        if not page or not self.vm.coalesce_pio(serial.PORT, 1):
+            return False
+        self.vm.coalesce_pio(CONFIG_ADDRESS, 4)
+        self.buses.drain = CoalescedRing(self.vcpus[0].run, page, self.buses.pio).drain
+        return True
 
     def _set_cpuid(self, kvm: Kvm) -> None:
         supported = kvm.supported_cpuid()
@@ -172,7 +174,7 @@ class Machine:
             "pid": os.getpid(),
             "cid": self.vsock.cid if self.vsock else 0,
             "devices": [f"{device.name} ({_plane(device)})" for device in self.devices],
-            "coalesced_pio": bool(self.buses.drain.__name__ == "drain"),
+            "coalesced_pio": self._coalesced,
             "binary_stats": bool(self._stats),
         }
 
@@ -220,31 +222,17 @@ class Machine:
     # control
 
     def _serve(self) -> None:
-        try:
-            for request in self.channel.requests():
-                self.channel.send({"id": request.get("id"), **self._answer(request)})
-                if request.get("op") == "stop":  # answered first: the end ends this process
-                    self._ends.put(MachineEnd("stopped"))
-                    return
-        except (OSError, ValueError) as error:
-            self._ends.put(MachineEnd("vmm-error", f"control: {error}"))
-        else:
-            self._ends.put(MachineEnd("stopped", "the control channel closed"))
-
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The result or the error of one request; no request ends the machine but "stop"."""
         operations: dict[str, Callable[..., Any]] = {
             "stats": self.statistics,
             "stop": lambda: True,
             "type": self._type,
         }
-        operation = operations.get(str(request.get("op")))
-        if operation is None:
-            return {"error": {"cause": f"unknown operation {request.get('op')!r:.80}"}}
         try:
-            return {"result": operation(**request.get("arguments", {}))}
-        except Exception as error:
-            return {"error": {"cause": f"{type(error).__name__}: {error}"}}
+            stopped = self.channel.serve(operations)
+        except (OSError, ValueError) as error:
+            self._ends.put(MachineEnd("vmm-error", f"control: {error}"))
+        else:
+            self._ends.put(MachineEnd("stopped", "" if stopped else "the control channel closed"))
 
     def _type(self, text: str) -> bool:
         with self.buses.lock:

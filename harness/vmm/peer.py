@@ -88,18 +88,10 @@ class Peer:
         return "power-off", errors
 
     def _serve(self) -> None:
-        for request in self._channel.requests():
-            answer: dict[str, Any] = {"id": request.get("id")}
-            if request.get("op") == "stop":
-                self._stop()
-                answer["result"] = True
-            elif request.get("op") == "stats":
-                answer["result"] = self._statistics()
-            else:
-                answer["error"] = {"cause": f"a peer cannot {request.get('op')!r}"}
-            with contextlib.suppress(OSError):
-                self._channel.send(answer)
-        self._stop()
+        try:
+            self._channel.serve({"stats": self._statistics, "stop": lambda: True})
+        finally:
+            self._stop()
 
     def _stop(self) -> None:
         self._stopped = True

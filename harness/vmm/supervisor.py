@@ -71,7 +71,7 @@ class Supervisor:
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+            signal.signal(number, signal.default_int_handler)
         self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, None)
         self._send({"event": "hello", "api": API, "pid": os.getpid(), "python": sys.version})
         due = time.monotonic() + _INTERVAL
@@ -90,9 +90,6 @@ class Supervisor:
             pass
         finally:
             self._close()
-
-    def _on_signal(self, number: int, frame: Any) -> NoReturn:
-        raise KeyboardInterrupt
 
     def _tick(self) -> None:
         values = self._utilization.sample()

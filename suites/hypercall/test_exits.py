@@ -100,12 +100,16 @@ def test_exit_costs(
         ops = case.emulated_ops if host.emulated else case.ops
         timed[case.name] = run_case(guest, case, ops)
     guest.stop()
+    parameters: dict[str, dict[str, str | int | float]] = {
+        name: {"ops": one.ops, "instructions": INSTRUCTIONS} for name, one in timed.items()
+    }
     for name, one in timed.items():
-        parameters: dict[str, str | int | float] = {"ops": one.ops, "instructions": INSTRUCTIONS}
         for number, batch in enumerate(one.batches):
             for metric, unit in ((f"exit.{name}", "ns"), (f"exit.{name}.cycles", "cycles")):
                 value = batch[unit] / one.ops
-                record_sample(metric, value, unit, "lower", parameters, boot=boot, batch=number)
+                record_sample(
+                    metric, value, unit, "lower", parameters[name], boot=boot, batch=number
+                )
     found = {
         name: exits_per_operation(one, timed["control"], start)
         for name, one in timed.items()
@@ -113,7 +117,7 @@ def test_exit_costs(
     }
     counted = {name: value for name, value in found.items() if value is not None}
     for name, value in counted.items():
-        parameters = {"ops": timed[name].ops, "instructions": INSTRUCTIONS}
-        record_sample(f"exit.{name}.exits_per_op", value, "exits/op", "", parameters, boot=boot)
+        metric = f"exit.{name}.exits_per_op"
+        record_sample(metric, value, "exits/op", "", parameters[name], boot=boot)
     # a case that causes no exits measures nothing; the report flags what is off by 5 %
     assert all(value > 0.5 for value in counted.values()), counted

@@ -18,6 +18,7 @@ from harness.guest.credentials import HostKeyError, SSHAuthError, SSHLate, SSHLo
 from harness.guest.ssh import SSHSession
 from harness.hosts.base import Stream
 from tests.sshd import LoopbackServer, make_key
+from tests.waiting import gone
 
 
 def connect(
@@ -43,20 +44,6 @@ def connect(
 def session(server: LoopbackServer) -> Iterator[SSHSession]:
     with connect(server) as opened:
         yield opened
-
-
-def gone(pid: int, timeout: float = 5.0) -> bool:
-    """True when the process ends (or is a zombie) in time."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.02)
-    return False
 
 
 class TestRun:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,19 +19,9 @@ from harness.errors import HostError
 from harness.hosts import qemu
 from harness.hosts.emulated import LARGE, EmulatedHost
 from images.store import HostImage, host_image
+from tests.waiting import gone
 
 emulated = pytest.mark.emulated
-
-
-def gone(pid: int) -> bool:
-    for _ in range(250):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def descriptors() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from harness.errors import CommandError, HostError
 from harness.hosts.local import LocalHost
+from tests.waiting import gone
 
 
 @pytest.fixture
@@ -19,17 +19,6 @@ def host() -> Iterator[LocalHost]:
     local = LocalHost()
     yield local
     local.close()
-
-
-def gone(pid: int) -> bool:
-    for _ in range(250):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_run(host: LocalHost) -> None:

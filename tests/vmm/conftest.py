@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,16 @@ import pytest
 from harness.hosts.local import LocalHost
 from harness.hypervisors.supervised import Supervisor
 from tests.vmm.guests import Runner
+
+
+@contextlib.contextmanager
+def supervising() -> Iterator[Supervisor]:
+    """A supervisor on this machine for as long as a with block lasts."""
+    host = LocalHost("tests")
+    running = Supervisor(host)
+    yield running
+    running.close()
+    host.close()
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +38,8 @@ def kvm_device() -> str:
 @pytest.fixture(scope="session")
 def shared_supervisor() -> Iterator[Supervisor]:
     """One supervisor for all tests that do not end it; it needs no KVM by itself."""
-    host = LocalHost("tests")
-    running = Supervisor(host)
-    yield running
-    running.close()
-    host.close()
+    with supervising() as running:
+        yield running
 
 
 @pytest.fixture
@@ -59,11 +67,8 @@ def peers(shared_supervisor: Supervisor, tmp_path: Path) -> Iterator[Runner]:
 @pytest.fixture
 def own_supervisor(kvm_device: str) -> Iterator[Supervisor]:
     """A supervisor for a test to end."""
-    host = LocalHost("tests")
-    running = Supervisor(host)
-    yield running
-    running.close()
-    host.close()
+    with supervising() as running:
+        yield running
 
 
 @pytest.fixture

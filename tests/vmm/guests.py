@@ -6,13 +6,10 @@ import contextlib
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import psutil
 
 from harness.hypervisors.base import End, Events
 from harness.hypervisors.supervised import SupervisedMachine, Supervisor
@@ -21,30 +18,7 @@ from harness.vmm.devices.bus import Device
 from harness.vmm.kvm.vcpu import KICK
 from harness.vmm.machine import Config, Machine
 from tests.vmm.payload import kernel
-
-TIMEOUT = 20.0
-
-
-def wait_until(true: Callable[[], Any]) -> bool:
-    """Whether it comes true in time."""
-    deadline = time.monotonic() + TIMEOUT
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
-
-
-def gone(pid: int) -> bool:
-    """Whether a process ends; one that only waits for its parent to notice has."""
-
-    def ended() -> bool:
-        try:
-            return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return True
-
-    return wait_until(ended)
+from tests.waiting import TIMEOUT, wait_until
 
 
 class Guest(SimpleNamespace):

@@ -18,7 +18,7 @@ from harness.vmm.errors import ConfigError, GuestFault
 from harness.vmm.kvm.vm import eventfd, signal_eventfd
 from harness.vmm.memory import Memory
 from tests.vmm.fakes import RING
-from tests.vmm.guests import TIMEOUT
+from tests.waiting import TIMEOUT
 
 IN, OUT, FLUSH, GET_ID, DISCARD = 0, 1, 4, 8, 11
 OK, IO_ERROR, UNSUPPORTED = 0, 1, 2

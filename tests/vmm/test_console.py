@@ -9,8 +9,9 @@ import pytest
 
 from harness.guest.console import Console as Kept
 from harness.vmm.console import Console
-from tests.vmm.guests import Runner, wait_until
+from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, POWER_OFF
+from tests.waiting import wait_until
 
 PANIC = b"[    1.250000] Kernel panic - not syncing: Attempted to kill init! exitcode=0x9\n"
 

@@ -15,8 +15,9 @@ import pytest
 
 from harness.errors import HarnessError, ProvisionError
 from harness.hypervisors.supervised import Supervisor
-from tests.vmm.guests import Runner, gone
+from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, elf
+from tests.waiting import gone
 
 
 def test_console_and_power_off(run: Runner) -> None:

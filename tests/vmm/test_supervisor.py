@@ -21,8 +21,8 @@ import pytest
 from harness.hypervisors.supervised import archive
 from harness.vmm.control import LINE_LIMIT
 from harness.vmm.supervisor import Supervisor, _describe
-from tests.vmm.guests import TIMEOUT, gone, wait_until
 from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, kernel
+from tests.waiting import TIMEOUT, gone, wait_until
 
 Message = dict[str, Any]
 SLEEP = {"argv": ["sleep", "100"]}

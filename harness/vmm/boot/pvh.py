@@ -39,11 +39,15 @@ def _mend(path: str) -> str:
     return f"give an uncompressed vmlinux with a PVH entry (CONFIG_PVH) instead of {path}"
 
 
+def _truncated_kernel(path: str) -> ConfigError:
+    return ConfigError(f"kernel {path} is truncated", "build or download it again")
+
+
 def _read(file: BinaryIO, offset: int, size: int, path: str) -> bytes:
     file.seek(offset)
     data = file.read(size)
     if len(data) != size:
-        raise ConfigError(f"kernel {path} is truncated", "build or download it again")
+        raise _truncated_kernel(path)
     return data
 
 
@@ -80,7 +84,7 @@ def load_kernel(memory: Memory, path: str) -> Kernel:
     except OSError as error:
         raise ConfigError(f"kernel {path}: {error.strerror}", "check the path") from error
     except OverflowError as error:  # an offset of 2^63 or more
-        raise ConfigError(f"kernel {path} is truncated", "build or download it again") from error
+        raise _truncated_kernel(path) from error
 
 
 def _load(memory: Memory, file: BinaryIO, path: str) -> Kernel:
@@ -99,18 +103,19 @@ def _load(memory: Memory, file: BinaryIO, path: str) -> Kernel:
                 f"the kernel does not fit into {memory.size >> 20} MiB of memory",
                 f"give the guest at least {needed} MiB (--guest-memory)",
             )
-        _read_into(file, offset, memory.view(address, file_size), path)
+        _fill(memory.view(address, file_size), file.fileno(), offset, _truncated_kernel(path))
     if entry is None:
         raise ConfigError(f"{path} has no PVH entry note", _mend(path))
     return Kernel(entry, end)
 
 
-def _read_into(file: BinaryIO, offset: int, view: memoryview, path: str) -> None:
+def _fill(view: memoryview, fd: int, offset: int, truncated: ConfigError) -> None:
+    """Read from a file until the view is full. Raises `truncated` when the file ends before."""
     done = 0
     while done < len(view):
-        got = os.preadv(file.fileno(), [view[done:]], offset + done)
+        got = os.preadv(fd, [view[done:]], offset + done)
         if not got:
-            raise ConfigError(f"kernel {path} is truncated", "build or download it again")
+            raise truncated
         done += got
 
 
@@ -140,12 +145,8 @@ def _load_initramfs(memory: Memory, fd: int, path: str, kernel: Kernel) -> tuple
             f"kernel and initramfs do not fit into {memory.size >> 20} MiB of memory",
             f"give the guest at least {needed + 1} MiB (--guest-memory)",
         )
-    view, done = memory.view(address, size), 0
-    while done < size:
-        got = os.preadv(fd, [view[done:]], done)
-        if not got:
-            raise ConfigError(f"initramfs {path} is truncated", "build it again")
-        done += got
+    truncated = ConfigError(f"initramfs {path} is truncated", "build it again")
+    _fill(memory.view(address, size), fd, 0, truncated)
     return address, size
 
 

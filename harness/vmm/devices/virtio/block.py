@@ -132,11 +132,10 @@ class Block:
                 done = _whole(os.preadv, self._fd, target, sector * SECTOR)
                 return (_OK, done) if done == wanted else (_IO_ERROR, done)
             if kind == _OUT:
-                # a read-only disk answers with an error, not "unsupported" (virtio 1.2, 5.2.6.2)
-                wanted = -1 if self._readonly else self._check(sector, source)
-                done = (
-                    0 if self._readonly else _whole(os.pwritev, self._fd, source, sector * SECTOR)
-                )
+                if self._readonly:  # an error, not "unsupported" (virtio 1.2, 5.2.6.2)
+                    raise OSError(errno.EROFS, "read-only")
+                wanted = self._check(sector, source)
+                done = _whole(os.pwritev, self._fd, source, sector * SECTOR)
                 return (_OK if done == wanted else _IO_ERROR), 0
             if kind == _FLUSH:
                 os.fdatasync(self._fd)
