@@ -3,7 +3,8 @@
 # ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from harness.guest.factory import GuestFactory
     from harness.guest.guest import Guest
     from harness.guest.link import GuestSSH
+    from harness.guest.payload import PayloadFactory, PayloadGuest
+    from harness.guest.watched import Watched
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor
     from harness.results.schema import Parameter
@@ -103,7 +106,8 @@ def guest(guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Iterat
 def guest_group(
     guest_factory: GuestFactory, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., list[Guest]]]:
-    """`guest_group(3, memory=128)`: that many fresh guests, booted at the same time."""
+    """`guest_group(3, memory=128)`: that many fresh guests, started at the same time: clones of
+    one that was booted for them, where the hypervisor makes clones."""
     from harness.guest.factory import ready
 
     session = session_of(request.config)
@@ -114,11 +118,40 @@ def guest_group(
         wanted = {**common, **arguments}
         first = len(made)
         for _ in range(count):
-            one = guest_factory.launch(request.node.name, **wanted)
+            one = guest_factory.launch_alike(request.node.name, **wanted)
             made.append(one)  # at once: a later one that fails must not hide this one
         return [ready(one) for one in made[first:]]
 
     yield group
+    _release_all(session, made)
+
+
+@pytest.fixture
+def payload(request: pytest.FixtureRequest) -> Iterator[PayloadFactory]:
+    """Runs flat code as guests: `payload(code, mode="long")`, see PayloadFactory.
+
+    On this machine's KVM where it may be used, even if that runs no stock guest; else where the
+    session's guests run. The marker `payload(...)` has arguments for all of a test's.
+    """
+    session = session_of(request.config)
+    payloads = session.payloads
+    payloads.start()
+    if problem := payloads.usage_problem():
+        raise pytest.UsageError(problem)
+    if payloads.unusable is not None:
+        cause, mend = payloads.unusable.cause, payloads.unusable.mend
+        pytest.skip(f"no payload guest can run here: {cause}" + (f"; mend: {mend}" if mend else ""))
+    marker = request.node.get_closest_marker("payload")
+    made: list[Watched] = []
+    factory = payloads.factory(request.node.name, dict(marker.kwargs) if marker else {})
+    note = factory.on_made
+
+    def on_made(guest: PayloadGuest) -> None:
+        made.append(guest)
+        note(guest)
+
+    factory.on_made = on_made
+    yield factory
     _release_all(session, made)
 
 
@@ -131,9 +164,14 @@ def ssh(request: pytest.FixtureRequest) -> GuestSSH:
 
 
 @pytest.fixture
-def record_sample(hypervisor: Hypervisor, request: pytest.FixtureRequest) -> RecordSample:
+def record_sample(request: pytest.FixtureRequest) -> RecordSample:
     """Keeps measured values; run, host, image, commit, time and test are filled in."""
-    recorder = session_of(request.config).need_recorder()
+    payloads = "payload" in request.fixturenames
+    request.getfixturevalue("payload" if payloads else "hypervisor")
+    session = session_of(request.config)
+    ran_on = session.payloads.hypervisor if payloads else session.hypervisor
+    assert ran_on is not None  # noqa: S101 - the fixture has looked
+    recorder = session.need_recorder()
     test = request.node.nodeid
     suite = suite_of(Path(request.node.path))
 
@@ -154,6 +192,7 @@ def record_sample(hypervisor: Hypervisor, request: pytest.FixtureRequest) -> Rec
             unit,
             better,
             parameters,
+            ran_on=ran_on,
             hypervisor=hypervisor,
             suite=suite,
             test=test,
@@ -166,12 +205,15 @@ def record_sample(hypervisor: Hypervisor, request: pytest.FixtureRequest) -> Rec
 
 def guest_arguments(marker: pytest.Mark | None) -> dict[str, Any]:
     """The arguments of a guest marker. Raises pytest.UsageError for others than it knows."""
+    from harness.hypervisors.base import GuestSpec
+
     if marker is None:
         return {}
-    unknown = set(marker.kwargs) - {"vcpus", "memory", "boot_timeout", "cmdline"}
+    known = {field.name for field in fields(GuestSpec)} - {"name", "image", "disks"}
+    unknown = set(marker.kwargs) - known
     if unknown or marker.args:
         raise pytest.UsageError(
-            f"the marker guest takes vcpus=, memory=, boot_timeout= and cmdline=, not "
+            f"the marker guest takes {', '.join(f'{name}=' for name in sorted(known))}, not "
             f"{', '.join([*map(repr, marker.args), *sorted(unknown)])}"
         )
     return dict(marker.kwargs)
@@ -186,7 +228,7 @@ def suite_of(path: Path) -> str:
     return path.parent.name
 
 
-def _release_all(session: Session, guests: list[Guest]) -> None:
+def _release_all(session: Session, guests: Sequence[Watched]) -> None:
     errors: list[Exception] = []
     for one in guests:
         try:

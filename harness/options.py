@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from harness.hypervisors.base import DEFAULT_ROOT, NETWORKS, ROOTS, SSH_WAYS
+from harness.vmm.config import BOOT_WAYS
+
 KEEP = ("no", "failed", "always")
 GATE = ("off", "report", "fail")
 
@@ -74,6 +77,14 @@ OPTIONS = (
     ),
     Option("--guest-image", "", "DIR", "boot this image instead of the built one"),
     Option("--guest-kernel", "", "FILE", "boot this kernel (vmlinux or bzImage) instead"),
+    Option(
+        "--guest-boot",
+        "auto",
+        "{auto,pvh,linux64}",
+        "how its kernel is entered: pvh (its note; a bzImage is unpacked first), linux64 (Linux's "
+        "64-bit boot protocol, the file as it is), auto (the first it has) (default: auto)",
+        _one_of(BOOT_WAYS),
+    ),
     Option("--guest-vcpus", "1", "N", "vCPUs of a guest (default: 1)", _count),
     Option("--guest-memory", "256", "MIB", "memory of a guest in MiB (default: 256)", _count),
     Option(
@@ -82,6 +93,29 @@ OPTIONS = (
         "SECONDS",
         "a guest must be ready by SSH within this (default: 60)",
         _seconds,
+    ),
+    Option(
+        "--guest-network",
+        "auto",
+        "{auto,bridge,passt,none}",
+        "a guest's network: the session's private one, the host's by passt, or none (default: "
+        "auto, the private one where the host allows it)",
+        _one_of(NETWORKS),
+    ),
+    Option(
+        "--guest-ssh",
+        "auto",
+        "{auto,vsock,network}",
+        "the way into a guest (default: auto, vsock where the host has it)",
+        _one_of(SSH_WAYS),
+    ),
+    Option(
+        "--guest-root",
+        DEFAULT_ROOT,
+        "{disk,pmem,initramfs}",
+        "a guest's root: a virtio disk, persistent memory that maps the image, or its initramfs "
+        f"alone (default: {DEFAULT_ROOT})",
+        _one_of(ROOTS),
     ),
     Option(
         "--guest-keep",
@@ -96,6 +130,12 @@ OPTIONS = (
         "",
         "DIR",
         "keep every guest's console here (default: those of failed tests, with the results)",
+    ),
+    Option(
+        "--kvm-unit-tests",
+        "",
+        "DIR",
+        "run the kvm-unit-tests that were built there (its unittests.cfg, else every .flat file)",
     ),
     Option("--results", "results", "DIR", "where samples and reports go (default: results)"),
     Option("--baseline", "", "RUN", "compare with this run (not implemented yet)"),
@@ -120,8 +160,8 @@ _BY_INI = {option.ini: option for option in OPTIONS}
 class Settings:
     """What the options and the ini file come to.
 
-    image, kernel: None for the built ones. memory: MiB. boot_timeout: seconds.
-    artifacts: None for the results' own directory.
+    image, kernel: None for the built ones. boot: one of BOOT_WAYS. memory: MiB. boot_timeout:
+    seconds. artifacts: None for the results' own directory. kvm_unit_tests: None for none.
     report: None for the results' own directory. no_report: no HTML is wanted.
     """
 
@@ -129,12 +169,17 @@ class Settings:
     host: str
     image: Path | None
     kernel: Path | None
+    boot: str
     vcpus: int
     memory: int
     boot_timeout: float
+    network: str
+    ssh: str
+    root: str
     keep: str
     artifacts: Path | None
     results: Path
+    kvm_unit_tests: Path | None
     report: Path | None
     no_report: bool
 
@@ -178,12 +223,17 @@ def settings(config: pytest.Config) -> Settings:
         host=_value(config, "host"),
         image=_path(config, "guest_image"),
         kernel=_path(config, "guest_kernel"),
+        boot=_value(config, "guest_boot"),
         vcpus=_value(config, "guest_vcpus"),
         memory=_value(config, "guest_memory"),
         boot_timeout=_value(config, "guest_boot_timeout"),
+        network=_value(config, "guest_network"),
+        ssh=_value(config, "guest_ssh"),
+        root=_value(config, "guest_root"),
         keep=_value(config, "guest_keep"),
         artifacts=_path(config, "guest_artifacts"),
         results=_path(config, "results") or config.rootpath / "results",
+        kvm_unit_tests=_path(config, "kvm_unit_tests"),
         report=None if report == "no" else _path(config, "virt_report"),
         no_report=report == "no",
     )

@@ -15,12 +15,17 @@ from harness.session import KEY, Session, session_of
 
 if TYPE_CHECKING:
     from harness.guest.guest import Guest
+    from harness.guest.watched import Watched
+    from harness.hypervisors.base import Hypervisor
 
 __tracebackhide__ = hide_frames
 MARKERS = (
-    "guest(vcpus=, memory=): what the test's guest is made of (memory in MiB)",
+    "guest(vcpus=, memory=, network=, ssh=, hugepages=, mergeable=, ...): what the test's guest is "
+    "made of (memory in MiB), as harness.hypervisors.base.GuestSpec has it",
     "requires_kvm_cap(name, ...): skip where KVM lacks one of these capabilities "
     '("KVM_CAP_IRQFD", or "IRQFD")',
+    "payload(mode=, memory=, vcpus=, ...): how the test's payload guests are made; every test with "
+    "the fixture payload has it",
     "exclusive_host: no other test with guests runs on the host meanwhile",
     "slow: takes more than some seconds (deselect with -m 'not slow')",
     "emulated: needs the emulated host (deselect with -m 'not emulated')",
@@ -43,18 +48,36 @@ def pytest_configure(config: pytest.Config) -> None:
     name = session.settings.hypervisor
     if name != "auto" and not registry.known(name):
         raise pytest.UsageError(f"--hypervisor={name}: {registry.missing(name)}")
+    if folder := session.settings.kvm_unit_tests:
+        from harness.kvm_unit_tests.items import Plugin
+
+        config.pluginmanager.register(Plugin(config, folder), "hypervisor-kvm-unit-tests")
+
+
+def _uses(item: pytest.Item, fixture: str) -> bool:
+    """Whether a test uses our fixture, not another plugin's of that name."""
+    info = getattr(item, "_fixtureinfo", None)
+    found = info.name2fixturedefs.get(fixture, ()) if info is not None else ()
+    return any(one.func.__module__ == "harness.fixtures" for one in found[-1:])
+
+
+def uses_payloads(item: pytest.Item) -> bool:
+    return _uses(item, "payload")
 
 
 def uses_harness(item: pytest.Item) -> bool:
-    """Whether a test needs a hypervisor: by our fixture, not by another plugin's of that name."""
-    info = getattr(item, "_fixtureinfo", None)
-    found = info.name2fixturedefs.get("hypervisor", ()) if info is not None else ()
-    return any(one.func.__module__ == "harness.fixtures" for one in found[-1:])
+    """Whether a test needs the session's hypervisor; payload guests may have one of their own."""
+    return _uses(item, "hypervisor") or (_uses(item, "record_sample") and not uses_payloads(item))
 
 
 def measures(item: pytest.Item) -> bool:
     fixtures = getattr(item, "fixturenames", ())
     return "record_sample" in fixtures or item.get_closest_marker("benchmark") is not None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if uses_payloads(item) and item.get_closest_marker("payload") is None:
+        item.add_marker("payload")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -63,24 +86,28 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     if not session.config.option.collectonly and not (
         session.testsfailed and not session.config.option.continue_on_collection_errors
     ):
-        _begin(session_of(session.config), [item for item in session.items if uses_harness(item)])
+        _begin(session_of(session.config), session.items)
     return (yield)
 
 
 def _begin(state: Session, items: list[pytest.Item]) -> None:
-    if not items:
-        return
-    measured = [item for item in items if measures(item)]
+    guests = [item for item in items if uses_harness(item)]
+    payloads = [item for item in items if uses_payloads(item)]
+    measured = [item for item in (*guests, *payloads) if measures(item)]
     if measured and state.worker_count > 1:
         state.forbidden = (
             f"{measured[0].nodeid} measures, and {state.worker_count} workers would disturb each "
             "other: run measured tests without -n (or deselect them)"
         )
-    state.start()
-    if (problem := state.usage_problem()) and state.worker is None:
+    if guests:
+        state.start()
+    if payloads:
+        state.payloads.start()
+    problem = state.usage_problem() or state.payloads.usage_problem()
+    if problem and state.worker is None:
         # A worker cannot end the session: its tests err, and the controller gives exit status 4.
         raise pytest.UsageError(problem)
-    if measured and state.hypervisor is not None:
+    if measured and (state.hypervisor or state.payloads.hypervisor):
         try:
             state.need_recorder()
         except HarnessError as error:
@@ -94,27 +121,31 @@ def _begin(state: Session, items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     state = session_of(item.config)
     state.used = []
-    if not uses_harness(item):
+    if uses_harness(item):
+        state.start()
+        hypervisor = state.hypervisor
+    elif uses_payloads(item):
+        state.payloads.start()
+        hypervisor = state.payloads.hypervisor
+    else:
         return
-    state.start()
-    if state.hypervisor is None:
+    if hypervisor is None:
         return  # the fixture says why
-    _skip_what_cannot_be(item, state)
-    lock = item.stash[LOCK] = HostLock(state.hypervisor.host.name)
+    _skip_what_cannot_be(item, hypervisor)
+    lock = item.stash[LOCK] = HostLock(hypervisor.host.name)
     exclusive = item.get_closest_marker("exclusive_host") is not None
     lock.acquire(exclusive=exclusive, progress=state.progress)
     _replace_dead_shared_guest(item, state)
 
 
-def _skip_what_cannot_be(item: pytest.Item, state: Session) -> None:
-    assert state.hypervisor is not None  # noqa: S101 - the caller looked
-    facts = state.hypervisor.host.facts
+def _skip_what_cannot_be(item: pytest.Item, hypervisor: Hypervisor) -> None:
+    facts = hypervisor.host.facts
     wanted = [word for mark in item.iter_markers("requires_kvm_cap") for word in mark.args]
     if wanted:
-        there = state.hypervisor.capabilities()
+        there = hypervisor.capabilities()
         full = [name if name.startswith("KVM_CAP_") else f"KVM_CAP_{name}" for name in wanted]
         if lacking := [name for name in full if not there.get(name, 0)]:
-            pytest.skip(f"host {state.hypervisor.host.name} lacks {', '.join(lacking)}")
+            pytest.skip(f"host {hypervisor.host.name} lacks {', '.join(lacking)}")
     marker = item.get_closest_marker("guest")
     vcpus = marker.kwargs.get("vcpus", 1) if marker else 1
     memory = marker.kwargs.get("memory", 0) if marker else 0
@@ -138,13 +169,13 @@ def _replace_dead_shared_guest(item: pytest.Item, state: Session) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """A guest that ends in a test fails it, also when the test looked elsewhere."""
-    if not uses_harness(item):
+    if not (uses_harness(item) or uses_payloads(item)):
         return (yield)
     state = session_of(item.config)
     _note_used(item, state)
     before = {guest for guest in state.guests if guest.ended.is_set()} - set(state.used)
 
-    def ended() -> list[Guest]:
+    def ended() -> list[Watched]:
         known = before | state.reported
         gone = [one for one in state.guests if one.ended_unexpectedly and one not in known]
         state.reported.update(gone)
@@ -156,7 +187,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     except BaseException:
         ended()  # the test fails anyway; its sections tell of the end
         raise
-    if gone := ended():
+    gone = ended()
+    for one in state.used:
+        one.upcalls.raise_error()
+    if gone:
         raise gone[0].ended_error("while the test ran")
     return result
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from harness.errors import HarnessError
+from harness.hypervisors.base import Hypervisor
 from harness.results.schema import Parameter, RunFacts, Sample
 from harness.results.store import RunWriter, recover
 from harness.session import Session
@@ -52,6 +53,13 @@ class Recorder:
         self._writer = RunWriter(session.settings.results, self._facts(), run=session.run)
         self.outcomes: dict[str, int] = {}
 
+    @property
+    def _main(self) -> Hypervisor:
+        """What the run is about: guests, else payload guests."""
+        found = self._session.hypervisor or self._session.payloads.hypervisor
+        assert found is not None  # noqa: S101 - there is no recorder without
+        return found
+
     def sample(
         self,
         metric: str,
@@ -60,17 +68,19 @@ class Recorder:
         better: str = "",
         parameters: Mapping[str, Parameter] | None = None,
         *,
+        ran_on: Hypervisor | None = None,
         hypervisor: str | None = None,
         suite: str = "",
         test: str = "",
         boot: int = 0,
         batch: int = 0,
     ) -> None:
-        """Keep one value; see Sample for what the fields mean."""
+        """Keep one value; see Sample for what the fields mean. ran_on: None for the session's."""
         session = self._session
-        assert session.hypervisor is not None  # noqa: S101 - there is no recorder without
-        facts = session.hypervisor.host.facts
-        on_host = hypervisor == "native"  # measured beside the guests, so no image had a part
+        ran_on = ran_on or self._main
+        facts = ran_on.host.facts
+        # measured beside the guests, or in payload guests: no image had a part
+        without_image = hypervisor == "native" or ran_on is not session.hypervisor
         self._writer.add(
             Sample(
                 metric=metric,
@@ -81,10 +91,10 @@ class Recorder:
                 suite=suite,
                 test=test,
                 parameters=dict(parameters or {}),
-                hypervisor=hypervisor or session.hypervisor.name,
+                hypervisor=hypervisor or ran_on.name,
                 backend=facts.backend,
                 host=facts.fingerprint,
-                image=session.image.digest if session.image and not on_host else "",
+                image=session.image.digest if session.image and not without_image else "",
                 commit=self._commit,
                 time=datetime.now(UTC),
                 boot=boot,
@@ -174,9 +184,7 @@ class Recorder:
                 made.problems.append(f"{name}: {type(error).__name__}: {error}")
 
     def _facts(self) -> RunFacts:
-        session = self._session
-        hypervisor = session.hypervisor
-        assert hypervisor is not None  # noqa: S101 - there is no recorder without
+        session, hypervisor = self._session, self._main
         host, facts = hypervisor.host, hypervisor.host.facts
         return {
             "hypervisor": hypervisor.name,

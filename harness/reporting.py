@@ -12,7 +12,7 @@ from harness.session import KEY, Session, session_of
 
 if TYPE_CHECKING:
     from harness.errors import HarnessError
-    from harness.guest.guest import Guest
+    from harness.guest.watched import Watched
 
 CONSOLE_LINES = 40
 
@@ -29,9 +29,9 @@ def pytest_report_header(config: pytest.Config) -> str:
     )
 
 
-def sections(guest: Guest) -> list[tuple[str, str]]:
+def sections(guest: Watched) -> list[tuple[str, str]]:
     """Titles and texts for a failed test's report."""
-    from harness.guest.guest import describe
+    from harness.guest.watched import describe
 
     console = guest.console.tail(CONSOLE_LINES)
     where = f" (all of it: {guest.console.path})" if guest.console.path else ""

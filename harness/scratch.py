@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.agent.process import start_time
+
 _NAME = re.compile(r"harness-(\d+)-(\d+)-\w+")
 
 
@@ -51,9 +53,8 @@ def sweep(parent: Path) -> list[Path]:
 
 
 def _start_time(pid: int) -> str:
-    """Of a process, in clock ticks since boot; "" when there is none."""
+    """Of a process; "" when there is none."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        return start_time(pid)
     except OSError:
         return ""
-    return stat.rpartition(")")[2].split()[19]

@@ -11,19 +11,21 @@ import threading
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pytest
 
 from harness import registry, scratch
 from harness.errors import HarnessError, HostError, ImageError
 from harness.options import settings
+from harness.payloads import Payloads
 from harness.progress import Progress
 
 # Every pytest run loads this module: paramiko, pyarrow and the like only those that need them.
 if TYPE_CHECKING:
     from harness.guest.factory import GuestFactory
     from harness.guest.guest import Guest
+    from harness.guest.watched import Watched
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor, HypervisorFactory
     from harness.recorder import Recorder
@@ -37,6 +39,7 @@ class Session:
 
     Attributes:
         unusable: why there is no hypervisor, if that is so.
+        payloads: what runs flat code, maybe elsewhere.
         forbidden: what the command line asks for and cannot have.
         broken: an image that could not be had: every test that needs it errs with this.
         guests: those that may still run. used: those that the present test has to do with.
@@ -55,14 +58,15 @@ class Session:
         self.host: Host | None = None
         self.hypervisor: Hypervisor | None = None
         self.unusable: HarnessError | None = None
+        self.payloads = Payloads(self)
         self.forbidden = ""
         self.broken: HarnessError | None = None
         self.recorder: Recorder | None = None
         self.image: GuestImage | None = None
-        self.guests: list[Guest] = []
-        self.used: list[Guest] = []
-        self.reported: set[Guest] = set()
-        self.failed: set[Guest] = set()
+        self.guests: list[Watched] = []
+        self.used: list[Watched] = []
+        self.reported: set[Watched] = set()
+        self.failed: set[Watched] = set()
         self.kept: list[Guest] = []
         self.notes: list[str] = []
         self.leaks: list[str] = []
@@ -119,7 +123,7 @@ class Session:
         if self._started or self.forbidden:
             return
         self._started = True
-        self._end_on_sigterm()
+        self.end_on_sigterm()
         try:
             self._start()
         except ImageError as error:
@@ -127,7 +131,7 @@ class Session:
         except HarnessError as error:
             self.unusable = error
 
-    def _end_on_sigterm(self) -> None:
+    def end_on_sigterm(self) -> None:
         """SIGTERM ends a session as Ctrl-C does: in order, with the samples so far kept."""
         if threading.current_thread() is not threading.main_thread():
             return
@@ -180,9 +184,9 @@ class Session:
         if self.recorder is None:
             from harness.recorder import Recorder
 
-            assert self.hypervisor is not None  # noqa: S101 - the fixture depends on it
             self.recorder = Recorder(self)
-            self.hypervisor.watch(self.recorder.utilization)
+            if self.hypervisor is not None:
+                self.hypervisor.watch(self.recorder.utilization)
         return self.recorder
 
     def usage_problem(self) -> str | None:
@@ -210,7 +214,7 @@ class Session:
         from harness.guest.image import choose
 
         chosen = self.settings
-        return choose(chosen.image, chosen.kernel, self.scratch, self.progress)
+        return choose(chosen.image, chosen.kernel, chosen.boot, self.scratch, self.progress)
 
     def factory(self) -> GuestFactory:
         from harness.guest.factory import GuestFactory
@@ -222,9 +226,13 @@ class Session:
             vcpus=self.settings.vcpus,
             memory=self.settings.memory,
             boot_timeout=self.settings.boot_timeout,
+            network=self.settings.network,
+            ssh=self.settings.ssh,
+            boot=self.settings.boot,
             prefix=self.prefix,
+            root=self.settings.root,
             consoles=self.artifacts,
-            on_made=self._made,
+            on_made=self.made,
             check=self._check_image,
         )
 
@@ -235,13 +243,13 @@ class Session:
 
             store.check(image)
 
-    def _made(self, guest: Guest) -> None:
+    def made(self, guest: Watched) -> None:
         self.guests.append(guest)
         self.used.append(guest)
 
     # -- the guests' end ---------------------------------------------------------------------
 
-    def release(self, guest: Guest) -> None:
+    def release(self, guest: Watched) -> None:
         """A fixture is done with a guest: stop it, or keep it as --guest-keep says.
 
         Raises GuestEnded when it has ended on its own and no test failed for it yet,
@@ -266,12 +274,14 @@ class Session:
             self.reported.add(guest)
             raise guest.ended_error("on its own, and no test noticed")
 
-    def _spare(self, guest: Guest) -> bool:
+    def _spare(self, guest: Watched) -> TypeGuard[Guest]:
+        from harness.guest.guest import Guest
+
         keep = self.settings.keep
         wanted = keep == "always" or (keep == "failed" and guest in self.failed)
         if not wanted or self._closed or guest in self.kept:
             return False
-        if guest.ended.is_set() or guest.timeline.missing is not None:
+        if not isinstance(guest, Guest) or guest.ended.is_set() or guest.timeline.missing:
             return False  # nothing to log in to
         if self.worker is not None or not can_wait():
             self.notes.append(
@@ -293,7 +303,7 @@ class Session:
 
         Raises what could not be ended: one error, or a group of them.
         """
-        if self._closed or not self._started:
+        if self._closed or not (self._started or self.payloads.started):
             return
         self.kept += [guest for guest in self.guests if self._spare(guest)]
         self._closed = True
@@ -314,8 +324,9 @@ class Session:
                 attempt("kept guests", lambda: offer(self.kept, self.progress))
                 for guest in self.kept:
                     guest.expected = True  # however it ended meanwhile, no test is to blame
-            for guest in list(self.guests):
-                attempt(f"guest {guest.name}", partial(self.release, guest))
+            for one in list(self.guests):
+                attempt(f"guest {one.name}", partial(self.release, one))
+            attempt("payload guests", self.payloads.close)
             if self.hypervisor is not None:
                 attempt("hypervisor", self.hypervisor.close)
             if self.host is not None:

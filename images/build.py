@@ -98,17 +98,29 @@ class Builder:
         """Our C programs, each as a file's contents."""
         static, preloaded = ("-static",), ("-shared", "-fPIC", "-nostdlib", "-fno-builtin")
         return {
-            "init": self._compile(static, "init.c", "boot.c", "net.c"),
+            "init": self._compile(static, "init.c", "boot.c", "net.c", "serve.c", "adopt.c"),
             "vsockname.so": self._compile(preloaded, "vsockname.c"),
             "hv-end": self._compile(static, "tools/hv-end.c"),
             "hv-exits": self._compile(static, "tools/hv-exits.c"),
+            "hv-rr": self._compile(static, "tools/hv-rr.c"),
+            "hv-hostile": self._compile(static, "tools/hv-hostile.c"),
         }
 
     def _compile(self, flags: tuple[str, ...], *sources: str) -> bytes:
         return compile_c(flags, sources, self._folder / "program")
 
     def _initramfs(self, modules: dict[str, bytes], init: bytes) -> None:
-        order = kernel_modules.load_order(self._recipe.modules, modules)
+        # each list after those before it, whose modules are there already
+        lists: dict[str, list[str]] = {}
+        there: list[str] = []
+        for file, wanted in (
+            ("modules", self._recipe.modules),
+            ("modules.pmem", self._recipe.pmem_modules),
+            ("modules.late", self._recipe.late_modules),
+        ):
+            order = kernel_modules.load_order(wanted, modules)
+            lists[file] = [name for name in order if name not in there]
+            there += lists[file]
         cpio = Cpio()
         for name in ("dev", "proc", "sys", "newroot", "harness"):
             cpio.directory(name)
@@ -116,8 +128,9 @@ class Builder:
         cpio.file("init", init, 0o755)
         cpio.file("harness/mode", self._recipe.kind.encode())
         cpio.file("harness/ip", self._recipe.ip.encode())
-        cpio.file("harness/modules", "".join(f"{name}\n" for name in order).encode())
-        for name in order:
+        for file, names in lists.items():
+            cpio.file(f"harness/{file}", "".join(f"{name}\n" for name in names).encode())
+        for name in there:
             cpio.file(f"harness/{name}.ko", modules[name])
         (self._folder / "initramfs").write_bytes(bytes(cpio))
 

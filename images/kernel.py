@@ -12,42 +12,55 @@ from pathlib import Path
 import lz4.block
 
 from harness.errors import ImageError
+from harness.vmm.boot.kernel import FIRMWARE_MEND, is_bzimage, needs_firmware
 
 _ELF = b"\x7fELF"
 _PT_LOAD, _PT_NOTE = 1, 4
 _XEN_ELFNOTE_PHYS32_ENTRY = 18  # xen/include/public/elfnote.h: the PVH entry
 _LZ4_LEGACY_BLOCK = 8 << 20
+_MEND = (
+    "give a bzImage or vmlinux of Linux for x86-64 built with CONFIG_PVH=y;"
+    " unpack others first with extract-vmlinux of the Linux sources"
+)
 
 
-def vmlinux(path: Path) -> bytes:
-    """The ELF image of a kernel file, unpacked if it is a bzImage, with its PVH note checked.
+def vmlinux(path: Path, pvh: bool = True) -> bytes:
+    """The ELF image of a kernel file, unpacked if it is a bzImage, checked.
 
     Boot protocol: Documentation/x86/boot.rst in the Linux sources.
+
+    Args:
+        pvh: it must have a PVH entry.
 
     Raises:
         ImageError: it is no kernel, truncated, packed in an unsupported way, or without PVH.
     """
+    data = read(path)
+    elf = data if data.startswith(_ELF) else _unpack(path, data)
+    _check(path, elf, pvh)
+    return elf
+
+
+def read(path: Path) -> bytes:
+    """A vmlinux or bzImage as it is. Raises ImageError for what is neither."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise _bad(path, f"cannot be read: {error.strerror}") from None
-    elf = data if data.startswith(_ELF) else _unpack(path, data)
-    _check(path, elf)
-    return elf
+    if what := needs_firmware(data[:1024]):
+        raise _bad(path, f"is {what}, which boots by firmware", FIRMWARE_MEND)
+    if not data.startswith(_ELF) and not is_bzimage(data):
+        raise _bad(path, "is no Linux kernel: neither ELF nor bzImage")
+    return data
 
 
-def _bad(path: Path, why: str) -> ImageError:
-    return ImageError(
-        f"kernel {path} {why}",
-        mend="give a bzImage or vmlinux of Linux for x86-64 built with CONFIG_PVH=y;"
-        " unpack others first with extract-vmlinux of the Linux sources",
-        stage="image",
-    )
+def _bad(path: Path, why: str, mend: str = _MEND) -> ImageError:
+    return ImageError(f"kernel {path} {why}", mend=mend, stage="image")
 
 
 def _unpack(path: Path, data: bytes) -> bytes:
-    if len(data) < 0x260 or data[0x202:0x206] != b"HdrS":
-        raise _bad(path, "is no Linux kernel: neither ELF nor bzImage")
+    if len(data) < 0x260:
+        raise _bad(path, "is truncated: its header is not there")
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = ((data[0x1F1] or 4) + 1) * 512 + offset
     payload = data[start : start + length]
@@ -90,7 +103,7 @@ _PACKINGS: tuple[tuple[str, bytes, Callable[[bytes], bytes] | None], ...] = (
 )
 
 
-def _check(path: Path, elf: bytes) -> None:
+def _check(path: Path, elf: bytes, pvh: bool) -> None:
     # e_ident: 64-bit, little endian; e_machine: x86-64
     if len(elf) < 64 or elf[4:6] != b"\x02\x01" or struct.unpack_from("<H", elf, 18)[0] != 62:
         raise _bad(path, "is no 64-bit x86 ELF file")
@@ -100,7 +113,7 @@ def _check(path: Path, elf: bytes) -> None:
             raise _bad(path, f"is truncated: a segment ends at {offset + size} of {len(elf)} bytes")
         if kind == _PT_NOTE:
             notes += elf[offset : offset + size]
-    if not any(_notes(notes, b"Xen\0", _XEN_ELFNOTE_PHYS32_ENTRY)):
+    if pvh and not any(_notes(notes, b"Xen\0", _XEN_ELFNOTE_PHYS32_ENTRY)):
         raise _bad(path, "has no PVH entry")
 
 

@@ -33,6 +33,8 @@ class Recipe:
     drop: tuple[str, ...]
     exclude: tuple[str, ...]
     modules: tuple[str, ...]
+    pmem_modules: tuple[str, ...]
+    late_modules: tuple[str, ...]
     directories: tuple[str, ...]
     links: dict[str, str]
     files: tuple[File, ...]
@@ -57,6 +59,8 @@ def load(kind: Kind) -> Recipe:
         drop=both("drop"),
         exclude=both("exclude"),
         modules=tuple(own["modules"]),
+        pmem_modules=tuple(own.get("pmem_modules", ())),
+        late_modules=tuple(own.get("late_modules", ())),
         directories=both("directories"),
         links={**base.get("links", {}), **own.get("links", {})},
         files=tuple(

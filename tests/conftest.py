@@ -2,29 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
-from harness.hosts.base import Host
+from harness.hosts.emulated import EmulatedHost
+from harness.hosts.select import select_host
 from harness.session import session_of
 from tests.sshd import LoopbackServer
 
+T = TypeVar("T")
+
+
+class EmulatedHosts:
+    """One emulated host at a time, and what is kept on it; both made anew when it is worn."""
+
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self._progress = progress
+        self._host: EmulatedHost | None = None
+        self._kept: dict[str, Any] = {}
+        self._stack = ExitStack()
+
+    def host(self) -> EmulatedHost:
+        if self._host is not None and self._host.worn:
+            self.close()
+        if self._host is None:
+            host = select_host("emulated", self._progress)
+            assert isinstance(host, EmulatedHost)
+            self._stack.callback(host.close)
+            self._host = host
+        return self._host
+
+    @property
+    def unsound(self) -> bool:
+        """Whether guests of the host may have failed for a fault of QEMU's."""
+        return self._host is not None and self._host.unsound
+
+    def keep(self, name: str, make: Callable[[], T], end: Callable[[T], None]) -> T:
+        """What was made of that name on this host; ended, last first, before the host."""
+        if name not in self._kept:
+            self._kept[name] = made = make()
+            self._stack.callback(end, made)
+        kept: T = self._kept[name]
+        return kept
+
+    def close(self) -> None:
+        self._host, self._kept = None, {}
+        self._stack.close()
+
+
+HOSTS = pytest.StashKey[EmulatedHosts]()
+
 
 @pytest.fixture(scope="session")
-def emulated_host(pytestconfig: pytest.Config) -> Iterator[Host]:
-    """The emulated host, one a session: the plugin's own where that is emulated."""
-    session = session_of(pytestconfig)
-    session.start()
-    if session.host is not None and session.host.emulated:
-        yield session.host
-        return
-    from harness.hosts.select import select_host
+def emulated_hosts(pytestconfig: pytest.Config) -> Iterator[EmulatedHosts]:
+    """What emulated_host comes from, for fixtures that keep something on it."""
+    hosts = EmulatedHosts(session_of(pytestconfig).progress)
+    pytestconfig.stash[HOSTS] = hosts
+    yield hosts
+    hosts.close()
 
-    host = select_host("emulated", session.progress)
-    yield host
-    host.close()
+
+@pytest.fixture(scope="module")
+def emulated_host(emulated_hosts: EmulatedHosts) -> EmulatedHost:
+    """The emulated host, for many modules the same."""
+    return emulated_hosts.host()
 
 
 @pytest.fixture

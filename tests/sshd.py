@@ -80,6 +80,11 @@ class LoopbackServer:
                     )
                 )
 
+    def configure(self, line: str) -> None:
+        """Add a line to the configuration of the connections that come."""
+        with self._config.open("a") as file:
+            file.write(f"{line}\n")
+
     def open_stream(self, timeout: float) -> socket.socket:
         """What SSHSession.connect wants."""
         return socket.create_connection(("127.0.0.1", self.port), timeout)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# what is shipped to a host, and what each may import beside the standard library
+SHIPPED = {"kvm": {"kvm"}, "vmm": {"vmm", "kvm"}, "agent": {"agent", "vmm", "kvm"}}
 
 
 @pytest.mark.parametrize(
@@ -37,3 +41,24 @@ def test_scripts_parse_and_may_be_run(script: str) -> None:
     assert path.stat().st_mode & 0o111
     shell = path.read_text().partition("\n")[0].removeprefix("#!")
     subprocess.run([shell, "-n", str(path)], check=True)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a source asks for, by their full names."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path), feature_version=(3, 9))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            within = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from (".".join((*within, name)) for name in names)
+
+
+@pytest.mark.parametrize("room", SHIPPED)
+def test_what_is_shipped_is_python_3_9_and_imports_nothing_else(room: str) -> None:
+    for path in (ROOT / "harness" / room).rglob("*.py"):
+        for name in imported(path):
+            top, *inner = name.split(".")
+            assert top in sys.stdlib_module_names or (
+                top == "harness" and inner[0] in SHIPPED[room]
+            )

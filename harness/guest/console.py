@@ -15,11 +15,15 @@ class Console:
         path: where every line is written too, each with the seconds since the first; None for
             nowhere. Its directory is made when missing.
         keep: how many of the last lines are kept in memory.
+        limit: bytes after which the file gets no more lines, but at its end the last ones.
     """
 
-    def __init__(self, path: Path | None = None, keep: int = 2000) -> None:
+    def __init__(self, path: Path | None = None, keep: int = 2000, limit: int = 16 << 20) -> None:
         self.path = path
-        self._lines: deque[str] = deque(maxlen=keep)
+        self._limit = limit
+        self._written = 0  # lines, and bytes of them
+        self._size = 0
+        self._lines: deque[tuple[int, str]] = deque(maxlen=keep)
         self._changed = threading.Condition()
         self._start: int | None = None
         self._count = 0
@@ -34,25 +38,34 @@ class Console:
         with self._changed:
             if self._start is None:
                 self._start = time_ns
-            self._lines.append(text)
+            self._lines.append((time_ns, text))
             self._count += 1
-            if self._file is not None:
-                try:
-                    self._file.write(f"[{(time_ns - self._start) / 1e9:10.6f}] {text}\n")
-                except OSError:
-                    # A full disk must not end the reader thread; the ring still has the lines.
-                    self._file = None
+            if self._size < self._limit:  # a guest's flood must not fill the disk
+                self._write(f"[{(time_ns - self._start) / 1e9:10.6f}] {text}\n")
+                self._written += 1
             self._changed.notify_all()
+
+    def _write(self, text: str) -> None:
+        self._size += len(text)
+        if self._file is not None:
+            try:
+                self._file.write(text)
+            except OSError:
+                # A full disk must not end the reader thread; the ring still has the lines.
+                self._file = None
 
     def tail(self, count: int = 20) -> list[str]:
         """The last lines, oldest first."""
         with self._changed:
-            return list(self._lines)[-count:] if count > 0 else []
+            return [text for _, text in self._lines][-count:] if count > 0 else []
 
-    def find(self, text: str) -> str | None:
-        """The last line kept in memory that holds `text`."""
+    def time_of(self, text: str) -> int:
+        """The host's time (ns) of the last line in memory that holds `text`. Raises KeyError."""
         with self._changed:
-            return next((line for line in reversed(self._lines) if text in line), None)
+            for time_ns, line in reversed(self._lines):
+                if text in line:
+                    return time_ns
+        raise KeyError(text)
 
     def wait_for(self, text: str, timeout: float) -> str:
         """Wait until a line that holds `text` is there, and return it.
@@ -61,10 +74,10 @@ class Console:
         """
         with self._changed:
             if not self._changed.wait_for(
-                lambda: any(text in line for line in self._lines), timeout
+                lambda: any(text in line for _, line in self._lines), timeout
             ):
                 raise TimeoutError(f"no console line with {text!r} within {timeout:g} s")
-            return next(line for line in reversed(self._lines) if text in line)
+            return next(line for _, line in reversed(self._lines) if text in line)
 
     def __len__(self) -> int:
         """How many lines have come in all."""
@@ -74,6 +87,14 @@ class Console:
     def close(self, *, discard: bool = False) -> None:
         """Close the file; `discard` removes it, and its directory when that leaves it empty."""
         with self._changed:
+            if self._file is not None and self._count > self._written:
+                last = list(self._lines)[self._written - self._count :]
+                left = self._count - self._written - len(last)
+                self._write(
+                    f"[... {self._limit} bytes are enough: {left} lines are left out ...]\n"
+                )
+                self._write("".join(f"{line}\n" for _, line in last))
+                self._written = self._count
             if self._file is not None:
                 self._file.close()
                 self._file = None

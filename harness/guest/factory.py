@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, hide_frames
+from harness.errors import HarnessError, ProvisionError, hide_frames
 from harness.guest.guest import Guest
-from harness.hypervisors.base import Disk, GuestSpec, Hypervisor
+from harness.guest.snapshot import Snapshot
+from harness.hypervisors.base import DEFAULT_ROOT, Disk, GuestSpec, Hypervisor
 
 if TYPE_CHECKING:
+    from harness.guest.devices import PciDevice, PortDevice
     from images.store import GuestImage
 
 __tracebackhide__ = hide_frames
@@ -26,6 +28,7 @@ class GuestFactory:
         image: what they boot.
         vcpus, memory (MiB), boot_timeout (seconds): of a guest when nobody says otherwise.
         prefix: run and worker: the start of every guest's name.
+        boot, network, ssh, root: of a guest when nobody says otherwise; see GuestSpec.
         consoles: directory for their consoles, one file a guest.
         on_made: told of every guest, also of those that do not come up.
         check: raises ImageError when an image in use was damaged.
@@ -37,10 +40,15 @@ class GuestFactory:
     memory: int
     boot_timeout: float
     prefix: str
+    network: str = "auto"
+    ssh: str = "auto"
+    root: str = DEFAULT_ROOT
     consoles: Path | None = None
     on_made: Callable[[Guest], None] = lambda guest: None
     check: Callable[[GuestImage], None] = lambda image: None
+    boot: str = "auto"
     count: int = field(default=0, init=False)
+    _templates: dict[str, Snapshot] = field(default_factory=dict, init=False)
 
     def launch(
         self,
@@ -52,31 +60,90 @@ class GuestFactory:
         disks: Sequence[Disk] = (),
         cmdline: str = "",
         image: GuestImage | None = None,
+        devices: Sequence[PciDevice | PortDevice] = (),
+        **more: Any,
     ) -> Guest:
         """Start a guest and return at once; `wait_ready()` is the caller's.
 
         label: ends its name, for people. memory: MiB. boot_timeout: seconds. disks: besides the
-        root disk. cmdline: added to the kernel's. image: another one than the session's. Raises
-        ProvisionError (stage "create"), ImageError when the image went away.
+        root disk. cmdline: added to the kernel's. image: another one than the session's. devices:
+        of the test's own. more: other fields of GuestSpec (cpu_limit=0.5). Raises ProvisionError
+        (stage "create"), ImageError when the image went away, HarnessError for devices where the
+        hypervisor takes none.
         """
-        name = f"{self.prefix}-{self.count}"
-        self.count += 1
-        if word := re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:24].strip("-"):
-            name += f"-{word}"
         spec = GuestSpec(
-            name=name,
+            name=self._name(label),
             image=self.image if image is None else image,
             vcpus=self.vcpus if vcpus is None else vcpus,
             memory=self.memory if memory is None else memory,
             boot_timeout=self.boot_timeout if boot_timeout is None else boot_timeout,
             disks=tuple(disks),
             cmdline=cmdline,
+            devices=tuple(devices),
+            **{**self._defaults(), **more},
         )
         self.check(spec.image)
-        console = self.consoles / f"{name}.log" if self.consoles else None
-        guest = Guest(self.hypervisor, spec, console=console)
+        return self._make(spec)
+
+    def _name(self, label: str) -> str:
+        self.count += 1
+        return guest_name(self.prefix, self.count - 1, label)
+
+    def _make(self, spec: GuestSpec, origin: Snapshot | None = None) -> Guest:
+        console = self.consoles / f"{spec.name}.log" if self.consoles else None
+        guest = Guest(self.hypervisor, spec, console=console, origin=origin)
         self.on_made(guest)
         return guest
+
+    def _defaults(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in ("boot", "network", "ssh", "root")}
+
+    def clone(self, snapshot: Snapshot, label: str = "") -> Guest:
+        """A ready guest that goes on from a snapshot, with an identity of its own.
+
+        Raises ProvisionError, GuestEnded as a call of the factory does.
+        """
+        return ready(self.launch_clone(snapshot, label))
+
+    def launch_clone(self, snapshot: Snapshot, label: str = "") -> Guest:
+        """As clone(), but it returns at once; `wait_ready()` is the caller's."""
+        if lack := snapshot.lack:
+            raise ProvisionError(
+                f"guest {snapshot.spec.name} cannot be cloned: {lack}",
+                mend="boot another, or make the snapshot of a guest without it",
+                stage="create",
+            )
+        return self._make(replace(snapshot.spec, name=self._name(label)), snapshot)
+
+    def launch_alike(self, label: str = "", **arguments: Any) -> Guest:
+        """As launch(); a clone where the hypervisor makes them. The first of its kind is booted
+        as the template of all in this session."""
+        if not self._clones(**arguments):
+            return self.launch(label, **arguments)
+        return self.launch_clone(self._template(**arguments), label)
+
+    def _clones(self, **arguments: Any) -> bool:
+        """Whether such guests can be clones: SSH comes by vsock, and nothing is one guest's own."""
+        own = ("disks", "devices", "hugepages", "mergeable")
+        chosen = {**self._defaults(), **arguments}
+        return (
+            hasattr(self.hypervisor, "clone")
+            and not any(arguments.get(name) for name in own)
+            and chosen["ssh"] != "network"
+            and chosen["network"] != "passt"
+        )
+
+    def _template(self, **arguments: Any) -> Snapshot:
+        """The snapshot of a guest that has just become ready, and has no SSH session any more."""
+        kind = repr(sorted(arguments.items()))
+        if kind not in self._templates:
+            guest = self("template", **arguments)
+            try:
+                guest.ssh.cut()
+                self._templates[kind] = guest.snapshot()
+            finally:
+                guest.stop()
+        return self._templates[kind]
 
     def __call__(
         self,
@@ -88,6 +155,8 @@ class GuestFactory:
         disks: Sequence[Disk] = (),
         cmdline: str = "",
         image: GuestImage | None = None,
+        devices: Sequence[PciDevice | PortDevice] = (),
+        **more: Any,
     ) -> Guest:
         """A ready guest; the arguments are those of `launch`.
 
@@ -102,8 +171,16 @@ class GuestFactory:
             disks=disks,
             cmdline=cmdline,
             image=image,
+            devices=devices,
+            **more,
         )
         return ready(guest)
+
+
+def guest_name(prefix: str, number: int, label: str) -> str:
+    """A name that ends in what of a label people need."""
+    word = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:24].strip("-")
+    return f"{prefix}-{number}-{word}" if word else f"{prefix}-{number}"
 
 
 def ready(guest: Guest) -> Guest:

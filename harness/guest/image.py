@@ -15,19 +15,24 @@ from images.keys import Keys
 
 
 def choose(
-    folder: Path | None, other_kernel: Path | None, scratch: Path, progress: Callable[[str], None]
+    folder: Path | None,
+    other_kernel: Path | None,
+    boot: str,
+    scratch: Path,
+    progress: Callable[[str], None],
 ) -> store.GuestImage:
     """The image to boot, built first when it is the store's own and missing.
 
     Args:
         folder: an image's folder (--guest-image); None for the store's.
         other_kernel: a vmlinux or bzImage in place of the image's (--guest-kernel).
+        boot: how it will be entered; "linux64" takes the kernel's file as it is.
         scratch: directory for the unpacked kernel.
 
     Raises ImageError.
     """
     image = open_folder(folder) if folder else store.guest_image(progress)
-    return with_kernel(image, other_kernel, scratch) if other_kernel else image
+    return with_kernel(image, other_kernel, boot, scratch) if other_kernel else image
 
 
 def open_folder(folder: Path) -> store.GuestImage:
@@ -61,17 +66,19 @@ def open_folder(folder: Path) -> store.GuestImage:
     )
 
 
-def with_kernel(image: store.GuestImage, path: Path, scratch: Path) -> store.GuestImage:
+def with_kernel(image: store.GuestImage, path: Path, boot: str, scratch: Path) -> store.GuestImage:
     """The image with another kernel, and a digest that says so. Raises ImageError for no kernel.
 
     The modules in the image's initramfs belong to its own kernel: another kernel has virtio-pci,
     virtio-blk and vsock built in, or does not come up.
     """
-    elf = kernel.vmlinux(path)
-    unpacked = scratch / "vmlinux"
-    unpacked.write_bytes(elf)
-    digest = hashlib.sha256(image.digest.encode() + hashlib.sha256(elf).digest()).hexdigest()
-    return replace(image, kernel=unpacked, bzimage=path, digest=digest, release="")
+    if boot == "linux64":
+        booted, data = path, kernel.read(path)
+    else:
+        booted, data = scratch / "vmlinux", kernel.vmlinux(path, pvh=boot == "pvh")
+        booted.write_bytes(data)
+    digest = hashlib.sha256(image.digest.encode() + hashlib.sha256(data).digest()).hexdigest()
+    return replace(image, kernel=booted, bzimage=path, digest=digest, release="")
 
 
 def _no_image(folder: Path, why: str) -> ImageError:

@@ -276,6 +276,20 @@ class SSHSession:
         """A process whose standard input and output are the two ways of a byte stream."""
         return self._open(text(argv), Deadline(timeout))
 
+    def forward(self, address: str, port: int, timeout: float) -> Stream:
+        """A stream to a TCP port as the server sees it. Raises SSHError when it is refused."""
+        transport = self._transport
+        if transport is None or not transport.is_active():
+            raise self._error(SSHLost, f"the connection to {self.who} is closed", stage="run")
+        try:
+            return transport.open_channel(
+                "direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout
+            )
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._error(
+                SSHError, f"{self.who} does not forward to {address}:{port}: {error}", stage="run"
+            ) from error
+
     def put(
         self, data: bytes | Path, remote: str, mode: int = 0o600, timeout: float = 120.0
     ) -> None:

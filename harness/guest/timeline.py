@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 STAGES = ("create", "kernel", "init", "sshd", "ready")
+CLONE_STAGES = ("create", "restored", "adopted", "ready")  # adopted: its identity is its own
 
 _MARK = re.compile(r"harness: (init|sshd) (\d+)\b")
 
@@ -20,8 +21,13 @@ class Timeline:
     that shares the clock that delay is well below a millisecond.
     """
 
-    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], int] = time.monotonic_ns,
+        stages: tuple[str, ...] = STAGES,
+    ) -> None:
         self._clock = clock
+        self.stages = stages
         self._lock = threading.Lock()
         self._marks: dict[str, int] = {}
         self._guest_clock: dict[str, int] = {}
@@ -41,8 +47,8 @@ class Timeline:
 
     def mark(self, stage: str, time_ns: int) -> None:
         """A stage is reached. The first mark counts: a guest that resets does not boot anew."""
-        if stage not in STAGES:
-            raise ValueError(f"{stage!r} is no stage of a boot: {', '.join(STAGES)}")
+        if stage not in self.stages:
+            raise ValueError(f"{stage!r} is no stage of a boot: {', '.join(self.stages)}")
         self.stamp(time_ns)
         with self._lock:
             self._marks.setdefault(stage, time_ns)
@@ -54,6 +60,8 @@ class Timeline:
         if not found:
             return None
         stage = found[1]
+        if stage not in self.stages:
+            return None
         with self._lock:
             self._marks.setdefault(stage, time_ns)
             self._guest_clock.setdefault(stage, int(found[2]))
@@ -70,14 +78,14 @@ class Timeline:
         A hypervisor need not tell every stage: QEMU does not say when the kernel starts.
         """
         with self._lock:
-            last = max((STAGES.index(stage) for stage in self._marks), default=-1)
-            return STAGES[last + 1] if last + 1 < len(STAGES) else None
+            last = max((self.stages.index(stage) for stage in self._marks), default=-1)
+            return self.stages[last + 1] if last + 1 < len(self.stages) else None
 
     @property
     def marks(self) -> dict[str, int]:
         """Stage to host monotonic nanoseconds, in the order of the stages."""
         with self._lock:
-            return {stage: self._marks[stage] for stage in STAGES if stage in self._marks}
+            return {stage: self._marks[stage] for stage in self.stages if stage in self._marks}
 
     @property
     def guest_clock(self) -> dict[str, int]:
@@ -93,13 +101,13 @@ class Timeline:
     def lines(self) -> list[str]:
         """The timeline for a person: one line a stage, "not reached" where it was not."""
         marks = self.marks
-        start = marks.get("create")
+        start, width = marks.get("create"), max(map(len, self.stages)) + 1
         shown = []
-        for stage in STAGES:
+        for stage in self.stages:
             if stage not in marks:
-                shown.append(f"{stage:<7} not reached")
+                shown.append(f"{stage:<{width}} not reached")
             elif start is None:
-                shown.append(f"{stage:<7} reached")
+                shown.append(f"{stage:<{width}} reached")
             else:
-                shown.append(f"{stage:<7} {(marks[stage] - start) / 1e9:8.3f} s")
+                shown.append(f"{stage:<{width}} {(marks[stage] - start) / 1e9:8.3f} s")
         return shown

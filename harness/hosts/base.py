@@ -1,4 +1,4 @@
-"""What every host gives: run a command, keep a process, place a file, reach a guest's vsock."""
+"""What every host gives: run a command, keep a process, place a file, reach a guest."""
 
 from __future__ import annotations
 
@@ -126,5 +126,14 @@ class Host(Protocol):
 
     def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
         """Connect to a guest's AF_VSOCK port from the host. Raises OSError when refused or late."""
+
+    def connect_tcp(
+        self, address: str, port: int, timeout: float, within: Sequence[str] = ()
+    ) -> Stream:
+        """Connect to a TCP port from the host. Raises OSError when refused or late.
+
+        within: the start of a command line, as nsenter's, that puts a command into the network
+        where the address is.
+        """
 
     def close(self) -> None: ...

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LARGE = 1 << 20  # bytes; SSH takes 0.4 s and 17 MB/s, plugging in a disk 0.12 s at any size
 TARGETS = 256  # of a virtio-scsi bus; then further units of each
+WORN = 0.5  # of QEMU's code buffer
 READY = "harness: sshd"  # the line of the host's init when its SSH server listens
 
 
@@ -42,6 +43,7 @@ class EmulatedHost(RemoteHost):
         """Boot it until SSH answers. memory: MiB. Raises HostError with the console's end."""
         start = time.monotonic()
         self._disks = 0
+        self._progress = progress
         self._plugging = threading.Lock()
         self._qemu = Qemu(image.kernel, image.initramfs, image.disk, cpus=cpus, memory=memory)
         try:
@@ -91,6 +93,16 @@ class EmulatedHost(RemoteHost):
     def console(self) -> str:
         """All that the host's console showed so far."""
         return self._qemu.console()
+
+    @property
+    def worn(self) -> bool:
+        """True when its next guests may not be sound: see CODE_BUFFER in harness/hosts/qemu.py."""
+        return self.unsound or self._qemu.code_buffer()[0] > WORN
+
+    @property
+    def unsound(self) -> bool:
+        """True when its guests so far may have failed for a fault of QEMU's (CODE_BUFFER, too)."""
+        return self._qemu.ended or self._qemu.code_buffer()[1] > 0
 
     def _bring(self, path: Path, size: int) -> str:
         """Small files by SSH, large ones as a read-only disk: nothing is copied."""
@@ -149,7 +161,17 @@ class EmulatedHost(RemoteHost):
 
     def close(self) -> None:
         """End QEMU with all that runs in it. Idempotent."""
+        self._warn()
         with suppress(AttributeError):  # closed before the session was there
             self._ssh.close()
         self._closed = True
         self._qemu.close()
+
+    def _warn(self) -> None:
+        """Say so when guests may have failed for no fault of theirs."""
+        with suppress(HostError, AttributeError):
+            if not self._closed and (count := self._qemu.code_buffer()[1]):
+                self._progress(
+                    f"the emulated host's QEMU emptied its code buffer {count} times: guests of "
+                    "it may have failed for that alone (README, Limits); start fewer a session"
+                )

@@ -12,9 +12,12 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Any
 
 from harness import scratch
 from harness.errors import CommandError, HostError
+from harness.hosts import relay
 from harness.hosts.base import Completed, HostFacts, Process, Stream
 from harness.hosts.facts import gather
 
@@ -105,6 +108,20 @@ class LocalHost:
             raise
         return stream
 
+    def connect_tcp(
+        self, address: str, port: int, timeout: float, within: Sequence[str] = ()
+    ) -> Stream:
+        """See Host."""
+        if not within:
+            return socket.create_connection((address, port), timeout)
+        ours, theirs = socket.socketpair()
+        target = relay.Target(relay.AF_INET, address, port, tuple(within))
+        with theirs:
+            process = _start(target.argv(timeout), stdin=theirs, stdout=theirs, stderr=DEVNULL)
+        threading.Thread(target=process.wait, daemon=True).start()  # it ends with our stream
+        relay.await_answer(ours, target, timeout, self.name)
+        return ours
+
     def close(self) -> None:
         """End what spawn() started and remove scratch(). Idempotent."""
         with self._lock:
@@ -193,16 +210,14 @@ class LocalProcess:
         return bytes(self._tail).decode(errors="replace")
 
 
-def _start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
-    """A child in a session of its own, so that Ctrl-C reaches us alone and we end it in order."""
+def _start(argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
+    """A child in a session of its own, so that Ctrl-C reaches us alone and we end it in order.
+
+    streams: its standard streams, as Popen takes them; pipes where nothing is said.
+    """
+    streams = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE, **streams}
     try:
-        return subprocess.Popen(
-            list(argv),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        return subprocess.Popen(list(argv), start_new_session=True, **streams)
     except OSError as error:
         raise HostError(
             f"{argv[0]} cannot be started: {error.strerror}",

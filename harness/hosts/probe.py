@@ -88,6 +88,22 @@ def probe_local(
     return Verdict(flag)
 
 
+def probe_payloads(
+    device: Path = Path("/dev/kvm"),
+    *,
+    access: Callable[[Path, int], bool] = os.access,
+    vm_probe: Callable[[Path], str] = run_vm_probe,
+) -> Lack | None:
+    """Why flat code cannot run on this machine's KVM, be it a software one; None when it can."""
+    if not device.exists():
+        return Lack(f"there is no {device}", "load kvm_intel or kvm_amd")
+    if not access(device, os.R_OK | os.W_OK):
+        return _no_rights(device)
+    if problem := vm_probe(device):
+        return Lack(f"KVM does not run a guest: {problem}", "see dmesg for KVM's own words")
+    return None
+
+
 def _flag(root: Path) -> str:
     """ "vmx", "svm" or "" by /proc/cpuinfo."""
     try:

@@ -19,12 +19,24 @@ from harness.hosts.qmp import QMP
 CONSOLE_LINES = 20  # of an error
 # -no-reboot with panic=-1: a panic ends QEMU at once. tsc=reliable and no_timer_check leave out
 # what cannot be calibrated in software. maxcpus=1: its init starts the others (settle_host() there
-# says why); noreplace-smp spares the kernel to patch itself for one CPU and back.
+# says why); noreplace-smp spares the kernel to patch itself for one CPU and back. norandmaps: see
+# CODE_BUFFER.
 CMDLINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
-    "maxcpus=1 noreplace-smp"
+    "maxcpus=1 noreplace-smp norandmaps"
 )
 BINARY = "qemu-system-x86_64"
+# Without ERMS kernels clear and copy pages by 8 bytes, with it byte by byte, which is slow in
+# software, and slower for pages in which there was code: a guest's boot took twice the time.
+CPU = "max,+svm,-erms,-fsrm"
+# The most that tcg takes, in MiB. When its buffer of translated code is full, it stops all CPUs to
+# empty it (and stops them for other reasons now and then); a CPU of ours that has just been stopped
+# in a guest of KVM delivers the last injected interrupt once more, with interrupts off
+# (helper_vmrun() of QEMU 7.2 leaves exception_index set until the guest's next exit): that guest,
+# or the whole host, is then broken. A guest's boot takes about 55 MiB. A program at other addresses
+# than before takes as much again, hence norandmaps here and in guests. The guests' interrupts are
+# short, too: see pv_eoi in harness/hypervisors/kvm.py.
+CODE_BUFFER = 2047
 
 
 def command(
@@ -32,7 +44,8 @@ def command(
 ) -> list[str]:
     """QEMU's command line; memory in MiB. The console goes to fd set 1."""
     return [
-        *(BINARY, "-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", "max,+svm"),
+        *(BINARY, "-machine", "pc", "-cpu", CPU),
+        *("-accel", f"tcg,thread=multi,tb-size={CODE_BUFFER}"),
         *("-smp", str(cpus), "-m", str(memory), "-nodefaults", "-no-reboot", "-display", "none"),
         *("-chardev", "file,id=console,path=/dev/fdset/1,append=on", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=qmp,fd={qmp_fd},server=off"),
@@ -139,6 +152,15 @@ class Qemu:
     def wait_ended(self, timeout: float) -> bool:
         """True when it has ended, or ends within `timeout` seconds."""
         return self._ended.wait(timeout)
+
+    def code_buffer(self) -> tuple[float, int]:
+        """How full the buffer of translated code is (0 to 1), and how often it was emptied."""
+        text = self.qmp.execute("human-monitor-command", command_line="info jit")
+        size = re.search(r"gen code size\s+(\d+)/(\d+)", text)
+        flushes = re.search(r"TB flush count\s+(\d+)", text)
+        if size is None or flushes is None:
+            raise HostError(f"QEMU tells nothing of its code buffer: {text!r}", stage="host")
+        return int(size[1]) / int(size[2]), int(flushes[1])
 
     def console(self) -> str:
         """All that came from the console so far."""

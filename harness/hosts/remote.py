@@ -14,6 +14,7 @@ from harness.guest.ssh import SSHSession
 from harness.hosts import relay
 from harness.hosts.base import Completed, HostFacts, Process, Stream
 from harness.hosts.facts import gather
+from harness.hosts.standing import SCRIPT, StandingRelay
 
 
 class RemoteHost:
@@ -30,6 +31,8 @@ class RemoteHost:
         self._processes: list[Process] = []
         self._scratch: str | None = None
         self._cache: str | None = None
+        self._relay: StandingRelay | None = None
+        self._relay_tried = False
         self._closed = False
 
     @property
@@ -117,7 +120,32 @@ class RemoteHost:
 
     def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
         """See Host."""
-        return relay.connect_vsock(self._session(), cid, port, timeout)
+        standing = self._standing_relay()
+        if standing is not None:
+            try:
+                return standing.connect(self._session(), cid, port, timeout)
+            except SSHError:  # forwarding is forbidden, or it was killed: each by its own process
+                self._relay = None
+        return self._connect(relay.Target(relay.AF_VSOCK, str(cid), port), timeout)
+
+    def connect_tcp(
+        self, address: str, port: int, timeout: float, within: Sequence[str] = ()
+    ) -> Stream:
+        """See Host."""
+        return self._connect(relay.Target(relay.AF_INET, address, port, tuple(within)), timeout)
+
+    def _connect(self, target: relay.Target, timeout: float) -> Stream:
+        return relay.connect(self._session(), target, timeout)
+
+    def _standing_relay(self) -> StandingRelay | None:
+        """Started with the first connection."""
+        with self._lock:
+            if not self._relay_tried:
+                self._relay_tried = True
+                with contextlib.suppress(HostError):
+                    argv = ["python3", "-I", "-S", "-c", SCRIPT]
+                    self._relay = StandingRelay(self.spawn(argv))
+            return self._relay
 
     def close(self) -> None:
         """End what spawn() started, remove scratch(), end the session. Idempotent."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from harness.errors import ProvisionError
 from harness.hosts.base import Host, Stream
 
 if TYPE_CHECKING:
+    from harness.guest.devices import PciDevice, PortDevice
     from images.store import GuestImage
 
 # What every guest's kernel is told, whichever hypervisor runs it. A panic ends the machine by a
@@ -18,21 +21,58 @@ COMMAND_LINE = (
     "8250.nr_uarts=1 random.trust_cpu=on"
 )
 
+NETWORKS = ("auto", "bridge", "passt", "none")
+SSH_WAYS = ("auto", "vsock", "network")
+ROOTS = ("disk", "pmem", "initramfs")
+DEFAULT_ROOT = "disk"
+ROOT_DISK = "root"  # its serial
+
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a guest. path: on the host. serial: as the guest sees it, <= 20 ASCII bytes.
-    direct: bypass the host's page cache (O_DIRECT), for measuring the disk and not the cache."""
+    """A disk of a guest.
+
+    path: on the host. serial: its name in the guest, /dev/disk/by-serial/NAME, <= 20 ASCII bytes.
+    direct: bypass the host's page cache (O_DIRECT), for measuring the disk and not the cache.
+    format: "raw" or "qcow2". overlay: the guest may write, but not to `path`: to a temporary file
+    that ends with the guest. backend: "vhost-user" (qemu-storage-daemon), "process" (the VMM's
+    own, raw files only), or "auto" for the first that can be had.
+    """
 
     path: str
     serial: str
     readonly: bool = True
     direct: bool = False
+    format: str = "raw"
+    overlay: bool = False
+    backend: str = "auto"
+
+    @property
+    def writable(self) -> bool:
+        """As the guest sees it."""
+        return self.overlay or not self.readonly
 
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """What a guest is made of. memory: MiB. boot_timeout: seconds until ready."""
+    """What a guest is made of. memory: MiB. boot_timeout: seconds until ready.
+
+    Of its cgroup: cpu_limit: how many CPUs' worth of time; cpus: which of the host's CPUs it runs
+    on; memory_limit: MiB of the host's, its VMM included, past which it ends. 0 and () are none.
+    Of the built-in VMM: pin: the host's CPU for each vCPU. exit_limit: exits to user space a second
+    that end it; 0 for none, None for the VMM's default. sandbox: False to look into its process.
+    vmm: what else it is to do otherwise, by its own names: {"balloon": False}.
+
+    network: "bridge" (its hypervisor's private one), "passt" (the host's, by user-mode sockets),
+    "none", or "auto": the bridge where the host allows it. ssh: "vsock", "network" (then there is
+    no vsock), or "auto": vsock where the host has it. Raises ValueError for another word.
+
+    boot: how its kernel is entered, of "auto", "pvh", "linux64". root: "disk" or "pmem": its root
+    file system is a virtio disk, or persistent memory that maps the image; "initramfs": it has no
+    other than its initramfs. hugepages: its memory is of the host's reserved huge pages. mergeable:
+    the host's KSM may merge it with equal pages. devices: of the test's own, there before its first
+    instruction.
+    """
 
     name: str
     image: GuestImage
@@ -41,11 +81,78 @@ class GuestSpec:
     boot_timeout: float = 60.0
     disks: tuple[Disk, ...] = ()
     cmdline: str = ""
+    vmm: Mapping[str, Any] = field(default_factory=dict)
+    cpu_limit: float = 0.0
+    cpus: Sequence[int] = ()
+    memory_limit: int = 0
+    pin: Sequence[int] = ()
+    exit_limit: int | None = None
+    sandbox: bool = True
+    network: str = "auto"
+    ssh: str = "auto"
+    boot: str = "auto"
+    root: str = DEFAULT_ROOT
+    hugepages: bool = False
+    mergeable: bool = False
+    devices: tuple[PciDevice | PortDevice, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, words in (("network", NETWORKS), ("ssh", SSH_WAYS), ("root", ROOTS)):
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {words}")
+        if isinstance(self.cpus, int) or isinstance(self.pin, int):
+            raise ProvisionError(
+                f"cpus={self.cpus!r}, pin={self.pin!r}: these are numbers of the host's CPUs",
+                mend="give a list; how many CPUs the guest has is vcpus",
+                stage="create",
+                guest=self.name,
+            )
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What its cgroup is told."""
+        asked = {"cpu": self.cpu_limit, "cpus": list(self.cpus), "memory": self.memory_limit}
+        return {name: value for name, value in asked.items() if value}
 
     @property
     def command_line(self) -> str:
         """All that its kernel is told."""
-        return f"{COMMAND_LINE} {self.cmdline}".strip()
+        root = ("harness.root=pmem",) if self.root == "pmem" else ()
+        names = ",".join(disk.serial for disk in self.disks)
+        disks = f"harness.disks={ROOT_DISK + ',' if self.root == 'disk' else ''}{names}".rstrip(",")
+        return " ".join((COMMAND_LINE, *root, disks, self.cmdline)).strip()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`size` bytes of a file of this machine, from `offset` on, for a guest-physical address."""
+
+    gpa: int
+    path: Path
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class PayloadSpec:
+    """A guest that is flat code: what lies where, and how its first vCPU starts.
+
+    mode: "real", "protected" or "long" (harness/vmm/boot/flat.py says what each finds). entry: a
+    guest-physical address. registers: by name, the others are 0. memory: MiB. paused: nothing runs
+    before Machine.ask("resume"). testdev: with the devices that kvm-unit-tests need.
+    """
+
+    name: str
+    segments: tuple[Segment, ...]
+    mode: str
+    entry: int
+    registers: Mapping[str, int] = field(default_factory=dict)
+    vcpus: int = 1
+    memory: int = 16
+    disks: tuple[Disk, ...] = ()
+    devices: tuple[PciDevice | PortDevice, ...] = ()
+    paused: bool = False
+    testdev: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,8 +160,12 @@ class End:
     """How a machine ended.
 
     reason: "power-off", "reset", "panic", "triple-fault", "killed" (by a signal), "stopped" (on
-    request), "guest-fault" (it did what no correct driver does), "refused" (it could not be made),
-    "vmm-error", "lost" (the control connection broke). time_ns: host CLOCK_MONOTONIC.
+    request), "debug-exit" (by the test device; detail: what was written to it), "guest-fault" (it
+    did what no correct driver does), "exit-storm" (it kept its VMM busy with exits),
+    "out-of-memory" (it reached its memory_limit), "refused" (it could not be made), "backend-lost"
+    (the process that served a device ended), "callback-error" (a callback or device of the test
+    raised an exception), "vmm-error", "lost" (the control connection broke). time_ns: host
+    CLOCK_MONOTONIC.
     """
 
     reason: str
@@ -67,30 +178,39 @@ class Events:
     """Where a machine reports; called from the hypervisor's reader thread, so be quick.
 
     on_console(time_ns, text): whole console lines as they end, stamped on the host.
-    on_mark(stage, time_ns): "create" and "kernel" (first guest instruction), host monotonic ns.
+    on_mark(stage, time_ns): "create" and "kernel" (first guest instruction), host monotonic ns;
+    a clone's "restored" (it goes on) and "adopted" (its identity is its own) in place of "kernel".
     on_end(end): once, last.
+    on_upcall(message): an access that the test's own code is to answer (see guest.upcalls).
     """
 
     on_console: Callable[[int, str], None]
     on_mark: Callable[[str, int], None]
     on_end: Callable[[End], None]
+    on_upcall: Callable[[Mapping[str, Any]], None] = lambda message: None
 
 
 class Machine(Protocol):
     """One running virtual machine, seen from its hypervisor. Not yet SSH: that is harness.guest.
 
-    facts: "vmm", "pid", "cid", "devices" and whatever else says how it is built.
+    facts: "vmm", "pid", "cid", "devices" and whatever else says how it is built; "address" and
+    "mac" where it is in a network.
+
+    One that can be reached into has `ask(operation, **arguments)`, too: the operations of
+    harness/agent/reach.py, and HarnessError for what the machine refuses.
     """
 
     facts: Mapping[str, Any]
 
     def connect(self, port: int, timeout: float) -> Stream:
-        """A stream to the guest's vsock port; OSError when refused or late."""
+        """A stream to the guest's port (vsock, or TCP without it); OSError when refused or late."""
 
     def statistics(self) -> dict[str, int]:
         """KVM's binary statistics, vCPU counters summed over vCPUs, and the VMM's own counters:
         "exits", "halt_exits", "io_exits", ..., "user_exits" (exits that reached the VMM),
         "user_exits_io", "user_exits_mmio", "cpu_ns" (CPU time of the VMM process with its vCPUs).
+        Of its cgroup, where it has one: "cgroup_cpu_usec" (all of its processes, and the kernel's
+        work for them), "cgroup_memory", "cgroup_memory_peak" (bytes), "cgroup_oom_kills".
         """
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -101,6 +221,9 @@ class Hypervisor(Protocol):
     """A way to make machines on a host.
 
     name: as given to --hypervisor. backend: as in HostFacts.
+
+    One that can clone has `clone(folder, spec, events) -> Machine`, too: as create(), going on from
+    the snapshot in that folder on the host; its machines have `snapshot(folder) -> bytes kept`.
     """
 
     name: str

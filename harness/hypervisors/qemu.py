@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
-from harness.errors import HostError
+from harness.errors import HostError, ProvisionError
 from harness.hosts.base import Host
-from harness.hypervisors.base import Disk, Events, GuestSpec, Machine
+from harness.hypervisors.base import Events, GuestSpec, Machine
 from harness.hypervisors.supervised import SupervisedHypervisor
 
 PROGRAM = "qemu-system-x86_64"
@@ -45,35 +47,104 @@ class QemuHypervisor(SupervisedHypervisor):
         return self._regular.get(placed, placed)
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
+        _refuse(spec)
+        if spec.root == "pmem":  # microvm has no room for persistent memory
+            spec = replace(spec, root="disk")
         image = spec.image
         kernel = self._file(self.host.place(image.kernel), image.kernel.stat().st_size)
         initramfs = self._file(self.host.place(image.initramfs), image.initramfs.stat().st_size)
-        cid = random.SystemRandom().randint(3, 0xFFFF_FFFE)
+        access = self.access(spec)
+        cid = random.SystemRandom().randint(3, 0xFFFF_FFFE) if access.vsock else 0
         argv = [
-            *(PROGRAM, "-machine", MACHINE, "-accel", "kvm", "-cpu", "host"),
+            *(PROGRAM, "-machine", f"{MACHINE},{_memory(spec)}", "-accel", "kvm"),
+            *("-cpu", "host,kvm-pv-eoi=off" if self.host.emulated else "host"),  # see kvm.py
             *("-smp", str(spec.vcpus), "-m", str(spec.memory), "-no-reboot"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
             *("-kernel", kernel, "-initrd", initramfs),
-            *("-append", spec.command_line),
-            *("-device", f"vhost-vsock-pci,guest-cid={cid}"),
+            *("-append", self.command_line(spec, access)),
+            *("-object", _backend(spec)),
         ]
+        if cid:
+            argv += ["-device", f"vhost-vsock-pci,guest-cid={cid}"]
+        served: list[dict[str, Any]] = []
         for number, disk in enumerate(self.disks(spec)):
-            argv += _disk(number, disk)
-        machine = self.supervisor.start(
-            "exec", spec.name, {"argv": argv}, events, spec.boot_timeout
-        )
+            if disk["backend"] == "vhost-user":
+                argv += _vhost_user(number, len(served))
+                served.append(disk)
+            else:
+                argv += _disk(number, disk)
+        arguments: dict[str, Any] = {"argv": argv, "disks": served}
+        if access.network == "bridge":
+            argv += _network(access.mac)
+            arguments["bridge"] = access.bridge
+        machine = self.start("exec", spec, arguments, access, events)
         machine.facts = {**machine.facts, "cid": cid}
         return machine
 
 
-def _disk(number: int, disk: Disk) -> list[str]:
+def _refuse(spec: GuestSpec) -> None:
+    """Raises ProvisionError for what only the built-in VMM gives."""
+    for asked, cause, way in (
+        (spec.vmm, f"vmm={dict(spec.vmm)} is for the built-in VMM", "leave it out"),
+        (
+            spec.boot == "linux64",
+            "QEMU enters a kernel by PVH, or by its own firmware",
+            "leave --guest-boot out",
+        ),
+        (
+            spec.pin,
+            "QEMU's vCPUs cannot be pinned one by one",
+            "give cpus=, which holds for all its threads",
+        ),
+        (spec.network == "passt", "guests of qemu have no passt here", "use network=bridge"),
+    ):
+        if asked:
+            mend = f"{way}, or take --hypervisor=kvm"
+            raise ProvisionError(cause, mend=mend, stage="create", guest=spec.name)
+
+
+def _network(mac: str) -> list[str]:
+    """The agent puts the descriptors' numbers in."""
+    return [
+        "-netdev",
+        "tap,id=net,fd={tap},vhost=on,vhostfd={vhost}",
+        "-device",
+        f"virtio-net-pci,netdev=net,mac={mac},disable-legacy=on,romfile=",
+    ]
+
+
+def _memory(spec: GuestSpec) -> str:
+    return f"memory-backend=memory,mem-merge={'on' if spec.mergeable else 'off'}"
+
+
+def _backend(spec: GuestSpec) -> str:
+    """Its memory as ours is: in a file where another process is to map it."""
+    size = f"id=memory,size={spec.memory}M"
+    if spec.hugepages:
+        return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"
+    if any(disk.backend == "vhost-user" for disk in spec.disks):
+        return f"memory-backend-memfd,{size},share=on"
+    return f"memory-backend-ram,{size}"
+
+
+def _vhost_user(number: int, served: int) -> list[str]:
+    """A disk that the agent has a qemu-storage-daemon serve, and connects."""
+    return [
+        *("-chardev", f"socket,id=disk{number},fd={{disk{served}}}"),
+        *("-device", f"vhost-user-blk-pci,chardev=disk{number},num-queues=1"),
+    ]
+
+
+def _disk(number: int, disk: dict[str, Any]) -> list[str]:
     # a comma in a file name would start another option: QEMU's escape is to double it
-    path = disk.path.replace(",", ",,")
-    readonly = "on" if disk.readonly else "off"
-    cache = "none" if disk.direct else "writeback"
+    path = disk["path"].replace(",", ",,")
+    snapshot = "on" if disk["overlay"] else "off"
+    readonly = "on" if disk["readonly"] and not disk["overlay"] else "off"
+    cache = "none" if disk["direct"] else "writeback"
     return [
         "-drive",
-        f"if=none,id=disk{number},format=raw,file={path},readonly={readonly},cache={cache}",
+        f"if=none,id=disk{number},format={disk['format']},file={path},readonly={readonly},"
+        f"cache={cache},snapshot={snapshot}",
         "-device",
-        f"virtio-blk-pci,drive=disk{number},serial={disk.serial}",
+        f"virtio-blk-pci,drive=disk{number},serial={disk['serial']}",
     ]

@@ -1,4 +1,4 @@
-"""The harness's end of the VMM's control protocol (harness/vmm/supervisor.py has it in full).
+"""The harness's end of the VMM's control protocol (harness/agent/supervisor.py has it in full).
 
 One supervisor process a host and session; guests of the built-in VMM and peers such as QEMU are its
 children, so both are started, watched, counted and ended in the same way.
@@ -7,41 +7,25 @@ children, so both are started, watched, counted and ended in the same way.
 from __future__ import annotations
 
 import contextlib
-import io
+import itertools
 import json
 import queue
 import threading
-import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
-from harness import scratch, vmm
 from harness.errors import HarnessError, HostError, ProvisionError, hide_frames
 from harness.hosts.base import Host, Stream
-from harness.hypervisors.base import Disk, End, Events, GuestSpec, OnUtilization
+from harness.hypervisors.access import Access, choose
+from harness.hypervisors.archive import START, archive
+from harness.hypervisors.base import ROOT_DISK, Disk, End, Events, GuestSpec, OnUtilization
 
 __tracebackhide__ = hide_frames
 API = 1
 _ANSWER_TIMEOUT = 30.0
-_ENTRY = b"from vmm.supervisor import main\n\nmain()\n"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same sources give the same archive
-
-
-def archive() -> bytes:
-    """harness.vmm as a zipapp: runs with `python3 FILE` on any host."""
-    root = Path(vmm.__file__).parent
-    sources = {
-        f"vmm/{path.relative_to(root)}": path.read_bytes()
-        for path in root.rglob("*.py")
-        if path.name != "__main__.py"
-    }
-    sources["__main__.py"] = _ENTRY
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for name in sorted(sources):
-            file.writestr(zipfile.ZipInfo(name, _EPOCH), sources[name])
-    return buffer.getvalue()
+_SNAPSHOT_TIMEOUT = 120.0
 
 
 class Child:
@@ -50,6 +34,7 @@ class Child:
     def __init__(self, events: Events) -> None:
         self.events = events
         self.ended = False
+        self.why = ""  # how
         self.gone = threading.Event()
 
 
@@ -65,16 +50,15 @@ class Supervisor:
         self._next_id = 0
         self._hello: queue.Queue[dict[str, Any]] = queue.Queue()
         self._on_utilization: OnUtilization | None = None
-        with scratch.directory() as folder:
-            path = folder / "vmm.pyz"
-            path.write_bytes(archive())
-            self._process = host.spawn(["python3", "-I", "-S", host.place(path)])
-            self._reader = threading.Thread(target=self._read, name="supervisor", daemon=True)
-            self._reader.start()
-            try:  # once it says hello, it has imported all it needs of the archive
-                hello = self._hello.get(timeout=_ANSWER_TIMEOUT)
-            except queue.Empty:
-                hello = {}
+        program = archive()
+        self._process = host.spawn(["python3", "-I", "-S", "-c", START, str(len(program))])
+        self._reader = threading.Thread(target=self._read, name="supervisor", daemon=True)
+        self._reader.start()
+        try:
+            self._process.write(program)
+            hello = self._hello.get(timeout=_ANSWER_TIMEOUT)
+        except (HostError, queue.Empty):
+            hello = {}
         if hello.get("api") != API:
             self._process.kill()
             raise HostError(
@@ -88,13 +72,16 @@ class Supervisor:
     # from the supervisor
 
     def _read(self) -> None:
-        for line in iter(self._process.readline, b""):
-            try:
-                self._dispatch(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                # not of the protocol: a broken interpreter's last words; its end is told below
-                continue
-        self._lost()
+        try:
+            for line in iter(self._process.readline, b""):
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue  # a broken interpreter's last words; its end is told below
+                if isinstance(message, dict):
+                    self._dispatch(message)
+        finally:  # also of an error of ours: nobody is to wait for what is not read any more
+            self._lost()
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         event, guest = message.get("event"), message.get("guest", "")
@@ -117,10 +104,13 @@ class Supervisor:
             child.events.on_mark(message["stage"], message["time_ns"])
         elif event == "end":
             child.ended = True
+            child.why = f": {message['reason']}, {message['detail']}"
             child.events.on_end(End(message["reason"], message["detail"], message["time_ns"]))
+        elif event in ("exit", "access"):
+            child.events.on_upcall(message)
         elif event == "gone":
             child.gone.set()
-            self._fail(guest, "the guest's process is gone")
+            self._fail(guest, f"the guest's process is gone{child.why}")
 
     def _fail(self, guest: str | None, cause: str) -> None:
         """Answer what will never be answered, for one guest or (None) for all."""
@@ -147,8 +137,12 @@ class Supervisor:
         guest: str = "",
         arguments: Mapping[str, Any] | None = None,
         timeout: float = _ANSWER_TIMEOUT,
+        *,
+        limits: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> Any:
-        """The answer's result. Raises HarnessError with its cause and mend, or when late."""
+        """The answer's result. files: those that the host is to make for the operation, by the
+        operation's names for them. Raises HarnessError with cause and mend, or when late."""
         waiting: queue.Queue[dict[str, Any]] = queue.Queue()
         with self._lock:
             self._next_id += 1
@@ -157,6 +151,9 @@ class Supervisor:
             message = {"id": identifier, "guest": guest, "op": operation}
             if arguments is not None:
                 message["arguments"] = dict(arguments)
+            for name, more in (("limits", limits), ("files", files)):
+                if more:
+                    message[name] = dict(more)
             line = json.dumps(message).encode() + b"\n"
         try:
             with self._lock:
@@ -178,11 +175,13 @@ class Supervisor:
         arguments: Mapping[str, Any],
         events: Events,
         timeout: float,
+        *,
+        limits: Mapping[str, Any] | None = None,
     ) -> SupervisedMachine:
-        """ "create" or "exec" a guest. Raises ProvisionError, stage "create"."""
+        """ "create" or "exec" a guest; limits: of its cgroup. Raises ProvisionError, "create"."""
         child = self._children[guest] = Child(events)
         try:
-            facts = self.request(operation, guest, arguments, timeout)
+            facts = self.request(operation, guest, arguments, timeout, limits=limits)
         except HarnessError as error:
             if not child.gone.wait(1.0):
                 with contextlib.suppress(HarnessError):
@@ -191,7 +190,8 @@ class Supervisor:
             raise ProvisionError(
                 error.cause, mend=error.mend, stage="create", guest=guest
             ) from None
-        return SupervisedMachine(self, guest, child, facts)
+        made_by = SupervisedMachine if operation == "exec" else BuiltInMachine
+        return made_by(self, guest, child, facts)
 
     def forget(self, guest: str) -> None:
         self._children.pop(guest, None)
@@ -216,7 +216,12 @@ class Supervisor:
 
 
 class SupervisedMachine:
-    """See harness.hypervisors.base.Machine."""
+    """See harness.hypervisors.base.Machine.
+
+    within: starts of a command line that put a command into its network.
+    """
+
+    within: Sequence[str] = ()
 
     def __init__(
         self, supervisor: Supervisor, guest: str, child: Child, facts: Mapping[str, Any]
@@ -227,10 +232,28 @@ class SupervisedMachine:
         self.facts = facts
 
     def connect(self, port: int, timeout: float) -> Stream:
-        return self._supervisor.host.connect_vsock(int(self.facts["cid"]), port, timeout)
+        host, cid = self._supervisor.host, int(self.facts["cid"])
+        if cid:
+            return host.connect_vsock(cid, port, timeout)
+        return host.connect_tcp(str(self.facts["address"]), port, timeout, self.within)
 
     def statistics(self) -> dict[str, int]:
         return dict(self._supervisor.request("stats", self._guest))
+
+    def balloon(self, mib: int | None = None) -> dict[str, int]:
+        """See harness.guest.guest.Guest.balloon."""
+        if not any(name.startswith("virtio-balloon") for name in self.facts.get("devices", ())):
+            raise HarnessError(
+                "the machine has no balloon that we steer",
+                mend='take --hypervisor=kvm, without vmm={"balloon": False}',
+                guest=self._guest,
+            )
+        arguments = {} if mib is None else {"mib": mib}
+        return dict(self._supervisor.request("balloon", self._guest, arguments))
+
+    def limit_exits(self, limit: int) -> None:
+        """See harness.guest.guest.Guest.limit_exits."""
+        self._supervisor.request("limit_exits", self._guest, {"limit": limit})
 
     def stop(self, timeout: float = 5.0) -> None:
         if not self._child.gone.is_set():
@@ -249,6 +272,21 @@ class SupervisedMachine:
         self._supervisor.forget(self._guest)
 
 
+class BuiltInMachine(SupervisedMachine):
+    """One of our own VMM's: it can be reached into."""
+
+    def ask(self, operation: str, **arguments: Any) -> Any:
+        """See Machine."""
+        return self._supervisor.request(operation, self._guest, arguments)
+
+    def snapshot(self, folder: str) -> int:
+        """Write a snapshot into an empty folder of the host; the bytes of memory that it holds."""
+        files = {name: f"{folder}/{name}" for name in ("memory", "state")}
+        request = self._supervisor.request
+        done = request("snapshot", self._guest, {}, _SNAPSHOT_TIMEOUT, files=files)
+        return int(done["bytes"])
+
+
 class SupervisedHypervisor:
     """What the built-in VMM and its peers have in common: machines under one supervisor."""
 
@@ -258,10 +296,64 @@ class SupervisedHypervisor:
         """Starts the supervisor. Raises HostError."""
         self.host = host
         self.supervisor = Supervisor(host)
+        self._numbers = itertools.count()
 
-    def disks(self, spec: GuestSpec) -> tuple[Disk, ...]:
-        """All disks of a guest as they are on the host, the root disk first."""
-        return (Disk(self.host.place(spec.image.disk), "root"), *spec.disks)
+    @cached_property
+    def _ways(self) -> Mapping[str, Any]:
+        """How guests can be reached; asked for the first guest's sake, which makes the network."""
+        return dict(self.supervisor.request("ways"))
+
+    def access(self, spec: GuestSpec) -> Access:
+        """How this guest is reached. Raises ProvisionError for what the host does not have."""
+        return choose(spec, self._ways, next(self._numbers))
+
+    def command_line(self, spec: GuestSpec, access: Access) -> str:
+        """What the guest's kernel is told, by every hypervisor alike.
+
+        norandmaps on an emulated host: a program at the same addresses again needs no translation
+        of its own, which fills QEMU's code buffer (CODE_BUFFER in harness/hosts/qemu.py).
+        """
+        told = (spec.command_line, access.cmdline, "norandmaps" if self.host.emulated else "")
+        return " ".join(filter(None, told))
+
+    def in_network(self, argv: Sequence[str]) -> list[str]:
+        """The command line that runs `argv` on the host, but in the guests' network, where the
+        host has the bridge's address. Raises HostError where there is none."""
+        if "network" not in self._ways:
+            raise HostError(
+                f"there is no network of guests on {self.host.name}: {self._ways['why']}",
+                mend=self._ways["mend"],
+                stage="host",
+            )
+        places = self._ways["network"]["namespaces"]
+        ways = [f"--{name}={path}" for name, path in places.items()]
+        return ["nsenter", "--preserve-credentials", *ways, "--", *argv]
+
+    def start(
+        self,
+        operation: str,
+        spec: GuestSpec,
+        arguments: Mapping[str, Any],
+        access: Access,
+        events: Events,
+    ) -> SupervisedMachine:
+        """ "create" or "exec" it. Raises ProvisionError, stage "create"."""
+        machine = self.supervisor.start(
+            operation, spec.name, arguments, events, spec.boot_timeout, limits=spec.limits
+        )
+        machine.facts = {**machine.facts, **access.facts}
+        if access.bridge:
+            machine.within = self.in_network([])
+        return machine
+
+    def disks(self, spec: GuestSpec) -> list[dict[str, Any]]:
+        """All disks of a guest as the agent wants them, the root disk first."""
+        root = [Disk(self.host.place(spec.image.disk), ROOT_DISK)] if spec.root == "disk" else []
+        return [self.disk(disk) for disk in (*root, *spec.disks)]
+
+    def disk(self, disk: Disk) -> dict[str, Any]:
+        """A disk as the agent wants it."""
+        return {**asdict(disk), "overlay": self.host.scratch() if disk.overlay else ""}
 
     def capabilities(self) -> Mapping[str, int]:
         return dict(self.supervisor.request("capabilities"))

@@ -2,164 +2,196 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import resource
 import signal
-import threading
 import time
 import traceback
-from dataclasses import dataclass, field, fields
-from typing import Any, Callable
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
 
-from .boot import pvh
+from harness.kvm import ioctls
+from harness.kvm.coalesced import CoalescedRing
+from harness.kvm.cpuid import Topology
+from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
+from harness.kvm.stats import BinaryStats
+from harness.kvm.vm import Kvm, Vm
+
+from . import snapshot
+from .boot import acpi, flat, kernel
+from .config import Config
 from .console import Console
-from .control import Channel
-from .devices import power, serial
+from .devices import fwcfg, power, serial, testdev
 from .devices.bus import Buses
 from .devices.pci import CONFIG_ADDRESS, HostBridge
+from .devices.virtio.balloon import Balloon
 from .devices.virtio.block import Block
+from .devices.virtio.console import VirtioConsole
+from .devices.virtio.net import Net
+from .devices.virtio.passt import Carrier, Passt
+from .devices.virtio.pmem import Pmem
+from .devices.virtio.rng import Rng
 from .devices.virtio.transport import Backend, VirtioPci
+from .devices.virtio.vhost_user_block import Daemon, VhostUserBlock
 from .devices.virtio.vsock import Vsock
-from .errors import ConfigError, GuestFault, MachineEnd
-from .kvm import ioctls
-from .kvm.coalesced import CoalescedRing
-from .kvm.cpuid import Topology, set_cpuid
-from .kvm.stats import BinaryStats
-from .kvm.vcpu import KICK, Vcpu
-from .kvm.vm import Kvm, Vm
 from .memory import Memory
+from .snapshot import Snapshot
+from .vcpu import KICK, VcpuThread
+from .watch import ExitStorm
 
 _XAPIC_IDS = 254  # 8 bits, less the broadcast id
-_HOUSEKEEPING = 0.1  # seconds between looks at coalesced writes, unfinished lines, a panic
-_PANIC_GRACE = 0.5  # seconds a panicking kernel has to print its trace and reset
+_HOUSEKEEPING = 0.1  # seconds between looks at coalesced writes, unfinished lines, exits
+_RESTARTS = ("reset", "triple-fault")  # by which a panicking kernel ends its machine
 
 
-@dataclass
-class DiskConfig:
-    path: str
-    serial: str
-    readonly: bool = True
-    direct: bool = False
+class Given(NamedTuple):
+    """What the host has made for a machine: who serves the disks whose backend is "vhost-user", and
+    each network's tap or passt, in the order of the configuration."""
 
-
-@dataclass
-class Config:
-    """What "create" asks for. memory: MiB."""
-
-    kernel: str
-    initramfs: str = ""
-    cmdline: str = ""
-    vcpus: int = 1
-    memory: int = 256
-    disks: list[DiskConfig] = field(default_factory=list)
-    vsock: bool = True
-
-    @classmethod
-    def parse(cls, given: dict[str, Any]) -> Config:
-        """Raises ConfigError for fields that are unknown or of another type."""
-        try:
-            disks = [DiskConfig(**disk) for disk in given.pop("disks", [])]
-            config = cls(disks=disks, **given)
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"configuration: {error}") from error
-        if not isinstance(config.memory, int) or not 0 < config.memory <= 1 << 20:
-            raise ConfigError(f"memory of {config.memory} MiB", "give 64 MiB or more")
-        if not isinstance(config.vcpus, int) or config.vcpus < 1:
-            raise ConfigError(f"{config.vcpus} vCPUs", "give at least 1")
-        _check_types(config)
-        for disk in disks:
-            _check_types(disk)
-        return config
-
-
-def _check_types(record: Config | DiskConfig) -> None:
-    """JSON may have put anything into a field; a number as a path would open a descriptor."""
-    for item in fields(record):
-        value = getattr(record, item.name)
-        kind = {"str": str, "int": int, "bool": bool}.get(str(item.type))
-        if kind and type(value) is not kind:
-            raise ConfigError(f"configuration: {item.name} is no {item.type}: {value!r:.80}")
-        if kind is str:
-            try:
-                usable = b"\0" not in os.fsencode(value)
-            except UnicodeEncodeError:
-                usable = False
-            if not usable:
-                raise ConfigError(f"configuration: {item.name} is no usable text: {value!r:.80}")
+    storage: Daemon | None = None
+    links: Sequence[int | Carrier] = ()
 
 
 class Machine:
     """Builds a machine, runs it, and reports its end once."""
 
-    def __init__(self, config: Config, channel: Channel) -> None:
-        """Raises ConfigError; nothing runs yet."""
+    def __init__(
+        self,
+        config: Config,
+        event: Callable[..., None],
+        given: Callable[[], Given] = Given,
+        origin: Snapshot | None = None,
+    ) -> None:
+        """event: gets what happens (see harness/agent/supervisor.py), from any thread. given: makes
+        it, once nothing speaks against the machine. origin: what it goes on from, with `config` its
+        own. Raises ConfigError; nothing runs yet."""
         self.config = config
-        self.channel = channel
+        self.restored = origin is not None
+        self.event = event
+        self.begun = False
         self._ends: queue.Queue[BaseException] = queue.Queue()
-        self.buses = Buses()
+        self.end = self._ends.put
         kvm = Kvm()
-        limit = min(kvm.capability(ioctls.CAP_MAX_VCPUS), _XAPIC_IDS)
+        self.buses = Buses()
+        self._check_pin()
+        limit = min(kvm.capability("MAX_VCPUS"), _XAPIC_IDS)
         if config.vcpus > limit:
             raise ConfigError(f"{config.vcpus} vCPUs, there is room for {limit}", "give fewer")
-        self.memory = Memory(config.memory << 20)
-        self.vm = Vm(kvm, self.memory)
-        self.console = Console(lambda at, text: channel.event("console", time_ns=at, text=text))
+        self.given = given()
+        self.memory = (
+            origin.memory()
+            if origin
+            else Memory(
+                config.memory << 20,
+                shared=self.given.storage is not None,
+                huge=config.hugepages,
+                mergeable=config.mergeable,
+            )
+        )
+        self.vm = Vm(kvm)
+        for region in self.memory.regions:
+            self.vm.add_memory(region.gpa, region.size, region.hva)
+        self._consoles: list[Console] = []
+        self.console = self._add_console("hvc0" if config.console == "virtio" else "ttyS0")
         self._add_platform()
-        self.devices = self._add_devices()
-        self.vcpus = [Vcpu(self.vm, index, self.buses) for index in range(config.vcpus)]
+        pins = config.pin or [-1] * config.vcpus
+        self.vcpus = [VcpuThread(self.vm, index, self.buses, pin) for index, pin in enumerate(pins)]
         self._coalesced = self._coalesce(kvm)
-        self._set_cpuid(kvm)
-        self._load()
+        if not origin:
+            self._set_cpuid(kvm)
+            self._load()
+        self.devices = self._add_devices()
+        if origin:
+            snapshot.restore(self, origin.state)
         self._stats = self._open_stats()
+        self.storm = ExitStorm(self.vcpus, self.serial, config.exit_limit)
 
     # building
 
+    def _add_console(self, port: str) -> Console:
+        emit = self.event
+        made = Console(lambda at, text: emit("console", port=port, time_ns=at, text=text))
+        self._consoles.append(made)
+        return made
+
+    def _check_pin(self) -> None:
+        there = os.sched_getaffinity(0)
+        absent = sorted(set(self.config.pin) - there)
+        if absent:
+            raise ConfigError(
+                f"vCPUs cannot be pinned to CPUs {absent}", f"take some of {sorted(there)}"
+            )
+
     def _add_platform(self) -> None:
-        self.serial = serial.Serial(
-            self.console.byte, lambda level: self.vm.irq_line(serial.IRQ, level)
-        )
-        self.buses.pio.add(serial.PORT, 8, self.serial)
-        power.attach(self.buses)
+        self.serial: serial.Serial | None = None
+        if self.config.console != "virtio":
+            self.serial = serial.Serial(
+                self.console.byte, lambda level: self.vm.irq_line(serial.IRQ, level)
+            )
+            self.buses.pio.add(serial.PORT, 8, self.serial)
+        self.pm1 = power.attach(self.buses)
         self.bridge = HostBridge(self.buses)
         self.bridge.on_reset_control = power.reset_control
+        if self.config.testdev:
+            testdev.attach(self.buses, self.vm, self.memory)
+            told = fwcfg.FirmwareConfig(self.memory.size, self.config.vcpus)
+            self.buses.pio.add(fwcfg.SELECTOR, 2, told)
+            self.memory.write(acpi.BASE, acpi.tables(self.config.vcpus))
 
     def _add_devices(self) -> list[Backend]:
-        backends: list[Backend] = [
-            Block(disk.path, disk.serial, disk.readonly, disk.direct, self._ends.put)
+        backends: list[Backend] = self._disks()
+        if self.config.pmem:
+            backends.append(Pmem(self.vm, self.memory, self.config.pmem, self.end))
+        self.vsock = Vsock() if self.config.vsock else None
+        rng = Rng(self.end) if self.config.rng else None
+        self.balloon = Balloon(self.end) if self.config.balloon else None
+        self.hvc = None
+        if self.config.console != "serial":
+            console = self._add_console("hvc0") if self.serial else self.console
+            self.hvc = VirtioConsole(console.write, self.end)
+        backends += [made for made in (self.vsock, rng, self.balloon, self.hvc) if made]
+        backends += [
+            Net(network.mac, link) if isinstance(link, int) else Passt(network.mac, link, self.end)
+            for network, link in zip(self.config.networks, self.given.links)
+        ]
+        self.transports = [VirtioPci(self.vm, self.memory, backend) for backend in backends]
+        for transport in self.transports:
+            self.bridge.add(transport.function)
+        return backends
+
+    def _disks(self) -> list[Backend]:
+        numbers = itertools.count()
+        storage = self.given.storage
+        return [
+            VhostUserBlock(disk, storage, next(numbers))
+            if storage and disk.backend == "vhost-user"
+            else Block(disk.path, disk.serial, disk.readonly, disk.direct, self.end)
             for disk in self.config.disks
         ]
-        self.vsock = Vsock() if self.config.vsock else None
-        if self.vsock:
-            backends.append(self.vsock)
-        for backend in backends:
-            self.bridge.add(VirtioPci(self.vm, self.memory, backend).function)
-        return backends
 
     def _coalesce(self, kvm: Kvm) -> bool:
         """Let KVM queue the writes that come most often. False where it cannot."""
-        page = kvm.capability(ioctls.CAP_COALESCED_MMIO)
-        if not page or not self.vm.coalesce_pio(serial.PORT, 1):
+        page = kvm.capability("COALESCED_MMIO")
+        if not page or not self.vm.coalesce_pio(CONFIG_ADDRESS, 4):
             return False
-        self.vm.coalesce_pio(CONFIG_ADDRESS, 4)
-        self.buses.drain = CoalescedRing(self.vcpus[0].run, page, self.buses.pio).drain
+        if self.serial:
+            self.vm.coalesce_pio(serial.PORT, 1)
+        ring = CoalescedRing(self.vcpus[0].run, page, self.buses.pio.write)
+        self.buses.ring, self.buses.drain = ring.indices, ring.drain
         return True
 
     def _set_cpuid(self, kvm: Kvm) -> None:
         supported = kvm.supported_cpuid()
-        deadline = bool(kvm.capability(ioctls.CAP_TSC_DEADLINE_TIMER))
+        deadline = bool(kvm.capability("TSC_DEADLINE_TIMER"))
         for vcpu in self.vcpus:
-            topology = Topology(vcpu.index, len(self.vcpus), deadline)
-            set_cpuid(vcpu.fd, topology.apply(supported))
+            topology = Topology(vcpu.index, len(self.vcpus), deadline, self.config.pv_eoi)
+            vcpu.set_cpuid(topology.apply(supported))
 
     def _load(self) -> None:
-        config = self.config
-        kernel = pvh.load_kernel(self.memory, config.kernel)
-        initramfs = None
-        if config.initramfs:
-            initramfs = pvh.load_initramfs(self.memory, config.initramfs, kernel)
-        info = pvh.write_start_info(self.memory, config.cmdline, initramfs, config.vcpus)
-        self.vcpus[0].set_protected_mode(kernel.entry, rbx=info)
+        load = flat.load if self.config.payload else kernel.boot
+        load(self.memory, self.vcpus[0], self.config)
 
     def _open_stats(self) -> list[BinaryStats]:
         try:
@@ -173,40 +205,57 @@ class Machine:
             "vmm": "harness",
             "pid": os.getpid(),
             "cid": self.vsock.cid if self.vsock else 0,
-            "devices": [f"{device.name} ({_plane(device)})" for device in self.devices],
+            "devices": [f"{device.name} ({device.plane})" for device in self.devices],
+            "hugepages": self.config.hugepages,
+            "mergeable": self.config.mergeable,
+            "aio": ", ".join(sorted(self.given.storage.aio)) if self.given.storage else "",
             "coalesced_pio": self._coalesced,
             "binary_stats": bool(self._stats),
         }
 
     # running
 
-    def run(self) -> None:
-        """Run to the end and report it; returns when all is said."""
+    def run(self, started: Callable[[], object] = lambda: None) -> None:
+        """Run to the end and report it; returns when all is said. started: called when pause() and
+        resume() can be."""
         signal.signal(KICK, lambda number, frame: None)
-        self.channel.event("mark", stage="kernel", time_ns=time.monotonic_ns())
+        if self.config.paused:
+            self.pause()
+        else:
+            self._begin()
         for vcpu in self.vcpus:
-            vcpu.start(self._ends.put)
-        threading.Thread(target=self._serve, name="control", daemon=True).start()
+            vcpu.start(self.end)
+        started()
         reason, detail = _explain(self._wait())
         self._drain()  # the panic's line may have come no further than the ring
-        self.console.flush_stale(0)
-        if self.console.panic is not None and reason != "stopped":
+        self._flush(0)
+        if self.console.panic is not None and reason in _RESTARTS:
             reason, detail = "panic", self.console.panic
-        self.channel.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
+        self.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
+
+    def _begin(self) -> None:
+        """The guest's first instruction is next."""
+        self.begun = True
+        stage = "restored" if self.restored else "kernel"
+        self.event("mark", stage=stage, time_ns=time.monotonic_ns())
 
     def _wait(self) -> BaseException:
         """What ended the machine; looks after slow things meanwhile."""
-        panic_at = 0.0
         while True:
             try:
                 return self._ends.get(timeout=_HOUSEKEEPING)
             except queue.Empty:
                 self._drain()
-                self.console.flush_stale(_HOUSEKEEPING)
-            if self.console.panic is not None:
-                panic_at = panic_at or time.monotonic()
-                if time.monotonic() - panic_at > _PANIC_GRACE:
-                    return MachineEnd("panic", self.console.panic)
+                self._check()
+                self._flush(_HOUSEKEEPING)
+            if self.console.halted:
+                return MachineEnd("panic", self.console.panic or "")
+            if end := self.storm.look():
+                return end
+
+    def _flush(self, age: float) -> None:
+        for console in self._consoles:
+            console.flush_stale(age)
 
     def _drain(self) -> None:
         # a device may be slow and hold the lock: ends must be seen all the same
@@ -215,28 +264,39 @@ class Machine:
         try:
             self.buses.drain()
         except (GuestFault, MachineEnd) as end:
-            self._ends.put(end)
+            self.end(end)
         finally:
             self.buses.lock.release()
 
-    # control
-
-    def _serve(self) -> None:
-        operations: dict[str, Callable[..., Any]] = {
-            "stats": self.statistics,
-            "stop": lambda: True,
-            "type": self._type,
-        }
+    def _check(self) -> None:
         try:
-            stopped = self.channel.serve(operations)
-        except (OSError, ValueError) as error:
-            self._ends.put(MachineEnd("vmm-error", f"control: {error}"))
-        else:
-            self._ends.put(MachineEnd("stopped", "" if stopped else "the control channel closed"))
+            for device in self.devices:
+                device.check()
+        except (GuestFault, MachineEnd) as end:
+            self.end(end)
 
-    def _type(self, text: str) -> bool:
-        with self.buses.lock:
-            self.serial.receive(text.encode())
+    def pause(self) -> bool:
+        """Stop every vCPU between two instructions; devices go on. Idempotent. Raises TimeoutError
+        when a device keeps one of them; then all go on that ran."""
+        ran = [vcpu for vcpu in self.vcpus if not vcpu.paused]
+        try:
+            for vcpu in self.vcpus:
+                vcpu.ask_pause()
+            for vcpu in self.vcpus:
+                vcpu.pause()
+        except TimeoutError:
+            for vcpu in ran:
+                vcpu.resume()
+            raise
+        self._drain()
+        return True
+
+    def resume(self) -> bool:
+        """Let the vCPUs go on. Idempotent."""
+        if not self.begun:
+            self._begin()
+        for vcpu in self.vcpus:
+            vcpu.resume()
         return True
 
     def statistics(self) -> dict[str, int]:
@@ -251,16 +311,10 @@ class Machine:
                 totals[key] = totals.get(key, 0) + count
                 totals["user_exits"] += count
         for device in self.devices:
-            if isinstance(device, Block):
-                serial_number = device.serial.rstrip(b"\0").decode("ascii", "replace")
-                totals[f"block_requests_{serial_number}"] = device.requests
+            totals.update(device.counters())
         usage = resource.getrusage(resource.RUSAGE_SELF)
         totals["cpu_ns"] = int((usage.ru_utime + usage.ru_stime) * 1e9)
         return totals
-
-
-def _plane(device: Backend) -> str:
-    return "in kernel" if isinstance(device, Vsock) else "in process"
 
 
 def _explain(error: BaseException) -> tuple[str, str]:

@@ -1,4 +1,6 @@
-"""Guest memory: anonymous host memory behind memslots, reached by guest-physical address (GPA).
+"""Guest memory: host memory behind memslots, reached by guest-physical address (GPA).
+
+It is private to this process, or a memory file that another one (a vhost-user daemon) maps too.
 
 Every access by a device goes through `Memory.view`, which checks the whole range.
 """
@@ -7,52 +9,113 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 
-from .errors import ConfigError, GuestFault
+from harness.kvm.errors import ConfigError, GuestFault
 
 # Below 4 GiB the last gigabyte belongs to devices: PCI windows, IOAPIC, local APIC.
 GAP_START = 0xC000_0000
 GAP_END = 0x1_0000_0000
+PAGE = 4096
 _HUGE = 2 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t) + (ctypes.c_int,) * 3 + (ctypes.c_long,)
+_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _MAP_NORESERVE = 0x4000
+_MAP_FIXED = 0x10
 
 
 class Region:
-    """One contiguous piece of guest memory: `gpa` on, `size` bytes, at `hva` in this process."""
+    """One contiguous piece of guest memory: `gpa` on, `size` bytes, at `hva` in this process.
 
-    def __init__(self, gpa: int, size: int) -> None:
+    fd, offset: the file behind it that others may map, too; -1 for none.
+    """
+
+    def __init__(
+        self,
+        gpa: int,
+        size: int,
+        fd: int = -1,
+        offset: int = 0,
+        flags: int = 0,
+        *,
+        length: int | None = None,
+    ) -> None:
+        """flags: MAP_SHARED or MAP_PRIVATE of the file; without one it is private memory.
+        length: bytes that the file has, where these are fewer than size; the rest is zeros."""
         self.gpa = gpa
         self.size = size
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        prot = mmap.PROT_READ | mmap.PROT_WRITE
-        raw = _libc.mmap(None, size + _HUGE, prot, flags, -1, 0)
-        if raw == _MAP_FAILED:
-            raise ConfigError(
-                f"cannot map {size >> 20} MiB of guest memory", "give the guest less memory"
-            )
+        self.fd = -1 if flags & mmap.MAP_PRIVATE else fd
+        self.offset = offset
+        self._unused = mmap.MADV_REMOVE if flags & mmap.MAP_SHARED else mmap.MADV_DONTNEED
         # GPA and host address agree modulo 2 MiB, so that one nested page-table entry can map a
         # huge page: a guest's boot then takes tens of page faults, not tens of thousands.
+        anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        raw = _map(None, size + _HUGE, anonymous)
         self.hva = (raw + _HUGE - 1) & ~(_HUGE - 1)
+        if fd >= 0:
+            _map(self.hva, length or size, flags | _MAP_FIXED | _MAP_NORESERVE, fd, offset)
         _libc.madvise(self.hva, size, mmap.MADV_HUGEPAGE)
         self.bytes = memoryview((ctypes.c_ubyte * size).from_address(self.hva)).cast("B")
 
+    def discard(self, start: int, length: int) -> bool:
+        """Give the host back what backs `length` bytes at the host address `start`, both whole
+        pages. False where it does not take it: part of a huge page of hugetlbfs, or locked."""
+        return int(_libc.madvise(start, length, self._unused)) == 0
+
+
+def _map(at: int | None, size: int, flags: int, fd: int = -1, offset: int = 0) -> int:
+    prot = mmap.PROT_READ | mmap.PROT_WRITE
+    raw = _libc.mmap(at, size, prot, flags, fd, offset)
+    if raw == _MAP_FAILED:
+        raise ConfigError(
+            f"cannot map {size >> 20} MiB of guest memory: {os.strerror(ctypes.get_errno())}",
+            "give the guest less memory",
+        )
+    return int(raw)
+
 
 class Memory:
-    """All memory of a guest."""
+    """All memory of a guest. size: bytes. end: the first address above it."""
 
-    def __init__(self, size: int) -> None:
-        """size: bytes, a multiple of 4096."""
+    def __init__(
+        self,
+        size: int,
+        shared: bool = False,
+        huge: bool = False,
+        mergeable: bool = False,
+        file: int = -1,
+    ) -> None:
+        """size: bytes, a multiple of 4096. shared: in a memory file, to be mapped by others.
+        huge: of the host's reserved huge pages. mergeable: let KSM merge it with equal pages; it
+        merges private memory only. file: a snapshot's memory, whose pages are shared with other
+        clones until they are written. Raises ConfigError."""
         self.size = size
+        fd, flags = file, mmap.MAP_PRIVATE if file >= 0 else 0
+        if huge or shared:
+            fd, flags = _huge_file(size) if huge else _memory_file(size), mmap.MAP_SHARED
         low = min(size, GAP_START)
-        self.regions = [Region(0, low)]
+        self.regions = [Region(0, low, fd, 0, flags)]
         if size > low:
-            self.regions.append(Region(GAP_END, size - low))
+            self.regions.append(Region(GAP_END, size - low, fd, low, flags))
+        self.end = self.regions[-1].gpa + self.regions[-1].size
+        if mergeable:
+            self._let_merge()
+
+    def _let_merge(self) -> None:
+        for region in self.regions:
+            if region.fd >= 0:
+                raise ConfigError(
+                    "KSM does not merge memory that is shared or of reserved huge pages",
+                    "leave out mergeable, hugepages or what needs shared memory",
+                )
+            if _libc.madvise(region.hva, region.size, mmap.MADV_MERGEABLE):
+                cause = f"mergeable memory: {os.strerror(ctypes.get_errno())}"
+                raise ConfigError(cause, "the host's kernel needs CONFIG_KSM")
 
     def _region(self, gpa: int, length: int) -> Region:
         for region in self.regions:
@@ -70,5 +133,47 @@ class Memory:
         region = self._region(gpa, length)
         return int(region.hva + gpa - region.gpa)
 
+    def discard(self, view: memoryview) -> int:
+        """Give the host back the whole pages in a view that `view` gave: they read as zero then, or
+        as a private mapping's file has them. Returns the bytes given back."""
+        if not len(view):
+            return 0
+        at = ctypes.addressof(ctypes.c_ubyte.from_buffer(view))
+        start, end = -(-at // PAGE) * PAGE, (at + len(view)) // PAGE * PAGE
+        region = next(one for one in self.regions if one.hva <= at < one.hva + one.size)
+        return end - start if start < end and region.discard(start, end - start) else 0
+
+    def unmap(self, gpa: int) -> None:
+        """Make the kernel drop the nested mapping of a page, not its contents. Raises GuestFault.
+
+        By a change of protection; read-only, as another vCPU may be there meanwhile.
+        """
+        address = self.hva(gpa, PAGE)
+        _libc.mprotect(address, PAGE, mmap.PROT_READ)
+        _libc.mprotect(address, PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+
     def write(self, gpa: int, data: bytes) -> None:
         self.view(gpa, len(data))[:] = data
+
+
+def _memory_file(size: int) -> int:
+    """A memfd of that many bytes, all zero."""
+    fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    return fd
+
+
+def _huge_file(size: int) -> int:
+    """A memfd of the host's reserved 2 MiB pages. Raises ConfigError when too few are free."""
+    try:
+        fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+        os.ftruncate(fd, size)
+        # a shared mapping reserves the pages, and they stay the file's when it is gone: one that
+        # was not there when the guest touches it would be the guest's end
+        mmap.mmap(fd, size).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no huge pages for {size >> 20} MiB of guest memory: {error}",
+            "give the guest an even number of MiB, and the host pages: sysctl vm.nr_hugepages",
+        ) from error
+    return fd

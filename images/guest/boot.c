@@ -15,9 +15,12 @@
 #include <unistd.h>
 
 #define ROOT_DEADLINE_NS 10000000000LL
-#define ROOT_SERIAL "root"
+#define ROOT_DISK "root"
 
 int is_host;
+static int root_is_pmem;
+static char disk_names[1024];
+static int modules = -1;
 
 long read_file(const char *path, char *buffer, size_t size)
 {
@@ -53,66 +56,145 @@ static void must_mount(const char *type, const char *target, unsigned long flags
 void mount_early(void)
 {
     char mode[16];
+    int null;
 
     must_mount("proc", "/proc", 0, NULL);
     must_mount("sysfs", "/sys", 0, NULL);
     must_mount("devtmpfs", "/dev", 0, "mode=0755");
+    do {   /* without a console, 0, 1, 2 are not taken yet */
+        null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    } while (null >= 0 && null <= 2);
+    close(null);
     read_file("/harness/mode", mode, sizeof mode);
     is_host = !strcmp(mode, "host");
     read_file("/harness/ip", ip_default, sizeof ip_default);
 }
 
+int option(const char *name, char *value, size_t size)
+{
+    static char line[4096];
+    size_t length = strlen(name);
+
+    read_file("/proc/cmdline", line, sizeof line);
+    *value = 0;
+    for (char *word = strtok(line, " \n"); word; word = strtok(NULL, " \n"))
+        if (!strncmp(word, name, length) && word[length] == '=')
+            snprintf(value, size, "%s", word + length + 1);
+    return *value != 0;
+}
+
 /* In the order found when the image was built: each after those it depends on. */
-void load_modules(void)
+static void load_list(const char *name, int wanted)
 {
     static char list[4096];
-    char path[128];
+    char file[64];
+    int fd = openat(modules, name, O_RDONLY | O_CLOEXEC);
+    ssize_t length = read(fd, list, sizeof list - 1);
 
-    if (read_file("/harness/modules", list, sizeof list) < 0)
-        die("module list");
-    for (char *name = strtok(list, "\n"); name; name = strtok(NULL, "\n")) {
-        snprintf(path, sizeof path, "/harness/%s.ko", name);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (length < 0)
+        die(name);
+    close(fd);
+    list[length] = 0;
+    for (char *module = strtok(list, "\n"); module; module = strtok(NULL, "\n")) {
+        snprintf(file, sizeof file, "%s.ko", module);
+        fd = openat(modules, file, O_RDONLY | O_CLOEXEC);
         /* Not fatal: an emulated host without SVM can still say that it has no KVM. */
-        if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
-            say("module %s: %s", name, strerror(errno));
+        if (wanted && (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)))
+            say("module %s: %s", module, strerror(errno));
         close(fd);
-        unlink(path);   /* the initramfs stays in memory otherwise */
+        unlinkat(modules, file, 0);   /* the initramfs stays in memory otherwise */
     }
 }
 
-/* Calls back with name ("vda") and serial of each virtio disk until it returns true. */
-static int each_disk(int (*visit)(const char *name, const char *serial))
+void load_modules(void)
+{
+    char root[16], command_line[4096];
+
+    /* open from here on: the initramfs has no path any more when the root disk is the root */
+    if ((modules = open("/harness", O_DIRECTORY | O_CLOEXEC)) < 0)
+        die("modules");
+    option("harness.root", root, sizeof root);
+    root_is_pmem = !strcmp(root, "pmem");
+    option("harness.disks", disk_names, sizeof disk_names);
+    load_list("modules", 1);
+    load_list("modules.pmem", root_is_pmem);
+    read_file("/proc/cmdline", command_line, sizeof command_line);
+    if (strstr(command_line, "console=hvc"))
+        load_late_modules();
+}
+
+/* What neither the root disk nor SSH waits for. */
+void load_late_modules(void)
+{
+    if (modules >= 0)
+        load_list("modules.late", 1);
+    close(modules);
+    modules = -1;
+}
+
+/*
+ * A disk's name for people: by harness.disks=NAME,NAME,... of the kernel command line, in the order
+ * of the PCI slots, which is that of vda, vdb and so on (vhost-user devices have no serial numbers
+ * of their own), else its serial number.
+ */
+static int name_disk(const char *device, char *name, size_t size)
+{
+    char path[300];
+    int number = 0;
+
+    for (const char *letter = device + 2; *letter; letter++)
+        number = number * 26 + *letter - 'a' + 1;
+    const char *start = disk_names;
+    while (--number && (start = strchr(start, ',')))
+        start++;
+    if (start && *start) {
+        snprintf(name, size, "%.*s", (int)strcspn(start, ","), start);
+        return *name != 0;
+    }
+    snprintf(path, sizeof path, "/sys/block/%s/serial", device);
+    if (read_file(path, name, size) <= 0)
+        return 0;
+    name[strcspn(name, "\n")] = 0;
+    return *name != 0;
+}
+
+/* Calls back with device ("vda") and name of each virtio disk until it returns true. */
+static int each_disk(int (*visit)(const char *device, const char *name))
 {
     DIR *disks = opendir("/sys/block");
     struct dirent *entry;
-    char path[sizeof entry->d_name + 32], serial[32];
+    char name[32];
     int found = 0;
 
     if (!disks)
         return 0;
     while (!found && (entry = readdir(disks))) {
-        if (strncmp(entry->d_name, "vd", 2))
-            continue;
-        snprintf(path, sizeof path, "/sys/block/%s/serial", entry->d_name);
-        if (read_file(path, serial, sizeof serial) <= 0)
-            continue;
-        serial[strcspn(serial, "\n")] = 0;
-        found = *serial && visit(entry->d_name, serial);
+        if (!strncmp(entry->d_name, "vd", 2) && name_disk(entry->d_name, name, sizeof name))
+            found = visit(entry->d_name, name);
     }
     closedir(disks);
     return found;
 }
 
-static int try_root(const char *name, const char *serial)
+static int try_root(const char *device, const char *name)
 {
-    char device[300];
+    char path[300];
 
-    if (strcmp(serial, ROOT_SERIAL))
+    if (strcmp(name, ROOT_DISK))
         return 0;
-    snprintf(device, sizeof device, "/dev/%s", name);
-    if (mount(device, "/newroot", "ext4", MS_NOATIME | (is_host ? 0 : MS_RDONLY), NULL))
+    snprintf(path, sizeof path, "/dev/%s", device);
+    if (mount(path, "/newroot", "ext4", MS_NOATIME | (is_host ? 0 : MS_RDONLY), NULL))
         die("mount of the root disk");
+    return 1;
+}
+
+/* Straight from the host's page cache: neither I/O nor a copy in the guest's own memory. */
+static int try_pmem(void)
+{
+    if (access("/dev/pmem0", F_OK))
+        return 0;
+    if (mount("/dev/pmem0", "/newroot", "ext4", MS_NOATIME | MS_RDONLY, "dax"))
+        die("mount of /dev/pmem0");
     return 1;
 }
 
@@ -120,10 +202,11 @@ void mount_root(void)
 {
     long long deadline = now_ns() + ROOT_DEADLINE_NS;
 
-    while (!each_disk(try_root)) {
+    while (!(root_is_pmem ? try_pmem() : each_disk(try_root))) {
         if (now_ns() > deadline) {
             errno = ETIMEDOUT;
-            die("no virtio disk with the serial \"" ROOT_SERIAL "\" after 10 s");
+            die(root_is_pmem ? "no /dev/pmem0 after 10 s"
+                             : "no virtio disk named \"" ROOT_DISK "\" after 10 s");
         }
         nap_us(1000);
     }
@@ -169,13 +252,13 @@ void enter_root(void)
         die("switch to the root disk");
 }
 
-static int link_disk(const char *name, const char *serial)
+static int link_disk(const char *device, const char *name)
 {
     char path[64], target[300];
 
-    if (!strchr(serial, '/')) {
-        snprintf(path, sizeof path, "/dev/disk/by-serial/%s", serial);
-        snprintf(target, sizeof target, "../../%s", name);
+    if (!strchr(name, '/')) {
+        snprintf(path, sizeof path, "/dev/disk/by-serial/%s", name);
+        snprintf(target, sizeof target, "../../%s", device);
         if (symlink(target, path) && errno != EEXIST)
             say("link %s: %s", path, strerror(errno));
     }
@@ -243,9 +326,20 @@ static void start_cpus(void)
 void settle_host(void)
 {
     int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm = -1;
+    int huge = open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_WRONLY | O_CLOEXEC);
+
+    /* memory files, too, may have the huge pages that a VMM asks for guest memory */
+    if (huge < 0 || write(huge, "advise", 6) != 6)
+        say("huge pages of memory files: %s", strerror(errno));
+    close(huge);
 
     if (mkdir("/sys/fs/cgroup/held", 0755) && errno != EEXIST)
         say("cgroup: %s", strerror(errno));
+    /* the first limit of CPU time is another such switch */
+    int limit = open("/sys/fs/cgroup/held/cpu.max", O_WRONLY | O_CLOEXEC);
+    if (limit < 0 || write(limit, "100000", 6) < 0)
+        say("cpu.max: %s", strerror(errno));
+    close(limit);
     /* with its local APIC, whose state has a switch of that kind, too */
     if (kvm >= 0 && ((vm = ioctl(kvm, KVM_CREATE_VM, 0)) < 0 || ioctl(vm, KVM_CREATE_IRQCHIP)
                      || ioctl(vm, KVM_CREATE_VCPU, 0) < 0))

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -28,6 +29,7 @@
 #include <unistd.h>
 
 #define SSH_PORT 22
+#define ADOPTION_PORT 1023   /* harness/agent/identity.py */
 
 static char *const ENVIRONMENT[] = {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", NULL,
@@ -60,6 +62,8 @@ void say(const char *format, ...)
     if (length > (int)sizeof line - 2)
         length = sizeof line - 2;
     line[length++] = '\n';
+    if (console < 0)   /* one that needs a module (hvc0) is not there at first */
+        console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
     if (console >= 0 && write(console, line, length) < 0)
         return;   /* nobody else to tell */
 }
@@ -89,7 +93,7 @@ static void end_machine(int command)
     die("reboot");
 }
 
-static pid_t start(char *const argv[], char *const environment[], int fd)
+pid_t start(char *const argv[], char *const environment[], int in, int out)
 {
     pid_t child = fork();
 
@@ -99,10 +103,10 @@ static pid_t start(char *const argv[], char *const environment[], int fd)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
-    if (fd >= 0) {
+    if (in >= 0) {
         int null = open("/dev/null", O_WRONLY);
-        dup2(fd, 0);
-        dup2(fd, 1);
+        dup2(in, 0);
+        dup2(out, 1);
         dup2(null, 2);
     }
     execve(argv[0], argv, environment);
@@ -116,7 +120,7 @@ static void run_rc(void)
 
     if (access(argv[0], X_OK))
         return;
-    pid_t child = start(argv, ENVIRONMENT, -1);
+    pid_t child = start(argv, ENVIRONMENT, -1, -1);
     waitpid(child, NULL, 0);
 }
 
@@ -124,7 +128,7 @@ static void run_rc(void)
 static void start_sshd(void)
 {
     static char *const argv[] = {"/usr/sbin/sshd", "-D", NULL};
-    pid_t child = start(argv, ENVIRONMENT, -1);
+    pid_t child = start(argv, ENVIRONMENT, -1, -1);
     int status;
 
     while (!tcp_listens(SSH_PORT)) {
@@ -134,25 +138,6 @@ static void start_sshd(void)
         }
         nap_us(5000);
     }
-}
-
-/* One SSH server for each connection, inetd style: no daemon to wait for at boot. */
-static void serve(int listener)
-{
-    static char *const argv[] = {
-        "/usr/sbin/dropbear", "-i", "-s", "-m", "-W", "1048576", "-r", "/run/harness/dropbear_key", NULL,
-    };
-    /* dropbear wants to name its peer, which fails for AF_VSOCK: vsockname.c answers for it */
-    static char *const environment[] = {
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
-        "LD_PRELOAD=/usr/lib/harness/vsockname.so", NULL,
-    };
-    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-
-    if (fd < 0)
-        return;
-    start(argv, environment, fd);
-    close(fd);
 }
 
 static int open_signals(void)
@@ -183,12 +168,16 @@ static void handle_signals(int signals)
         ;
 }
 
-static void open_console(void)
+/* By a process that has the CPU when nobody else wants it: SSH's log-in does. */
+static void load_in_background(void)
 {
-    /* The kernel gives init the console as 0, 1, 2, unless the initramfs lacks the node. */
-    console = fcntl(1, F_GETFD) < 0 ? -1 : fcntl(1, F_DUPFD_CLOEXEC, 3);
-    if (console < 0)
-        console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+    struct sched_param none = {0};
+
+    if (is_host || fork())
+        return;
+    sched_setscheduler(0, SCHED_IDLE, &none);
+    load_late_modules();
+    _exit(0);
 }
 
 static void boot(void)
@@ -207,37 +196,60 @@ static void boot(void)
     run_rc();
 }
 
+static struct server servers[2];
+static int server_count;
+
+static void open_listeners(void)
+{
+    int fd = listen_vsock(SSH_PORT);
+
+    if (fd >= 0)
+        open_server(&servers[server_count++], fd);
+    else if (!has_ip())
+        die("vsock listener");
+    if (has_ip()) {
+        if ((fd = listen_tcp(SSH_PORT)) < 0)
+            die("TCP listener");
+        open_server(&servers[server_count++], fd);
+    }
+}
+
 int main(void)
 {
-    struct pollfd wait[3];
-    struct pollfd *end = wait;
+    enum { SIGNALS, ADOPTION, SERVERS };
+    struct pollfd wait[SERVERS + 2] = {{.fd = -1}};
 
-    open_console();
+    console = fcntl(1, F_DUPFD_CLOEXEC, 3);   /* the kernel gives it to init as 0, 1, 2 */
     mark("init");
     boot();
-    *end++ = (struct pollfd){.fd = open_signals(), .events = POLLIN};
-    if (is_host) {
+    wait[SIGNALS].fd = open_signals();
+    wait[ADOPTION].fd = is_host ? -1 : listen_vsock(ADOPTION_PORT);
+    if (is_host)
         start_sshd();
-    } else {
-        int fd = listen_vsock(SSH_PORT);
-        if (fd >= 0)
-            *end++ = (struct pollfd){.fd = fd, .events = POLLIN};
-        else if (!has_ip())
-            die("vsock listener");
-        if (has_ip()) {
-            if ((fd = listen_tcp(SSH_PORT)) < 0)
-                die("TCP listener");
-            *end++ = (struct pollfd){.fd = fd, .events = POLLIN};
-        }
-    }
+    else
+        open_listeners();
     mark("sshd");
+    for (int i = 0; i < SERVERS + server_count; i++)
+        wait[i].events = POLLIN;
+    load_in_background();
     for (;;) {
-        if (poll(wait, end - wait, -1) < 0)
+        int timeout = -1;
+        for (int i = 0; i < server_count; i++) {
+            int due = server_wait(&servers[i]);
+            wait[SERVERS + i].fd = server_fd(&servers[i]);
+            if (due >= 0 && (timeout < 0 || due < timeout))
+                timeout = due;
+        }
+        if (poll(wait, SERVERS + server_count, timeout) < 0)
             continue;
-        if (wait[0].revents)
-            handle_signals(wait[0].fd);
-        for (struct pollfd *p = wait + 1; p < end; p++)
-            if (p->revents & POLLIN)
-                serve(p->fd);
+        if (wait[SIGNALS].revents)
+            handle_signals(wait[SIGNALS].fd);
+        if (wait[ADOPTION].revents)
+            adopt(wait[ADOPTION].fd);
+        for (int i = 0; i < server_count; i++)
+            if (wait[SERVERS + i].revents)
+                serve(&servers[i]);
+        for (int i = 0; i < server_count; i++)
+            start_due(&servers[i]);
     }
 }

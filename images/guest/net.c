@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <net/route.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -67,13 +68,8 @@ static void add_default_route(int fd, in_addr_t gateway)
 /* The value of harness.ip= on the kernel command line, or the image's own. */
 static void choose_ip(void)
 {
-    static char line[4096];
-
-    strcpy(ip, ip_default);
-    read_file("/proc/cmdline", line, sizeof line);
-    for (char *word = strtok(line, " \n"); word; word = strtok(NULL, " \n"))
-        if (!strncmp(word, "harness.ip=", 11))
-            snprintf(ip, sizeof ip, "%s", word + 11);
+    if (!option("harness.ip", ip, sizeof ip))
+        strcpy(ip, ip_default);
 }
 
 static void wait_for_interface(void)
@@ -89,33 +85,62 @@ static void wait_for_interface(void)
     }
 }
 
-/* lo always; eth0 by "ADDRESS/PREFIX[,GATEWAY]" if there is one. */
+/* eth0 by "ADDRESS/PREFIX[,GATEWAY]"; an address that it had before goes, with its routes. */
+static void configure_interface(int fd, const char *told)
+{
+    char text[sizeof ip];
+
+    snprintf(text, sizeof text, "%s", told);
+    char *gateway = strchr(text, ','), *prefix = strchr(text, '/');
+    if (gateway)
+        *gateway++ = 0;
+    int bits = prefix ? atoi(prefix + 1) : 32;
+    if (prefix)
+        *prefix = 0;
+    errno = EINVAL;
+    if (inet_addr(text) == INADDR_NONE || bits < 1 || bits > 32)
+        die("harness.ip");
+    wait_for_interface();
+    set_address(fd, SIOCSIFADDR, inet_addr(text), "address");
+    set_address(fd, SIOCSIFNETMASK, htonl(~0u << (32 - bits)), "netmask");
+    bring_up(fd, INTERFACE);
+    if (gateway)
+        add_default_route(fd, inet_addr(gateway));
+}
+
+/* lo always; eth0 if there is one. */
 void configure_network(void)
 {
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
     bring_up(fd, "lo");
     choose_ip();
-    if (has_ip()) {
-        char text[sizeof ip];
-        strcpy(text, ip);
-        char *gateway = strchr(text, ','), *prefix = strchr(text, '/');
-        if (gateway)
-            *gateway++ = 0;
-        int bits = prefix ? atoi(prefix + 1) : 32;
-        if (prefix)
-            *prefix = 0;
-        errno = EINVAL;
-        if (inet_addr(text) == INADDR_NONE || bits < 1 || bits > 32)
-            die("harness.ip");
-        wait_for_interface();
-        set_address(fd, SIOCSIFADDR, inet_addr(text), "address");
-        set_address(fd, SIOCSIFNETMASK, htonl(~0u << (32 - bits)), "netmask");
-        bring_up(fd, INTERFACE);
-        if (gateway)
-            add_default_route(fd, inet_addr(gateway));
-    }
+    if (has_ip())
+        configure_interface(fd, ip);
     close(fd);
+}
+
+int set_ip(const char *told)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    configure_interface(fd, told);
+    close(fd);
+    return 0;
+}
+
+int set_mac(const char *text)
+{
+    struct ifreq r = {.ifr_name = INTERFACE, .ifr_hwaddr.sa_family = ARPHRD_ETHER};
+    unsigned char *mac = (unsigned char *)r.ifr_hwaddr.sa_data;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    errno = EINVAL;
+    int failed = sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", mac, mac + 1, mac + 2, mac + 3,
+                        mac + 4, mac + 5) != 6
+                 || ioctl(fd, SIOCSIFHWADDR, &r);
+    close(fd);
+    return failed;
 }
 
 static int listening(int fd, const void *address, socklen_t size)

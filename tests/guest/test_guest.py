@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import GuestEnded, HarnessError, ProvisionError, SSHError
+from harness.guest.devices import PortDevice
 from harness.guest.factory import GuestFactory
-from harness.guest.guest import Guest, describe
+from harness.guest.guest import Guest
+from harness.guest.timeline import CLONE_STAGES
+from harness.guest.watched import describe
 from harness.hosts.base import Stream
 from harness.hypervisors.base import End, Events, GuestSpec
 from images.store import GuestImage
@@ -91,18 +95,11 @@ def guest(puppet: Puppet, tmp_path: Path) -> Guest:
     return Guest(puppet, spec)
 
 
-@pytest.mark.parametrize("reason", ["reset", "triple-fault", "power-off"])
-def test_a_reset_after_a_panic_is_a_panic(guest: Guest, puppet: Puppet, reason: str) -> None:
-    puppet.say("[  2.1] Kernel panic - not syncing: VFS: no root", "[  2.1] CPU: 0 PID: 1")
-    puppet.end(reason)
-    assert guest.end is not None
-    assert describe(guest.end) == "panic: Kernel panic - not syncing: VFS: no root"
-
-
-def test_a_killed_vmm_stays_a_killed_vmm(guest: Guest, puppet: Puppet) -> None:
-    puppet.say("Kernel panic - not syncing: earlier")
-    puppet.end("killed", "signal 9")
-    assert describe(guest.end) == "killed: signal 9"
+@pytest.mark.parametrize("reason", ["panic", "reset", "power-off", "killed"])
+def test_the_hypervisor_says_how_it_ended(guest: Guest, puppet: Puppet, reason: str) -> None:
+    puppet.say("[  2.1] Kernel panic - not syncing: VFS: no root")
+    puppet.end(reason, "why")
+    assert describe(guest.end) == f"{reason}: why"
 
 
 def test_waiting_ends_at_once_with_the_guest(puppet: Puppet, tmp_path: Path) -> None:
@@ -181,3 +178,85 @@ def test_names_differ_and_carry_prefix_and_label(puppet: Puppet, tmp_path: Path)
     names = [factory.launch(label).name for label in ("test_it[a/b c]", "", "x" * 99)]
     assert names == ["ab12cd-gw3-0-test-it-a-b-c", "ab12cd-gw3-1", "ab12cd-gw3-2-" + "x" * 24]
     assert checked == ["d"] * 3
+
+
+class Cloner(Puppet):
+    """A Puppet that has snapshots, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.host = self
+        self.commands: list[str] = []
+        self.cloned: list[str] = []
+        self.full = False
+
+    def run(self, argv: Sequence[str]) -> None:
+        self.commands.append(argv[0])
+
+    def scratch(self) -> str:
+        return "/scratch"
+
+    def snapshot(self, folder: str) -> int:
+        if self.full:
+            raise HarnessError("no space left")
+        return 4096
+
+    def clone(self, folder: str, spec: GuestSpec, events: Events) -> Cloner:
+        self.events = events
+        self.cloned.append(folder)
+        events.on_mark("create", time.monotonic_ns())
+        events.on_mark("restored", time.monotonic_ns())
+        return self
+
+
+def ordered(tmp_path: Path) -> GuestSpec:
+    return GuestSpec(name="g1", image=image(tmp_path), boot_timeout=0.3)
+
+
+def test_a_clone_is_asked_only_when_it_has_its_own_identity(tmp_path: Path) -> None:
+    cloner = Cloner()
+    guest = Guest(cloner, ordered(tmp_path))
+    with guest.snapshot() as taken:
+        clone = Guest(cloner, replace(taken.spec, name="g2"), origin=taken)
+    assert cloner.commands == ["mkdir", "rm"]
+    assert cloner.cloned == [taken.folder]
+    assert clone.facts["cloned_from"] == "g1"
+    cloner.say("harness: sshd 1")  # a program may print that: it is no stage of a clone's
+    with pytest.raises(ProvisionError, match="did not reach 'adopted'"):
+        clone.wait_ready()
+    cloner.events.on_mark("adopted", time.monotonic_ns())
+    assert clone.timeline.missing == "ready"
+    assert [line.split()[0] for line in clone.timeline.lines()] == list(CLONE_STAGES)
+
+
+def test_guests_that_cannot_be_cloned_are_refused(tmp_path: Path) -> None:
+    cloner = Cloner()
+    spec = ordered(tmp_path)
+    make = GuestFactory(cloner, spec.image, 1, 128, 1.0, "g")
+    with (
+        Guest(cloner, spec).snapshot() as taken,
+        pytest.raises(ProvisionError, match=r"guest g1 cannot be cloned: it has no vsock"),
+    ):
+        make.clone(taken)
+    guest = Guest(cloner, spec)
+    guest.spec = replace(spec, devices=(PortDevice(),))
+    with (
+        guest.snapshot() as taken,
+        pytest.raises(ProvisionError, match=r"it has devices of a test's own"),
+    ):
+        make.clone(taken)
+    assert not cloner.cloned
+
+
+def test_a_snapshot_that_fails_leaves_no_files(tmp_path: Path) -> None:
+    cloner = Cloner()
+    cloner.full = True
+    with pytest.raises(HarnessError, match="no space"):
+        Guest(cloner, ordered(tmp_path)).snapshot()
+    assert cloner.commands == ["mkdir", "rm"]
+
+
+def test_a_hypervisor_without_snapshots_says_so(guest: Guest) -> None:
+    with pytest.raises(HarnessError, match="puppet has no snapshots") as caught:
+        guest.snapshot()
+    assert "--hypervisor=kvm" in caught.value.mend

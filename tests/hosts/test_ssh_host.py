@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness.errors import CommandError, HostError
+from harness.errors import CommandError, HostError, SSHError
 from harness.hosts.ssh import SSHHost, client_keys, known_host_key, parse_url
+from harness.hosts.standing import StandingRelay
 from tests.sshd import LoopbackServer, make_key
 
 
@@ -145,3 +148,51 @@ def test_lost_session_is_opened_again(server: LoopbackServer, host: SSHHost) -> 
 def test_vsock_refused(host: SSHHost) -> None:
     with pytest.raises(OSError, match="vsock 2147483648:22"):
         host.connect_vsock(2**31, 22, 0.2)
+
+
+def standing(host: SSHHost) -> StandingRelay:
+    relay = host._standing_relay()
+    assert relay is not None
+    return relay
+
+
+def test_one_relay_stands_for_all_connections_and_ends_with_the_session(host: SSHHost) -> None:
+    relay = standing(host)
+    for _ in range(2):
+        with pytest.raises(OSError, match="vsock 2147483648:22"):
+            relay.connect(host._session(), 2**31, 22, 0.2)
+    assert standing(host) is relay
+    host.close()
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", relay._port), 1.0).close()
+        except OSError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the relay still listens")
+
+
+@pytest.mark.parametrize("said", [b"", b"\n", b"wrong 2 22 1.0\n", b"x" * 1000])
+def test_the_relay_serves_no_stranger(host: SSHHost, said: bytes) -> None:
+    relay = standing(host)
+    with socket.create_connection(("127.0.0.1", relay._port), 5.0) as stranger:
+        stranger.sendall(said)
+        stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(100) == b""
+    with pytest.raises(OSError, match="vsock"):
+        relay.connect(host._session(), 2**31, 22, 0.2)
+
+
+def test_without_forwarding_each_connection_has_a_process(
+    server: LoopbackServer, known: Path
+) -> None:
+    server.configure("AllowTcpForwarding no")
+    host = open_host(server, known)
+    with pytest.raises(SSHError, match="does not forward"):
+        standing(host).connect(host._session(), 2**31, 22, 0.2)
+    for _ in range(2):
+        with pytest.raises(OSError, match="vsock 2147483648:22"):
+            host.connect_vsock(2**31, 22, 0.2)
+    assert host._relay is None
+    host.close()

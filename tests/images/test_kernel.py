@@ -13,7 +13,7 @@ import lz4.block
 import pytest
 
 from harness.errors import ImageError
-from images.kernel import vmlinux
+from images.kernel import read, vmlinux
 
 
 def elf(*, pvh: bool = True, machine: int = 62) -> bytes:
@@ -97,6 +97,22 @@ def test_no_kernel_is_refused_with_the_reason(tmp_path: Path, data: bytes, why: 
     assert why in caught.value.cause
     assert str(path) in caught.value.cause
     assert "CONFIG_PVH" in caught.value.mend
+
+
+def test_a_vmlinux_without_a_note_may_do(tmp_path: Path) -> None:
+    assert vmlinux(write(tmp_path, elf(pvh=False)), pvh=False) == elf(pvh=False)
+
+
+def test_a_kernel_is_read_as_it_is(tmp_path: Path) -> None:
+    packed = bzimage(lz4_legacy(elf()), 1)
+    assert read(write(tmp_path, packed)) == packed
+
+
+@pytest.mark.parametrize("reader", [vmlinux, read])
+def test_a_whole_disk_is_no_kernel(tmp_path: Path, reader: Callable[[Path], bytes]) -> None:
+    with pytest.raises(ImageError, match="is a disk with a DOS/MBR boot sector") as caught:
+        reader(write(tmp_path, bytes(510) + b"\x55\xaa" + bytes(4096)))
+    assert "the kernel and the initramfs that are in it" in caught.value.mend
 
 
 def test_missing_file_is_an_image_error(tmp_path: Path) -> None:

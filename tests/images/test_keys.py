@@ -23,8 +23,8 @@ def test_made_once_and_private(tmp_path: Path) -> None:
 
 def test_paramiko_loads_the_client_key_and_it_matches_the_public_line(tmp_path: Path) -> None:
     made = keys.ensure(tmp_path / "keys")
-    loaded = paramiko.Ed25519Key.from_private_key_file(str(made.client))
-    assert made.client_public.split()[:2] == ["ssh-ed25519", loaded.get_base64()]
+    loaded = paramiko.RSAKey.from_private_key_file(str(made.client))
+    assert made.client_public.split()[:2] == ["ssh-rsa", loaded.get_base64()]
     assert made.host_public.split()[0] == "ssh-ed25519"
     assert made.host_public.split()[1] != made.client_public.split()[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 from images.build import compile_c
 
-TOOLS = {"hv-exits": ("tools/hv-exits.c",), "hv-end": ("tools/hv-end.c",)}
-INIT = ("init.c", "boot.c", "net.c")
+NAMES = ("hv-exits", "hv-end", "hv-hostile", "hv-rr")
+TOOLS = {name: (f"tools/{name}.c",) for name in NAMES}
+INIT = ("init.c", "boot.c", "net.c", "serve.c", "adopt.c")
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +73,54 @@ def test_bad_usage_of_hv_exits(tools: Path, arguments: list[str]) -> None:
     assert done.stdout == ""
 
 
+def test_hv_rr_counts_round_trips(tools: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    server = subprocess.Popen([tools / "hv-rr", port], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    with server.stdout as printed:
+        assert printed.readline() == b"listening\n"
+        for _ in range(2):  # one client after the other
+            done = run(tools, "hv-rr", "127.0.0.1", port, "0.1")
+            words = done.stdout.split()
+            assert words[::2] == ["trips", "seconds", "p50", "p99"], done
+            trips, seconds, middle, last = map(float, words[1::2])
+            assert trips > 0
+            assert seconds >= 0.1
+            assert 0 < middle <= last
+        server.kill()
+    server.wait()
+
+
+@pytest.mark.parametrize("arguments", [[], ["1.2.3.4", "1"], ["no.address", "1", "1"]])
+def test_bad_usage_of_hv_rr(tools: Path, arguments: list[str]) -> None:
+    done = run(tools, "hv-rr", *arguments)
+    assert done.returncode == 2
+    assert "usage: hv-rr" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["explode"], ["panic", "now"]])
 def test_bad_usage_of_hv_end_ends_nothing(tools: Path, arguments: list[str]) -> None:
     done = run(tools, "hv-end", *arguments)
     assert done.returncode == 2
     assert "usage: hv-end" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["explode"], ["loop"], ["loop", "/dev/null", "0", "1"], ["memory", "/dev/null"]],
+)
+def test_bad_usage_of_hv_hostile_harms_nothing(tools: Path, arguments: list[str]) -> None:
+    done = run(tools, "hv-hostile", *arguments)
+    assert done.returncode == 2
+    assert "usage: hv-hostile" in done.stderr
+
+
+@pytest.mark.parametrize("device", ["/absent", "/dev/null", "/sys/kernel"])
+def test_hv_hostile_wants_a_device_to_spare(tools: Path, device: str) -> None:
+    done = run(tools, "hv-hostile", "honest", device)
+    assert done.returncode == 1
+    assert device in done.stderr or "/sys" in done.stderr
 
 
 def test_preloaded_names_leave_other_sockets_alone(tmp_path: Path) -> None:

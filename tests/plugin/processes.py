@@ -148,14 +148,19 @@ class ProcessMachine:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
+        panic = ""
         with self.process.stdout as console:
             for line in console:
                 self._events.on_console(time.monotonic_ns(), line.rstrip("\n"))
+                panic = panic or (line.strip() if line.startswith("Kernel panic") else "")
         status = self.process.wait()
         for server in self._servers:
             server.close()
         reason = "stopped" if self._stopped else ENDS.get(status, "vmm-error")
-        self._events.on_end(End(reason, f"status {status}", time.monotonic_ns()))
+        detail = f"status {status}"
+        if reason == "reset" and panic:  # only who runs a machine can tell this from its words
+            reason, detail = "panic", panic
+        self._events.on_end(End(reason, detail, time.monotonic_ns()))
 
     def connect(self, port: int, timeout: float) -> Stream:
         """See Machine: an SSH server of its own at the other end of a socket pair."""

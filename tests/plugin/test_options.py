@@ -36,6 +36,8 @@ def test_the_ini_file_sets_what_the_command_line_does_not(
         guest_memory = 128
         guest_vcpus = 2
         guest_boot_timeout = 7.5
+        guest_network = none
+        guest_ssh = vsock
         guest_artifacts = kept
         """
     )
@@ -44,6 +46,7 @@ def test_the_ini_file_sets_what_the_command_line_does_not(
         def test_it(guest):
             spec = guest.spec
             assert (spec.vcpus, spec.memory, spec.boot_timeout) == (2, 64, 7.5)
+            assert (spec.network, spec.ssh) == ("none", "vsock")
         """,
         "--guest-memory=64",
         hypervisor="",
@@ -60,7 +63,10 @@ def test_the_ini_file_sets_what_the_command_line_does_not(
         (["--guest-memory=much"], "--guest-memory: 'much': invalid literal"),
         (["--guest-vcpus=0"], "--guest-vcpus: '0': must be at least 1"),
         (["--guest-boot-timeout=nan"], "must be a number of seconds above 0"),
+        (["--guest-network=lan"], "must be one of auto, bridge, passt, none"),
+        (["--guest-ssh=telnet"], "must be one of auto, vsock, network"),
         (["--guest-keep=some"], "must be one of no, failed, always"),
+        (["--guest-boot=floppy"], "must be one of auto, pvh, linux64"),
         (["--gate=maybe"], "must be one of off, report, fail"),
         (["--gate=fail"], "--gate: comparing runs is not implemented yet"),
         (["--baseline=x"], "--baseline: comparing runs is not implemented yet"),
@@ -85,7 +91,7 @@ def test_our_markers_are_known_and_no_other_plugin_s_clash(run: Run) -> None:
         """
         import pytest
 
-        @pytest.mark.guest(vcpus=1, memory=32)
+        @pytest.mark.guest(vcpus=1, memory=32, network="bridge", ssh="network")
         @pytest.mark.requires_kvm_cap("IRQCHIP")
         @pytest.mark.exclusive_host
         @pytest.mark.slow
@@ -93,6 +99,7 @@ def test_our_markers_are_known_and_no_other_plugin_s_clash(run: Run) -> None:
         @pytest.mark.benchmark(group="x")
         def test_it(guest):
             assert guest.spec.memory == 32
+            assert (guest.spec.network, guest.spec.ssh) == ("bridge", "network")
         """,
         "--strict-markers",
     )
@@ -108,12 +115,12 @@ def test_a_guest_marker_with_unknown_words_is_refused(run: Run) -> None:
         """
         import pytest
 
-        @pytest.mark.guest(cpus=2)
+        @pytest.mark.guest(cores=2)
         def test_it(guest): pass
         """
     )
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*the marker guest takes vcpus=*, not cpus"])
+    result.stdout.fnmatch_lines(["*the marker guest takes *vcpus=*, not cores"])
 
 
 def test_another_plugin_s_fixture_of_our_name_starts_nothing(

@@ -335,7 +335,7 @@ def test_a_guest_that_cannot_be_stopped_is_an_error_naming_it(run: Run) -> None:
 
         @pytest.fixture(autouse=True)
         def impatient(monkeypatch):
-            monkeypatch.setattr("harness.guest.guest.STOP_TIMEOUT", 0.1)
+            monkeypatch.setattr("harness.guest.watched.STOP_TIMEOUT", 0.1)
 
         @pytest.mark.guest(cmdline="stubborn")
         def test_it(guest):

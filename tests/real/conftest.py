@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
+from harness.hosts.emulated import EmulatedHost
 from harness.hypervisors.base import Hypervisor
 from harness.hypervisors.kvm import KvmHypervisor
 from harness.session import session_of
 from images import store
 from images.store import GuestImage
+from tests.conftest import HOSTS, EmulatedHosts
 
 # pytester forgets modules that its inner run imports; numpy and its like bear only one import.
 for module in ("harness.keep", "harness.recorder", "reports.run", "reports.terminal"):
@@ -46,6 +49,38 @@ for pid in set(filter(str.isdigit, os.listdir("/proc"))) - {"1"}:
         continue
 print(json.dumps(found))
 """
+
+
+# What becomes of a guest that QEMU's CPU gave an interrupt at the wrong time (CODE_BUFFER in
+# harness/hosts/qemu.py): it ends, or it hangs. No fault of ours, and rare: about one clone of 150.
+NOT_OURS = (
+    "triple-fault: vCPU",
+    "Fatal exception in interrupt",
+    "did not take its identity",
+    "SSHLate",
+)
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Once more, on a new emulated host, where a guest of one failed that way; said aloud.
+
+    pytest asks for every test of the session, also those of other folders.
+    """
+    if "emulated_host" not in getattr(item, "fixturenames", ()):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    said = [one.longreprtext for one in reports if one.failed]
+    hosts = item.config.stash.get(HOSTS, None)
+    unsound = bool(said) and hosts is not None and hosts.unsound
+    if unsound or any(sign in text for text in said for sign in NOT_OURS):
+        session_of(item.config).progress(f"{item.nodeid}: once more, for a fault of QEMU's")
+        item.session._setupstate.teardown_exact(None)
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 class Lent:
@@ -94,16 +129,14 @@ def image() -> GuestImage:
     return store.guest_image(lambda text: None, CACHE_HOME / "pytest-hypervisor" / "images")
 
 
-@pytest.fixture(scope="session")
-def kvm(emulated_host: Host, pytestconfig: pytest.Config) -> Iterator[KvmHypervisor]:
-    """Our VMM on the emulated host: the plugin's own where it is that."""
-    own = session_of(pytestconfig).hypervisor
-    if isinstance(own, KvmHypervisor) and own.host is emulated_host:
-        yield own
-        return
-    hypervisor = KvmHypervisor(emulated_host, lambda text: None)
-    yield hypervisor
-    hypervisor.close()
+@pytest.fixture(scope="module")
+def kvm(emulated_hosts: EmulatedHosts, emulated_host: EmulatedHost) -> KvmHypervisor:
+    """Our VMM on the emulated host."""
+
+    def make() -> KvmHypervisor:
+        return KvmHypervisor(emulated_host, lambda text: None)
+
+    return emulated_hosts.keep("kvm", make, KvmHypervisor.close)
 
 
 @pytest.fixture
@@ -115,12 +148,14 @@ def guests(kvm: KvmHypervisor, image: GuestImage) -> Iterator[GuestFactory]:
         guest.stop()
 
 
-@pytest.fixture(scope="package")
-def standing(kvm: KvmHypervisor, image: GuestImage) -> Iterator[Guest]:
+@pytest.fixture(scope="module")
+def standing(emulated_hosts: EmulatedHosts, kvm: KvmHypervisor, image: GuestImage) -> Guest:
     """One guest (2 vCPUs, 256 MiB) for all tests that leave it as it is."""
-    guest = factory(kvm, image, lambda made: None)("standing", vcpus=2, memory=256)
-    yield guest
-    guest.stop()
+
+    def make() -> Guest:
+        return factory(kvm, image, lambda made: None)("standing", vcpus=2, memory=256)
+
+    return emulated_hosts.keep("standing", make, Guest.stop)
 
 
 @pytest.fixture

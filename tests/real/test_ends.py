@@ -18,7 +18,8 @@ from tests.real.conftest import factory, kvm_pids
 pytestmark = pytest.mark.emulated
 CGROUPS = "/sys/fs/cgroup/pytest-hypervisor"
 END_IT = {
-    "power-off": "hv-end power-off",
+    # only words: the kernel did not panic
+    "power-off": "echo 'Kernel panic - not syncing: no' >/dev/console; hv-end power-off",
     "reset": "hv-end reset",
     "triple-fault": "hv-end triple-fault",
     "panic": "hv-end panic",

@@ -2,18 +2,77 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import struct
+from collections.abc import Callable
 from typing import Any, cast
 
-from harness.vmm.devices.bus import Buses
+from harness.kvm import structs
+from harness.kvm.vm import Vm
+from harness.vmm.devices.bus import Buses, Device
 from harness.vmm.devices.pci import HostBridge
 from harness.vmm.devices.virtio.queue import Ring
 from harness.vmm.devices.virtio.transport import StartedQueue, VirtioPci
-from harness.vmm.kvm.vm import Vm
 from harness.vmm.memory import Memory
 
 F_VERSION_1 = 1 << 32
+
+
+class FakeVcpu:
+    """A vCPU that runs nothing: its state is a few dictionaries."""
+
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # knows none of KVM's ioctls
+    asking = stepping = False
+    thread = None
+
+    def __init__(self, buses: Buses) -> None:
+        self.index = 0
+        self.pio: Device = buses.pio
+        self.mmio: Device = buses.mmio
+        self.before_end: Callable[[int], object] = lambda reason: None
+        self.paused = False
+        self._general = dict.fromkeys(structs.REGISTER_NAMES, 0)
+        self._special: dict[str, tuple[int, ...]] = {}
+        for names, count in (
+            (structs.SEGMENT_NAMES, len(structs.Segment._fields)),
+            (structs.TABLE_NAMES, 2),
+            (structs.CONTROL_NAMES, 1),
+        ):
+            self._special.update(dict.fromkeys(names, (0,) * count))
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def registers(self) -> dict[str, int]:
+        return dict(self._general)
+
+    def set_registers(self, values: dict[str, int]) -> None:
+        self._general = {name: values.get(name, 0) for name in structs.REGISTER_NAMES}
+        structs.REGS.pack(*self._general.values())
+
+    def special(self) -> dict[str, tuple[int, ...]]:
+        return dict(self._special)
+
+    def set_special(self, values: dict[str, tuple[int, ...]]) -> None:
+        for name, fields in values.items():
+            assert len(fields) == len(self._special[name])
+            struct.pack(f"<{len(fields)}Q", *fields)
+        self._special.update(values)
+
+    def later(self, action: Callable[[], None]) -> None:
+        with contextlib.suppress(OSError):  # KVM's own part: there is none
+            action()
+
+    def step(self, timeout: float) -> bool:
+        return True
+
+    def cancel_step(self) -> None:
+        self.paused = True
 
 
 class FakeVm:
@@ -24,6 +83,10 @@ class FakeVm:
         self.routes: dict[int, tuple[int, int]] = {}
         self.irqfds: dict[int, int] = {}
         self.ioeventfds: dict[int, int] = {}
+
+    def irq_line(self, gsi: int, level: int) -> None:
+        assert 0 <= gsi < 24
+        assert level in (0, 1)
 
     def allocate_gsi(self) -> int:
         self.gsis += 1
@@ -64,21 +127,30 @@ class FakeBackend:
     queues = 2
     features = 0b101
     config = bytes(range(12))
+    own_config = False
 
     def __init__(self) -> None:
         self.started: list[StartedQueue] | None = None
         self.accepted = 0
         self.log: list[str] = []
 
+    def take_config(self, config: bytes) -> bool:
+        return config == self.config
+
     def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
         assert self.started is None, "started twice"
         self.started, self.accepted = queues, features
         self.log.append("start")
 
-    def stop(self) -> None:
+    def write_config(self, offset: int, data: bytes) -> None:
+        self.log.append("config")
+
+    def stop(self) -> dict[int, int]:
         assert self.started is not None, "stopped, but it was not running"
+        bases = {queue.number: queue.base for queue in self.started}
         self.started = None
         self.log.append("stop")
+        return bases
 
 
 class Board:

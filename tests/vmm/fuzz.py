@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TypeVar
 
-from harness.vmm.errors import ConfigError, GuestFault, MachineEnd
+from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
 
 T = TypeVar("T")
 

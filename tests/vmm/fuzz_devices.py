@@ -5,20 +5,23 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
+from typing import cast
 
+from harness.kvm.errors import GuestFault
+from harness.kvm.vm import Vm
 from harness.vmm.console import Console
-from harness.vmm.devices import power
+from harness.vmm.devices import fwcfg, power, testdev
 from harness.vmm.devices.bus import Buses
 from harness.vmm.devices.pci import IO_SIZE, IO_START, MMIO_SIZE, MMIO_START
 from harness.vmm.devices.serial import Serial
 from harness.vmm.devices.virtio.block import Block
 from harness.vmm.devices.virtio.queue import MAX_SIZE, Queue, Ring
 from harness.vmm.devices.virtio.transport import VirtioPci
-from harness.vmm.errors import GuestFault
 from harness.vmm.memory import Memory
-from tests.vmm.fakes import F_VERSION_1, Board, FakeBackend
+from tests.vmm.fakes import F_VERSION_1, Board, FakeBackend, FakeVm
 from tests.vmm.fuzz import Source
 
 MEMORY = 1 << 20
@@ -130,7 +133,7 @@ def block(source: Source) -> None:
     queue = Queue(memory(), Ring(8, TABLE, AVAILABLE, USED), event_index=False)
     try:
         for chain in queue.pop():
-            written = disk._request(chain)
+            written = disk._request(0, chain)
             assert 0 < written <= sum(map(len, chain.writable))
             queue.push(chain, written)
     finally:
@@ -186,17 +189,24 @@ def is_ring(where: Ring) -> bool:
     return True
 
 
-def set_up(source: Source, device: VirtioPci) -> None:
+def set_up(source: Source, device: VirtioPci, queues: Iterable[int] = (0,)) -> None:
     """What a driver does until its device runs, mostly."""
     wild = source.number(32)
     for offset, size, value in (
         *((20, 1, 1), (20, 1, 3), (8, 4, 1), (12, 4, mostly(source, 1, 0, 3, wild))),
-        *((20, 1, 11), (22, 2, mostly(source, 0, 1, 2)), (24, 2, mostly(source, 8, 0, 3, 512))),
-        *((26, 2, mostly(source, 1, 2, 3, 0xFFFF)), (32, 4, mostly(source, TABLE, 8, wild))),
-        *((40, 4, mostly(source, AVAILABLE, 1, wild)), (48, 4, mostly(source, USED, 2, wild))),
-        *((28, 2, 1), (20, 1, 15)),
+        *((8, 4, 0), (12, 4, device._offered & mostly(source, 0, wild)), (20, 1, 11)),
     ):
         device.write(offset, size, value)
+    for number in queues:
+        for offset, size, value in (
+            *((22, 2, mostly(source, number, 1, 2)), (24, 2, mostly(source, 8, 0, 3, 512))),
+            *((26, 2, mostly(source, 1, 2, 3, 0xFFFF)), (32, 4, mostly(source, TABLE, 8, wild))),
+            (40, 4, mostly(source, AVAILABLE, 1, wild)),
+            (48, 4, mostly(source, USED, 2, wild)),
+            (28, 2, 1),
+        ):
+            device.write(offset, size, value)
+    device.write(20, 1, 15)
 
 
 def virtio(source: Source) -> None:
@@ -242,13 +252,33 @@ def serial_port(source: Source) -> None:
     assert all(a != b for a, b in pairwise(levels))
 
 
+def testdev_ports(source: Source) -> None:
+    """The test device's ports, its memory, the firmware configuration."""
+    buses = Buses()
+    testdev.attach(buses, cast(Vm, FakeVm()), memory())
+    buses.pio.add(fwcfg.SELECTOR, 2, fwcfg.FirmwareConfig(MEMORY, 1 + source.below(255)))
+    memory().write(DATA, b"here")
+    ports = (0xE0, 0xE4, 0xE8, 0x510, 0x510, 0x511, 0x511, testdev.IRQ_LINES, source.number(16))
+    cells = (testdev.IO_MEMORY, testdev.IO_MEMORY + 0xFFF8, source.number(32))
+    try:
+        while source:
+            access(source, buses, ports, port=True)
+            access(source, buses, cells, port=False)
+    finally:
+        assert bytes(memory().view(DATA, 4)) == b"here"
+
+
 def console(source: Source) -> None:
     lines: list[str] = []
     screen = Console(lambda at, text: lines.append(text))
     while source:
         text = source.pick((b"Kernel panic - not syncing: ", b"\r\n", b"\xff", source.raw(9)))
-        for value in text * (300 if source.below(32) == 0 else 1):
-            screen.byte(value)
+        text *= 300 if source.below(32) == 0 else 1
+        if source.chance():
+            screen.write(text)
+        else:
+            for value in text:
+                screen.byte(value)
         if source.chance():
             screen.flush_stale(-1)
     assert max(map(len, lines), default=0) <= 4096

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import socket
 import struct
 from functools import cache
 from typing import Any
 
-from harness.vmm.boot import pvh
-from harness.vmm.control import LINE_LIMIT, Channel, LineReader
+from harness.agent.control import LINE_LIMIT, Channel, LineReader
+from harness.agent.operations import serve
+from harness.agent.supervisor import Child, Supervisor
+from harness.kvm import state, structs
+from harness.kvm.errors import GuestFault
+from harness.vmm.boot import kernel as kernel_file
+from harness.vmm.boot import linux, pvh
+from harness.vmm.config import BOOT_WAYS, Config
 from harness.vmm.devices.bus import Buses
+from harness.vmm.devices.power import Pm1
 from harness.vmm.devices.serial import Serial
-from harness.vmm.errors import GuestFault
-from harness.vmm.machine import Config, Machine
-from harness.vmm.supervisor import Child, Supervisor
+from harness.vmm.devices.virtio.balloon import Balloon
+from harness.vmm.devices.virtio.console import VirtioConsole
+from harness.vmm.machine import Machine
+from harness.vmm.saved import Saved, pack, save
+from harness.vmm.snapshot import parse
+from tests.vmm.fakes import Board, FakeBackend
 from tests.vmm.fuzz import Source
-from tests.vmm.fuzz_devices import MEMORY, memory, mostly
+from tests.vmm.fuzz_devices import MEMORY, is_ring, memory, mostly, set_up
+from tests.vmm.payload import HEADER, bzimage
 
 
 def value(source: Source, depth: int = 0) -> Any:
@@ -39,6 +52,8 @@ def value(source: Source, depth: int = 0) -> Any:
     )[kind]
 
 
+VCPU_PARTS = {**state._VCPU, **state._EVENTS}
+BASE64 = re.compile(r"([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 FIELDS = {
     "kernel": "/absent",
     "initramfs": "/absent",
@@ -47,14 +62,25 @@ FIELDS = {
     "memory": 16,
     "disks": [{"path": "/absent", "serial": "s"}],
     "vsock": False,
+    "networks": [{"mac": "02:00:00:00:00:01", "bridge": "absent"}],
+    "rng": True,
+    "balloon": False,
+    "console": "both",
+    "mode": "protected",
+    "entry": 0x10_0000,
+    "registers": {"rax": 1},
+    "paused": True,
 }
+PAYLOAD = [{"gpa": 0x10_0000, "path": "/absent", "offset": 0, "size": 16}]
 
 
 def fields(source: Source) -> dict[str, Any]:
     """Arguments of "create", a few of them wrong."""
     chosen: dict[str, Any] = {name: given for name, given in FIELDS.items() if source.below(8)}
+    if "kernel" not in chosen:
+        chosen["payload"] = PAYLOAD
     for _ in range(source.below(3)):
-        chosen[source.pick((*FIELDS, "unknown"))] = value(source)
+        chosen[source.pick((*FIELDS, "payload", "unknown"))] = value(source)
     return chosen
 
 
@@ -62,7 +88,9 @@ def config(source: Source) -> None:
     parsed = Config.parse(fields(source) if source.below(8) else value(source))
     assert 0 < parsed.memory <= 1 << 20
     assert parsed.vcpus > 0
-    for path in (parsed.kernel, parsed.initramfs, *(disk.path for disk in parsed.disks)):
+    assert bool(parsed.kernel) != bool(parsed.payload)
+    paths = [one.path for one in parsed.disks] + [one.path for one in parsed.payload]
+    for path in (parsed.kernel, parsed.initramfs, *paths):
         assert b"\0" not in os.fsencode(path)
     os.fsencode(parsed.cmdline)
 
@@ -79,8 +107,18 @@ def requests(source: Source) -> bytes:
         request = {
             "id": value(source, 2),
             "guest": source.pick(("guest", "g", value(source, 2))),
-            "op": source.pick(("stats", "type", "stop", "kill", "create", value(source, 2))),
-            "arguments": source.pick(({}, {"text": value(source, 2)}, value(source, 1))),
+            "op": source.pick(
+                ("stats", "type", "balloon", "stop", "kill", "create", value(source, 2))
+            ),
+            "arguments": source.pick(
+                (
+                    {},
+                    {"text": value(source, 2)},
+                    {"text": "x", "port": source.pick(("hvc0", "ttyS0", value(source, 2)))},
+                    {"mib": source.pick((value(source, 2), source.number(32)))},
+                    value(source, 1),
+                )
+            ),
         }
     return json.dumps(request).encode()
 
@@ -98,7 +136,7 @@ class Told(Supervisor):
         json.loads(line)
         self.written.append(line)
 
-    def _fork(self, guest: str, operation: str, request: dict[str, Any]) -> None:
+    def _fork(self, guest: str, request: dict[str, Any]) -> None:
         guest.encode()
 
 
@@ -163,15 +201,20 @@ def guest_control(source: Source) -> None:
     """What the supervisor hands to a guest's process: always an object, else anything."""
     lines = [line for line in (requests(source) for _ in range(3)) if is_object(line)]
     machine = Machine.__new__(Machine)
-    machine.channel = asked = Asked(lines)
+    asked = Asked(lines)
     machine.buses = Buses()
     machine.serial = Serial(lambda byte: None, lambda level: None)
+    machine.config = Config("/absent")
     ends: list[BaseException] = []
-    machine._ends = type("Ends", (), {"put": staticmethod(ends.append)})()
+    machine.hvc = VirtioConsole(lambda data: None, ends.append)
+    machine.balloon = Balloon(ends.append)
+    machine.end = ends.append  # type: ignore[assignment]
     machine.statistics = lambda: {}  # type: ignore[method-assign]
-    machine._serve()
+    machine.vcpus, machine.begun = [], True
+    serve(machine, asked)
     stop = any(json.loads(line).get("op") == "stop" for line in lines)
     assert len(asked.sent) == len(lines) or stop
+    assert machine.balloon.counters()["balloon_target"] <= machine.config.memory
     assert [str(end).partition(":")[0] for end in ends] == ["stopped"]
 
 
@@ -193,6 +236,81 @@ def lines(source: Source) -> None:
     short = [line for line in whole if len(line) <= LINE_LIMIT]
     assert [line for line in seen if len(line) <= LINE_LIMIT] == short
     assert len(seen) + refused in (len(whole), len(whole) + (len(rest) > LINE_LIMIT))
+
+
+@cache
+def saved_machine() -> dict[str, Any]:
+    """The state of a machine with one vCPU and one device that runs."""
+    board = Board(memory(), FakeBackend())
+    device = board.devices[0]
+    device.function.write_config(4, 2, 3)
+    set_up(Source(b"\1" * 100), device)
+    assert device._running
+    device.suspend()
+    vcpu = {name: pack(bytes(part.size)) for name, part in VCPU_PARTS.items()}
+    made = {
+        "vcpus": [{**vcpu, "cpuid": pack(bytes(40)), "msrs": pack(bytes(32)), "tsc_khz": 1}],
+        "vm": {name: pack(bytes(part.size)) for name, part in state._VM.items()},
+        "serial": save(Serial(lambda byte: None, lambda level: None)),
+        "pm1": save(Pm1()),
+        "pci": board.bridge.save(),
+        "virtio": [device.save()],
+    }
+    board.close()
+    return made
+
+
+def damaged(source: Source, given: Any) -> Any:
+    """The same, but for something somewhere in it."""
+    if isinstance(given, dict) and given and source.below(8):
+        name = source.pick(sorted(given))
+        if source.below(16) == 0:
+            return {key: one for key, one in given.items() if key != name}
+        return {**given, name: damaged(source, given[name])}
+    if isinstance(given, list) and given and source.below(8):
+        at = source.below(len(given))
+        return [*given[:at], damaged(source, given[at]), *given[at + 1 :]]
+    if isinstance(given, str) and BASE64.fullmatch(given) and source.chance():
+        data = bytearray(base64.b64decode(given))
+        for _ in range(1 + source.below(4)):
+            data[source.below(len(data))] = source.bits(8)
+        return pack(data)
+    return source.number(64) if type(given) is int and source.below(4) else value(source)
+
+
+def snapshot(source: Source) -> None:
+    """A state file that somebody changed: refused, or taken whole."""
+    if source.below(8) == 0:
+        parse(source.raw(40) if source.chance() else json.dumps(value(source)).encode())
+        return
+    given = saved_machine()
+    for _ in range(source.below(4)):
+        given = damaged(source, given)
+    saved = Saved("machine", json.loads(json.dumps(given)))
+    for part in saved.parts("vcpus", 1):
+        state._check(part, VCPU_PARTS)
+        state._entries(part, "msrs", structs.MSR_ENTRY)
+        state._entries(part, "cpuid", structs.CPUID_ENTRY)
+        part.number("tsc_khz", 1 << 31)
+    state._check(saved.part("vm"), state._VM)
+    serial, pm1 = Serial(lambda byte: None, lambda level: None), Pm1()
+    saved.part("serial").into(serial)
+    saved.part("pm1").into(pm1)
+    assert len(serial._registers) == 8
+    assert all(0 <= serial.read(offset, 1) < 256 for offset in range(8))
+    assert 0 <= pm1.read(2, 2) < 1 << 32
+    backend = FakeBackend()
+    board = Board(memory(), backend)
+    try:
+        board.bridge.restore(saved.part("pci"))
+        (part,) = saved.parts("virtio", 1)
+        board.devices[0].restore(part)
+        board.devices[0].resume()
+        assert all(is_ring(queue.ring) for queue in backend.started or ())
+        board.devices[0].write(20, 1, 0)  # the driver's reset
+        assert backend.started is None
+    finally:
+        board.close()
 
 
 @cache
@@ -223,6 +341,16 @@ def elf(source: Source) -> bytes:
     return data.ljust(0x200, b"\0") + source.pick((note, note, note, source.raw(60), note[:10]))
 
 
+def bzimage_of(source: Source) -> bytes:
+    """A bzImage, some of its fields off."""
+    fields = {}
+    for name in HEADER:
+        if source.below(8) == 0:
+            kind, _ = HEADER[name]
+            fields[name] = source.number(8 * struct.calcsize(kind))
+    return bzimage(bytes(16), **fields) + source.raw(source.below(9))
+
+
 def kernel(source: Source) -> None:
     """A kernel, its initramfs and its start information; nothing of it is the guest's fault."""
     try:
@@ -233,13 +361,14 @@ def kernel(source: Source) -> None:
 
 def load(source: Source) -> None:
     fd = file()
-    data = elf(source)
+    data = elf(source) if source.chance() else bzimage_of(source)
     guest = memory(source.pick((64, 64, 64, 1, 2, 4)) << 20)
     os.truncate(fd, 0)
     os.pwrite(fd, data.ljust(source.pick((8192, 8192, 8192, len(data))), b"\0"), 0)
-    loaded = pvh.load_kernel(guest, f"/proc/self/fd/{fd}")
+    loaded = kernel_file.load(guest, f"/proc/self/fd/{fd}", source.pick(BOOT_WAYS))
     assert loaded.entry > 0
     assert loaded.end <= guest.size
+    assert len(linux.zero_page(loaded, None, guest.size)) == 4096
     os.truncate(fd, source.pick((1, 4096, 0, source.number(24))))
     path = source.pick((f"/proc/self/fd/{fd}", f"/proc/self/fd/{fd}", "/proc", "/dev/null"))
     initramfs = None

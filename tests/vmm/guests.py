@@ -9,28 +9,34 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+from harness.agent.control import Channel
 from harness.hypervisors.base import End, Events
-from harness.hypervisors.supervised import SupervisedMachine, Supervisor
-from harness.vmm.control import Channel
+from harness.hypervisors.supervised import BuiltInMachine, Supervisor
+from harness.vmm.config import Config
 from harness.vmm.devices.bus import Device
-from harness.vmm.kvm.vcpu import KICK
-from harness.vmm.machine import Config, Machine
-from tests.vmm.payload import kernel
+from harness.vmm.machine import Machine
+from harness.vmm.vcpu import KICK
+from tests.vmm.payload import flat, kernel
 from tests.waiting import TIMEOUT, wait_until
+
+# a machine of 64 MiB with no device that was not asked for
+ALONE: dict[str, Any] = {"memory": 64, "vsock": False, "rng": False, "balloon": False}
 
 
 class Guest(SimpleNamespace):
     """A machine with what it said."""
 
-    machine: SupervisedMachine
+    machine: BuiltInMachine
     lines: list[str]
     ends: list[End]
+    marks: dict[str, int]
 
     def end(self) -> End:
         """Its end, waited for."""
         wait_until(lambda: self.ends)
+        assert len(self.ends) == 1, self.ends
         (end,) = self.ends
         return end
 
@@ -46,18 +52,27 @@ class Runner:
         self._folder = folder
         self._guests: list[Guest] = []
 
-    def __call__(self, source: str, name: str = "guest", **arguments: Any) -> Guest:
+    def __call__(
+        self,
+        source: str,
+        name: str = "guest",
+        mode: str = "protected",
+        pvh: bool = False,
+        **arguments: Any,
+    ) -> Guest:
+        """Run `source` as flat code; pvh: as a kernel with that entry."""
         folder = self._folder / name
         folder.mkdir()
-        wanted = {"kernel": kernel(source, folder), "memory": 64, "vsock": False, **arguments}
-        return self.start("create", name, **wanted)
+        code = {"kernel": kernel(source, folder)} if pvh else flat(source, folder, mode)
+        return self.start("create", name, **{**ALONE, **code, **arguments})
 
     def start(self, operation: str, name: str, **arguments: Any) -> Guest:
-        guest = Guest(lines=[], ends=[])
+        guest = Guest(lines=[], ends=[], marks={})
         events = Events(
-            lambda at, text: guest.lines.append(text), lambda stage, at: None, guest.ends.append
+            lambda at, text: guest.lines.append(text), guest.marks.__setitem__, guest.ends.append
         )
-        guest.machine = self._supervisor.start(operation, name, arguments, events, TIMEOUT)
+        made = self._supervisor.start(operation, name, arguments, events, TIMEOUT)
+        guest.machine = cast(BuiltInMachine, made)
         self._guests.append(guest)
         return guest
 
@@ -68,15 +83,22 @@ class Runner:
 
 @contextlib.contextmanager
 def in_process(
-    source: str, folder: Path, ports: Device | None = None, memory: Device | None = None
+    source: str,
+    folder: Path,
+    ports: Device | None = None,
+    memory: Device | None = None,
+    pvh: bool = False,
 ) -> Iterator[Machine]:
     """A machine of this process, not yet running. Its payload must end it by itself.
 
+    pvh: as a kernel with that entry, not as flat code.
     ports: answers at ports 0xd00 to 0xd0f. memory: at 0xd0000000 to 0xd000000f.
     """
     ours, theirs = socket.socketpair()
     before = signal.getsignal(KICK)
-    machine = Machine(Config(kernel(source, folder), memory=16, vsock=False), Channel("g", theirs))
+    code = {"kernel": kernel(source, folder)} if pvh else flat(source, folder)
+    config = Config.parse({**code, "memory": 16, "vsock": False})
+    machine = Machine(config, Channel("g", theirs).event)
     if ports:
         machine.buses.pio.add(0xD00, 16, ports)
     if memory:

@@ -1,12 +1,14 @@
-"""Guests of a few instructions: 32-bit assembly in an ELF kernel with a PVH entry."""
+"""Guests of a few instructions: assembly as flat code, or in an ELF kernel with a PVH entry."""
 
 from __future__ import annotations
 
 import struct
-import subprocess
 from pathlib import Path
+from typing import Any
 
-BASE = 0x10_0000
+from harness.guest.payload import BASES, assemble
+
+BASE = BASES["protected"]
 
 # "hello" on the serial port, for payloads to start with
 HELLO = """
@@ -21,21 +23,6 @@ POWER_OFF = """
     out %ax, %dx
 """
 FOR_EVER = "9: hlt ; jmp 9b"
-
-
-def assemble(source: str, folder: Path) -> bytes:
-    """Flat 32-bit machine code, to run at BASE."""
-    code = folder / "payload.s"
-    code.write_text(f".code32\n.globl _start\n_start:\n{source}\n")
-    objects, linked, flat = (folder / f"payload.{kind}" for kind in ("o", "elf", "bin"))
-    steps: tuple[list[str | Path], ...] = (
-        ["as", "--32", "-o", objects, code],
-        ["ld", "-m", "elf_i386", f"-Ttext={BASE:#x}", "-o", linked, objects],
-        ["objcopy", "-O", "binary", "-j", ".text", linked, flat],
-    )
-    for argv in steps:
-        subprocess.run(argv, check=True, capture_output=True)
-    return flat.read_bytes()
 
 
 def elf(code: bytes, note: bool = True) -> bytes:
@@ -56,8 +43,53 @@ def elf(code: bytes, note: bool = True) -> bytes:
     return header + segments + body + code
 
 
+def bzimage(code: bytes, **fields: int) -> bytes:
+    """A bzImage that runs 64-bit code, linked for BASE + 0x200; `fields` of its header replaced."""
+    paragraphs = (0x200 + len(code) + 15) // 16
+    known = {
+        "setup_sects": 1,
+        "syssize": paragraphs,
+        "boot_flag": 0xAA55,
+        "jump": 0x6AEB,
+        "version": 0x20F,
+        "initrd_addr_max": 0x7FFF_FFFF,
+        "xloadflags": 1,
+        "pref_address": BASE,
+        "init_size": 0x10_0000,
+        **fields,
+    }
+    data = bytearray(1024)
+    data[0x202:0x206] = b"HdrS"
+    for name, value in known.items():
+        kind, at = HEADER[name]
+        struct.pack_into(f"<{kind}", data, at, value)
+    return bytes(data) + bytes(0x200) + code.ljust(16 * paragraphs - 0x200, b"\0")
+
+
+# fields of the setup header: kind, offset (Documentation/arch/x86/boot.rst)
+HEADER = {
+    "setup_sects": ("B", 0x1F1),
+    "syssize": ("I", 0x1F4),
+    "boot_flag": ("H", 0x1FE),
+    "jump": ("H", 0x200),
+    "version": ("H", 0x206),
+    "initrd_addr_max": ("I", 0x22C),
+    "xloadflags": ("H", 0x236),
+    "pref_address": ("Q", 0x258),
+    "init_size": ("I", 0x260),
+}
+
+
 def kernel(source: str, folder: Path) -> str:
     """The path of a kernel that runs `source`."""
     path = folder / "kernel"
-    path.write_bytes(elf(assemble(source, folder)))
+    path.write_bytes(elf(assemble(source)))
     return str(path)
+
+
+def flat(source: str, folder: Path, mode: str = "protected") -> dict[str, Any]:
+    """The fields of a configuration that runs `source` by itself."""
+    path, base = folder / "payload", BASES[mode]
+    path.write_bytes(code := assemble(source, mode))
+    segment = {"gpa": base, "path": str(path), "offset": 0, "size": len(code)}
+    return {"payload": [segment], "mode": mode, "entry": base}

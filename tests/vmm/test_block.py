@@ -11,55 +11,35 @@ from pathlib import Path
 
 import pytest
 
+from harness.kvm.errors import ConfigError, GuestFault
 from harness.vmm.devices.virtio.block import Block
 from harness.vmm.devices.virtio.queue import Chain, Queue
-from harness.vmm.devices.virtio.transport import StartedQueue
-from harness.vmm.errors import ConfigError, GuestFault
-from harness.vmm.kvm.vm import eventfd, signal_eventfd
 from harness.vmm.memory import Memory
+from tests.vmm.driver import WRITE, Descriptor, Driver, Started, serve
 from tests.vmm.fakes import RING
 from tests.waiting import TIMEOUT
 
 IN, OUT, FLUSH, GET_ID, DISCARD = 0, 1, 4, 8, 11
 OK, IO_ERROR, UNSUPPORTED = 0, 1, 2
-NEXT, WRITE, INDIRECT = 1, 2, 4
 HEADER, STATUS, TABLE, DATA = 0x8000, 0x9000, 0xA000, 0x10000
 MEMORY = Memory(1 << 20)
 SECTORS = 64
 CONTENT = random.Random(0).randbytes(512 * SECTORS)  # noqa: S311
 
-Descriptor = tuple[int, int, int]  # address, length, flags
 
-
-class Disk:
+class Disk(Driver):
     """A disk and its driver: one request at a time, in place of the device's thread."""
 
     def __init__(self, path: Path, readonly: bool = False) -> None:
+        super().__init__(MEMORY)
         self.path = path
         self.fail: list[BaseException] = []
         self.block = Block(str(path), "root", readonly, False, self.fail.append)
-        self.index = 0
-        for address, length in zip(RING[1:], RING.lengths(), strict=True):
-            MEMORY.view(address, length)[:] = bytes(length)
         self.queue = Queue(MEMORY, RING, event_index=False)
-
-    def offer(self, descriptors: list[Descriptor], table: int = RING.descriptors) -> None:
-        for at, (address, length, flags) in enumerate(descriptors):
-            more = NEXT if at + 1 < len(descriptors) else 0
-            entry = struct.pack("<QIHH", address, length, flags | more, at + 1 if more else 0)
-            MEMORY.write(table + 16 * at, entry)
-        if table != RING.descriptors:
-            self.offer([(table, 16 * len(descriptors), INDIRECT)])
-            return
-        self.index += 1
-        MEMORY.write(RING.available, struct.pack("<HH8H", 0, self.index, *(0,) * 8))
 
     def serve(self) -> int:
         """Serve what is offered; returns how much was written to the guest."""
-        (chain,) = self.queue.pop()
-        written = self.block._request(chain)
-        self.queue.push(chain, written)
-        return written
+        return serve(self.block, self.queue)
 
     def ask(self, kind: int, sector: int, *buffers: Descriptor) -> tuple[int, int]:
         """Status, and bytes written before it."""
@@ -220,58 +200,47 @@ def test_a_file_without_rights_is_refused(path: Path) -> None:
 # the device's thread
 
 
-class Started:
-    """A disk with its thread running, kicked and answered by eventfds."""
-
-    def __init__(self, path: Path) -> None:
-        self.disk = Disk(path)
-        self.kick, self.call = eventfd(nonblocking=False), eventfd(nonblocking=False)
-        self.queue = StartedQueue(0, RING, self.kick, self.call)
-        self.disk.block.start(MEMORY, [self.queue], 0)
-
-    def close(self) -> None:
-        self.disk.block.stop()
-        for fd in (self.kick, self.call, self.disk.block._fd):
-            os.close(fd)
-
-
 @pytest.fixture
 def started(path: Path) -> Iterator[Started]:
-    made = Started(path)
+    block = Block(str(path), "root", False, False, lambda error: None)
+    made = Started(block, MEMORY, 1)
     yield made
     made.close()
+    os.close(block._fd)
 
 
 def test_the_thread_serves_on_a_kick_and_signals(started: Started) -> None:
     MEMORY.write(HEADER, struct.pack("<IIQ", IN, 0, 2))
+    served = started.device.requests
     for turn in range(3):
         MEMORY.write(DATA, bytes(512))
-        started.disk.offer([(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)])
-        signal_eventfd(started.kick)
-        assert os.read(started.call, 8)[0] == 1
+        started.drivers[0].offer([(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)])
+        started.kick(0)
+        started.wait(0)
         assert bytes(MEMORY.view(DATA, 512)) == CONTENT[1024:1536]
-        assert started.disk.block.requests == turn + 1
-    assert not started.disk.fail
+        assert started.device.requests == served + turn + 1
+    assert not started.fail
 
 
-def test_it_stops_and_starts_again(started: Started) -> None:
+def test_it_stops_and_goes_on_where_it_was(started: Started) -> None:
     before = threading.active_count()
     for _ in range(3):
-        started.disk.block.stop()
+        test_the_thread_serves_on_a_kick_and_signals(started)
+        bases = started.device.stop()
         assert threading.active_count() == before - 1
-        started.disk = Disk(started.disk.path)
-        started.disk.block.start(MEMORY, [started.queue], 0)
-    test_the_thread_serves_on_a_kick_and_signals(started)
+        assert bases == {0: started.drivers[0].index}
+        again = [queue._replace(base=bases[queue.number]) for queue in started.queues]
+        started.device.start(MEMORY, again, 0)
 
 
 def test_a_malformed_request_is_told_and_ends_only_the_thread(started: Started) -> None:
-    started.disk.offer([(STATUS, 1, WRITE)])
-    signal_eventfd(started.kick)
-    thread = started.disk.block._thread
+    started.drivers[0].offer([(STATUS, 1, WRITE)])
+    started.kick(0)
+    thread = started.device._thread
     assert thread is not None
     thread.join(TIMEOUT)
     assert not thread.is_alive()
-    assert isinstance(started.disk.fail[0], GuestFault)
+    assert isinstance(started.fail[0], GuestFault)
 
 
 def test_a_driver_that_never_pauses_cannot_hold_up_a_reset(
@@ -280,17 +249,17 @@ def test_a_driver_that_never_pauses_cannot_hold_up_a_reset(
     """The reset waits for the thread with the machine's lock held."""
     busy = threading.Event()
 
-    def request(chain: Chain) -> int:
+    def request(number: int, chain: Chain) -> int:
         busy.set()
         (index,) = struct.unpack("<H", MEMORY.view(RING.available + 2, 2))
         MEMORY.write(RING.available + 2, struct.pack("<H", (index + 1) & 0xFFFF))
         return 0
 
-    monkeypatch.setattr(started.disk.block, "_request", request)
-    started.disk.offer([(STATUS, 1, WRITE)])
-    signal_eventfd(started.kick)
+    monkeypatch.setattr(started.device, "_request", request)
+    started.drivers[0].offer([(STATUS, 1, WRITE)])
+    started.kick(0)
     assert busy.wait(TIMEOUT)
-    stopper = threading.Thread(target=started.disk.block.stop, daemon=True)
+    stopper = threading.Thread(target=started.device.stop, daemon=True)
     stopper.start()
     stopper.join(TIMEOUT)
     stuck = stopper.is_alive()

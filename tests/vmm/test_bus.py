@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from harness.kvm.errors import MachineEnd
 from harness.vmm.devices import power
 from harness.vmm.devices.bus import Bus, Buses
-from harness.vmm.errors import MachineEnd
 
 OFF = 1 << 13 | power.SLEEP_TYPE_OFF << 10
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,8 @@ from tests.vmm.payload import FOR_EVER, POWER_OFF
 from tests.waiting import wait_until
 
 PANIC = b"[    1.250000] Kernel panic - not syncing: Attempted to kill init! exitcode=0x9\n"
+WHY = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x9"
+RESET = "mov $0xcf9, %dx ; mov $6, %al ; out %al, %dx\n"
 
 
 class Screen:
@@ -56,20 +59,86 @@ def test_a_panic_is_seen_wherever_a_slow_guest_pauses(cut: int) -> None:
     screen.say(PANIC[:cut])
     screen.console.flush_stale(-1)
     screen.say(PANIC[cut:])
-    assert screen.console.panic == "Attempted to kill init! exitcode=0x9"
+    assert screen.console.panic == WHY
     assert "".join(screen.lines).encode() == PANIC.strip()
 
 
 def test_the_first_panic_is_the_cause() -> None:
     screen = Screen()
     screen.say(PANIC + b"[ 2.0] Kernel panic - not syncing: another\n")
-    assert screen.console.panic == "Attempted to kill init! exitcode=0x9"
+    assert screen.console.panic == WHY
 
 
 def test_what_only_speaks_of_a_panic_is_none() -> None:
     screen = Screen()
     screen.say(b"grep: Kernel panic - not syncing: no\nKernel panic - syncing\n")
     assert screen.console.panic is None
+
+
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize("before", [b"login: ", b"[ 0.5] hello", b"x" * 5000])
+def test_a_panic_after_an_unfinished_line_is_seen(before: bytes, stale: bool) -> None:
+    screen = Screen()
+    screen.say(before)
+    if stale:
+        screen.console.flush_stale(-1)
+    screen.say(PANIC)
+    assert screen.console.panic == WHY
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"[    1.3] ---[ end Kernel panic - not syncing: Attempted to kill init! ]---\n",
+        b"[    1.3][    T1] Rebooting in 10 seconds..\n",
+        b"Rebooting in 10 seconds..",
+    ],
+)
+def test_a_kernel_that_stays_in_its_panic_says_so(last: bytes) -> None:
+    screen = Screen()
+    screen.say(last + b"\n")
+    assert not screen.console.halted
+    screen.say(PANIC)
+    assert not screen.console.halted
+    screen.say(last)
+    screen.console.flush_stale(-1)
+    assert screen.console.halted
+
+
+def printing(text: bytes) -> str:
+    """Assembly that writes it to the serial port."""
+    data = ", ".join(map(str, text))
+    return f"""
+        mov $0x3f8, %dx ; mov $1f, %esi ; mov ${len(text)}, %ecx ; rep outsb ; jmp 2f
+        1: .byte {data}
+        2:
+    """
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (printing(PANIC) + RESET, "panic"),
+        (printing(b"login: " + PANIC) + "lidt 3f ; ud2\n3: .word 0 ; .long 0\n", "panic"),
+        (printing(PANIC + b"[    1.3] Rebooting in 10 seconds..\n"), "panic"),
+        (printing(PANIC) + POWER_OFF, "power-off"),
+        (printing(b"echo " + PANIC[15:]) + RESET, "reset"),
+    ],
+    ids=["reset", "triple-fault", "stays", "power-off", "words"],
+)
+def test_a_panic_is_what_the_machine_does_after_the_words(
+    run: Runner, source: str, reason: str
+) -> None:
+    end = run(source + FOR_EVER).end()
+    assert (end.reason, end.detail == WHY) == (reason, reason == "panic")
+
+
+def test_words_alone_end_nothing(run: Runner) -> None:
+    guest = run(printing(PANIC) + FOR_EVER)
+    guest.wait_line(PANIC.decode().strip())
+    time.sleep(0.6)
+    guest.machine.stop()
+    assert guest.end().reason == "stopped"
 
 
 @pytest.mark.parametrize("value", [b"x", b"\xff", b"\0"])
@@ -82,8 +151,23 @@ def test_a_line_without_end_is_cut(value: bytes) -> None:
     assert sum(map(len, screen.lines)) == 100_000
 
 
-def test_ten_megabytes_without_a_newline_stay_bounded_on_both_sides(peers: Runner) -> None:
-    size = 10 << 20
+def test_a_flood_of_lines_waits_as_at_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    screen = Screen()
+    screen.say(b"\n" * 8000)
+    assert clock[0] < 0.1  # a boot's worth comes at once
+    screen.say(b"\n" * 80_000)
+    assert clock[0] == pytest.approx(80_000 / 8192, rel=0.1)
+
+
+def test_megabytes_without_a_newline_stay_bounded_on_both_sides(peers: Runner) -> None:
+    size = 5 << 20
     flood = f"head -c {size} /dev/zero | tr '\\0' x ; sleep 100"
     guest = peers.start("exec", "flood", argv=["sh", "-c", flood])
     assert wait_until(lambda: len(guest.lines) == size / 4096)
@@ -106,5 +190,6 @@ def test_a_guests_flood_is_cut_into_lines(run: Runner) -> None:
     """
     guest = run(source + POWER_OFF + FOR_EVER)
     assert guest.end().reason == "power-off"
-    assert set(map(len, guest.lines)) == {4096}
-    assert len(guest.lines) == size / 4096
+    # a machine that stalls may hand on an unfinished one
+    assert max(map(len, guest.lines)) <= 4096
+    assert sum(map(len, guest.lines)) == size

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.vmm.errors import MachineEnd
-from harness.vmm.kvm.vcpu import KICK
+from harness.kvm.errors import MachineEnd
+from harness.vmm.vcpu import KICK
 from tests.vmm.guests import in_process
 from tests.vmm.payload import BASE, FOR_EVER, HELLO, POWER_OFF
 
@@ -76,7 +76,7 @@ def test_a_device_in_twenty_lines_can_end_the_machine(tmp_path: Path) -> None:
 
     sent: list[dict[str, object]] = []
     with in_process("mov $0xd00, %dx ; out %ax, %dx\n" + FOR_EVER, tmp_path, ports=Trap()) as made:
-        made.channel.send = sent.append  # type: ignore[method-assign, assignment]
+        made.event = lambda event, **more: sent.append({"event": event, **more})
         made.run()
     assert [message["reason"] for message in sent if message["event"] == "end"] == ["trapped"]
 
@@ -91,7 +91,7 @@ def test_a_payload_starts_as_pvh_has_it(tmp_path: Path) -> None:
         mov %cr0, %eax ; out %eax, %dx
         pushf_here: mov $0x300000, %esp ; pushf ; pop %eax ; out %eax, %dx
     """
-    with in_process(source + POWER_OFF, tmp_path, ports=device) as machine:
+    with in_process(source + POWER_OFF, tmp_path, ports=device, pvh=True) as machine:
         registers = machine.vcpus[0].registers()
         assert (registers["rip"], registers["rflags"]) == (BASE, 2)
         machine.run()
@@ -144,7 +144,7 @@ def test_a_reset_that_waits_in_the_ring_goes_before_what_follows(port: str, tmp_
         f"mov ${port}, %dx ; mov ${value}, %al ; out %al, %dx ; lidt 1f ; ud2\n1: .word 0, 0, 0"
     )
     with in_process(source, tmp_path) as machine:
-        machine.channel.send = sent.append  # type: ignore[method-assign, assignment]
+        machine.event = lambda event, **more: sent.append({"event": event, **more})
         machine.run()
     assert [message["reason"] for message in sent if message["event"] == "end"] == ["reset"]
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from harness.vmm.errors import ConfigError, GuestFault
+from harness.errors import ProvisionError
+from harness.kvm.errors import ConfigError, GuestFault
 from harness.vmm.memory import GAP_END, GAP_START, Memory
+from tests.vmm.guests import Runner
+from tests.vmm.payload import FOR_EVER, HELLO
 
 MEMORY = Memory(1 << 20)
 
@@ -58,3 +64,33 @@ def test_more_than_there_is_room_for_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot map") as refused:
         Memory(1 << 50)
     assert "less memory" in refused.value.mend
+
+
+def test_shared_memory_is_one_file() -> None:
+    memory = Memory(GAP_START + (4 << 20), shared=True)
+    low, high = memory.regions
+    assert (low.fd, low.offset, high.fd, high.offset) == (low.fd, 0, low.fd, GAP_START)
+    memory.write(GAP_END + 8, b"high")
+    assert os.pread(low.fd, 4, GAP_START + 8) == b"high"
+    os.close(low.fd)
+
+
+@pytest.mark.parametrize("size", [65, 1 << 20])
+def test_huge_pages_that_the_host_has_not_are_refused(run: Runner, size: int) -> None:
+    """An odd number of MiB, and a terabyte of them."""
+    with pytest.raises(ProvisionError, match=f"no huge pages for {size} MiB") as refused:
+        run(FOR_EVER, memory=size, hugepages=True)
+    assert "vm.nr_hugepages" in refused.value.mend
+
+
+def test_mergeable_memory_is_what_ksm_looks_at(run: Runner) -> None:
+    guests = [run(HELLO + FOR_EVER, str(merge), mergeable=merge) for merge in (True, False)]
+    for guest, merge in zip(guests, (True, False), strict=True):
+        smaps = Path(f"/proc/{guest.machine.facts['pid']}/smaps").read_text()
+        flags = [line.split() for line in smaps.splitlines() if line.startswith("VmFlags")]
+        assert any("mg" in one for one in flags) == merge
+
+
+def test_memory_of_huge_pages_is_not_mergeable(run: Runner) -> None:
+    with pytest.raises(ProvisionError, match=r"KSM does not merge|no huge pages"):
+        run(FOR_EVER, mergeable=True, hugepages=True)

@@ -133,7 +133,7 @@ def test_malformed_ring_ends_that_guest(run: Runner, tmp_path: Path, queue: str,
     disk.write_bytes(bytes(4096))
     source = PCI_WRITE.replace("QUEUE", queue).replace("AVAILABLE", "0x201000")
     source = source.replace("USED", "0x202000")
-    disks = [{"path": str(disk), "serial": "d"}]
+    disks = [{"path": str(disk), "serial": "d", "backend": "process"}]
     neighbour = run(HELLO + FOR_EVER, "neighbour")
     end = run(source + FOR_EVER, disks=disks).end()
     assert end.reason == "guest-fault"
@@ -159,7 +159,7 @@ def test_refusals_name_cause_and_mend(
     run: Runner, supervisor: Supervisor, arguments: dict[str, Any], cause: str, mend: str
 ) -> None:
     with pytest.raises(ProvisionError) as refused:
-        run(FOR_EVER, **arguments)
+        run(FOR_EVER, pvh=True, **arguments)
     assert refused.value.stage == "create"
     assert cause in refused.value.cause
     assert mend in refused.value.mend
@@ -179,14 +179,7 @@ def test_truncated_kernel_is_refused(run: Runner, tmp_path: Path, keep: int) -> 
     path = tmp_path / "short"
     path.write_bytes(elf(b"\xf4" * 4096)[:keep])
     with pytest.raises(ProvisionError, match=r"truncated|not a 64-bit"):
-        run(FOR_EVER, kernel=str(path))
-
-
-def test_kernel_without_pvh_entry_is_refused(run: Runner, tmp_path: Path) -> None:
-    path = tmp_path / "noteless"
-    path.write_bytes(elf(b"\xf4", note=False))
-    with pytest.raises(ProvisionError, match="PVH"):
-        run(FOR_EVER, kernel=str(path))
+        run(FOR_EVER, pvh=True, kernel=str(path))
 
 
 def test_unknown_operations_are_answered(run: Runner, supervisor: Supervisor) -> None:

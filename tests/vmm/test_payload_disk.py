@@ -1,6 +1,7 @@
 """A guest of a few instructions that drives virtio-blk by itself: PCI, MSI-X, ring, interrupt.
 
-So ioeventfd, the device's thread, irqfd and the routes meet a real KVM without an operating system.
+So ioeventfd, the device's thread or qemu-storage-daemon, irqfd and the routes meet a real KVM
+without an operating system.
 """
 
 from __future__ import annotations
@@ -28,13 +29,23 @@ SETUP = """
     .macro say from length
     mov $0x3f8, %dx ; mov $\\from, %esi ; mov $\\length, %ecx ; cld ; rep outsb
     .endm
-    .macro request number            /* read sector 1 */
-    movl $0, HEADER ; movl $1, HEADER + 8 ; movl $0, HEADER + 12 ; movb $0xff, STATUS
+    .macro request number kind=0     /* sector 1: 0 reads it, 1 writes it */
+    movl $\\kind, HEADER ; movl $1, HEADER + 8 ; movl $0, HEADER + 12 ; movb $0xff, STATUS
     movl $HEADER, QUEUE ; movl $16, QUEUE + 8 ; movl $0x00010001, QUEUE + 12
-    movl $DATA, QUEUE + 16 ; movl $512, QUEUE + 24 ; movl $0x00020003, QUEUE + 28
+    movl $DATA, QUEUE + 16 ; movl $512, QUEUE + 24
+    movl $(0x00020003 - 2 * \\kind), QUEUE + 28
     movl $STATUS, QUEUE + 32 ; movl $1, QUEUE + 40 ; movl $2, QUEUE + 44
     movw $0, AVAILABLE + 4 + 2 * (\\number - 1) ; movw $\\number, AVAILABLE + 2
     mov $NOTIFY, %dx ; xor %eax, %eax ; out %ax, %dx
+    .endm
+    .macro start
+    movb $1, BAR + 20 ; movb $3, BAR + 20
+    movl $1, BAR + 8 ; movl $1, BAR + 12
+    movb $11, BAR + 20
+    movw $8, BAR + 24 ; movw $1, BAR + 26
+    movl $QUEUE, BAR + 32 ; movl $AVAILABLE, BAR + 40 ; movl $USED, BAR + 48
+    movw $1, BAR + 28
+    movb $15, BAR + 20
     .endm
     .macro sleep_until count
 7:  cli ; cmpl $\\count, COUNT ; jge 8f ; sti ; hlt ; jmp 7b
@@ -48,14 +59,8 @@ SETUP = """
     movl $0x1ff, 0xfee000f0          /* the local APIC is on */
     pci 0x04 0x7
     pci MSIX 0x80000000
-    movb $1, BAR + 20 ; movb $3, BAR + 20
-    movl $1, BAR + 8 ; movl $1, BAR + 12
-    movb $11, BAR + 20
-    movw $8, BAR + 24 ; movw $1, BAR + 26
-    movl $QUEUE, BAR + 32 ; movl $AVAILABLE, BAR + 40 ; movl $USED, BAR + 48
     movl $0xfee00000, BAR + 0x3010 ; movl $0, BAR + 0x3014 ; movl $0x40, BAR + 0x3018
-    movw $1, BAR + 28
-    movb $15, BAR + 20
+    start
 """
 DATA_AND_CODE = """
     .balign 8
@@ -70,11 +75,11 @@ again: .ascii "again\\n"
 """
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> list[dict[str, object]]:
+@pytest.fixture(params=["process", "vhost-user"])
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> list[dict[str, object]]:
     path = tmp_path / "disk"
     path.write_bytes(bytes(512) + SECTOR_ONE.ljust(512, b"\0"))
-    return [{"path": str(path), "serial": "d", "readonly": True}]
+    return [{"path": str(path), "serial": "d", "readonly": True, "backend": request.param}]
 
 
 def source(body: str) -> str:
@@ -144,16 +149,56 @@ def test_statistics_count_requests_and_no_exit_for_a_kick(
     assert statistics["user_exits"] < 60  # configuration and console: not the kick
 
 
+OURS = [
+    ("movw $9, AVAILABLE + 2", "ahead of 8"),
+    ("movw $8, AVAILABLE + 4", "descriptor index 8"),
+    ("movw $0, QUEUE + 14", "loop"),
+    ("movw $4, QUEUE + 12 ; movl $17, QUEUE + 8", "indirect"),
+    ("movl $0xffffffff, QUEUE + 4", "outside guest memory"),
+    ("movl $15, QUEUE + 8", "virtio-blk request without header"),
+]
+THE_DAEMONS = [
+    ("movw $8, AVAILABLE + 4", "Guest says index 8"),
+    ("movw $0, QUEUE + 14", "Looped descriptor"),
+    ("movw $4, QUEUE + 12 ; movl $17, QUEUE + 8", "indirect"),
+    ("movl $0xffffffff, QUEUE + 4", "invalid address"),
+    ("movl $15, QUEUE + 8", "virtio-blk request outhdr too short"),
+]
+
+RANDOM = """
+    .macro random number            /* 64 bytes */
+    movl $DATA, QUEUE ; movl $64, QUEUE + 8 ; movl $2, QUEUE + 12
+    movw $\\number, AVAILABLE + 2
+    mov $NOTIFY, %dx ; xor %eax, %eax ; out %ax, %dx
+    .endm
+"""
+
+
+@pytest.mark.parametrize("device", ["block_requests_d", "rng_requests"])
+def test_a_request_costs_no_exit_to_user_space(
+    run: Runner, disk: list[dict[str, object]], device: str
+) -> None:
+    """However many there are: kicks go by ioeventfd, and the guest looks for itself."""
+    macro, disks = ("random", []) if device == "rng_requests" else ("request", disk)
+    exits = []
+    for count in (1, 50):
+        body = RANDOM + "".join(
+            f"{macro} {number}\n1: cmpw ${number}, USED + 2 ; jne 1b\n"
+            for number in range(1, count + 1)
+        )
+        halted = body + "say again 6\ncli\n2: hlt ; jmp 2b\n"
+        guest = run(source(halted), f"guest{count}", disks=disks, rng=not disks)
+        guest.wait_line("again")
+        statistics = guest.machine.statistics()
+        assert statistics[device] == count
+        exits.append(statistics["user_exits"])
+    assert exits[0] == exits[1]
+
+
 @pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ("movw $9, AVAILABLE + 2", "ahead of 8"),
-        ("movw $8, AVAILABLE + 4", "descriptor index 8"),
-        ("movw $0, QUEUE + 14", "loop"),
-        ("movw $4, QUEUE + 12 ; movl $17, QUEUE + 8", "indirect"),
-        ("movl $0xffffffff, QUEUE + 4", "outside guest memory"),
-        ("movl $15, QUEUE + 8", "virtio-blk request without header"),
-    ],
+    ("disk", "change", "what"),
+    [("process", *case) for case in OURS] + [("vhost-user", *case) for case in THE_DAEMONS],
+    indirect=["disk"],
 )
 def test_a_malformed_request_ends_the_guest_and_is_named(
     run: Runner, disk: list[dict[str, object]], change: str, what: str

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.kvm.errors import MachineEnd
 from harness.vmm.devices import power
 from harness.vmm.devices.pci import IO_START, MMIO_SIZE, MMIO_START, Function
-from harness.vmm.errors import MachineEnd
 from harness.vmm.memory import Memory
 from tests.vmm.fakes import Board, FakeBackend
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.vmm.boot import acpi, pvh
-from harness.vmm.errors import ConfigError
+from harness.kvm.errors import ConfigError
+from harness.vmm.boot import acpi, kernel, pvh
 from harness.vmm.memory import Memory
 from tests.vmm.payload import BASE, elf
 
@@ -28,6 +28,10 @@ def written(tmp_path: Path, data: bytes) -> str:
     return str(path)
 
 
+def load(memory: Memory, path: str) -> pvh.Kernel:
+    return kernel.load(memory, path, "pvh")
+
+
 def refused(call: object, *arguments: object) -> ConfigError:
     assert callable(call)
     with pytest.raises(ConfigError) as caught:
@@ -36,15 +40,15 @@ def refused(call: object, *arguments: object) -> ConfigError:
 
 
 def test_a_kernel_lies_where_it_says(memory: Memory, tmp_path: Path) -> None:
-    kernel = pvh.load_kernel(memory, written(tmp_path, elf(CODE)))
-    assert kernel == (BASE, BASE + len(CODE))
+    loaded = load(memory, written(tmp_path, elf(CODE)))
+    assert (loaded.entry, loaded.end, loaded.long_mode) == (BASE, BASE + len(CODE), False)
     assert bytes(memory.view(BASE, len(CODE))) == CODE
 
 
 def test_a_kernels_bss_counts(memory: Memory, tmp_path: Path) -> None:
     data = bytearray(elf(CODE))
     struct.pack_into("<Q", data, 64 + 40, 5 << 20)  # p_memsz
-    assert pvh.load_kernel(memory, written(tmp_path, bytes(data))).end == BASE + (5 << 20)
+    assert load(memory, written(tmp_path, bytes(data))).end == BASE + (5 << 20)
 
 
 def note(name: bytes, kind: int, body: bytes) -> bytes:
@@ -68,7 +72,8 @@ def test_the_entry_is_found_among_other_notes() -> None:
 @pytest.mark.parametrize(
     ("patch", "cause"),
     [
-        ((0, b"MZ"), "not a 64-bit ELF"),
+        ((0, b"MZ"), "an EFI program"),
+        ((0, b"AZ"), "not a 64-bit ELF"),
         ((4, b"\1"), "not a 64-bit ELF"),
         ((5, b"\2"), "not a 64-bit ELF"),
         ((54, b"\0\0"), "impossible ELF program header"),
@@ -80,6 +85,8 @@ def test_the_entry_is_found_among_other_notes() -> None:
         ((64 + 8, (1 << 40).to_bytes(8, "little")), "truncated"),
         ((64 + 24, (1 << 40).to_bytes(8, "little")), "does not fit"),
         ((64 + 24, b"\xff" * 8), "does not fit"),
+        ((64 + 24, (0x6000).to_bytes(8, "little")), "where its start information"),
+        ((64 + 24, (0xF_0000).to_bytes(8, "little")), "where its start information"),
         ((64 + 32, (1 << 20).to_bytes(8, "little")), "impossible ELF program header"),
         ((64 + 40, (64 << 20).to_bytes(8, "little")), "does not fit"),
         ((64 + 56 + 32, (1 << 19).to_bytes(8, "little")), "truncated"),
@@ -92,7 +99,7 @@ def test_broken_kernels_are_refused(
     data = bytearray(elf(CODE))
     at, value = patch
     data[at : at + len(value)] = value
-    error = refused(pvh.load_kernel, memory, written(tmp_path, bytes(data)))
+    error = refused(load, memory, written(tmp_path, bytes(data)))
     assert cause in error.cause
     assert error.mend
 
@@ -100,21 +107,21 @@ def test_broken_kernels_are_refused(
 def test_a_kernel_cut_anywhere_is_refused(memory: Memory, tmp_path: Path) -> None:
     whole = elf(CODE)
     for size in range(0, len(whole), 101):
-        error = refused(pvh.load_kernel, memory, written(tmp_path, whole[:size]))
+        error = refused(load, memory, written(tmp_path, whole[:size]))
         assert "truncated" in error.cause or "not a 64-bit ELF" in error.cause
 
 
 def test_too_little_memory_names_what_is_enough(tmp_path: Path) -> None:
     data = bytearray(elf(CODE))
     struct.pack_into("<Q", data, 64 + 40, 30 << 20)
-    error = refused(pvh.load_kernel, Memory(16 << 20), written(tmp_path, bytes(data)))
+    error = refused(load, Memory(16 << 20), written(tmp_path, bytes(data)))
     assert "16 MiB" in error.cause
     assert "at least 63 MiB" in error.mend
 
 
 @pytest.mark.parametrize("path", ["/absent", "/proc", ""])
 def test_paths_that_are_no_kernel(memory: Memory, path: str) -> None:
-    assert refused(pvh.load_kernel, memory, path).mend == "check the path"
+    assert refused(load, memory, path).mend == "check the path"
 
 
 # initramfs

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.kvm.errors import GuestFault
 from harness.vmm.devices.virtio.queue import MAX_SIZE, Chain, Queue, Ring
-from harness.vmm.errors import GuestFault
 from harness.vmm.memory import Memory
 
 SIZE = 8

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.kvm.errors import GuestFault
 from harness.vmm.devices.pci import IO_START
-from harness.vmm.errors import GuestFault
 from harness.vmm.memory import Memory
 from tests.vmm.fakes import RING, Board, FakeBackend
 
@@ -200,9 +200,10 @@ def test_queue_registers_keep_what_is_written_in_any_width(driver: Driver) -> No
 def test_a_queue_that_is_not_there_has_size_zero(driver: Driver) -> None:
     driver.write(QUEUE, 2)
     assert driver.read(SIZE) == 0
-    driver.write(SIZE, 8)
-    driver.write(DESCRIPTORS, 1)
     assert (driver.read(SIZE), driver.read(DESCRIPTORS), driver.read(VECTOR)) == (0, 0, NONE)
+    for register in (SIZE, DESCRIPTORS, ENABLE, VECTOR):
+        with pytest.raises(GuestFault, match="queue 2 was set up"):
+            driver.write(register, 1)
 
 
 def test_a_running_queue_cannot_be_moved(driver: Driver) -> None:
@@ -265,7 +266,8 @@ def test_a_kick_of_another_width_still_reaches_its_queue(driver: Driver) -> None
     kicks = [driver.vm.ioeventfds[IO_START + 2 * number] for number in (0, 1)]
     driver.board.buses.pio.write(IO_START + 2, 4, 1)
     assert select.select(kicks, [], [], 0)[0] == [kicks[1]]
-    driver.board.buses.pio.write(IO_START + 14, 2, 7)  # of no queue
+    with pytest.raises(GuestFault, match="queue 7 was kicked"):
+        driver.board.buses.pio.write(IO_START + 14, 2, 7)
     assert select.select(kicks, [], [], 0)[0] == [kicks[1]]
 
 

@@ -16,18 +16,8 @@ _RSDP_SIZE, _FADT_SIZE = 36, 276
 
 
 def _table(signature: bytes, revision: int, body: bytes) -> bytes:
-    header = struct.pack(
-        "<4sIBB6s8sI4sI",
-        signature,
-        36 + len(body),
-        revision,
-        0,
-        _OEM,
-        b"HARNESS ",
-        1,
-        b"HVMM",
-        1,
-    )
+    made_by = (_OEM, b"HARNESS ", 1, b"HVMM", 1)
+    header = struct.pack("<4sIBB6s8sI4sI", signature, 36 + len(body), revision, 0, *made_by)
     table = bytearray(header + body)
     table[9] = -sum(table) & 0xFF
     return bytes(table)
@@ -101,7 +91,9 @@ def tables(vcpus: int) -> bytes:
     facs = append(struct.pack("<4sI24xB31x", b"FACS", 64, 2))
     entries = [append(_fadt(facs, append(_dsdt()))), append(_madt(vcpus))]
     xsdt = append(_table(b"XSDT", 1, struct.pack(f"<{len(entries)}Q", *entries)))
-    rsdp = bytearray(struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, _OEM, 2, 0, 36, xsdt, 0))
+    # kvm-unit-tests know only this one
+    rsdt = append(_table(b"RSDT", 1, struct.pack(f"<{len(entries)}I", *entries)))
+    rsdp = bytearray(struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, _OEM, 2, rsdt, 36, xsdt, 0))
     rsdp[8] = -sum(rsdp[:20]) & 0xFF
     rsdp[32] = -sum(rsdp) & 0xFF
     blob[:_RSDP_SIZE] = rsdp

@@ -1,6 +1,6 @@
-"""Loading a kernel by its PVH entry (Xen's docs/misc/pvh.pandoc; Linux's PVH_ENTRY note).
+"""A vmlinux in guest memory, and what it is told at its PVH entry (Xen's docs/misc/pvh.pandoc).
 
-The kernel is an uncompressed vmlinux: no real mode, no decompression, no firmware.
+Uncompressed: no real mode, no decompression, no firmware.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import stat
 import struct
 from typing import BinaryIO, NamedTuple
 
-from ..errors import ConfigError
+from harness.kvm.errors import ConfigError
+
 from ..memory import GAP_END, GAP_START, Memory
 from . import acpi
 
@@ -20,26 +21,36 @@ _PT_LOAD, _PT_NOTE = 1, 4
 _NOTE = struct.Struct("<III")  # namesz, descsz, type
 _XEN_PHYS32_ENTRY = 18
 
-_START_INFO, _MODULES, _MEMORY_MAP, _COMMAND_LINE = 0x6000, 0x6100, 0x6200, 0x7000
+_START_INFO, _MODULES, _MEMORY_MAP, COMMAND_LINE = 0x6000, 0x6100, 0x6200, 0x7000
 _COMMAND_LINE_ROOM = 2048  # COMMAND_LINE_SIZE of x86 Linux, which cuts more off without a word
 _START_MAGIC = 0x336E_C578
 _RAM, _RESERVED = 1, 2
-_LOW_RAM_END = 0x9_FC00
+LOW_RAM_END = 0x9_FC00
+# what flat and linux write, all start information, the BIOS hole with the ACPI tables
+_TAKEN = ((0x500, 0x9000), (LOW_RAM_END, 0x10_0000))
 _WORKING_SPACE = 32 << 20  # what a kernel needs beside itself before it can free its init data
 
 
 class Kernel(NamedTuple):
-    """entry: where a vCPU starts in 32-bit mode. end: first free guest-physical address."""
+    """A kernel in guest memory.
+
+    entry: where a vCPU starts, in 32-bit mode or (long_mode) in 64-bit mode. end: first free
+    guest-physical address. header: a bzImage's setup header. initramfs_end: where an initramfs
+    must end.
+    """
 
     entry: int
     end: int
+    long_mode: bool = False
+    header: bytes = b""
+    initramfs_end: int = GAP_START
 
 
 def _mend(path: str) -> str:
-    return f"give an uncompressed vmlinux with a PVH entry (CONFIG_PVH) instead of {path}"
+    return f"give a vmlinux with a PVH entry (CONFIG_PVH) or a bzImage instead of {path}"
 
 
-def _truncated_kernel(path: str) -> ConfigError:
+def truncated(path: str) -> ConfigError:
     return ConfigError(f"kernel {path} is truncated", "build or download it again")
 
 
@@ -47,20 +58,21 @@ def _read(file: BinaryIO, offset: int, size: int, path: str) -> bytes:
     file.seek(offset)
     data = file.read(size)
     if len(data) != size:
-        raise _truncated_kernel(path)
+        raise truncated(path)
     return data
 
 
-def _headers(file: BinaryIO, path: str) -> list[tuple[int, ...]]:
+def _headers(file: BinaryIO, path: str) -> tuple[int, list[tuple[int, ...]]]:
+    """The ELF header's entry, and the program headers."""
     head = file.read(_EHDR.size)
     if len(head) < _EHDR.size or head[:6] != b"\x7fELF\x02\x01":
         raise ConfigError(f"{path} is not a 64-bit ELF kernel", _mend(path))
     fields = _EHDR.unpack(head)
-    offset, size, count = fields[5], fields[9], fields[10]
+    entry, offset, size, count = fields[4], fields[5], fields[9], fields[10]
     if size != _PHDR.size or not 0 < count <= 64:
         raise ConfigError(f"{path} has an impossible ELF program header", _mend(path))
     raw = _read(file, offset, size * count, path)
-    return [_PHDR.unpack_from(raw, at) for at in range(0, len(raw), size)]
+    return entry, [_PHDR.unpack_from(raw, at) for at in range(0, len(raw), size)]
 
 
 def _entry(notes: bytes) -> int | None:
@@ -76,46 +88,54 @@ def _entry(notes: bytes) -> int | None:
     return None
 
 
-def load_kernel(memory: Memory, path: str) -> Kernel:
-    """Read the kernel's segments into guest memory. Raises ConfigError with its mend."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return _load(memory, file, path)
-    except OSError as error:
-        raise ConfigError(f"kernel {path}: {error.strerror}", "check the path") from error
-    except OverflowError as error:  # an offset of 2^63 or more
-        raise _truncated_kernel(path) from error
+def load_elf(memory: Memory, file: BinaryIO, path: str, boot: str = "auto") -> Kernel:
+    """Read a vmlinux's segments into guest memory. Raises ConfigError with its mend.
 
-
-def _load(memory: Memory, file: BinaryIO, path: str) -> Kernel:
-    entry, end = None, 0
-    for kind, _, offset, _, address, file_size, memory_size, _ in _headers(file, path):
+    boot: "pvh" by its note, "linux64" by the ELF entry, "auto" by the first that it has.
+    """
+    start, headers = _headers(file, path)
+    note, end = None, 0
+    for kind, _, offset, _, address, file_size, memory_size, _ in headers:
         if kind == _PT_NOTE and file_size < 1 << 20:
-            entry = _entry(_read(file, offset, file_size, path)) or entry
+            note = _entry(_read(file, offset, file_size, path)) or note
         if kind != _PT_LOAD or not memory_size:
             continue
         end = max(end, address + memory_size)
         if file_size > memory_size:
             raise ConfigError(f"{path} has an impossible ELF program header", _mend(path))
-        if end > memory.regions[0].size:
-            needed = (end + _WORKING_SPACE) >> 20
-            raise ConfigError(
-                f"the kernel does not fit into {memory.size >> 20} MiB of memory",
-                f"give the guest at least {needed} MiB (--guest-memory)",
-            )
-        _fill(memory.view(address, file_size), file.fileno(), offset, _truncated_kernel(path))
-    if entry is None:
+        check_place(memory, path, address, address + memory_size)
+        fill(memory.view(address, file_size), file.fileno(), offset, truncated(path))
+    if note is not None and boot != "linux64":
+        return Kernel(note, end)
+    if boot == "pvh":
         raise ConfigError(f"{path} has no PVH entry note", _mend(path))
-    return Kernel(entry, end)
+    if not 0 < start < end:
+        raise ConfigError(f"{path} has neither a PVH entry note nor an ELF entry", _mend(path))
+    return Kernel(start, end, long_mode=True)
 
 
-def _fill(view: memoryview, fd: int, offset: int, truncated: ConfigError) -> None:
-    """Read from a file until the view is full. Raises `truncated` when the file ends before."""
+def check_place(memory: Memory, path: str, start: int, end: int) -> None:
+    """Raises ConfigError where a kernel cannot lie: beyond memory, or on what we tell it."""
+    if end > memory.regions[0].size:
+        needed = (end + _WORKING_SPACE) >> 20
+        raise ConfigError(
+            f"the kernel does not fit into {memory.size >> 20} MiB of memory",
+            f"give the guest at least {needed} MiB (--guest-memory)",
+        )
+    if any(start < taken_end and taken < end for taken, taken_end in _TAKEN):
+        raise ConfigError(
+            f"{path} has a segment at {start:#x}, where its start information and ACPI tables lie",
+            "link it to 1 MiB or above",
+        )
+
+
+def fill(view: memoryview, fd: int, offset: int, short: ConfigError) -> None:
+    """Read from a file until the view is full. Raises `short` when the file ends before."""
     done = 0
     while done < len(view):
         got = os.preadv(fd, [view[done:]], offset + done)
         if not got:
-            raise truncated
+            raise short
         done += got
 
 
@@ -136,7 +156,7 @@ def load_initramfs(memory: Memory, path: str, kernel: Kernel) -> tuple[int, int]
 def _load_initramfs(memory: Memory, fd: int, path: str, kernel: Kernel) -> tuple[int, int]:
     block = stat.S_ISBLK(os.fstat(fd).st_mode)
     size = os.lseek(fd, 0, os.SEEK_END) if block else os.fstat(fd).st_size
-    address = (memory.regions[0].size - size) & ~0xFFF
+    address = (min(memory.regions[0].size, kernel.initramfs_end) - size) & ~0xFFF
     if size == 0:
         raise ConfigError(f"initramfs {path} is empty", "build it again")
     if address < kernel.end + _WORKING_SPACE:
@@ -145,56 +165,49 @@ def _load_initramfs(memory: Memory, fd: int, path: str, kernel: Kernel) -> tuple
             f"kernel and initramfs do not fit into {memory.size >> 20} MiB of memory",
             f"give the guest at least {needed + 1} MiB (--guest-memory)",
         )
-    truncated = ConfigError(f"initramfs {path} is truncated", "build it again")
-    _fill(memory.view(address, size), fd, 0, truncated)
+    short = ConfigError(f"initramfs {path} is truncated", "build it again")
+    fill(memory.view(address, size), fd, 0, short)
     return address, size
 
 
-def _memory_map(memory: Memory) -> list[tuple[int, int, int]]:
-    """(address, size, type): low RAM, the BIOS hole with our ACPI tables, the rest."""
-    low = memory.regions[0].size
+def memory_map(size: int) -> list[tuple[int, int, int]]:
+    """(address, size, type) of `size` bytes of memory, type 1 what is free: low RAM, the BIOS hole
+    with our ACPI tables, the rest, and what Intel's real-mode emulation and the APICs take."""
+    low = min(size, GAP_START)
     entries = [
-        (0, _LOW_RAM_END, _RAM),
-        (_LOW_RAM_END, 0x10_0000 - _LOW_RAM_END, _RESERVED),
+        (0, LOW_RAM_END, _RAM),
+        (LOW_RAM_END, 0x10_0000 - LOW_RAM_END, _RESERVED),
         (0x10_0000, low - 0x10_0000, _RAM),
         (GAP_END - 0x40_0000 - 0x100_0000, 0x140_0000, _RESERVED),
     ]
-    entries += [(region.gpa, region.size, _RAM) for region in memory.regions[1:]]
-    assert low <= GAP_START
-    return entries
+    return entries + ([(GAP_END, size - low, _RAM)] if size > low else [])
 
 
-def write_start_info(
-    memory: Memory, cmdline: str, initramfs: tuple[int, int] | None, vcpus: int
-) -> int:
-    """Write ACPI tables, command line and struct hvm_start_info; returns the latter's address."""
+def write_common(memory: Memory, cmdline: str, vcpus: int) -> None:
+    """Write ACPI tables and the command line, the latter at COMMAND_LINE."""
     text = os.fsencode(cmdline) + b"\0"
     if len(text) > _COMMAND_LINE_ROOM:
         raise ConfigError(
             f"the kernel command line has {len(text)} bytes, at most {_COMMAND_LINE_ROOM} fit",
             "shorten it",
         )
-    memory.write(_COMMAND_LINE, text)
+    memory.write(COMMAND_LINE, text)
     memory.write(acpi.BASE, acpi.tables(vcpus))
-    entries = _memory_map(memory)
+
+
+def write_start_info(
+    memory: Memory, cmdline: str, initramfs: tuple[int, int] | None, vcpus: int
+) -> int:
+    """Write ACPI tables, command line and struct hvm_start_info; returns the latter's address."""
+    write_common(memory, cmdline, vcpus)
+    entries = memory_map(memory.size)
     packed = b"".join(struct.pack("<QQII", *entry, 0) for entry in entries)
     memory.write(_MEMORY_MAP, packed)
     modules = 0
     if initramfs:
         memory.write(_MODULES, struct.pack("<QQQQ", *initramfs, 0, 0))
         modules = 1
-    info = struct.pack(
-        "<IIIIQQQQII",
-        _START_MAGIC,
-        1,
-        0,
-        modules,
-        _MODULES if modules else 0,
-        _COMMAND_LINE,
-        acpi.BASE,
-        _MEMORY_MAP,
-        len(entries),
-        0,
-    )
-    memory.write(_START_INFO, info)
+    places = (_MODULES if modules else 0, COMMAND_LINE, acpi.BASE, _MEMORY_MAP)
+    head = (_START_MAGIC, 1, 0, modules)  # magic, version, flags, count
+    memory.write(_START_INFO, struct.pack("<IIIIQQQQII", *head, *places, len(entries), 0))
     return _START_INFO

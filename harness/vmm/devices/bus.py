@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Callable, Protocol
+
+_KNOWN_LIMIT = 256
 
 
 class Device(Protocol):
@@ -19,12 +22,39 @@ class Device(Protocol):
     def write(self, offset: int, size: int, value: int) -> None: ...
 
 
+class Nobody:
+    """Answers where nothing is."""
+
+    def read(self, offset: int, size: int) -> int:
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+
+_NOBODY: tuple[int, int, Device] = (0, 0, Nobody())
+
+
+class _Known(dict[int, tuple[int, int, Device]]):
+    """The range that counts for an address, looked up once: a guest comes to the same few again."""
+
+    def __init__(self, find: Callable[[int], tuple[int, int, Device]]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, address: int) -> tuple[int, int, Device]:
+        if len(self) >= _KNOWN_LIMIT:
+            self.clear()
+        self[address] = found = self._find(address)
+        return found
+
+
 class Bus:
     """Ranges of addresses, each a device's; nobody's reads are all ones, writes are dropped."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ranges: list[tuple[int, int, Device]] = []
+        self._known = _Known(self._find)
 
     def add(self, start: int, length: int, device: Device) -> None:
         """Raises ValueError if the range overlaps another."""
@@ -35,36 +65,37 @@ class Bus:
             raise ValueError(f"bus range {start:#x}+{length:#x} overlaps another")
         self._starts.insert(at, start)
         self._ranges.insert(at, (start, start + length, device))
+        self._known.clear()
 
     def remove(self, start: int) -> None:
         at = self._starts.index(start)
         del self._starts[at], self._ranges[at]
+        self._known.clear()
+
+    def _find(self, address: int) -> tuple[int, int, Device]:
+        """The last range that begins at the address or before it."""
+        at = bisect_right(self._starts, address) - 1
+        return self._ranges[at] if at >= 0 else _NOBODY
 
     def read(self, address: int, size: int) -> int:
-        at = bisect_right(self._starts, address) - 1
-        if at >= 0:
-            start, end, device = self._ranges[at]
-            if address + size <= end:
-                return device.read(address - start, size) & ((1 << 8 * size) - 1)
+        start, end, device = self._known[address]
+        if address + size <= end:
+            return device.read(address - start, size) & ((1 << 8 * size) - 1)
         return (1 << 8 * size) - 1
 
     def write(self, address: int, size: int, value: int) -> None:
-        at = bisect_right(self._starts, address) - 1
-        if at >= 0:
-            start, end, device = self._ranges[at]
-            if address + size <= end:
-                device.write(address - start, size, value)
+        start, end, device = self._known[address]
+        if address + size <= end:
+            device.write(address - start, size, value)
 
 
 class Buses:
-    """Both buses and their lock. `drain` empties the ring of coalesced writes (see coalesced)."""
+    """Both buses and their lock. `drain` empties the ring of coalesced writes (see coalesced), in
+    which something is if the two words of `ring` differ."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self.ring: Sequence[int] = (0, 0)
         self.pio = Bus()
         self.mmio = Bus()
         self.drain: Callable[[], None] = lambda: None
-        self.pio_read = self.pio.read
-        self.pio_write = self.pio.write
-        self.mmio_read = self.mmio.read
-        self.mmio_write = self.mmio.write

@@ -7,8 +7,11 @@ the guest changes the table.
 from __future__ import annotations
 
 import struct
+from typing import ClassVar
 
-from ..kvm.vm import Vm, eventfd
+from harness.kvm.vm import Vm, eventfd
+
+from ..saved import Saved
 from .pci import Function
 
 CAPABILITY = 0x11
@@ -18,6 +21,8 @@ _ENABLE, _FUNCTION_MASK = 0x8000, 0x4000
 
 class Msix:
     """The table of one function. Its BAR range is read and written through `read` and `write`."""
+
+    STATE: ClassVar = {"_table": 0}
 
     def __init__(self, vm: Vm, function: Function, vectors: int, bar: int, offset: int) -> None:
         """bar, offset: where the table lies; the pending bits follow it, always 0 (KVM holds a
@@ -54,6 +59,12 @@ class Msix:
         if offset <= self._capability + 3 and offset + size > self._capability + 2:
             for vector in range(len(self)):
                 self._apply(vector)
+
+    def restore(self, saved: Saved) -> None:
+        """After the function's configuration space."""
+        saved.into(self)
+        for vector in range(len(self)):
+            self._apply(vector)
 
     def _apply(self, vector: int) -> None:
         """Make KVM's view of a vector that of the table."""

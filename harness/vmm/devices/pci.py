@@ -6,8 +6,9 @@ Source: PCI Local Bus Specification 3.0, chapter 6 (header type 0) and 3.2.2.3.2
 from __future__ import annotations
 
 import struct
-from typing import Callable, NamedTuple
+from typing import Any, Callable, ClassVar, NamedTuple
 
+from ..saved import Saved, save
 from .bus import Bus, Buses, Device
 
 CONFIG_ADDRESS = 0xCF8
@@ -30,6 +31,8 @@ class BarKind(NamedTuple):
 
 class Function:
     """One PCI function: 256 bytes of configuration, each with a mask of what a guest may write."""
+
+    STATE: ClassVar = {"config": 0}
 
     def __init__(self, vendor: int, device: int, class_code: int, subsystem: int = 0) -> None:
         """class_code: 24 bits, class, subclass and programming interface."""
@@ -78,6 +81,15 @@ class Function:
         if offset < _CAPABILITIES:
             self._remap()
         self.on_config_write(offset, size)
+
+    def restore(self, saved: Saved) -> None:
+        """Take a snapshot's configuration space. Raises ConfigError if it is another device's."""
+        before = bytes(self.config)
+        saved.into(self)
+        pairs = zip(before, self.config, self._writable)
+        if any((old ^ new) & ~mask for old, new, mask in pairs):
+            raise saved.error("config", "another device's")
+        self._remap()
 
     def bar_address(self, index: int) -> int | None:
         """Where a BAR decodes now; None while the command register has it off or it is nowhere."""
@@ -131,6 +143,8 @@ def _add(bus: Bus, address: int, kind: BarKind) -> bool:
 
 class HostBridge:
     """Bus 0 and its configuration mechanism on the port bus. Slot 0 is the bridge itself."""
+
+    STATE: ClassVar = {"_address": 1 << 32}
 
     def __init__(self, buses: Buses) -> None:
         self.buses = buses
@@ -186,6 +200,16 @@ class HostBridge:
         if target:
             function, register = target
             function.write_config(register, size, value)
+
+    def save(self) -> dict[str, Any]:
+        functions = [save(function) for function in self.functions.values()]
+        return {**save(self), "functions": functions}
+
+    def restore(self, saved: Saved) -> None:
+        saved.into(self)
+        parts = saved.parts("functions", len(self.functions))
+        for function, part in zip(self.functions.values(), parts):
+            function.restore(part)
 
     # port 0xCF9 lies inside the address register's range: the reset control register
     on_reset_control: Callable[[int], None] = staticmethod(lambda value: None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ..errors import MachineEnd
+from typing import ClassVar
+
+from harness.kvm.errors import MachineEnd
+
 from .bus import Buses
 
 PM1_EVENT, PM1_CONTROL = 0x600, 0x604
@@ -16,6 +19,8 @@ _SLEEP_OFF = 1 << 13 | SLEEP_TYPE_OFF << 10
 
 class Pm1:
     """PM1a event (4 bytes) and control (2 bytes): nothing happens but power-off."""
+
+    STATE: ClassVar = {"_enable": 1 << 32}
 
     def __init__(self) -> None:
         self._enable = 0
@@ -49,6 +54,8 @@ def reset_control(value: int) -> None:
         raise MachineEnd("reset", "port 0xcf9")
 
 
-def attach(buses: Buses) -> None:
-    buses.pio.add(PM1_EVENT, 6, Pm1())
+def attach(buses: Buses) -> Pm1:
+    pm1 = Pm1()
+    buses.pio.add(PM1_EVENT, 6, pm1)
     buses.pio.add(_I8042_COMMAND, 1, I8042())
+    return pm1

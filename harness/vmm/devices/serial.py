@@ -6,7 +6,7 @@ console line costs an exit a FIFO-ful, not two a character.
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, ClassVar
 
 PORT, IRQ = 0x3F8, 4
 
@@ -23,7 +23,12 @@ _MSR_CONNECTED = 0xB0  # carrier, data set ready, clear to send
 
 
 class Serial:
-    """The port: bytes out to `output`, interrupts by `set_irq`."""
+    """The port: bytes out to `output`, interrupts by `set_irq`. reads: how many there were."""
+
+    STATE: ClassVar = {
+        **{"_registers": 0, "_divisor": 0, "_received": 1 << 20},
+        **{"_fifo": 2, "_transmit_pending": 2, "_level": 2},
+    }
 
     def __init__(self, output: Callable[[int], None], set_irq: Callable[[int], None]) -> None:
         self._output = output
@@ -34,6 +39,7 @@ class Serial:
         self._transmit_pending = False
         self._received = bytearray()
         self._level = 0
+        self.reads = 0
 
     def receive(self, data: bytes) -> None:
         """Type into the guest's console. Call with the buses' lock held."""
@@ -41,6 +47,7 @@ class Serial:
         self._update()
 
     def read(self, offset: int, size: int) -> int:
+        self.reads += 1
         if self._registers[_LCR] & _DLAB and offset < 2:
             return self._divisor[offset]
         if offset == _DATA:

@@ -9,18 +9,18 @@ import errno
 import os
 import stat
 import struct
-import threading
 from typing import Callable
 
-from ...errors import ConfigError, GuestFault
-from ...kvm.vm import signal_eventfd
-from ...memory import Memory
-from .queue import Chain, Queue
-from .transport import F_EVENT_INDEX, F_INDIRECT, StartedQueue
+from harness.kvm.errors import ConfigError, GuestFault
+
+from .queue import Chain
+from .served import Served
+from .transport import F_EVENT_INDEX, F_INDIRECT
 
 SECTOR = 512
 _HEADER = struct.Struct("<IIQ")  # type, reserved, sector
 _IN, _OUT, _FLUSH, _GET_ID = 0, 1, 4, 8
+_FAIL = -1  # no request's type: one that a fault hits
 _OK, _IO_ERROR, _UNSUPPORTED = 0, 1, 2
 _F_SEG_MAX, _F_READ_ONLY, _F_BLOCK_SIZE, _F_FLUSH = 1 << 2, 1 << 5, 1 << 6, 1 << 9
 _SEGMENTS = 126
@@ -28,7 +28,39 @@ _ID_BYTES = 20
 _MAX_VECTORS = 1024  # IOV_MAX
 
 
-class Block:
+def features(readonly: bool) -> int:
+    """What a disk offers, whoever serves it."""
+    ring = F_INDIRECT | F_EVENT_INDEX
+    return ring | _F_SEG_MAX | _F_BLOCK_SIZE | _F_FLUSH | (_F_READ_ONLY if readonly else 0)
+
+
+def config(sectors: int) -> bytes:
+    """The configuration space: capacity, size_max, seg_max, geometry, blk_size; the rest is for
+    features not offered."""
+    return struct.pack("<QII4xI36x", sectors, 0, _SEGMENTS, SECTOR)
+
+
+def whole_sectors(path: str, size: int) -> int:
+    """How many sectors `size` bytes are. Raises ConfigError for none, or a part of one."""
+    if size == 0 or size % SECTOR:
+        raise ConfigError(
+            f"disk {path}: {size} bytes is not a whole number of {SECTOR}-byte sectors",
+            "the image is truncated: build it again",
+        )
+    return size // SECTOR
+
+
+def size_of(fd: int) -> int:
+    """Bytes of a file or block device; OSError for what is neither."""
+    about = os.fstat(fd)
+    if stat.S_ISBLK(about.st_mode):
+        return os.lseek(fd, 0, os.SEEK_END)
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "neither a file nor a block device")
+    return about.st_size
+
+
+class Block(Served):
     """A disk: a file or a block device."""
 
     name = "virtio-blk"
@@ -46,69 +78,24 @@ class Block:
     ) -> None:
         """direct: bypass the host's page cache (O_DIRECT). fail: gets what ends the machine.
         Raises ConfigError for a path that cannot be a disk."""
+        super().__init__(fail)
         self.serial = serial.encode("ascii", "replace")[:_ID_BYTES].ljust(_ID_BYTES, b"\0")
-        self._fail = fail
+        self.label = self.serial.rstrip(b"\0").decode("ascii", "replace")
         flags = os.O_CLOEXEC | (os.O_RDONLY if readonly else os.O_RDWR)
         try:
             self._fd = os.open(path, flags | (os.O_DIRECT if direct else 0))
-            size = _size(self._fd)
+            size = size_of(self._fd)
         except OSError as error:
             raise ConfigError(f"disk {path}: {error.strerror}", "check the path") from error
-        if size == 0 or size % SECTOR:
-            raise ConfigError(
-                f"disk {path}: {size} bytes is not a whole number of {SECTOR}-byte sectors",
-                "the image is truncated: build it again",
-            )
-        self.sectors = size // SECTOR
+        self.sectors = whole_sectors(path, size)
         self._readonly = readonly
-        ring = F_INDIRECT | F_EVENT_INDEX
-        self.features = (
-            ring | _F_SEG_MAX | _F_BLOCK_SIZE | _F_FLUSH | (_F_READ_ONLY if readonly else 0)
-        )
-        # capacity, size_max, seg_max, geometry, blk_size; the rest is for features not offered
-        self.config = struct.pack("<QII4xI36x", self.sectors, 0, _SEGMENTS, SECTOR)
-        self.requests = 0
-        self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
-        self._kick = -1
+        self.features = features(readonly)
+        self.config = config(self.sectors)
 
-    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
-        if not queues:
-            raise GuestFault("virtio-blk started without its queue")
-        started = queues[0]
-        queue = Queue(memory, started.ring, bool(features & F_EVENT_INDEX))
-        self._kick = started.kick
-        self._stopping.clear()
-        self._thread = threading.Thread(
-            target=self._serve, args=(queue, started), name="virtio-blk", daemon=True
-        )
-        self._thread.start()
+    def counters(self) -> dict[str, int]:
+        return {f"block_requests_{self.label}": self.requests}
 
-    def stop(self) -> None:
-        if self._thread:
-            self._stopping.set()
-            signal_eventfd(self._kick)
-            self._thread.join()
-            self._thread = None
-
-    def _serve(self, queue: Queue, started: StartedQueue) -> None:
-        try:
-            while not self._stopping.is_set():
-                interrupt = False
-                for chain in queue.pop():
-                    if self._stopping.is_set():
-                        return
-                    interrupt |= queue.push(chain, self._request(chain))
-                    if interrupt and started.call >= 0:
-                        signal_eventfd(started.call)
-                        interrupt = False
-                os.read(started.kick, 8)
-        except BaseException as error:
-            self._fail(error)
-
-    def _request(self, chain: Chain) -> int:
-        """Serve one request; returns the bytes written to the guest."""
-        self.requests += 1
+    def _request(self, number: int, chain: Chain) -> int:
         header, source = _split(chain.readable, _HEADER.size)
         target = [view for view in chain.writable if len(view)]
         if len(header) < _HEADER.size or not target:
@@ -116,6 +103,8 @@ class Block:
         kind, _, sector = _HEADER.unpack(header)
         # the status is the last byte the device may write
         last = target.pop()
+        if self.faults.get(self.requests + 1) == "disk-error":
+            kind = _FAIL
         status, written = self._transfer(
             kind, sector, source, target + ([last[:-1]] if len(last) > 1 else [])
         )
@@ -127,6 +116,8 @@ class Block:
     ) -> tuple[int, int]:
         """Returns status and the bytes read into the guest."""
         try:
+            if kind == _FAIL:
+                raise OSError(errno.EIO, "as asked for")
             if kind == _IN:
                 wanted = self._check(sector, target)
                 done = _whole(os.preadv, self._fd, target, sector * SECTOR)
@@ -183,13 +174,3 @@ def _whole(
         if moved:
             views[0] = views[0][moved:]
     return total
-
-
-def _size(fd: int) -> int:
-    """Bytes of a file or block device; OSError for what is neither."""
-    about = os.fstat(fd)
-    if stat.S_ISBLK(about.st_mode):
-        return os.lseek(fd, 0, os.SEEK_END)
-    if not stat.S_ISREG(about.st_mode):
-        raise OSError(errno.EINVAL, "neither a file nor a block device")
-    return about.st_size

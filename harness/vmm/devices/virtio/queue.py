@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ...errors import GuestFault
+from harness.kvm.errors import GuestFault
+
 from ...memory import Memory
 
 MAX_SIZE = 256
@@ -59,7 +60,8 @@ class Queue:
     one load or store each. struct's pack_into() zeroes the place before it writes.
     """
 
-    def __init__(self, memory: Memory, ring: Ring, event_index: bool) -> None:
+    def __init__(self, memory: Memory, ring: Ring, event_index: bool, base: int = 0) -> None:
+        """base: the index at which to go on, for both rings: what was popped was completed."""
         ring.check(memory)
         table, available, used = ring.lengths()
         self._memory = memory
@@ -70,8 +72,18 @@ class Queue:
         self._used = memory.view(ring.used, used)
         self._used_words = self._used.cast("H")
         self._fence = threading.Lock()
-        self._next_available = 0
-        self._next_used = 0
+        self._next_available = base
+        self._next_used = base
+
+    @property
+    def base(self) -> int:
+        """Where to go on after a stop: requests popped but not completed count as not popped."""
+        return self._next_used
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the driver has made and that were not popped."""
+        return int(self._available[1] - self._next_available) & 0xFFFF
 
     def pop(self) -> Iterator[Chain]:
         """Every request there is; leaves notifications armed when it ends."""

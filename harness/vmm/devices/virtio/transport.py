@@ -7,11 +7,13 @@ alone, where a memory write would first have to be decoded from guest code.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, Protocol
+from typing import Any, Callable, ClassVar, NamedTuple
 
-from ...errors import GuestFault
-from ...kvm.vm import Vm, eventfd, signal_eventfd
+from harness.kvm.errors import ConfigError, GuestFault
+from harness.kvm.vm import Vm, eventfd, signal_eventfd
+
 from ...memory import Memory
+from ...saved import MEND, Saved, pack, save
 from ..msix import Msix
 from ..pci import BarKind, Function
 from .queue import MAX_SIZE, Ring
@@ -33,19 +35,23 @@ class StartedQueue(NamedTuple):
     """What a backend serves: a checked ring, the guest's kicks, and where to answer.
 
     call: an eventfd that KVM turns into the queue's interrupt; -1 if the guest wants none.
+    base: the index at which to go on; 0 unless the machine was stopped in between.
     """
 
     number: int
     ring: Ring
     kick: int
     call: int
+    base: int = 0
 
 
-class Backend(Protocol):
+class Backend:
     """A virtio device without its transport.
 
     device_type: virtio 1.2, 5. class_code: for PCI. features: its bits, VERSION_1 aside.
-    queues: how many. config: the device configuration space.
+    queues: how many. config: the device configuration space. plane: who serves its queues:
+    "in process", "in kernel" (vhost), "vhost-user". config_changed: call it after a change of
+    `config` that the driver should know of; set by the transport.
     """
 
     name: str
@@ -54,16 +60,40 @@ class Backend(Protocol):
     features: int
     queues: int
     config: bytes
+    plane = "in process"
+    config_changed: Callable[[], None] = staticmethod(lambda: None)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """The driver wrote to the device configuration space; most have nothing to write."""
+
+    def take_config(self, config: bytes) -> bool:
+        """Go on from a snapshot's device configuration space; False if this is another device."""
+        return config == self.config
+
+    def counters(self) -> dict[str, int]:
+        """What the device counted, for the machine's statistics."""
+        return {}
+
+    def check(self) -> None:
+        """Called some ten times a second while the machine runs. Raises what is to end it."""
 
     def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
         """The driver is ready. Raises GuestFault for what it set up wrongly."""
+        raise NotImplementedError
 
-    def stop(self) -> None:
-        """The driver reset the device; after this nothing of guest memory is touched."""
+    def stop(self) -> dict[int, int]:
+        """The driver reset the device, or the machine is to be snapshot: after this nothing of
+        guest memory is touched. Returns the base (see StartedQueue) of each queue."""
+        raise NotImplementedError
 
 
 class _QueueState:
     """What the driver says of one queue before it is started."""
+
+    STATE: ClassVar = {
+        **{"size": 1 << 16, "vector": 1 << 16, "enabled": 2, "base": 1 << 16},
+        **{"addresses": 1 << 64},
+    }
 
     def __init__(self) -> None:
         self.kick = eventfd(nonblocking=False)
@@ -74,10 +104,17 @@ class _QueueState:
         self.vector = _NO_VECTOR
         self.enabled = False
         self.addresses = [0, 0, 0]  # descriptor table, available ring, used ring
+        self.base = 0
 
 
 class VirtioPci:
     """One virtio device as a PCI function; sits on the memory bus behind its BAR."""
+
+    STATE: ClassVar = {
+        **{"_device_select": 1 << 32, "_driver_select": 1 << 32, "_queue_select": 1 << 32},
+        **{"_running": 2, "_status": 1 << 8, "_accepted": 1 << 64},
+        **{"_config_vector": 1 << 16, "_generation": 1 << 8},
+    }
 
     def __init__(self, vm: Vm, memory: Memory, backend: Backend) -> None:
         self._vm = vm
@@ -96,6 +133,8 @@ class VirtioPci:
         self._msix = Msix(vm, self.function, backend.queues + 1, _BAR, _MSIX)
         self.function.on_config_write = self._msix.on_config_write
         self.function.on_map = self._on_map
+        self._generation = 0
+        backend.config_changed = self._config_changed
         self._reset()
 
     def _add_capabilities(self, ports: int) -> None:
@@ -130,10 +169,20 @@ class VirtioPci:
                 queue.kick, self._notify_address + 2 * number, 2, assign=address is not None
             )
 
+    def _config_changed(self) -> None:
+        self._generation = (self._generation + 1) & 0xFF
+        if self._running:
+            self._interrupt(self._config_vector)
+
+    def _interrupt(self, vector: int) -> None:
+        if vector != _NO_VECTOR:
+            signal_eventfd(self._msix.eventfds[vector])
+
     def kick(self, number: int) -> None:
         """A notification that came by an exit (a width the eventfd does not match)."""
-        if number < len(self._queues):
-            signal_eventfd(self._queues[number].kick)
+        if number >= len(self._queues):
+            raise GuestFault(f"{self.backend.name}: queue {number} was kicked, there is none")
+        signal_eventfd(self._queues[number].kick)
 
     # the memory BAR
 
@@ -152,6 +201,8 @@ class VirtioPci:
             self._msix.write(offset - _MSIX, size, value)
         elif offset < _COMMON_SIZE:
             self._write_common(offset, size, value)
+        elif offset >= _DEVICE:
+            self.backend.write_config(offset - _DEVICE, value.to_bytes(size, "little"))
 
     def _selected(self) -> _QueueState | None:
         return self._queues[self._queue_select] if self._queue_select < len(self._queues) else None
@@ -171,6 +222,7 @@ class VirtioPci:
             16: self._config_vector,
             18: len(self._queues),
             20: self._status,
+            21: self._generation,
             22: self._queue_select,
             24: queue.size if queue else 0,
             26: queue.vector if queue else _NO_VECTOR,
@@ -199,9 +251,12 @@ class VirtioPci:
             self._set_status(value)
         elif offset == 22:
             self._queue_select = value
-        else:
+        elif offset >= 24:
             queue = self._selected()
-            if queue and not self._running:
+            if not queue:
+                which = self._queue_select
+                raise GuestFault(f"{self.backend.name}: queue {which} was set up, there is none")
+            if not self._running:
                 self._write_queue(queue, offset, size, value)
 
     def _write_queue(self, queue: _QueueState, offset: int, size: int, value: int) -> None:
@@ -245,9 +300,54 @@ class VirtioPci:
             ring = Ring(queue.size, *queue.addresses)
             ring.check(self._memory)
             call = -1 if queue.vector == _NO_VECTOR else self._msix.eventfds[queue.vector]
-            queues.append(StartedQueue(index, ring, queue.kick, call))
+            queues.append(StartedQueue(index, ring, queue.kick, call, queue.base))
         self.backend.start(self._memory, queues, self._accepted)
         self._running = True
+
+    # snapshot
+
+    def suspend(self) -> None:
+        """Stop the backend where it is; afterwards nothing of guest memory is touched."""
+        if self._running:
+            for number, base in self.backend.stop().items():
+                self._queues[number].base = base
+
+    def resume(self) -> None:
+        """Start the backend where it was suspended, perhaps in another machine."""
+        if not self._running:
+            return
+        self._start()
+        # what was on its way through an eventfd is lost: news too many do no harm
+        self._interrupt(self._config_vector)
+        for queue in self._queues:
+            queue.base = 0
+            if queue.enabled:
+                signal_eventfd(queue.kick)
+                self._interrupt(queue.vector)
+
+    def save(self) -> dict[str, Any]:
+        """The state of a suspended device."""
+        return {
+            **save(self),
+            "config": pack(self.backend.config),
+            "queues": [save(queue) for queue in self._queues],
+            "msix": save(self._msix),
+        }
+
+    def restore(self, saved: Saved) -> None:
+        """Take a snapshot's state, after the configuration space; resume() then starts it.
+        Raises ConfigError, GuestFault for rings that are none."""
+        saved.into(self)
+        if lacking := self._accepted & ~self._offered:
+            cause = f"{self.backend.name} of this host lacks the snapshot's features {lacking:#x}"
+            raise ConfigError(cause, MEND)
+        if not self.backend.take_config(saved.data("config", None)):
+            raise saved.error("config", f"this {self.backend.name} is another")
+        for queue, part in zip(self._queues, saved.parts("queues", len(self._queues))):
+            part.into(queue)
+            queue.vector = self._vector(queue.vector)
+        self._config_vector = self._vector(self._config_vector)
+        self._msix.restore(saved.part("msix"))
 
 
 class _Notify:

@@ -6,8 +6,11 @@ import os
 import struct
 from fcntl import ioctl
 
-from ...errors import ConfigError
+from harness.kvm.errors import ConfigError, GuestFault
+from harness.kvm.vm import eventfd
+
 from ...memory import Memory
+from .queue import Ring
 from .transport import StartedQueue
 
 VHOST_VIRTIO = 0xAF
@@ -24,25 +27,49 @@ _SET_MEM_TABLE = iow(0x03, 8)
 _SET_VRING_NUM = iow(0x10, 8)
 _SET_VRING_ADDR = iow(0x11, 40)
 _SET_VRING_BASE = iow(0x12, 8)
+_GET_VRING_BASE = (3 << 30) | iow(0x12, 8) & ~(3 << 30)
 _SET_VRING_KICK = iow(0x20, 8)
 _SET_VRING_CALL = iow(0x21, 8)
+_SET_VRING_ERR = iow(0x22, 8)
 
-_VRING_STATE = struct.Struct("<II")  # index, number
-_VRING_FILE = struct.Struct("<Ii")  # index, fd
-_VRING_ADDRESS = struct.Struct("<IIQQQQ")  # index, flags, descriptors, used, available, log
-_MEMORY_HEADER = struct.Struct("<II")  # nregions, padding
-_MEMORY_REGION = struct.Struct("<QQQQ")  # guest_phys_addr, memory_size, userspace_addr, flags
+VRING_STATE = struct.Struct("<II")  # index, number
+VRING_FILE = struct.Struct("<Ii")  # index, fd
+VRING_ADDRESS = struct.Struct("<IIQQQQ")  # index, flags, descriptors, used, available, log
+MEMORY_HEADER = struct.Struct("<II")  # nregions, padding
+MEMORY_REGION = struct.Struct("<QQQQ")  # guest_phys_addr, memory_size, userspace_addr, flags
+
+
+def vring_address(number: int, ring: Ring, memory: Memory) -> bytes:
+    """struct vhost_vring_addr: where a ring lies in this process. Raises GuestFault."""
+    table, available, used = ring.lengths()
+    return VRING_ADDRESS.pack(
+        number,
+        0,
+        memory.hva(ring.descriptors, table),
+        memory.hva(ring.used, used),
+        memory.hva(ring.available, available),
+        0,
+    )
+
+
+def open_vhost(name: str) -> int:
+    """A new device of the kernel's, "vhost-net" or "vhost-vsock". Raises ConfigError."""
+    path = f"/dev/{name}"
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        mend = f"load {name.replace('-', '_')}, or give the user rights on {path}"
+        raise ConfigError(f"{path}: {error.strerror}", mend) from error
 
 
 class Vhost:
-    """An open vhost device."""
+    """An open vhost device that serves this process."""
 
-    def __init__(self, path: str, mend: str) -> None:
+    def __init__(self, name: str) -> None:
         """Raises ConfigError when the device is not there or not ours to open."""
-        try:
-            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}", mend) from error
+        self.name = name
+        self.fd = open_vhost(name)
+        self._errors = eventfd()
         ioctl(self.fd, _SET_OWNER)
 
     def features(self) -> int:
@@ -54,25 +81,39 @@ class Vhost:
         ioctl(self.fd, _SET_FEATURES, struct.pack("<Q", features))
 
     def set_memory(self, memory: Memory) -> None:
-        table = _MEMORY_HEADER.pack(len(memory.regions), 0)
+        table = MEMORY_HEADER.pack(len(memory.regions), 0)
         for region in memory.regions:
-            table += _MEMORY_REGION.pack(region.gpa, region.size, region.hva, 0)
+            table += MEMORY_REGION.pack(region.gpa, region.size, region.hva, 0)
         ioctl(self.fd, _SET_MEM_TABLE, table)
+
+    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+        """Hand over memory and all rings; what runs them then is each device's own request.
+        Raises OSError."""
+        self.set_features(features & self.features())
+        self.set_memory(memory)
+        for queue in queues:
+            self.set_queue(queue.number, queue, memory)
+
+    def check(self) -> None:
+        """Raises GuestFault if the kernel met a malformed ring or a wild address meanwhile: it
+        then leaves the queue as it is, and says so to one eventfd."""
+        try:
+            os.read(self._errors, 8)
+        except BlockingIOError:
+            return
+        raise GuestFault(f"{self.name}: the kernel refused the guest's ring")
 
     def set_queue(self, number: int, queue: StartedQueue, memory: Memory) -> None:
         """Hand a ring to the kernel: `number` is the vhost device's own count of it."""
-        table, available, used = queue.ring.lengths()
-        ring = queue.ring
-        ioctl(self.fd, _SET_VRING_NUM, _VRING_STATE.pack(number, ring.size))
-        ioctl(self.fd, _SET_VRING_BASE, _VRING_STATE.pack(number, 0))
-        address = _VRING_ADDRESS.pack(
-            number,
-            0,
-            memory.hva(ring.descriptors, table),
-            memory.hva(ring.used, used),
-            memory.hva(ring.available, available),
-            0,
-        )
-        ioctl(self.fd, _SET_VRING_ADDR, address)
-        ioctl(self.fd, _SET_VRING_CALL, _VRING_FILE.pack(number, queue.call))
-        ioctl(self.fd, _SET_VRING_KICK, _VRING_FILE.pack(number, queue.kick))
+        ioctl(self.fd, _SET_VRING_NUM, VRING_STATE.pack(number, queue.ring.size))
+        ioctl(self.fd, _SET_VRING_BASE, VRING_STATE.pack(number, queue.base))
+        ioctl(self.fd, _SET_VRING_ADDR, vring_address(number, queue.ring, memory))
+        ioctl(self.fd, _SET_VRING_ERR, VRING_FILE.pack(number, self._errors))
+        ioctl(self.fd, _SET_VRING_CALL, VRING_FILE.pack(number, queue.call))
+        ioctl(self.fd, _SET_VRING_KICK, VRING_FILE.pack(number, queue.kick))
+
+    def base(self, number: int) -> int:
+        """The index at which a stopped ring would go on."""
+        state = bytearray(VRING_STATE.pack(number, 0))
+        ioctl(self.fd, _GET_VRING_BASE, state)
+        return int(VRING_STATE.unpack(state)[1])

@@ -1,5 +1,6 @@
 """virtio-vsock (virtio 1.2, 5.10) by vhost-vsock: sockets between host and guest, no addresses to
-configure. The kernel serves both data queues; the event queue stays idle, as nothing migrates."""
+configure. The kernel serves both data queues; the event queue, which it does not, tells a clone
+that its address is another one now."""
 
 from __future__ import annotations
 
@@ -9,36 +10,43 @@ import random
 import struct
 from fcntl import ioctl
 
-from ...errors import ConfigError, GuestFault
+from harness.kvm.errors import ConfigError, GuestFault
+from harness.kvm.vm import signal_eventfd
+
 from ...memory import Memory
-from .transport import F_EVENT_INDEX, F_INDIRECT, F_VERSION_1, StartedQueue
+from .queue import Queue
+from .transport import F_EVENT_INDEX, F_INDIRECT, F_VERSION_1, Backend, StartedQueue
 from .vhost import Vhost, iow
 
 _SET_GUEST_CID = iow(0x60, 8)
 _SET_RUNNING = iow(0x61, 4)
 _DATA_QUEUES = 2
+_EVENT_QUEUE = 2
+_TRANSPORT_RESET = struct.pack("<I", 0)
 _FIRST_CID, _LAST_CID = 3, 0xFFFF_FFFE  # 0 to 2 and all ones are reserved (virtio 1.2, 5.10.4)
 _TRIES = 64
 
 
-class Vsock:
+class Vsock(Backend):
     """A guest's vsock; `cid` is its address on this host."""
 
     name = "vhost-vsock"
     device_type = 19
     class_code = 0x078000
     queues = 3
+    plane = "in kernel"
 
     def __init__(self) -> None:
         """Takes a free context id. Raises ConfigError without /dev/vhost-vsock."""
-        self._vhost = Vhost(
-            "/dev/vhost-vsock", "load vhost_vsock, or give the user rights on /dev/vhost-vsock"
-        )
+        self._vhost = Vhost(self.name)
         self.cid = self._take_cid()
         self.config = struct.pack("<Q", self.cid)
         ours = F_VERSION_1 | F_INDIRECT | F_EVENT_INDEX
         self.features = self._vhost.features() & ours
         self._running = False
+        self._events: Queue | None = None
+        self._event_call = -1
+        self._full = 0
 
     def _take_cid(self) -> int:
         # context ids are one name space for the whole host: only trying tells whether one is free
@@ -53,21 +61,55 @@ class Vsock:
                     raise
         raise ConfigError("no free vsock context id found")
 
+    def take_config(self, config: bytes) -> bool:
+        return True  # a clone's address is its own
+
     def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
         served = [queue for queue in queues if queue.number < _DATA_QUEUES]
         if len(served) != _DATA_QUEUES:
             raise GuestFault("virtio-vsock started without its data queues")
         try:
-            self._vhost.set_features(features & self._vhost.features())
-            self._vhost.set_memory(memory)
-            for queue in served:
-                self._vhost.set_queue(queue.number, queue, memory)
+            self._vhost.start(memory, served, features)
             ioctl(self._vhost.fd, _SET_RUNNING, struct.pack("<i", 1))
         except OSError as error:
             raise GuestFault(f"vhost-vsock refused the guest's queues: {error.strerror}") from error
         self._running = True
+        for queue in queues:
+            if queue.number == _EVENT_QUEUE:
+                event_index = bool(features & F_EVENT_INDEX)
+                self._events = Queue(memory, queue.ring, event_index, queue.base)
+                self._event_call = queue.call
 
-    def stop(self) -> None:
+    def reset_connections(self) -> None:
+        """Tell the driver that all connections are gone, and to read its address anew
+        (VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, virtio 1.2, 5.10.6.7)."""
+        if self._events:
+            self._full = self._events.waiting
+        chain = next(self._events.pop(), None) if self._events else None
+        if self._events is None or chain is None:
+            return
+        if not chain.writable or len(chain.writable[0]) < len(_TRANSPORT_RESET):
+            raise GuestFault("virtio-vsock: no room for an event")
+        chain.writable[0][: len(_TRANSPORT_RESET)] = _TRANSPORT_RESET
+        self._events.push(chain, len(_TRANSPORT_RESET))
+        if self._event_call >= 0:
+            signal_eventfd(self._event_call)
+
+    @property
+    def reset_seen(self) -> bool:
+        """Whether the driver has handled the event, and so given back its buffer."""
+        events = self._events  # stop() may take it away meanwhile
+        return events is None or events.waiting >= self._full
+
+    def check(self) -> None:
+        self._vhost.check()
+
+    def stop(self) -> dict[int, int]:
         if self._running:
             ioctl(self._vhost.fd, _SET_RUNNING, struct.pack("<i", 0))
             self._running = False
+        bases = {number: self._vhost.base(number) for number in range(_DATA_QUEUES)}
+        if self._events:
+            bases[_EVENT_QUEUE] = self._events.base
+            self._events = None
+        return bases

@@ -1,0 +1,103 @@
+"""A guest's process, from fork to exit: what it runs is made here, confined, and driven."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import traceback
+from functools import partial
+from typing import Any, Callable, NoReturn
+
+from harness.kvm.errors import ConfigError
+from harness.vmm.config import Config
+from harness.vmm.machine import Given, Machine
+from harness.vmm.snapshot import Snapshot
+
+from . import sandbox
+from .cgroup import Cgroups
+from .control import Channel
+from .identity import Restore, adopt
+from .network import Network
+from .operations import serve
+from .passt import PasstProcess
+from .peer import Peer, PeerConfig
+from .storage_daemon import start_daemon
+from .tap import open_tap
+
+
+def run_guest(
+    guest: str,
+    connection: socket.socket,
+    request: dict[str, Any],
+    cgroups: Cgroups,
+    network: Network,
+) -> NoReturn:
+    """The guest's process, from fork to exit."""
+    status = 1
+    channel, identifier = Channel(guest, connection), request.get("id")
+
+    def refuse(cause: str, mend: str, reason: str, detail: str) -> None:
+        channel.send({"id": identifier, "error": {"cause": cause, "mend": mend}})
+        channel.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
+
+    try:
+        arguments = request.get("arguments", {})
+        try:
+            cgroup = cgroups.enter(guest, request.get("limits") or {})
+            machine, identity = _machine(request["op"], arguments, channel, network)
+        except ConfigError as error:
+            refuse(error.cause, error.mend, "refused", error.cause)
+        except OSError as error:
+            refuse(f"KVM: {error}", "", "refused", str(error))
+        else:
+            facts = {"sandbox": [], **machine.facts(), "cgroup": cgroup.path or None}
+            run: Callable[[], None] = machine.run
+            if isinstance(machine, Peer):
+                machine.costs = cgroup.counters
+            else:
+                if machine.config.sandbox:
+                    facts["sandbox"] = sandbox.enter()
+                threading.Thread(target=adopt, args=(machine, identity), daemon=True).start()
+                driven = (machine, channel, cgroup.counters)
+                control = threading.Thread(target=serve, args=driven, name="control", daemon=True)
+                run = partial(machine.run, control.start)
+            channel.send({"id": identifier, "result": facts})
+            run()
+        status = 0
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            refuse(repr(error), "", "vmm-error", traceback.format_exc()[-4000:])
+    finally:
+        # nothing of the interpreter's own end: threads may sit in KVM_RUN
+        os._exit(status)
+
+
+def _machine(
+    operation: str, arguments: dict[str, Any], channel: Channel, network: Network
+) -> tuple[Machine | Peer, dict[str, str]]:
+    """What is to run, made in the network that it asks for, and the identity that it is to take."""
+    asked = Restore.parse(arguments) if operation == "restore" else None
+    origin = Snapshot(asked.snapshot, asked.config) if asked else None
+    config: Config | PeerConfig
+    if operation == "exec":
+        config = PeerConfig.parse(arguments)
+        bridged = bool(config.bridge)
+    else:
+        config = origin.config if origin else Config.parse(arguments)
+        bridged = any(one.bridge for one in config.networks)
+    if bridged:
+        network.enter()
+    network.close()
+    if isinstance(config, PeerConfig):
+        return Peer(config, channel), {}
+    machine = Machine(config, channel.event, partial(_given, config), origin)
+    return machine, asked.identity if asked else {}
+
+
+def _given(config: Config) -> Given:
+    storage = start_daemon(config)  # gets up while the rest is built
+    links = [open_tap(one.bridge) if one.bridge else PasstProcess(one) for one in config.networks]
+    return Given(storage, links)

@@ -1,0 +1,51 @@
+"""A tap: the host's end of a guest's network device (Documentation/networking/tuntap.rst)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from fcntl import ioctl
+
+from harness.kvm.errors import ConfigError
+from harness.vmm.devices.virtio.net import HEADER
+
+_TUNSETIFF, _TUNSETVNETHDRSZ = 0x4004_54CA, 0x4004_54D8
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCGIFINDEX, _SIOCBRADDIF = 0x8913, 0x8914, 0x8933, 0x89A2
+_IFF_UP = 1
+_IFREQ_FLAGS = struct.Struct("16sH22x")
+_IFREQ_INDEX = struct.Struct("16si20x")
+
+
+def open_tap(bridge: str) -> int:
+    """A new tap that is a port of a bridge in this process's network namespace; its descriptor.
+
+    It is gone when the descriptor is closed. Raises ConfigError.
+    """
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        mend = "load tun, or give the user rights on /dev/net/tun"
+        raise ConfigError(f"/dev/net/tun: {error.strerror}", mend) from error
+    try:
+        request = _IFREQ_FLAGS.pack(b"tap%d", _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+        name = ioctl(fd, _TUNSETIFF, request)[:16].rstrip(b"\0").decode()
+        ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", HEADER))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            index = _IFREQ_INDEX.unpack(
+                ioctl(control, _SIOCGIFINDEX, _IFREQ_INDEX.pack(name.encode(), 0))
+            )[1]
+            ioctl(control, _SIOCBRADDIF, _IFREQ_INDEX.pack(bridge.encode(), index))
+            interface_up(control, name)
+    except OSError as error:
+        os.close(fd)
+        raise ConfigError(f"no tap on bridge {bridge!r}: {error.strerror}") from error
+    return fd
+
+
+def interface_up(control: socket.socket, name: str) -> None:
+    """Raises OSError."""
+    request = _IFREQ_FLAGS.pack(name.encode(), 0)
+    (_, flags) = _IFREQ_FLAGS.unpack(ioctl(control, _SIOCGIFFLAGS, request))
+    ioctl(control, _SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), flags | _IFF_UP))

@@ -1,0 +1,71 @@
+"""A guest at one moment, kept on its host: clones go on from there."""
+
+from __future__ import annotations
+
+import itertools
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from harness.errors import HarnessError, hide_frames
+
+if TYPE_CHECKING:
+    from harness.guest.guest import Guest
+
+__tracebackhide__ = hide_frames
+_numbers = itertools.count()
+
+
+class Snapshot:
+    """Made by `guest.snapshot()`; gone at the session's end, or by `remove()`.
+
+    Attributes:
+        spec: of the guest that it was made of. folder: on the host.
+        size: bytes of memory that it holds. lack: why there are no clones of it; "" if there are.
+
+    Clones that run do not need it any more after `remove()`: the kernel keeps what they map.
+    """
+
+    def __init__(self, guest: Guest) -> None:
+        """Pauses the guest for as long as it takes. Raises HarnessError (stage "run") when its
+        hypervisor has no snapshots, or the guest writes to a disk."""
+        self.spec = guest.spec
+        self.lack = _lack(guest)
+        self._host = guest.hypervisor.host
+        take = getattr(guest.machine, "snapshot", None)
+        if take is None:
+            raise HarnessError(
+                f"the hypervisor {guest.hypervisor.name} has no snapshots",
+                mend="use --hypervisor=kvm",
+                stage="run",
+                guest=guest.name,
+            )
+        self.folder = f"{self._host.scratch()}/snapshot-{next(_numbers)}-{guest.name}"
+        self._host.run(["mkdir", "-m", "700", self.folder])
+        try:
+            self.size = int(take(self.folder))
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Remove its files. Idempotent."""
+        self._host.run(["rm", "-rf", "--", self.folder])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def _lack(guest: Guest) -> str:
+    if guest.spec.devices:
+        return "it has devices of a test's own"
+    if guest.facts.get("ssh") != "vsock":
+        return "it has no vsock, by which a clone is told its identity"
+    return ""

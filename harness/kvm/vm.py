@@ -1,0 +1,181 @@
+"""/dev/kvm and one virtual machine: memory slots, interrupt routing, eventfds."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from fcntl import ioctl
+
+from . import ioctls, structs
+from .capabilities import NUMBERS
+from .errors import ConfigError
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_EFD_NONBLOCK, _EFD_CLOEXEC = 0o4000, 0o2000000
+_IOAPIC_PINS = 24
+_TSS_ADDRESS = 0xFFFB_D000  # three pages below 4 GiB that Intel's real-mode emulation needs
+_IDENTITY_MAP = 0xFFFB_C000
+
+
+def eventfd(nonblocking: bool = True) -> int:
+    """A new eventfd (os.eventfd needs Python 3.10)."""
+    fd = int(_libc.eventfd(0, _EFD_CLOEXEC | (_EFD_NONBLOCK if nonblocking else 0)))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "eventfd")
+    return fd
+
+
+def signal_eventfd(fd: int) -> None:
+    os.write(fd, b"\x01\0\0\0\0\0\0\0")
+
+
+class Kvm:
+    """The open /dev/kvm."""
+
+    def __init__(self, path: str = "/dev/kvm") -> None:
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise ConfigError(f"{path} does not exist", "load kvm_intel or kvm_amd") from None
+        except PermissionError:
+            raise ConfigError(
+                f"no rights on {path}", "add the user to group kvm and log in again"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"cannot open {path}: {error.strerror}") from error
+        version = ioctl(self.fd, ioctls.GET_API_VERSION)
+        if version != ioctls.API_VERSION:
+            raise ConfigError(f"KVM API version {version}, not {ioctls.API_VERSION}")
+        self.run_size = ioctl(self.fd, ioctls.GET_VCPU_MMAP_SIZE)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def capability(self, name: str, vm: int | None = None) -> int:
+        """KVM_CHECK_EXTENSION's answer, 0: not there. name: as NUMBERS has it, without "KVM_CAP_".
+        vm: asked of that VM, as some depend on it."""
+        return ioctl(self.fd if vm is None else vm, ioctls.CHECK_EXTENSION, NUMBERS[name])
+
+    def capabilities(self) -> dict[str, int]:
+        """All answers by "KVM_CAP_IRQFD" and so on."""
+        return {f"KVM_CAP_{name}": self.capability(name) for name in NUMBERS}
+
+    def physical_bits(self) -> int:
+        """Width of a guest-physical address (CPUID 0x80000008)."""
+        leaves = {entry.function: entry.eax for entry in self.supported_cpuid()}
+        return leaves.get(0x8000_0008, 36) & 0xFF
+
+    def supported_cpuid(self) -> list[structs.CpuidEntry]:
+        """KVM_GET_SUPPORTED_CPUID: what the host's CPU and KVM can give a guest."""
+        room = 256
+        buffer = bytearray(8 + room * structs.CPUID_ENTRY.size)
+        struct.pack_into("<I", buffer, 0, room)
+        ioctl(self.fd, ioctls.GET_SUPPORTED_CPUID, buffer)
+        (count,) = struct.unpack_from("<I", buffer)
+        entries = structs.CPUID_ENTRY.iter_unpack(
+            bytes(buffer[8 : 8 + count * structs.CPUID_ENTRY.size])
+        )
+        return [structs.CpuidEntry(*entry) for entry in entries]
+
+
+class Vm:
+    """A VM with in-kernel irqchip and PIT. GSIs: 0 to 23 the IOAPIC's pins, MSI vectors above."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.kvm = kvm
+        self.fd = self._create()
+        ioctl(self.fd, ioctls.SET_IDENTITY_MAP_ADDR, struct.pack("<Q", _IDENTITY_MAP))
+        # by libc: fcntl.ioctl takes no number of 32 bits
+        if _libc.ioctl(self.fd, ioctls.SET_TSS_ADDR, ctypes.c_ulong(_TSS_ADDRESS)):
+            raise OSError(ctypes.get_errno(), "KVM_SET_TSS_ADDR")
+        ioctl(self.fd, ioctls.CREATE_IRQCHIP)
+        ioctl(self.fd, ioctls.CREATE_PIT2, structs.PIT_CONFIG.pack(0))
+        self._slots = 0
+        self._msi: dict[int, bytes] = {}
+        self._next_gsi = _IOAPIC_PINS
+        self._set_routes()
+
+    def _create(self) -> int:
+        while True:
+            try:
+                return ioctl(self.kvm.fd, ioctls.CREATE_VM, 0)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    mend = "another hypervisor holds VT-x or AMD-V: end it"
+                else:
+                    mend = "see the kernel log of the host (dmesg)"
+                raise ConfigError(f"KVM_CREATE_VM: {error.strerror}", mend) from error
+
+    def add_memory(self, gpa: int, size: int, hva: int, readonly: bool = False) -> None:
+        """A memslot: `size` bytes of ours at `hva` become the guest's at `gpa`. A guest's write to
+        a read-only one becomes an MMIO exit."""
+        flags = structs.MEM_READONLY if readonly else 0
+        packed = structs.MEMORY_REGION.pack(self._slots, flags, gpa, size, hva)
+        ioctl(self.fd, ioctls.SET_USER_MEMORY_REGION, packed)
+        self._slots += 1
+
+    # interrupts
+
+    def irq_line(self, gsi: int, level: int) -> None:
+        ioctl(self.fd, ioctls.IRQ_LINE, structs.IRQ_LEVEL.pack(gsi, level))
+
+    def allocate_gsi(self) -> int:
+        gsi = self._next_gsi
+        self._next_gsi += 1
+        return gsi
+
+    def route_msi(self, gsi: int, address: int, data: int) -> None:
+        """Point a GSI at an MSI message; replaces the table (KVM_SET_GSI_ROUTING)."""
+        entry = structs.ROUTING_MSI.pack(
+            gsi, structs.IRQ_ROUTING_MSI, 0, 0, address & 0xFFFF_FFFF, address >> 32, data, 0
+        )
+        if self._msi.get(gsi) == entry:
+            return
+        self._msi[gsi] = entry
+        self._set_routes()
+
+    def _set_routes(self) -> None:
+        entries = _irqchip_routes() + list(self._msi.values())
+        table = structs.ROUTING_HEADER.pack(len(entries), 0) + b"".join(entries)
+        # more than 1,024 bytes: fcntl.ioctl hands the kernel the buffer itself, if it is mutable
+        ioctl(self.fd, ioctls.SET_GSI_ROUTING, bytearray(table.ljust(1025, b"\0")))
+
+    def irqfd(self, fd: int, gsi: int, assign: bool = True) -> None:
+        flags = 0 if assign else structs.IRQFD_FLAG_DEASSIGN
+        ioctl(self.fd, ioctls.IRQFD, structs.IRQFD.pack(fd, gsi, flags, 0))
+
+    # exits that need not leave the kernel
+
+    def ioeventfd_pio(self, fd: int, port: int, length: int, assign: bool = True) -> None:
+        """A guest's write of `length` bytes to `port` signals `fd` and causes no exit to us."""
+        flags = structs.IOEVENTFD_FLAG_PIO
+        if not assign:
+            flags |= structs.IOEVENTFD_FLAG_DEASSIGN
+        ioctl(self.fd, ioctls.IOEVENTFD, structs.IOEVENTFD.pack(0, port, length, fd, flags))
+
+    def coalesce_pio(self, port: int, size: int) -> bool:
+        """Queue writes to ports in the ring shared with us instead of exiting for each."""
+        if not self.kvm.capability("COALESCED_PIO"):
+            return False
+        zone = structs.COALESCED_ZONE.pack(port, size, 1)
+        ioctl(self.fd, ioctls.REGISTER_COALESCED_MMIO, zone)
+        return True
+
+
+def _irqchip_routes() -> list[bytes]:
+    """The PICs' and the IOAPIC's pins (KVM_SET_GSI_ROUTING replaces KVM's default table)."""
+    routes = []
+    for pin in range(16):
+        chip = structs.IRQCHIP_PIC_MASTER if pin < 8 else structs.IRQCHIP_PIC_SLAVE
+        routes.append((pin, chip, pin % 8))
+    # the PIT's GSI 0 reaches IOAPIC pin 2, as the MADT's override tells the guest
+    pins = {gsi: gsi for gsi in range(_IOAPIC_PINS) if gsi != 2} | {0: 2}
+    routes += [(gsi, structs.IRQCHIP_IOAPIC, pin) for gsi, pin in pins.items()]
+    return [
+        structs.ROUTING_IRQCHIP.pack(gsi, structs.IRQ_ROUTING_IRQCHIP, 0, 0, chip, pin)
+        for gsi, chip, pin in routes
+    ]

@@ -1,0 +1,93 @@
+"""virtio-net (virtio 1.2, 5.1) by passt: user-mode sockets of the host's network, with no rights.
+
+passt speaks frames, each after its length in 4 bytes, big-endian (QEMU's stream netdev). To the
+guest its gateway is the host's own loopback. A way out, not a fast one: frames pass through here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import Callable, Protocol
+
+from harness.kvm.errors import GuestFault, MachineEnd
+
+from .net import F_MAC, HEADER, mac_bytes
+from .queue import Chain
+from .served import Served
+
+_RECEIVE, _TRANSMIT = 0, 1
+_MAX_FRAME = 1514
+_ONE_BUFFER = b"\x01\0".rjust(HEADER, b"\0")  # num_buffers; no offload is taken
+
+
+class Carrier(Protocol):
+    """passt, which ends with our end of its socket."""
+
+    socket: socket.socket
+
+    def last_words(self) -> str:
+        """What it said, when it has ended; waits for that."""
+
+
+class Passt(Served):
+    """A network device whose frames passt carries."""
+
+    name = "virtio-net by passt"
+    device_type = 1
+    class_code = 0x020000
+    queues = 2
+    needed = (_RECEIVE, _TRANSMIT)
+    features = Served.features | F_MAC
+
+    def __init__(self, mac: str, passt: Carrier, fail: Callable[[BaseException], None]) -> None:
+        """fail: gets what ends the machine, passt's end too. Raises ConfigError."""
+        super().__init__(fail)
+        self.config = mac_bytes(mac)
+        self._passt = passt
+        self._socket = passt.socket
+        threading.Thread(target=self._listen, name="passt", daemon=True).start()
+
+    def _kicked(self, number: int) -> None:
+        if number == _TRANSMIT:  # receive buffers wait for frames
+            super()._kicked(number)
+
+    def _request(self, number: int, chain: Chain) -> int:
+        size = sum(map(len, chain.readable)) - HEADER
+        if not 0 < size <= _MAX_FRAME:
+            raise GuestFault(f"virtio-net was given a frame of {size} bytes")
+        frame = b"".join(chain.readable)[HEADER:]
+        with contextlib.suppress(OSError):  # it ended: the other thread says so
+            self._socket.sendall(size.to_bytes(4, "big") + frame)
+        return 0
+
+    def _listen(self) -> None:
+        try:
+            with contextlib.suppress(OSError), self._socket.makefile("rb") as stream:
+                while head := stream.read(4):
+                    self._deliver(stream.read(int.from_bytes(head, "big")))
+            raise MachineEnd("vmm-error", f"passt ended: {self._passt.last_words()}")
+        except BaseException as error:
+            self._fail(error)
+
+    def _deliver(self, frame: bytes) -> None:
+        """A frame that finds no buffer, or is too long for the wire, is lost, as on one."""
+        with self._lock:
+            queue = self._queues.get(_RECEIVE)
+            chain = next(queue.pop(), None) if queue and len(frame) <= _MAX_FRAME else None
+            if chain is None:
+                return
+            rest = _ONE_BUFFER + frame
+            for view in chain.writable:
+                piece, rest = rest[: len(view)], rest[len(view) :]
+                view[: len(piece)] = piece
+            if rest:
+                raise GuestFault("a receive buffer of virtio-net is too small for a frame")
+            self._complete(_RECEIVE, chain, HEADER + len(frame))
+
+    def stop(self) -> dict[int, int]:
+        super().stop()
+        with self._lock:
+            stopped, self._queues = self._queues, {}
+        return {number: queue.base for number, queue in stopped.items()}

@@ -1,0 +1,69 @@
+"""virtio-pmem (virtio 1.2, 5.19): a file as memory of the guest, read-only.
+
+It is mapped, not read: guests that boot from one image share its pages in the host's page cache,
+and reading it causes no I/O. The request queue knows flushes alone, and here is nothing to flush.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from typing import Callable
+
+from harness.kvm.errors import ConfigError, GuestFault
+from harness.kvm.vm import Vm
+
+from ...memory import GAP_END, GAP_START, Memory, Region
+from .block import size_of
+from .queue import Chain
+from .served import Served
+
+_SECTION = 128 << 20  # what Linux maps at a time, struct pages and all (SECTION_SIZE_BITS)
+_SUBSECTION = 2 << 20  # a device's memory must be a multiple of it
+_FLUSH = 0
+_OK, _ERROR = 0, 1
+
+
+class Pmem(Served):
+    """The file's bytes, padded with zeros to 2 MiB, above the guest's RAM.
+
+    What the guest writes there is an exit that nobody answers: it is dropped.
+    """
+
+    name = "virtio-pmem"
+    device_type = 27
+    class_code = 0x058000
+    queues = 1
+
+    def __init__(
+        self, vm: Vm, memory: Memory, path: str, fail: Callable[[BaseException], None]
+    ) -> None:
+        """Maps the file. Raises ConfigError."""
+        super().__init__(fail)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            size = size_of(fd)
+        except OSError as error:
+            raise ConfigError(f"pmem {path}: {error.strerror}", "check the path") from error
+        if not size:
+            raise ConfigError(f"pmem {path} is empty", "build it again")
+        room = -(-size // _SUBSECTION) * _SUBSECTION
+        start = -(-memory.end // _SECTION) * _SECTION
+        if start + room > GAP_START:
+            start = max(start, GAP_END)
+        if (start + room).bit_length() > vm.kvm.physical_bits():
+            raise ConfigError(f"pmem {path}: it does not fit above guest memory", "give less")
+        # private, as a read-only file cannot be mapped shared and writable, as all regions are:
+        # with nobody to write, its pages stay those of the page cache
+        self.region = Region(start, room, fd, 0, mmap.MAP_PRIVATE, length=size)
+        vm.add_memory(start, room, self.region.hva, readonly=True)
+        self.config = struct.pack("<QQ", start, room)
+
+    def _request(self, number: int, chain: Chain) -> int:
+        kind = b"".join(bytes(view[:4]) for view in chain.readable)[:4]
+        if len(kind) < 4 or not chain.writable or len(chain.writable[0]) < 4:
+            raise GuestFault("a virtio-pmem request without type or answer")
+        known = int.from_bytes(kind, "little") == _FLUSH
+        chain.writable[0][:4] = (_OK if known else _ERROR).to_bytes(4, "little")
+        return 4

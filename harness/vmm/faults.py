@@ -1,0 +1,64 @@
+"""Faults on purpose: of a vCPU, before its next instruction; of a device's request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fcntl import ioctl
+from typing import Any, Callable
+
+from harness.kvm import ioctls, structs
+from harness.kvm.vcpu import Vcpu
+
+from .devices.virtio.served import Served
+from .numbers import checked
+
+_EXCEPTIONS = 32  # vectors below this are a CPU's own
+_INVALID_OPCODE = 6
+_REQUESTS = ("disk-error", "lost-interrupt", "bad-used")
+
+
+def of_vcpu(kind: Any, vector: Any, error_code: Any) -> Callable[[Vcpu], None]:
+    """What injects it into a vCPU that is not in the guest. Raises ValueError."""
+    checked("vector", vector, _EXCEPTIONS)
+    if error_code is not None:
+        checked("error code", error_code, 1 << 32)
+    kinds: dict[Any, Callable[[Vcpu], None]] = {
+        "exception": lambda vcpu: _exception(vcpu, vector, error_code),
+        "nmi": lambda vcpu: _ioctl(vcpu, ioctls.NMI),
+        "machine-check": lambda vcpu: _ioctl(vcpu, ioctls.X86_SET_MCE, structs.MCE_UNCORRECTED),
+        "triple-fault": _triple_fault,
+    }
+    if kind not in kinds:
+        raise ValueError(f"no fault {kind!r:.80}: one of {', '.join((*kinds, *_REQUESTS))}")
+    return kinds[kind]
+
+
+def _ioctl(vcpu: Vcpu, request: int, argument: bytes = b"") -> None:
+    ioctl(vcpu.fd, request, argument or 0)
+
+
+def _exception(vcpu: Vcpu, vector: int, error_code: int | None) -> None:
+    events = bytearray(structs.VCPU_EVENTS_SIZE)
+    ioctl(vcpu.fd, ioctls.GET_VCPU_EVENTS, events)
+    has_code = error_code is not None
+    structs.EVENT_EXCEPTION.pack_into(events, 0, 1, vector, has_code, 0, error_code or 0)
+    ioctl(vcpu.fd, ioctls.SET_VCPU_EVENTS, events)
+
+
+def _triple_fault(vcpu: Vcpu) -> None:
+    """An exception that has no handler, nor has its handler's fault, nor that one's."""
+    vcpu.set_special({"idt": (0, 0)})
+    _exception(vcpu, _INVALID_OPCODE, None)
+
+
+def of_request(devices: Iterable[object], kind: Any, label: Any, nth: Any) -> None:
+    """Let the nth request from now on of the device with that label go wrong; kinds see Served.
+    Raises ValueError."""
+    if kind not in _REQUESTS:
+        raise ValueError(f"no fault {kind!r:.80} of a request: one of {', '.join(_REQUESTS)}")
+    served = {device.label: device for device in devices if isinstance(device, Served)}
+    if label not in served:
+        there = ", ".join(served) or "none"
+        raise ValueError(f"no device {label!r:.80} is served by the VMM itself, but: {there}")
+    device = served[label]
+    device.faults[device.requests + checked("nth", nth, 1 << 32, 1)] = kind

@@ -1,1 +1,0 @@
-"""The kernel's KVM API (Documentation/virt/kvm/api.rst): ioctls, structures, VM and vCPU."""

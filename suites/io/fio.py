@@ -1,0 +1,51 @@
+"""fio: one job's command line, and the figures of what it printed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import WorkloadError
+
+PERCENTILES = {"p50": "50.000000", "p99": "99.000000", "p99.9": "99.900000"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fio job; the same words on both sides."""
+
+    rw: str = "randread"
+    bs: int = 4096
+    depth: int = 1
+    size: int = 64  # MiB
+    warm_up: int = 2  # seconds; the short profile
+    measured: int = 5
+
+    def argv(self, filename: str) -> list[str]:
+        return [
+            *("fio", "--name=job", f"--filename={filename}", f"--rw={self.rw}"),
+            *(f"--bs={self.bs}", f"--iodepth={self.depth}", "--ioengine=libaio", "--direct=1"),
+            *(f"--size={self.size}M", "--time_based", f"--ramp_time={self.warm_up}"),
+            *(f"--runtime={self.measured}", "--randseed=1", "--output-format=json"),
+            *("--lat_percentiles=0", "--clat_percentiles=1", "--percentile_list=50:99:99.9"),
+        ]
+
+
+def figures(text: str, where: str) -> dict[str, float]:
+    """IOPS and completion latencies (us) of fio's JSON. Raises WorkloadError for anything else."""
+    try:
+        # fio may print a warning before its JSON
+        read: dict[str, Any] = json.loads(text[text.index("{") :])["jobs"][0]["read"]
+        found = {"iops": float(read["iops"])}
+        for name, key in PERCENTILES.items():
+            found[f"clat.{name}"] = read["clat_ns"]["percentile"][key] / 1e3
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise WorkloadError(
+            f"fio on the {where} printed no usable JSON: {text[-200:]!r}",
+            mend="run its command by hand there",
+            stage="run",
+        ) from error
+    if not found["iops"] > 0:
+        raise WorkloadError(f"fio on the {where} made no request", stage="run")
+    return found

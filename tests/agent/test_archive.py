@@ -1,0 +1,81 @@
+"""What is sent to a host: the agent with its modules compiled, for whatever Python is there."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import HostError
+from harness.hosts.local import LocalHost
+from harness.hypervisors.archive import archive
+from harness.hypervisors.supervised import Supervisor
+
+ASK = """
+import sys; sys.path.insert(0, sys.argv[1])
+import harness.agent.supervisor, harness.vmm.machine
+print(harness.agent.supervisor.__file__, harness.vmm.machine.__file__, sep="\\n")
+"""
+
+
+def loaded(program: bytes, folder: Path) -> list[str]:
+    """The files that an interpreter takes two modules from."""
+    path = folder / "agent.pyz"
+    path.write_bytes(program)
+    argv = [sys.executable, "-I", "-S", "-c", ASK, str(path)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    return [Path(line).suffix for line in done.stdout.splitlines()]
+
+
+def of_another_version(program: bytes) -> bytes:
+    """The same archive as another version of Python would have compiled it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(program)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, b"\x01\x02\r\n" + data[4:] if name.endswith(".pyc") else data)
+    return buffer.getvalue()
+
+
+def test_this_python_runs_what_was_compiled(tmp_path: Path) -> None:
+    assert loaded(archive(), tmp_path) == [".pyc", ".pyc"]
+
+
+def test_another_python_takes_the_sources(tmp_path: Path) -> None:
+    assert loaded(of_another_version(archive()), tmp_path) == [".py", ".py"]
+
+
+def test_every_source_comes_with_its_compiled_form() -> None:
+    with zipfile.ZipFile(io.BytesIO(archive())) as file:
+        names = set(file.namelist())
+    sources = {name for name in names if name.endswith(".py")}
+    assert names == sources | {f"{name}c" for name in sources}
+    assert {"__main__.py", "harness/vmm/machine.py", "harness/agent/supervisor.py"} <= sources
+
+
+def test_a_host_without_a_usable_python_says_so() -> None:
+    class Without(LocalHost):
+        def spawn(self, argv: Sequence[str]) -> Any:
+            return super().spawn(["sh", "-c", "echo python3: not found >&2; exit 127"])
+
+    host = Without("tests")
+    with pytest.raises(HostError, match="python3: not found") as refused:
+        Supervisor(host)
+    assert "python3 >= 3.9" in refused.value.mend
+    host.close()
+
+
+def test_nothing_of_it_is_left_on_the_host() -> None:
+    host = LocalHost("tests")
+    supervisor = Supervisor(host)
+    files = [path.readlink() for path in Path(f"/proc/{supervisor.pid}/fd").iterdir()]
+    assert sum("memfd:agent" in str(path) for path in files) == 1
+    assert not any(path.suffix == ".pyz" for path in files)
+    supervisor.close()
+    host.close()

@@ -1,0 +1,417 @@
+"""The supervisor's process by its protocol alone: lines in, lines out, and what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from harness.agent.control import LINE_LIMIT
+from harness.agent.supervisor import Supervisor, _describe
+from harness.hypervisors.archive import archive
+from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, kernel
+from tests.waiting import TIMEOUT, gone, wait_until
+
+Message = dict[str, Any]
+SLEEP = {"argv": ["sleep", "100"]}
+
+
+class Raw:
+    """A supervisor as a process with three pipes."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "vmm.pyz"
+        path.write_bytes(archive())
+        self.errors = folder / "stderr"
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self.messages: list[Message] = []
+        self.ids = 0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.wait(lambda message: message.get("event") == "hello")
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.messages.append(json.loads(line))
+
+    def wait(self, wanted: Callable[[Message], Any], start: int = 0) -> Message:
+        """The first such message from `start` on."""
+        found: list[Message] = []
+
+        def look() -> bool:
+            found[:] = [message for message in self.messages[start:] if wanted(message)][:1]
+            return bool(found)
+
+        assert wait_until(look), (self.messages[-5:], self.errors.read_text())
+        return found[0]
+
+    def send(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def ask(self, op: Any, guest: Any = "", **more: Any) -> Message:
+        """Its answer."""
+        self.ids += 1
+        number, start = self.ids, len(self.messages)
+        request = {"id": number, "op": op, "guest": guest, **more}
+        self.send(json.dumps(request).encode() + b"\n")
+        return self.wait(lambda message: message.get("id") == number, start)
+
+    def event(self, name: str, guest: str) -> Message:
+        return self.wait(lambda told: (told.get("event"), told.get("guest")) == (name, guest))
+
+    def alive(self) -> bool:
+        return "result" in self.ask("capabilities") or "error" in self.ask("capabilities")
+
+    def close(self) -> int:
+        """Close its input; its exit status."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        try:
+            return self.process.wait(TIMEOUT)
+        finally:
+            self.process.kill()
+            self._reader.join(TIMEOUT)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raw]:
+    """One supervisor for all tests that do not end it."""
+    made = Raw(tmp_path_factory.mktemp("supervisor"))
+    yield made
+    assert made.close() == 0
+    assert made.errors.read_text() == ""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Raw]:
+    made = Raw(tmp_path)
+    yield made
+    made.close()
+
+
+# requests that are none
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"no json",
+        b"[]",
+        b"5",
+        b"null",
+        b'"text"',
+        b"{",
+        b'{"guest": []}',
+        b'{"op": "create", "guest": 5}',
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"a":' * 100_000,
+        b"1" * 10_000,
+        b"x" * (LINE_LIMIT + 1),
+        b"y" * (3 * LINE_LIMIT),
+    ],
+    ids=lambda line: f"{line[:12]!r}",
+)
+def test_malformed_lines_are_answered_and_survived(raw: Raw, line: bytes) -> None:
+    start = len(raw.messages)
+    raw.send(line + b"\n")
+    answer = raw.wait(lambda message: "error" in message, start)
+    assert "malformed" in answer["error"]["cause"]
+    assert raw.alive()
+
+
+@pytest.mark.parametrize("op", ["dance", None, 5, [], {}])
+def test_unknown_operations_are_answered(raw: Raw, op: Any) -> None:
+    assert "no guest ''" in raw.ask(op)["error"]["cause"]
+    assert "no guest 'nobody'" in raw.ask(op, "nobody")["error"]["cause"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "a\nb", "\ud800"])
+def test_names_that_cannot_be_a_cgroups_are_refused(raw: Raw, name: str) -> None:
+    assert "not usable" in raw.ask("exec", name, arguments=SLEEP)["error"]["cause"]
+
+
+def test_a_long_name_is_harmless(raw: Raw) -> None:
+    name = "x" * 5000
+    assert raw.ask("exec", name, arguments=SLEEP)["result"]["cgroup"] is None
+    assert raw.ask("stop", name)["result"]
+    raw.event("gone", name)
+
+
+def test_a_name_that_is_taken_is_refused(raw: Raw) -> None:
+    assert "result" in raw.ask("exec", "twice", arguments=SLEEP)
+    assert "taken" in raw.ask("exec", "twice", arguments=SLEEP)["error"]["cause"]
+    assert raw.ask("stop", "twice")["result"]
+    raw.event("gone", "twice")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [None, [], {}, {"argv": []}, {"argv": "ls"}, {"argv": ["/absent"]}, {"argv": [5]}],
+    ids=str,
+)
+@pytest.mark.parametrize("op", ["create", "exec"])
+def test_refused_guests_are_answered_and_end(raw: Raw, op: str, arguments: Any) -> None:
+    name = f"{op} {arguments}".replace("/", "|")
+    error = raw.ask(op, name, arguments=arguments)["error"]
+    assert error["cause"]
+    assert "mend" in error
+    end = raw.event("end", name)
+    assert end["reason"] in ("refused", "vmm-error")
+    raw.event("gone", name)
+    assert "no guest" in raw.ask("stats", name)["error"]["cause"]
+
+
+def test_guests_survive_malformed_requests(raw: Raw, kvm_device: str, tmp_path: Path) -> None:
+    config = {"kernel": kernel(HELLO + FOR_EVER, tmp_path), "memory": 16, "vsock": False}
+    assert "result" in raw.ask("create", "tough", arguments=config)
+    requests: list[tuple[Any, Any]] = [
+        ("dance", {}),
+        ("x" * (LINE_LIMIT // 2), {}),
+        ([], {}),
+        ({"a": 1}, {}),
+        (None, None),
+        ("type", {}),
+        ("type", {"text": 5}),
+        ("type", {"text": "\ud800"}),
+        ("type", {"text": "x", "more": 1}),
+        ("type", None),
+        ("type", [1]),
+        ("stats", {"x": 1}),
+        ("stats", "x"),
+    ]
+    for op, arguments in requests:
+        answer = raw.ask(op, "tough", arguments=arguments)
+        assert answer["error"]["cause"], op
+    assert raw.ask("type", "tough", arguments={"text": "hello"})["result"]
+    assert raw.ask("stats", "tough")["result"]["cpu_ns"] > 0
+    # an answer that repeats too long an id cannot come back, and harms nobody
+    raw.send(b'{"id": "%s", "op": "stats", "guest": "tough"}\n' % (b"\\u0001" * 150_000))
+    assert raw.ask("stop", "tough")["result"]
+    assert raw.event("end", "tough")["reason"] == "stopped"
+    raw.event("gone", "tough")
+
+
+def test_files_are_made_for_a_request_and_never_opened_twice(raw: Raw, tmp_path: Path) -> None:
+    raw.ask("exec", "writer", arguments=SLEEP)
+    before = resources(raw.process.pid)
+    for files, cause in (
+        ({"a": str(tmp_path / "new")}, "unexpected keyword argument 'files'"),  # of "stats"
+        ({"a": str(tmp_path / "new")}, "new: File exists"),
+        ({"a": str(tmp_path / "more"), "b": "/absent/x"}, "/absent/x: No such file"),
+    ):
+        assert cause in raw.ask("stats", "writer", files=files)["error"]["cause"]
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+    assert resources(raw.process.pid) == before
+    raw.ask("stop", "writer")
+    raw.event("gone", "writer")
+
+
+# ends
+
+
+def test_stop_is_always_answered_before_the_end(raw: Raw, kvm_device: str, tmp_path: Path) -> None:
+    config = {"kernel": kernel(FOR_EVER, tmp_path), "memory": 16, "vsock": False}
+    for number in range(10):
+        name = f"stopped {number}"
+        raw.ask("create", name, arguments=config)
+        start = len(raw.messages)
+        assert raw.ask("stop", name)["result"]
+        raw.event("gone", name)
+        kinds = [told.get("event") for told in raw.messages[start:] if told.get("guest") == name]
+        assert [kind for kind in kinds if kind in (None, "end", "gone")] == [None, "end", "gone"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGUSR2, 40, 63])
+def test_the_signal_that_killed_a_guest_is_told(raw: Raw, number: int) -> None:
+    name = f"killed {int(number)}"
+    raw.ask("exec", name, arguments=SLEEP)
+    facts = raw.ask("stats", name)
+    assert "result" in facts
+    (child,) = psutil.Process(raw.process.pid).children()
+    peer = child.children()[0].pid
+    os.kill(child.pid, number)
+    end = raw.event("end", name)
+    assert end["reason"] == "killed"
+    assert f"signal {int(number)} " in end["detail"]
+    raw.event("gone", name)
+    assert gone(peer)
+    assert raw.alive()
+
+
+def test_every_status_can_be_described() -> None:
+    for number in range(1, 65):
+        assert _describe(number)[0] == "killed"
+    assert _describe(3 << 8) == ("vmm-error", "the VMM process ended with status 3")
+
+
+def test_kill_ends_a_guest_whose_process_hangs(raw: Raw) -> None:
+    raw.ask("exec", "frozen", arguments=SLEEP)
+    (child,) = psutil.Process(raw.process.pid).children()
+    os.kill(child.pid, signal.SIGSTOP)
+    assert raw.ask("kill", "frozen")["result"]
+    assert raw.event("end", "frozen")["reason"] == "killed"
+    raw.event("gone", "frozen")
+
+
+def test_a_guest_whose_process_hangs_does_not_hold_up_the_others(raw: Raw) -> None:
+    raw.ask("exec", "hung", arguments=SLEEP)
+    (child,) = psutil.Process(raw.process.pid).children()
+    raw.ask("exec", "well", arguments=SLEEP)
+    os.kill(child.pid, signal.SIGSTOP)
+    text = "x" * 100_000
+    for _ in range(10):
+        request = {"op": "type", "guest": "hung", "arguments": {"text": text}}
+        raw.send(json.dumps(request).encode() + b"\n")
+    assert "result" in raw.ask("stats", "well")
+    assert raw.event("end", "hung")["reason"] == "killed"
+    raw.event("gone", "hung")
+    raw.ask("stop", "well")
+    raw.event("gone", "well")
+
+
+def busy(own: Raw) -> list[int]:
+    """Give a supervisor two peers; all process ids below it."""
+    for name in ("a", "b"):
+        assert "result" in own.ask("exec", name, arguments=SLEEP)
+    below = psutil.Process(own.process.pid).children(recursive=True)
+    assert len(below) == 4
+    return [process.pid for process in below]
+
+
+def test_the_end_of_its_input_ends_everything(own: Raw) -> None:
+    pids = busy(own)
+    assert own.close() == 0
+    assert all(map(gone, pids))
+    assert own.errors.read_text() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_end_everything_in_order(own: Raw, number: signal.Signals) -> None:
+    pids = busy(own)
+    for _ in range(5):  # impatience must not cut the clean-up short
+        os.kill(own.process.pid, number)
+    assert own.process.wait(TIMEOUT) == 0
+    assert all(map(gone, pids))
+    assert own.errors.read_text() == ""
+
+
+def test_its_sudden_death_takes_everything_along(own: Raw) -> None:
+    pids = busy(own)
+    own.process.kill()
+    own.process.wait(TIMEOUT)
+    assert all(map(gone, pids))
+
+
+def test_a_closed_output_ends_it(own: Raw) -> None:
+    pids = busy(own)
+    assert own.process.stdout is not None
+    os.kill(own.process.pid, signal.SIGSTOP)
+    reader, writer = os.pipe()
+    os.dup2(reader, own.process.stdout.fileno())  # nobody has the other end's pipe any more
+    os.close(reader)
+    os.close(writer)
+    os.kill(own.process.pid, signal.SIGCONT)
+    assert all(map(gone, [*pids, own.process.pid]))
+
+
+def test_a_child_that_lost_its_parent_before_it_could_ask_ends(tmp_path: Path) -> None:
+    """PR_SET_PDEATHSIG is too late for a parent that is gone already."""
+    verdict = tmp_path / "verdict"
+    between = os.fork()
+    if between == 0:
+        parent = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == parent:
+                time.sleep(0.005)
+            supervisor = Supervisor.__new__(Supervisor)
+            with contextlib.suppress(BaseException):
+                supervisor._become_child(parent, None)  # type: ignore[arg-type]
+            verdict.write_text("it lives")
+            os._exit(0)
+        os._exit(0)
+    os.waitpid(between, 0)
+    time.sleep(0.2)
+    assert not verdict.exists()
+
+
+# what stays
+
+
+def resources(pid: int) -> tuple[int, int, int]:
+    process = psutil.Process(pid)
+    return process.num_fds(), process.num_threads(), len(process.children(recursive=True))
+
+
+def test_two_hundred_guests_leave_nothing(raw: Raw, kvm_device: str, tmp_path: Path) -> None:
+    config = {"kernel": kernel(HELLO + POWER_OFF + FOR_EVER, tmp_path), "memory": 16}
+    config["vsock"] = False
+    before = resources(raw.process.pid)
+    for number in range(200):
+        name = f"cycle {number}"
+        assert "result" in raw.ask("create", name, arguments=config)
+        assert raw.event("end", name)["reason"] == "power-off"
+        raw.event("gone", name)
+    assert resources(raw.process.pid) == before
+
+
+def test_refusals_and_questions_leave_nothing(raw: Raw) -> None:
+    before = resources(raw.process.pid)
+    for number in range(20):
+        raw.ask("capabilities")
+        name = f"refused {number}"
+        raw.ask("create", name, arguments={"kernel": "/absent"})
+        raw.event("gone", name)
+    assert resources(raw.process.pid) == before
+
+
+def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(raw: Raw) -> None:
+    raw.ask("exec", "before", arguments=SLEEP)
+    soft, hard = resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE)
+    used = resources(raw.process.pid)[0]
+    resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE, (used, hard))
+    error = raw.ask("exec", "one too many", arguments=SLEEP)["error"]
+    assert "no process" in error["cause"]
+    assert "ulimit" in error["mend"]
+    raw.event("gone", "one too many")
+    resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert resources(raw.process.pid)[0] == used
+    assert "result" in raw.ask("stats", "before")
+    assert "result" in raw.ask("exec", "one too many", arguments=SLEEP)
+    for name in ("before", "one too many"):
+        raw.ask("stop", name)
+        raw.event("gone", name)
+
+
+def test_utilization_comes_by_itself(raw: Raw) -> None:
+    told = raw.wait(lambda message: message.get("event") == "utilization")
+    parts = [value for name, value in told["values"].items() if name.startswith("cpu.")]
+    assert sum(parts) == pytest.approx(100)
+    assert 0 < told["values"]["memory.used"] < told["values"]["memory.total"]

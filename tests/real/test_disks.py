@@ -1,0 +1,192 @@
+"""Disks, persistent memory and kinds of memory of real guests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pytest
+
+from harness.guest.factory import GuestFactory
+from harness.guest.guest import Guest
+from harness.hosts.base import Host
+from harness.hypervisors.base import Disk
+from harness.hypervisors.kvm import KvmHypervisor
+from harness.hypervisors.qemu import QemuHypervisor
+from images.store import GuestImage
+from suites.io.fio import Job, figures
+from tests.real.conftest import MEMORY, factory
+
+pytestmark = pytest.mark.emulated
+MIB = 16
+KSM = "/sys/kernel/mm/ksm"
+
+
+def by_serial(name: str) -> str:
+    return f"/dev/disk/by-serial/{name}"
+
+
+def digest(guest: Guest, name: str) -> str:
+    """SHA-256 of a disk as it is now, not as the guest remembers it."""
+    read = f"dd if={by_serial(name)} bs=1M iflag=direct status=none | sha256sum"
+    return str(guest.ssh.run(read).stdout.split()[0])
+
+
+@pytest.fixture(scope="module")
+def files(emulated_host: Host) -> Iterator[dict[str, str]]:
+    """Two files of random bytes on the host."""
+    folder = PurePosixPath(emulated_host.scratch())
+    paths = {name: str(folder / f"disk-{name}") for name in ("first", "second")}
+    for path in paths.values():
+        size = ["bs=1M", f"count={MIB}", "conv=fsync"]
+        emulated_host.run(["dd", "if=/dev/urandom", f"of={path}", *size])
+    yield paths
+    emulated_host.run(["rm", *paths.values()])
+
+
+@pytest.fixture(scope="module")
+def equipped(kvm: KvmHypervisor, image: GuestImage, files: dict[str, str]) -> Iterator[Guest]:
+    """A guest with an overlay over the first file, and the second file itself."""
+    disks = [
+        Disk(files["first"], "first", overlay=True),
+        Disk(files["second"], "second", direct=True),
+    ]
+    guest = factory(kvm, image, lambda made: None)("disks", disks=disks, memory=256)  # fio is large
+    yield guest
+    guest.stop()
+
+
+def digest_of(host: Host, path: str) -> str:
+    return host.run(["sha256sum", path]).stdout.split()[0]
+
+
+def test_disks_go_by_their_names(
+    equipped: Guest, emulated_host: Host, files: dict[str, str]
+) -> None:
+    assert equipped.facts["devices"][:3] == ["virtio-blk (vhost-user)"] * 3
+    for name, path in files.items():
+        assert digest(equipped, name) == digest_of(emulated_host, path)
+
+
+def test_writes_to_an_overlay_never_reach_the_base(
+    equipped: Guest, emulated_host: Host, files: dict[str, str]
+) -> None:
+    before = digest_of(emulated_host, files["first"])
+    folder = str(PurePosixPath(files["first"]).parent)
+    names = emulated_host.run(["ls", folder]).stdout
+    write = "dd if=/dev/urandom of={0} bs=64k count=40 seek=30 oflag=direct conv=notrunc,fsync"
+    equipped.ssh.run(write.format(by_serial("first")))
+    written = digest(equipped, "first")
+    assert written != before
+    equipped.ssh.run("echo 3 > /proc/sys/vm/drop_caches")
+    assert digest(equipped, "first") == written
+    assert digest_of(emulated_host, files["first"]) == before
+    assert emulated_host.run(["ls", folder]).stdout == names, "an overlay has no name"
+
+
+def test_a_read_only_disk_takes_no_writes(equipped: Guest) -> None:
+    write = ["dd", "if=/dev/zero", f"of={by_serial('second')}", "bs=4k", "count=1"]
+    assert equipped.ssh.run(write, check=False).status != 0
+
+
+def test_reads_cause_no_exit_to_the_vmm(equipped: Guest) -> None:
+    job = Job(depth=8, size=MIB, warm_up=0, measured=2)
+    before = equipped.statistics()
+    text = equipped.ssh.run([*job.argv(by_serial("second")), "--readonly"]).stdout
+    after = equipped.statistics()
+    done = figures(text, "guest")["iops"] * job.measured
+    assert after["block_requests_second"] - before["block_requests_second"] >= 0.9 * done > 100
+    assert after["user_exits"] - before["user_exits"] < 20
+
+
+def test_a_disk_of_the_daemons_for_qemu(
+    emulated_host: Host, image: GuestImage, files: dict[str, str]
+) -> None:
+    """The peer has the same back end as we have, and loses its guest with it, too."""
+    qemu = QemuHypervisor(emulated_host, lambda text: None)
+    try:
+        disks = [
+            Disk(files["first"], "first"),
+            Disk(files["second"], "second", direct=True, backend="vhost-user"),
+        ]
+        guest = factory(qemu, image, lambda made: None)("peer", disks=disks)
+        for name, path in files.items():
+            assert digest(guest, name) == digest_of(emulated_host, path)
+        with guest.expect_end("backend-lost"):
+            emulated_host.run(["pkill", "-P", str(parent(emulated_host, guest)), "qemu-storage"])
+    finally:
+        qemu.close()
+
+
+def parent(host: Host, guest: Guest) -> int:
+    return int(host.run(["ps", "-o", "ppid=", "-p", str(guest.facts["pid"])]).stdout)
+
+
+def test_a_root_that_is_persistent_memory(standing: Guest, guests: GuestFactory) -> None:
+    guest = guests("pmem", root="pmem")
+    (root,) = [
+        line.split()
+        for line in guest.ssh.run(["cat", "/proc/mounts"]).stdout.splitlines()
+        if line.split()[1] == "/"
+    ]
+    assert root[0] == "/dev/pmem0"
+    assert {"ro", "dax=always"} <= set(root[3].split(","))
+    assert not any("blk" in device for device in guest.facts["devices"])
+    files = "find /usr/bin /usr/lib -xdev -type f -size +500k | sort | xargs sha256sum | sha256sum"
+    assert guest.ssh.run(files).stdout == standing.ssh.run(files).stdout
+    # a page of the file in a program's memory is the host's page: the guest's cache stays empty
+    cached = "grep ^Cached: /proc/meminfo"
+    assert kib(guest.ssh.run(cached).stdout) < kib(standing.ssh.run(cached).stdout)
+    guest.stop()
+
+
+def kib(line: str) -> int:
+    return int(line.split()[1])
+
+
+def test_memory_of_huge_pages(guests: GuestFactory, emulated_host: Host) -> None:
+    def free() -> int:
+        return kib(emulated_host.run(["grep", "HugePages_Free", "/proc/meminfo"]).stdout)
+
+    reserve = "echo {0} > /proc/sys/vm/nr_hugepages"
+    emulated_host.run(["sh", "-c", reserve.format(MEMORY // 2)])
+    try:
+        assert free() == MEMORY // 2
+        guest = guests("huge", hugepages=True)
+        assert guest.facts["hugepages"]
+        assert 20 < MEMORY // 2 - free() <= MEMORY // 2
+        guest.stop()
+        assert free() == MEMORY // 2
+    finally:
+        emulated_host.run(["sh", "-c", reserve.format(0)])
+
+
+@pytest.mark.slow
+def test_ksm_merges_what_two_guests_have_in_common(
+    guests: GuestFactory, emulated_host: Host
+) -> None:
+    names = ("run", "pages_to_scan", "sleep_millisecs")
+    before = [emulated_host.run(["cat", f"{KSM}/{name}"]).stdout.strip() for name in names]
+
+    def set_all(values: list[str]) -> None:
+        for name, value in zip(names, values, strict=True):
+            emulated_host.run(["sh", "-c", f"echo {value} > {KSM}/{name}"])
+
+    pair = [guests.launch(mergeable=True, root="pmem") for _ in range(2)]
+    for guest in pair:
+        guest.wait_ready()
+        assert guest.facts["mergeable"]
+    set_all(["1", "5000", "1"])
+    try:
+        deadline = time.monotonic() + 90
+        sharing = 0
+        while sharing < 2000 and time.monotonic() < deadline:
+            time.sleep(1.0)
+            sharing = int(emulated_host.run(["cat", f"{KSM}/pages_sharing"]).stdout)
+        assert sharing >= 2000  # pages of 4 KiB
+        for guest in pair:
+            guest.ssh.run(["true"])
+    finally:
+        set_all(["2", *before[1:]])  # 2: and take apart what was merged
+        set_all(before)

@@ -1,0 +1,91 @@
+"""A driver's side of one virtqueue, in place of a guest: requests laid into memory by hand."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from harness.kvm.vm import eventfd, signal_eventfd
+from harness.vmm.devices.virtio.queue import Queue, Ring
+from harness.vmm.devices.virtio.served import Served
+from harness.vmm.devices.virtio.transport import StartedQueue
+from harness.vmm.memory import Memory
+from tests.vmm.fakes import RING
+
+NEXT, WRITE, INDIRECT = 1, 2, 4
+
+Descriptor = tuple[int, int, int]  # address, length, flags
+
+
+class Driver:
+    """One ring, of 8 entries, in memory of ours."""
+
+    def __init__(self, memory: Memory, ring: Ring = RING) -> None:
+        self.memory = memory
+        self.ring = ring
+        self.index = 0
+        for address, length in zip(ring[1:], ring.lengths(), strict=True):
+            memory.view(address, length)[:] = bytes(length)
+
+    def offer(self, descriptors: list[Descriptor], table: int = 0) -> None:
+        """Make a request available; its descriptors lie in an indirect table, if one is given."""
+        place = table or self.ring.descriptors
+        for at, (address, length, flags) in enumerate(descriptors):
+            more = NEXT if at + 1 < len(descriptors) else 0
+            entry = struct.pack("<QIHH", address, length, flags | more, at + 1 if more else 0)
+            self.memory.write(place + 16 * at, entry)
+        if table:
+            self.offer([(table, 16 * len(descriptors), INDIRECT)])
+            return
+        self.index += 1
+        entries = struct.pack("<HH8H", 0, self.index & 0xFFFF, *(0,) * 8)
+        self.memory.write(self.ring.available, entries)
+
+    @property
+    def used(self) -> list[int]:
+        """Bytes written to each request completed so far, the last 8 of them."""
+        words = struct.unpack("<HH", self.memory.view(self.ring.used, 4))
+        last = range(max(0, words[1] - self.ring.size), words[1])
+        elements = (self.ring.used + 4 + 8 * (at % self.ring.size) for at in last)
+        return [struct.unpack("<II", self.memory.view(at, 8))[1] for at in elements]
+
+
+def serve(device: Served, queue: Queue, number: int = 0) -> int:
+    """Serve the one request that is offered, in place of the device's thread; bytes written."""
+    (chain,) = queue.pop()
+    written = device._request(number, chain)
+    queue.push(chain, written)
+    return written
+
+
+class Started:
+    """A device with its thread running, kicked and answered by eventfds.
+
+    drivers: one for each queue, `count` of them. fail: what ended the device.
+    """
+
+    def __init__(self, device: Served, memory: Memory, count: int, features: int = 0) -> None:
+        self.device = device
+        self.fail: list[BaseException] = []
+        device._fail = self.fail.append
+        rings = [Ring(8, *(at + 0x4000 * number for at in RING[1:])) for number in range(count)]
+        self.drivers = [Driver(memory, ring) for ring in rings]
+        self.queues = [
+            StartedQueue(number, ring, eventfd(nonblocking=False), eventfd(nonblocking=False))
+            for number, ring in enumerate(rings)
+        ]
+        device.start(memory, self.queues, features)
+
+    def kick(self, number: int) -> None:
+        signal_eventfd(self.queues[number].kick)
+
+    def wait(self, number: int) -> None:
+        """For the queue's interrupt."""
+        assert os.read(self.queues[number].call, 8)
+
+    def close(self) -> dict[int, int]:
+        bases = self.device.stop()
+        for queue in self.queues:
+            os.close(queue.kick)
+            os.close(queue.call)
+        return bases

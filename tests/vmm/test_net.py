@@ -1,0 +1,185 @@
+"""virtio-net's configuration, and virtio-net by a real passt, driven as a guest's driver does."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from harness.agent.passt import PasstProcess
+from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
+from harness.kvm.vm import eventfd, signal_eventfd
+from harness.vmm.config import NetworkConfig
+from harness.vmm.devices.virtio.net import HEADER, mac_bytes
+from harness.vmm.devices.virtio.passt import Passt
+from harness.vmm.devices.virtio.queue import Ring
+from harness.vmm.devices.virtio.transport import StartedQueue
+from harness.vmm.memory import Memory
+from tests.waiting import TIMEOUT, wait_until
+
+MAC, ADDRESS, GATEWAY = "02:00:0a:02:00:02", "10.2.0.2", "10.2.0.1"
+NETWORK = NetworkConfig(MAC, address=f"{ADDRESS}/24", gateway=GATEWAY)
+RECEIVE, TRANSMIT = Ring(8, 0x1000, 0x2000, 0x3000), Ring(8, 0x4000, 0x5000, 0x6000)
+BUFFERS, SENT, ROOM = 0x1_0000, 0x2_0000, 0x800
+ARP = struct.pack("!HHBBH", 1, 0x800, 6, 4, 1)
+
+
+def test_mac_addresses() -> None:
+    assert mac_bytes("02:00:0A:02:00:fe") == bytes.fromhex("02000a0200fe")
+    for wrong in ("", "02:00", "01:00:00:00:00:01", "02-00-00-00-00-01", "02:00:00:00:00:0g"):
+        with pytest.raises(ConfigError, match="is no MAC address"):
+            mac_bytes(wrong)
+
+
+class Driver:
+    """A guest's driver of a passt device: eight receive buffers, one transmit at a time."""
+
+    def __init__(self, room: int = ROOM) -> None:
+        self.memory = Memory(1 << 20)
+        self.fail: list[BaseException] = []
+        self.passt = PasstProcess(NETWORK)
+        self.device = Passt(MAC, self.passt, self.fail.append)
+        for at in range(RECEIVE.size):
+            entry = struct.pack("<QIHH", BUFFERS + ROOM * at, room, 2, 0)
+            self.memory.write(RECEIVE.descriptors + 16 * at, entry)
+        heads = struct.pack("<HH8H", 0, 8, *range(8))
+        self.memory.write(RECEIVE.available, heads)
+        self.kicks = [eventfd(nonblocking=False), eventfd(nonblocking=False)]
+        self.sent = 0
+
+    def start(self) -> None:
+        queues = [
+            StartedQueue(number, ring, kick, -1)
+            for number, (ring, kick) in enumerate(zip((RECEIVE, TRANSMIT), self.kicks, strict=True))
+        ]
+        self.device.start(self.memory, queues, self.device.features)
+
+    def send(self, frame: bytes, header: int = HEADER) -> None:
+        self.memory.write(SENT, bytes(header) + frame)
+        entry = struct.pack("<QIHH", SENT, header + len(frame), 0, 0)
+        self.memory.write(TRANSMIT.descriptors, entry)
+        self.sent += 1
+        self.memory.write(TRANSMIT.available, struct.pack("<HH", 0, self.sent))
+        signal_eventfd(self.kicks[1])
+
+    def received(self) -> list[bytes]:
+        """The frames that came, without their headers."""
+        _, count = struct.unpack_from("<HH", self.memory.view(RECEIVE.used, 4))
+        frames = []
+        for at in range(count):
+            head, size = struct.unpack_from("<II", self.memory.view(RECEIVE.used + 4 + 8 * at, 8))
+            whole = bytes(self.memory.view(BUFFERS + ROOM * head, size))
+            assert whole[:HEADER] == bytes(10) + b"\x01\0"
+            frames.append(whole[HEADER:])
+        return frames
+
+    def ask_for_the_gateway(self) -> None:
+        mac = mac_bytes(MAC)
+        asked = mac + socket.inet_aton(ADDRESS) + bytes(6) + socket.inet_aton(GATEWAY)
+        self.send(b"\xff" * 6 + mac + b"\x08\x06" + ARP + asked)
+
+    def fault(self) -> BaseException:
+        """What ended the device."""
+        assert wait_until(lambda: self.fail)
+        return self.fail[0]
+
+    def close(self) -> None:
+        self.device.stop()
+        with suppress(OSError):
+            self.device._socket.shutdown(socket.SHUT_RDWR)
+        assert self.passt.process.wait(TIMEOUT) is not None
+
+
+@pytest.fixture
+def driver() -> Iterator[Driver]:
+    if not shutil.which("passt"):
+        pytest.skip("no passt")
+    made = Driver()
+    yield made
+    made.close()
+
+
+def has_a_route() -> bool:
+    """passt wants an interface with a default route."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # sends nothing
+        return True
+    return False
+
+
+routed = pytest.mark.skipif(not has_a_route(), reason="passt needs a default route")
+
+
+@routed
+def test_passt_answers_for_the_gateway(driver: Driver) -> None:
+    driver.start()
+    driver.ask_for_the_gateway()
+    assert wait_until(driver.received), driver.fail
+    (frame,) = driver.received()
+    assert frame[:6] == mac_bytes(MAC)
+    assert frame[12:14] == b"\x08\x06"
+    assert socket.inet_aton(GATEWAY) in frame
+    assert driver.device.stop() == {0: 1, 1: 1}
+
+
+@routed
+def test_what_comes_while_it_is_stopped_is_lost(driver: Driver) -> None:
+    driver.start()
+    driver.device.stop()
+    before = bytes(driver.memory.view(0, 0x8000))
+    driver.device._deliver(bytes(60))
+    assert bytes(driver.memory.view(0, 0x8000)) == before
+    driver.start()
+    driver.device._deliver(bytes(60))
+    assert driver.received() == [bytes(60)]
+
+
+@routed
+def test_frames_without_a_buffer_or_too_long_are_lost(driver: Driver) -> None:
+    driver.start()
+    driver.device._deliver(bytes(1515))
+    for number in range(12):
+        driver.device._deliver(bytes([number]) * 1514)
+    assert driver.received() == [bytes([number]) * 1514 for number in range(8)]
+
+
+@routed
+@pytest.mark.parametrize(("size", "header"), [(0, HEADER), (1515, HEADER), (0, 4)])
+def test_a_frame_that_is_none_ends_the_guest(driver: Driver, size: int, header: int) -> None:
+    driver.start()
+    driver.send(bytes(size), header)
+    fault = driver.fault()
+    assert isinstance(fault, GuestFault)
+    assert f"a frame of {size + header - HEADER} bytes" in str(fault)
+
+
+@routed
+def test_a_buffer_too_small_ends_the_guest(driver: Driver) -> None:
+    small = Driver(room=64)
+    small.start()
+    with pytest.raises(GuestFault, match="too small"):
+        small.device._deliver(bytes(60))
+    small.close()
+
+
+@routed
+def test_its_end_is_told(driver: Driver) -> None:
+    driver.passt.process.kill()
+    end = driver.fault()
+    assert isinstance(end, MachineEnd)
+    assert end.reason == "vmm-error"
+    assert "passt ended" in end.detail
+
+
+def test_without_passt_it_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    threads = threading.active_count()
+    with pytest.raises(ConfigError, match="passt: No such file") as caught:
+        PasstProcess(NETWORK)
+    assert caught.value.mend == "install passt"
+    assert threading.active_count() == threads

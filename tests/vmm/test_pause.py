@@ -1,0 +1,151 @@
+"""Pausing: vCPUs leave the guest between two instructions, and go on as if nothing had been."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.hypervisors.supervised import Supervisor
+from harness.vmm.machine import Machine
+from harness.vmm.vcpu import KICK
+from tests.vmm.guests import Runner, in_process
+from tests.vmm.payload import FOR_EVER, HELLO
+from tests.waiting import TIMEOUT, wait_until
+
+pytestmark = pytest.mark.usefixtures("kvm_device")
+
+COUNTER = 0x20_0000
+COUNT = f"1: incl {COUNTER:#x} ; jmp 1b"
+ASK = "mov $0xd00, %dx\n1: in %dx, %eax ; mov %eax, %ebx ; out %eax, %dx ; jmp 1b"
+
+
+def count(machine: Machine) -> int:
+    return int.from_bytes(machine.memory.view(COUNTER, 4), "little")
+
+
+class Echo:
+    """Reads give 0, 1, 2...; every write must be what was read last."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.wrong: list[tuple[int, int]] = []
+
+    def read(self, offset: int, size: int) -> int:
+        self.reads += 1
+        return self.reads
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if value != self.reads:
+            self.wrong.append((value, self.reads))
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Machine]:
+    """A machine that counts in memory for ever."""
+    with in_process(COUNT, tmp_path) as machine:
+        signal.signal(KICK, lambda number, frame: None)
+        machine.vcpus[0].start(lambda end: None)
+        assert wait_until(lambda: count(machine))
+        yield machine
+
+
+def test_a_paused_counter_stands_and_goes_on(running: Machine) -> None:
+    for _ in range(20):
+        running.pause()
+        seen, state = count(running), running.vcpus[0].registers()
+        running.pause()  # a second time changes nothing
+        assert (count(running), running.vcpus[0].registers()) == (seen, state)
+        running.resume()
+        assert wait_until(lambda: count(running) != seen)  # noqa: B023
+    running.resume()
+    assert not running.vcpus[0]._parked
+
+
+def test_a_pause_right_after_a_resume_is_a_pause(running: Machine) -> None:
+    for _ in range(200):
+        running.pause()
+        running.resume()
+        running.pause()
+        seen = count(running)
+        assert count(running) == seen
+        running.resume()
+
+
+def test_an_access_that_waits_is_completed_first(tmp_path: Path) -> None:
+    """What a device answered is in the register, not lost, wherever the pause comes."""
+    echo = Echo()
+    with in_process(ASK, tmp_path, ports=echo) as machine:
+        signal.signal(KICK, lambda number, frame: None)
+        machine.vcpus[0].start(lambda end: None)
+        for _ in range(100):
+            machine.pause()
+            registers = machine.vcpus[0].registers()
+            assert registers["rax"] == echo.reads
+            machine.resume()
+        assert not echo.wrong
+
+
+class Slow(Echo):
+    """Keeps the first read until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def read(self, offset: int, size: int) -> int:
+        self.reached.set()
+        assert self.released.wait(TIMEOUT)
+        return super().read(offset, size)
+
+
+def test_a_pause_that_comes_too_late_leaves_it_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.vmm.vcpu._PAUSE_TIMEOUT", 0.05)
+    slow = Slow()
+    with in_process(ASK, tmp_path, ports=slow) as machine:
+        signal.signal(KICK, lambda number, frame: None)
+        machine.vcpus[0].start(lambda end: None)
+        assert slow.reached.wait(TIMEOUT)
+        with pytest.raises(TimeoutError, match="a device keeps it"):
+            machine.pause()
+        slow.released.set()
+        assert wait_until(lambda: slow.reads > 1)
+        assert not machine.vcpus[0].paused
+        assert not slow.wrong
+
+
+def test_a_paused_machine_stops(running: Machine) -> None:
+    running.pause()
+    thread = running.vcpus[0].thread
+    running.vcpus[0].stop()
+    assert isinstance(thread, threading.Thread)
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+    running.pause()  # of one that has ended: returns
+
+
+def test_vcpus_that_were_never_started_pause(tmp_path: Path) -> None:
+    with in_process(FOR_EVER, tmp_path) as machine:
+        machine.pause()
+        machine.resume()
+
+
+def test_pause_and_resume_by_the_control_channel(run: Runner, supervisor: Supervisor) -> None:
+    """A halted guest and an application processor that nobody started are paused, too."""
+    source = HELLO + "1: in $0x60, %al ; jmp 1b"
+    guest = run(source, vcpus=2)
+    guest.wait_line("hi")
+    ask = supervisor.request
+    assert ask("pause", "guest") is True
+    before = guest.machine.statistics()["user_exits"]
+    assert guest.machine.statistics()["user_exits"] == before
+    assert ask("resume", "guest") is True
+    assert wait_until(lambda: guest.machine.statistics()["user_exits"] > before)
+    assert ask("pause", "guest") is True
+    guest.machine.stop()
+    assert guest.end().reason == "stopped"

@@ -1,0 +1,306 @@
+"""Snapshots of flat payloads: written, gone on from, and refused when somebody changed them."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from harness.agent.identity import Restore
+from harness.errors import HarnessError, ProvisionError
+from harness.hypervisors.supervised import Supervisor
+from harness.kvm import structs
+from harness.kvm.errors import ConfigError
+from harness.vmm.saved import Saved, pack, save
+from tests.vmm.guests import Guest, Runner
+from tests.vmm.payload import FOR_EVER, HELLO
+from tests.vmm.test_payload_disk import SECTOR_ONE, disk, source
+from tests.waiting import wait_until
+
+__all__ = ["disk"]
+
+COUNTER = 0x20_0000
+WAIT_KEY = """
+8:  mov $0x3fd, %dx ; in %dx, %al ; test $1, %al ; jz 8b
+    mov $0x3f8, %dx ; in %dx, %al
+"""
+# every key that is typed is answered by the counter, which goes on by one
+ANSWER = f"""
+    incl {COUNTER:#x}
+1:  {WAIT_KEY}
+    mov {COUNTER:#x}, %eax ; add $'0', %al ; mov $0x3f8, %dx ; out %al, %dx
+    mov $10, %al ; out %al, %dx
+    incl {COUNTER:#x}
+    jmp 1b
+"""
+PERIODIC = """
+    sti
+    movl $0x20040, 0xfee00320 ; movl $0xb, 0xfee003e0 ; movl $1000000, 0xfee00380
+1:  hlt ; testl $7, COUNT ; jnz 1b
+    say again 6
+    jmp 1b
+"""
+
+
+def type_key(guest: Guest) -> None:
+    guest.machine._supervisor.request("type", guest.machine._guest, {"text": "x"})
+
+
+def press(guest: Guest, line: str) -> None:
+    """Type a key; the line that answers it."""
+    type_key(guest)
+    guest.wait_line(line)
+
+
+def take(guest: Guest, folder: Path) -> Path:
+    folder.mkdir()
+    assert guest.machine.snapshot(str(folder)) > 0
+    return folder
+
+
+@pytest.fixture
+def origin(run: Runner) -> Guest:
+    """A guest that has answered once."""
+    guest = run(HELLO + ANSWER, "origin")
+    guest.wait_line("hi")
+    press(guest, "1")
+    return guest
+
+
+@pytest.fixture
+def taken(origin: Guest, tmp_path: Path) -> Path:
+    return take(origin, tmp_path / "taken")
+
+
+def test_clones_go_on_from_one_point_and_apart(run: Runner, origin: Guest, taken: Path) -> None:
+    press(origin, "2")
+    a = run.start("restore", "a", snapshot=str(taken))
+    press(a, "2")
+    press(a, "3")
+    b = run.start("restore", "b", snapshot=str(taken))
+    press(b, "2")
+    assert (a.lines, b.lines) == (["2", "3"], ["2"])
+    press(origin, "3")
+    press(a, "4")
+    again = run.start("restore", "c", snapshot=str(take(a, taken.parent / "of a clone")))
+    press(again, "5")
+
+
+def test_the_memory_file_is_sparse_and_stays_as_it_is(run: Runner, taken: Path) -> None:
+    file = taken / "memory"
+    assert file.stat().st_blocks * 512 < 2 << 20
+    before = file.read_bytes()
+    assert len(before) == (64 << 20) + 4096
+    press(run.start("restore", "a", snapshot=str(taken)), "2")
+    assert file.read_bytes() == before
+
+
+def test_a_paused_guest_stays_paused(origin: Guest, supervisor: Supervisor, tmp_path: Path) -> None:
+    supervisor.request("pause", "origin")
+    take(origin, tmp_path / "paused")
+    type_key(origin)
+    before = origin.machine.statistics()["user_exits"]
+    assert origin.machine.statistics()["user_exits"] == before
+    supervisor.request("resume", "origin")
+    origin.wait_line("2")
+
+
+def test_an_application_processor_that_waits_is_restored(run: Runner, tmp_path: Path) -> None:
+    guest = run(HELLO + ANSWER, vcpus=2)
+    guest.wait_line("hi")
+    clone = run.start("restore", "clone", snapshot=str(take(guest, tmp_path / "two")))
+    press(clone, "1")
+
+
+def test_a_timer_and_its_interrupts_go_on(run: Runner, tmp_path: Path) -> None:
+    """The local APIC's periodic timer, behind its vector and the handler that counts."""
+    guest = run(source(PERIODIC), "origin")
+    guest.wait_line("again")
+    folder = take(guest, tmp_path / "timer")
+    said = len(guest.lines)
+    clones = [run.start("restore", name, snapshot=str(folder)) for name in ("a", "b")]
+    for one in clones:
+        assert wait_until(lambda: len(one.lines) > 3), one.ends  # noqa: B023
+    assert wait_until(lambda: len(guest.lines) > said + 3), guest.ends
+
+
+def test_a_disk_and_its_ring_go_on(
+    run: Runner, disk: list[dict[str, object]], tmp_path: Path
+) -> None:
+    """The clone's request is the ring's second; its interrupt comes by the table of the origin."""
+    body = f"""
+        sti ; movl $0, BAR + 0x301c
+        request 1
+        sleep_until 1
+        say again 6
+        {WAIT_KEY}
+        movl $0, DATA
+        request 2
+        sleep_until 2                   /* or an interrupt too many, by the restore */
+    1:  cmpw $2, USED + 2 ; jne 1b
+        say DATA {len(SECTOR_ONE)}
+    """
+    guest = run(source(body), disks=disk)
+    guest.wait_line("again")
+    folder = take(guest, tmp_path / "disk-snapshot")
+    for name in ("a", "b"):
+        press(run.start("restore", name, snapshot=str(folder)), "sector one")
+    press(guest, "sector one")
+
+
+# what is refused
+
+
+def change(taken: Path, alter: Callable[[dict[str, Any]], None]) -> None:
+    """Change the body of a state file and make its check right again."""
+    whole = json.loads((taken / "state").read_text())
+    body = json.loads(whole["body"])
+    alter(body)
+    whole["body"] = json.dumps(body)
+    whole["check"] = zlib.crc32(whole["body"].encode())
+    (taken / "state").write_text(json.dumps(whole))
+
+
+def msr(index: int, value: int) -> str:
+    return pack(structs.MSR_ENTRY.pack(index, value))
+
+
+def refused(run: Runner, **arguments: Any) -> str:
+    """Why; a mend is told, too."""
+    with pytest.raises(ProvisionError) as caught:
+        run.start("restore", "refused", **arguments)
+    assert caught.value.mend
+    return caught.value.cause
+
+
+def test_files_that_are_missing_or_damaged(run: Runner, taken: Path) -> None:
+    state, memory = taken / "state", taken / "memory"
+    text = state.read_text()
+    assert "No such file" in refused(run, snapshot=str(taken / "absent"))
+    for broken, why in (
+        ("", "cannot be read"),
+        (text[:-10], "cannot be read"),
+        ("[]", "no object"),
+        (text.replace('"version": 1', '"version": 2'), "version 2, this is 1"),
+        (text.replace("tsc_khz", "tsc_kHz"), "was changed"),
+    ):
+        state.write_text(broken)
+        assert why in refused(run, snapshot=str(taken))
+    state.write_text(text)
+    os.truncate(memory, (64 << 20) - 4096)
+    assert "not this snapshot's memory" in refused(run, snapshot=str(taken))
+    os.truncate(memory, (64 << 20) + 4096)
+    assert "not this snapshot's memory" in refused(run, snapshot=str(taken))
+    memory.unlink()
+    assert "No such file" in refused(run, snapshot=str(taken))
+
+
+@pytest.mark.parametrize(
+    ("alter", "why"),
+    [
+        (lambda body: body["machine"]["vcpus"].append({}), "vcpus: 2 of 1"),
+        (lambda body: body["machine"]["vcpus"][0].update(lapic="AAAA"), "3 bytes, not 1024"),
+        (lambda body: body["machine"]["vcpus"][0].update(xsave="AAAA"), "xsave: 3 bytes"),
+        (lambda body: body["machine"]["vcpus"][0].update(cpuid="AAAA"), "3 bytes, in entries"),
+        (lambda body: body["machine"]["vcpus"][0].update(tsc_khz=1), "TSC of 1 kHz"),
+        (lambda body: body["machine"]["vcpus"][0].update(msrs=msr(0x1D0, 1)), "MSR 0x1d0"),
+        (lambda body: body["machine"]["vm"].update(pit=5), "no str: 5"),
+        (lambda body: body["machine"].pop("serial"), "no object"),
+        (lambda body: body["machine"]["virtio"].append({}), "virtio: 1 of 0"),
+        (lambda body: body["machine"]["pci"]["functions"].append({}), "functions: 2 of 1"),
+        (lambda body: body["config"].update(vcpus=0), "0 vCPUs"),
+        (lambda body: body["config"].update(memory=32), "not this snapshot's memory"),
+        (lambda body: body.update(memory="ff"), "not this snapshot's memory"),
+    ],
+)
+def test_states_that_cannot_be(
+    run: Runner, taken: Path, alter: Callable[[dict[str, Any]], None], why: str
+) -> None:
+    change(taken, alter)
+    assert why in refused(run, snapshot=str(taken))
+
+
+def test_another_machines_devices(
+    run: Runner, disk: list[dict[str, object]], tmp_path: Path, taken: Path
+) -> None:
+    assert "pci.functions: 1 of 2" in refused(run, snapshot=str(taken), config={"disks": disk})
+    assert "memory and vCPUs" in refused(run, snapshot=str(taken), config={"memory": 128})
+    with_disk = run(HELLO + FOR_EVER, "with a disk", disks=disk)
+    with_disk.wait_line("hi")
+    folder = take(with_disk, tmp_path / "with")
+    larger = tmp_path / "larger"
+    larger.write_bytes(bytes(4096))
+    other = [{"path": str(larger), "serial": "d", "readonly": True}]
+    assert "virtio-blk is another" in refused(run, snapshot=str(folder), config={"disks": other})
+
+
+def test_what_cannot_be_snapshot(run: Runner, origin: Guest, taken: Path, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="File exists") as caught:
+        origin.machine.snapshot(str(taken))
+    assert caught.value.mend
+    with pytest.raises(HarnessError, match="No such file"):
+        origin.machine.snapshot(str(tmp_path / "absent"))
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(512))
+    disks = [{"path": str(path), "serial": "d", "readonly": False}]
+    writer = run(HELLO + FOR_EVER, "writer", disks=disks)
+    with pytest.raises(HarnessError, match="cannot be shared"):
+        take(writer, tmp_path / "never")
+    press(origin, "2")  # a refusal leaves it running
+
+
+@pytest.mark.parametrize(
+    "identity", [{"name": 5}, {"name": ""}, {"name": "a b"}, {"Name": "a"}, {"name": "x" * 65}]
+)
+def test_identities_that_are_no_words(identity: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no word"):
+        Restore.parse({"snapshot": "s", "identity": identity})
+
+
+class Kept:
+    """A device with one attribute of each kind."""
+
+    STATE: ClassVar = {"number": 6, "flag": 2, "fixed": 0, "free": 4, "list": 3}
+
+    def __init__(self) -> None:
+        self.number, self.flag, self.list = 5, True, [1, 2]
+        self.fixed, self.free = bytearray(b"ab"), bytearray(b"abc")
+
+
+def test_attributes_go_round() -> None:
+    kept, blank = Kept(), Kept()
+    blank.number, blank.flag, blank.list = 0, False, [0, 0]
+    blank.fixed[:], blank.free[:] = b"  ", b""
+    Saved("it", json.loads(json.dumps(save(kept)))).into(blank)
+    assert vars(blank) == vars(kept)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"number": 6}, {"number": -1}, {"number": True}, {"number": None}, {"number": "5"}),
+        *({"flag": 1}, {"flag": None}, {"fixed": "AAAA"}, {"fixed": 5}, {"fixed": "?"}),
+        *({"free": pack(bytes(5))}, {"list": [1]}, {"list": [1, 3]}, {"list": [1, "2"]}),
+    ],
+    ids=str,
+)
+def test_attributes_are_checked_as_they_are_taken(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"snapshot: it.{next(iter(change))}"):
+        Saved("it", {**save(Kept()), **change}).into(Kept())
+
+
+def test_parts_are_objects() -> None:
+    saved = Saved("it", {"number": 5, "list": [{}, 6]})
+    for take_it in (
+        lambda: saved.part("number"),
+        lambda: saved.parts("list", 1),
+        lambda: saved.parts("list", 2),
+        lambda: Saved("it", []),
+    ):
+        with pytest.raises(ConfigError, match="snapshot: it"):
+            take_it()
