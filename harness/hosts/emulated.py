@@ -97,12 +97,14 @@ class EmulatedHost(RemoteHost):
     @property
     def worn(self) -> bool:
         """True when its next guests may not be sound: see CODE_BUFFER in harness/hosts/qemu.py."""
-        return self.unsound or self._qemu.code_buffer()[0] > WORN
+        buffer = self._qemu.code_buffer()
+        return buffer is None or buffer[0] > WORN or buffer[1] > 0
 
     @property
     def unsound(self) -> bool:
         """True when its guests so far may have failed for a fault of QEMU's (CODE_BUFFER, too)."""
-        return self._qemu.ended or self._qemu.code_buffer()[1] > 0
+        buffer = self._qemu.code_buffer()
+        return buffer is None or buffer[1] > 0
 
     def _bring(self, path: Path, size: int) -> str:
         """Small files by SSH, large ones as a read-only disk: nothing is copied."""
@@ -169,9 +171,10 @@ class EmulatedHost(RemoteHost):
 
     def _warn(self) -> None:
         """Say so when guests may have failed for no fault of theirs."""
-        with suppress(HostError, AttributeError):
-            if not self._closed and (count := self._qemu.code_buffer()[1]):
+        with suppress(AttributeError):  # closed before QEMU was there
+            buffer = None if self._closed else self._qemu.code_buffer()
+            if buffer is not None and buffer[1] > 0:
                 self._progress(
-                    f"the emulated host's QEMU emptied its code buffer {count} times: guests of "
-                    "it may have failed for that alone (README, Limits); start fewer a session"
+                    f"the emulated host's QEMU emptied its code buffer {buffer[1]} times: guests "
+                    "of it may have failed for that alone (README, Limits); start fewer a session"
                 )

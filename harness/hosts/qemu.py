@@ -153,9 +153,15 @@ class Qemu:
         """True when it has ended, or ends within `timeout` seconds."""
         return self._ended.wait(timeout)
 
-    def code_buffer(self) -> tuple[float, int]:
-        """How full the buffer of translated code is (0 to 1), and how often it was emptied."""
-        text = self.qmp.execute("human-monitor-command", command_line="info jit")
+    def code_buffer(self) -> tuple[float, int] | None:
+        """How full the buffer of translated code is (0 to 1), and how often it was emptied.
+
+        None when QEMU has ended, is about to, or hangs.
+        """
+        try:
+            text = self.qmp.execute("human-monitor-command", command_line="info jit")
+        except HostError:
+            return None
         size = re.search(r"gen code size\s+(\d+)/(\d+)", text)
         flushes = re.search(r"TB flush count\s+(\d+)", text)
         if size is None or flushes is None:

@@ -74,8 +74,12 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     hosts = item.config.stash.get(HOSTS, None)
     unsound = bool(said) and hosts is not None and hosts.unsound
     if unsound or any(sign in text for text in said for sign in NOT_OURS):
-        session_of(item.config).progress(f"{item.nodeid}: once more, for a fault of QEMU's")
-        item.session._setupstate.teardown_exact(None)
+        why = next((text.strip().splitlines()[-1] for text in said if text.strip()), "")
+        session_of(item.config).progress(f"{item.nodeid}: once more, for a fault of QEMU's ({why})")
+        try:
+            item.session._setupstate.teardown_exact(None)
+        except Exception as error:  # what was on the host went with it
+            session_of(item.config).progress(f"{item.nodeid}: its host left with: {error}")
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
