@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -20,9 +21,24 @@ MIB = 1 << 20
 
 @pytest.fixture
 def settled(standing: Guest) -> Guest:
-    """The standing guest, once the modules that SSH does not wait for are loaded, too."""
-    assert wait_until(lambda: "virtio_console" in modules(standing), PATIENCE)
+    """The standing guest, once it has done what SSH does not wait for."""
+    settle(standing)
     return standing
+
+
+def settle(guest: Guest) -> None:
+    """Until its late modules are loaded and its network's link is up, which costs exits."""
+    assert wait_until(lambda: "virtio_console" in modules(guest), PATIENCE)
+    link = ["cat", "/sys/class/net/eth0/operstate"]
+    assert wait_until(lambda: guest.ssh.run(link).stdout == "up\n", PATIENCE)
+    seen = [-1]
+
+    def still() -> bool:
+        time.sleep(0.5)
+        seen.append(guest.statistics()["user_exits"])
+        return seen[-1] == seen[-2]
+
+    assert wait_until(still, PATIENCE)
 
 
 def modules(guest: Guest) -> str:
@@ -98,6 +114,7 @@ def test_a_console_without_a_serial_port_and_without_exits(
     assert not any("rng" in name or "balloon" in name for name in guest.facts["devices"])
     with pytest.raises(HarnessError, match="no balloon"):
         guest.balloon()
+    settle(guest)
     say = f"for i in $(seq {LINES}); do echo line $i >/dev/console; done"
     cost, after = exits(guest, say)
     assert guest.console.wait_for(f"line {LINES}", PATIENCE)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Callable, Protocol
 
 from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
 from harness.kvm.vm import signal_eventfd
@@ -116,23 +116,27 @@ class VhostUserBlock(Backend):
         signal_eventfd(queue.kick)  # for what is in the ring since before a stop
 
     def stop(self) -> dict[int, int]:
-        assert self._used is not None
-        deadline = time.monotonic() + _IDLE
         # libvhost-user panics at a request that is completed after the stop: let there be none, not
         # even of those that the guest has not told it of yet
         signal_eventfd(self._kick)
-        while self._used[0] != self._available[0] and time.monotonic() < deadline:
-            self.check()
-            time.sleep(0.0005)
+        self._done_up_to(lambda: self._available[0])
         with self._talking():
             base = self._peer.stop_queue(0)
-        # it pops no more, but completes what it has popped: each request moves the used index on
-        deadline = time.monotonic() + _IDLE
-        while self._used[0] != base:
-            if time.monotonic() > deadline:
-                raise self._lost(f"requests are under way {_IDLE:g} s after its stop")
-            time.sleep(0.0005)
+        # it pops no more, but completes what it has popped
+        if not self._done_up_to(lambda: base):
+            raise self._lost(f"requests are under way {_IDLE:g} s after its stop")
         self._count()
         with self._counting:
             self._used = None
         return {0: base}
+
+    def _done_up_to(self, index: Callable[[], int]) -> bool:
+        """Wait until the used ring's index, which each completed request moves on, is that one."""
+        assert self._used is not None
+        deadline = time.monotonic() + _IDLE
+        while self._used[0] != index():
+            if time.monotonic() > deadline:
+                return False
+            self.check()
+            time.sleep(0.0005)
+        return True
