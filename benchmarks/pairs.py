@@ -25,6 +25,7 @@ from harness.hypervisors.base import Hypervisor
 from harness.hypervisors.kvm import KvmHypervisor
 from harness.hypervisors.qemu import QemuHypervisor
 from harness.hypervisors.supervised import SupervisedHypervisor
+from harness.results.statistics import CONFIDENCE, interval
 
 OURS, THEIRS = "kvm", "qemu"
 
@@ -71,11 +72,13 @@ class Found:
         return [a / b for a, b in zip(ours, theirs, strict=True)] if all(theirs) else []
 
     def lines(self, metric: str, unit: str) -> list[str]:
-        """Both sides' medians and spreads of a metric, and that of the ratio."""
+        """Both sides' medians and spreads of a metric; the ratio's, with an interval for it."""
         values = self.values[metric]
         rows = [_line(f"{metric} {name}", values[name], unit) for name in (OURS, THEIRS)]
         if ratios := self.ratios(metric):
-            rows.append(_line(f"{metric} {OURS} / {THEIRS}", ratios, ""))
+            line = _line(f"{metric} {OURS} / {THEIRS}", ratios, "")
+            low, high = interval(ratios) or (ratios[0], ratios[0])
+            rows.append(f"{line}  {CONFIDENCE:.0%} {low:.3f} to {high:.3f}")
         return rows
 
 

@@ -24,7 +24,7 @@ from harness.hosts.base import Host, Process
 from harness.hypervisors.base import Hypervisor
 from images.build import compile_c
 
-PAIRS = 6
+PAIRS = 12
 SECONDS = 4
 PORT = 5201
 TIMEOUT = 60.0

@@ -49,10 +49,18 @@ class RecordSample(Protocol):
 
 
 @pytest.fixture(scope="session")
-def hypervisor(pytestconfig: pytest.Config) -> Iterator[Hypervisor]:
-    """The session's hypervisor, on the session's host."""
+def harness_session(pytestconfig: pytest.Config) -> Iterator[Session]:
+    """All that the harness holds, started; closed when no test needs it any more."""
     session = session_of(pytestconfig)
     session.start()
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="session")
+def hypervisor(harness_session: Session, request: pytest.FixtureRequest) -> Hypervisor:
+    """The session's hypervisor, on the session's host; of several, the one whose turn it is."""
+    session = harness_session
     if session.broken is not None:
         raise session.broken
     if problem := session.usage_problem():
@@ -60,9 +68,9 @@ def hypervisor(pytestconfig: pytest.Config) -> Iterator[Hypervisor]:
     if session.unusable is not None:
         cause, mend = session.unusable.cause, session.unusable.mend
         pytest.skip(f"no hypervisor is usable here: {cause}" + (f"; mend: {mend}" if mend else ""))
-    assert session.hypervisor is not None  # noqa: S101 - neither unusable nor broken
-    yield session.hypervisor
-    session.close()
+    chosen = session.hypervisors.get(getattr(request, "param", ""), session.hypervisor)
+    assert chosen is not None  # noqa: S101 - neither unusable nor broken
+    return chosen
 
 
 @pytest.fixture(scope="session")
@@ -72,24 +80,42 @@ def host(hypervisor: Hypervisor) -> Host:
 
 
 @pytest.fixture(scope="session")
-def guest_factory(hypervisor: Hypervisor, pytestconfig: pytest.Config) -> GuestFactory:
+def guest_factory(hypervisor: Hypervisor, harness_session: Session) -> GuestFactory:
     """Makes guests: `guest_factory(vcpus=2)` is ready, `guest_factory.launch()` not yet.
 
     They live until the session's end, or their `stop()`.
     """
-    return session_of(pytestconfig).factory()
+    return harness_session.factory(hypervisor)
 
 
 @pytest.fixture(scope="module")
-def shared_guest(guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Iterator[Guest]:
+def shared_guests(request: pytest.FixtureRequest) -> Iterator[dict[str, Guest]]:
+    """The module's shared guests by hypervisor: each outlives the others' turns."""
+    made: dict[str, Guest] = {}
+    yield made
+    _release_all(session_of(request.config), list(made.values()))
+
+
+@pytest.fixture(scope="module")
+def shared_guest(
+    guest_factory: GuestFactory,
+    shared_guests: dict[str, Guest],
+    request: pytest.FixtureRequest,
+) -> Guest:
     """A guest that the module's tests share. One that died is replaced before the next test.
 
     The module's `pytestmark` may say `guest(vcpus=, memory=)`; a single test's marker cannot.
     """
-    marker = request.node.get_closest_marker("guest")
-    made = guest_factory(Path(request.node.path).stem, **guest_arguments(marker))
-    yield made
-    session_of(request.config).release(made)
+    name = guest_factory.hypervisor.name
+    if name in shared_guests and shared_guests[name].ended.is_set():
+        session = session_of(request.config)
+        session.replace_dead(shared_guests[name])
+        session.release(shared_guests.pop(name))
+    if name not in shared_guests:
+        marker = request.node.get_closest_marker("guest")
+        label = Path(request.node.path).stem
+        shared_guests[name] = guest_factory(label, **guest_arguments(marker))
+    return shared_guests[name]
 
 
 @pytest.fixture
@@ -167,9 +193,10 @@ def ssh(request: pytest.FixtureRequest) -> GuestSSH:
 def record_sample(request: pytest.FixtureRequest) -> RecordSample:
     """Keeps measured values; run, host, image, commit, time and test are filled in."""
     payloads = "payload" in request.fixturenames
-    request.getfixturevalue("payload" if payloads else "hypervisor")
+    if payloads:
+        request.getfixturevalue("payload")
     session = session_of(request.config)
-    ran_on = session.payloads.hypervisor if payloads else session.hypervisor
+    ran_on = session.payloads.hypervisor if payloads else request.getfixturevalue("hypervisor")
     assert ran_on is not None  # noqa: S101 - the fixture has looked
     recorder = session.need_recorder()
     test = request.node.nodeid

@@ -65,7 +65,9 @@ OPTIONS = (
         "--hypervisor",
         "auto",
         "NAME",
-        "what runs the guests: auto, kvm, or another by entry point (default: auto)",
+        "what runs the guests: auto, kvm, qemu, native (no guest: a container of the same image), "
+        "or another by entry point; given more than once, every test runs on each, in turn "
+        "(default: auto)",
         many=True,
     ),
     Option(
@@ -160,12 +162,13 @@ _BY_INI = {option.ini: option for option in OPTIONS}
 class Settings:
     """What the options and the ini file come to.
 
-    image, kernel: None for the built ones. boot: one of BOOT_WAYS. memory: MiB. boot_timeout:
-    seconds. artifacts: None for the results' own directory. kvm_unit_tests: None for none.
-    report: None for the results' own directory. no_report: no HTML is wanted.
+    hypervisors: one or more names, of which one may come again; "auto" is alone. image, kernel:
+    None for the built ones. boot: one of BOOT_WAYS. memory: MiB. boot_timeout: seconds. artifacts:
+    None for the results' own directory. kvm_unit_tests: None for none. report: None for the
+    results' own directory. no_report: no HTML is wanted.
     """
 
-    hypervisor: str
+    hypervisors: tuple[str, ...]
     host: str
     image: Path | None
     kernel: Path | None
@@ -184,9 +187,24 @@ class Settings:
     no_report: bool
 
     @property
+    def hypervisor(self) -> str:
+        """For people: all of them."""
+        return ", ".join(self.hypervisors)
+
+    @property
+    def sides(self) -> dict[str, str]:
+        """What the tests run on: labels, and the hypervisors' names. One that is given again, to
+        be compared with itself, is "kvm-2" the second time."""
+        sides: dict[str, str] = {}
+        for place, name in enumerate(self.hypervisors):
+            before = self.hypervisors[:place].count(name)
+            sides[f"{name}-{before + 1}" if before else name] = name
+        return sides
+
+    @property
     def explicit(self) -> bool:
         """Somebody named a hypervisor or a host, so doing without is no way out."""
-        return self.hypervisor != "auto" or self.host != "auto"
+        return self.hypervisors != ("auto",) or self.host != "auto"
 
 
 def add(parser: pytest.Parser) -> None:
@@ -206,11 +224,11 @@ def add(parser: pytest.Parser) -> None:
 
 def settings(config: pytest.Config) -> Settings:
     """Read options and ini file. Raises pytest.UsageError for a value that cannot be."""
-    hypervisors = _values(config, "hypervisor")
-    if len(hypervisors) != 1:
+    hypervisors = tuple(_values(config, "hypervisor"))
+    if "auto" in hypervisors and len(hypervisors) > 1:
         raise pytest.UsageError(
-            f"--hypervisor is given {len(hypervisors)} times ({', '.join(hypervisors)}); "
-            "one session runs one hypervisor for now: run pytest once for each"
+            f"--hypervisor={' --hypervisor='.join(hypervisors)}: auto chooses one by itself; name "
+            "those that are to be compared"
         )
     for name in ("baseline", "gate"):
         if _value(config, name) != _BY_INI[name].default:
@@ -219,7 +237,7 @@ def settings(config: pytest.Config) -> Settings:
             )
     report = _value(config, "virt_report")
     return Settings(
-        hypervisor=hypervisors[0],
+        hypervisors=hypervisors,
         host=_value(config, "host"),
         image=_path(config, "guest_image"),
         kernel=_path(config, "guest_kernel"),

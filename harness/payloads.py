@@ -47,7 +47,7 @@ class Payloads:
         from harness.hypervisors.kvm import KvmHypervisor
 
         session, settings = self._session, self._session.settings
-        if settings.hypervisor not in ("auto", "kvm"):
+        if not {"auto", "kvm"} & set(settings.hypervisors):
             raise HarnessError(
                 f"payload guests run on the built-in VMM, not on {settings.hypervisor}",
                 mend="run them without --hypervisor",
@@ -62,10 +62,11 @@ class Payloads:
             if settings.host == "local":
                 raise HostError(lack.cause, mend=lack.mend, stage="host")
         session.start()
-        if not isinstance(session.hypervisor, KvmHypervisor):
-            none = HostError("the session has no hypervisor", stage="host")
-            raise session.unusable or session.broken or none
-        return session.hypervisor
+        for hypervisor in session.hypervisors.values():
+            if isinstance(hypervisor, KvmHypervisor):
+                return hypervisor
+        none = HostError("the session has no hypervisor", stage="host")
+        raise session.unusable or session.broken or none
 
     def usage_problem(self) -> str | None:
         """What makes a session with payload tests a usage error: a host was named and has no KVM

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import fixtures, options, registry, reporting
+from harness import fixtures, options, registry, reporting, turns
 from harness.errors import HarnessError, hide_frames
 from harness.exclusive import HostLock
 from harness.session import KEY, Session, session_of
@@ -45,19 +45,20 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
         config.addinivalue_line("markers", "benchmark: the test measures (as pytest-benchmark)")
     session = config.stash[KEY] = Session(config)
-    name = session.settings.hypervisor
-    if name != "auto" and not registry.known(name):
-        raise pytest.UsageError(f"--hypervisor={name}: {registry.missing(name)}")
+    for name in session.settings.hypervisors:
+        if name != "auto" and not registry.known(name):
+            raise pytest.UsageError(f"--hypervisor={name}: {registry.missing(name)}")
     if folder := session.settings.kvm_unit_tests:
         from harness.kvm_unit_tests.items import Plugin
 
         config.pluginmanager.register(Plugin(config, folder), "hypervisor-kvm-unit-tests")
 
 
-def _uses(item: pytest.Item, fixture: str) -> bool:
+def _uses(test: pytest.Item | pytest.Metafunc, fixture: str) -> bool:
     """Whether a test uses our fixture, not another plugin's of that name."""
-    info = getattr(item, "_fixtureinfo", None)
-    found = info.name2fixturedefs.get(fixture, ()) if info is not None else ()
+    info = getattr(test, "_fixtureinfo", None) or getattr(test, "_arg2fixturedefs", None)
+    definitions = getattr(info, "name2fixturedefs", info) or {}
+    found = definitions.get(fixture, ())
     return any(one.func.__module__ == "harness.fixtures" for one in found[-1:])
 
 
@@ -78,6 +79,26 @@ def measures(item: pytest.Item) -> bool:
 def pytest_itemcollected(item: pytest.Item) -> None:
     if uses_payloads(item) and item.get_closest_marker("payload") is None:
         item.add_marker("payload")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Of several hypervisors, every test that needs one runs on each."""
+    sides = session_of(metafunc.config).settings.sides
+    if len(sides) > 1 and _uses(metafunc, "hypervisor"):
+        metafunc.parametrize("hypervisor", list(sides), indirect=True, scope="session")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In turn, not one hypervisor after the other: what drifts with time then hits all alike."""
+    if len(session_of(config).settings.sides) > 1:
+        items[:] = turns.interleave(items, label_of)
+
+
+def label_of(item: pytest.Item) -> str:
+    """Which of several hypervisors a test is to run on; "" where there is no choice."""
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.params.get("hypervisor", "")) if callspec else ""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -123,7 +144,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     state.used = []
     if uses_harness(item):
         state.start()
-        hypervisor = state.hypervisor
+        hypervisor = state.hypervisors.get(label_of(item), state.hypervisor)
     elif uses_payloads(item):
         state.payloads.start()
         hypervisor = state.payloads.hypervisor
@@ -135,7 +156,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     lock = item.stash[LOCK] = HostLock(hypervisor.host.name)
     exclusive = item.get_closest_marker("exclusive_host") is not None
     lock.acquire(exclusive=exclusive, progress=state.progress)
-    _replace_dead_shared_guest(item, state)
+    _replace_dead_shared_guest(item)
 
 
 def _skip_what_cannot_be(item: pytest.Item, hypervisor: Hypervisor) -> None:
@@ -155,14 +176,13 @@ def _skip_what_cannot_be(item: pytest.Item, hypervisor: Hypervisor) -> None:
         pytest.skip(f"needs {memory} MiB of memory, the host has {facts.memory >> 20}")
 
 
-def _replace_dead_shared_guest(item: pytest.Item, state: Session) -> None:
-    """End the module's fixture, so that pytest makes it anew, with all that depends on it."""
+def _replace_dead_shared_guest(item: pytest.Item) -> None:
+    """End the module's fixture, so that it is asked anew, with all that depends on it."""
     definitions = item._fixtureinfo.name2fixturedefs.get("shared_guest")  # type: ignore[attr-defined]
     if not definitions or (cached := definitions[-1].cached_result) is None:
         return
     guest: Guest | None = cached[0]
     if guest is not None and guest.ended.is_set():
-        state.replace_dead(guest)
         definitions[-1].finish(item._request)  # type: ignore[attr-defined]
 
 

@@ -80,7 +80,7 @@ class Recorder:
         ran_on = ran_on or self._main
         facts = ran_on.host.facts
         # measured beside the guests, or in payload guests: no image had a part
-        without_image = hypervisor == "native" or ran_on is not session.hypervisor
+        without_image = hypervisor == "native" or ran_on.name not in session.hypervisors
         self._writer.add(
             Sample(
                 metric=metric,
@@ -94,7 +94,7 @@ class Recorder:
                 hypervisor=hypervisor or ran_on.name,
                 backend=facts.backend,
                 host=facts.fingerprint,
-                image=session.image.digest if session.image and not without_image else "",
+                image="" if without_image else session.image_digest(ran_on),
                 commit=self._commit,
                 time=datetime.now(UTC),
                 boot=boot,
@@ -132,7 +132,7 @@ class Recorder:
         session, made = self._session, Outputs()
         if self._trouble:
             made.problems.append(self._trouble)
-        image = session.image.digest if session.image else ""
+        image = session.image_digest(self._main)
         end: RunFacts = {
             "exit_status": exit_status,
             "outcomes": dict(self.outcomes),
@@ -187,7 +187,7 @@ class Recorder:
         session, hypervisor = self._session, self._main
         host, facts = hypervisor.host, hypervisor.host.facts
         return {
-            "hypervisor": hypervisor.name,
+            "hypervisor": ", ".join(session.hypervisors) or hypervisor.name,
             "host": host.name,
             "hostname": facts.hostname,
             "why": host.why,

@@ -38,6 +38,7 @@ class Session:
     """One pytest process's hosts and guests. Made at configure; nothing starts before `start`.
 
     Attributes:
+        hypervisors: what the guests run on, by label; all on one host.
         unusable: why there is no hypervisor, if that is so.
         payloads: what runs flat code, maybe elsewhere.
         forbidden: what the command line asks for and cannot have.
@@ -56,13 +57,14 @@ class Session:
         self.settings = settings(config)
         self.progress = Progress(config)
         self.host: Host | None = None
-        self.hypervisor: Hypervisor | None = None
+        self.hypervisors: dict[str, Hypervisor] = {}
         self.unusable: HarnessError | None = None
         self.payloads = Payloads(self)
         self.forbidden = ""
         self.broken: HarnessError | None = None
         self.recorder: Recorder | None = None
-        self.image: GuestImage | None = None
+        self._images: dict[str, GuestImage] = {}
+        self._factories: dict[str, GuestFactory] = {}
         self.guests: list[Watched] = []
         self.used: list[Watched] = []
         self.reported: set[Watched] = set()
@@ -139,45 +141,56 @@ class Session:
             self._sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def _start(self) -> None:
-        names = registry.AUTO if self.settings.hypervisor == "auto" else (self.settings.hypervisor,)
-        refused: list[HarnessError] = []
-        for name in names:
+        if self.settings.hypervisors != ("auto",):
+            sides = self.settings.sides
+            self._take({label: registry.load(name) for label, name in sides.items()})
+            return
+        refused: list[HostError] = []
+        for name in registry.AUTO:
             try:
-                factory = registry.load(name)
-                self._take(name, factory)
-                break
+                self._take({name: registry.load(name)})
+                return
             except HostError as error:
                 refused.append(error)
-        else:
-            if len(refused) == 1:
-                raise refused[0]
-            causes = "; ".join(error.cause for error in refused)
-            mends = "; or ".join(error.mend for error in refused if error.mend)
-            raise HostError(causes, mend=mends, stage="host")
+        if len(refused) == 1:
+            raise refused[0]
+        causes = "; ".join(error.cause for error in refused)
+        mends = "; or ".join(error.mend for error in refused if error.mend)
+        raise HostError(causes, mend=mends, stage="host")
 
-    def _take(self, name: str, factory: HypervisorFactory) -> None:
+    def _take(self, factories: dict[str, HypervisorFactory]) -> None:
+        """A host for them all, and each of them on it; all or none."""
+        needs_kvm = [getattr(one, "needs_kvm", True) for one in factories.values()]
         with self.progress.stage("host"):
-            if getattr(factory, "needs_kvm", True) or self.settings.host not in ("auto", "local"):
+            if any(needs_kvm) or self.settings.host not in ("auto", "local"):
                 from harness.hosts.select import select_host
 
-                self.host = select_host(self.settings.host, self.progress)
+                host = select_host(self.settings.host, self.progress)
             else:
                 from harness.hosts.local import LocalHost
 
-                self.host = LocalHost(f"{name} needs no KVM")
-        try:
+                host = LocalHost(f"{self.settings.hypervisor} needs no KVM")
+        with contextlib.ExitStack() as undo:
+            undo.callback(host.close)
+            made: dict[str, Hypervisor] = {}
             with self.progress.stage("hypervisor"):
-                self.hypervisor = factory(self.host, self.progress)
-        except BaseException:
-            host, self.host = self.host, None
-            host.close()
-            raise
-        facts = self.host.facts
+                for label, factory in factories.items():
+                    made[label] = factory(host, self.progress)
+                    undo.callback(made[label].close)
+                    made[label].name = label
+            undo.pop_all()
+        self.host, self.hypervisors = host, made
+        facts = host.facts
         self.progress(
-            f"{name} on host {self.host.name}: backend {facts.backend}, "
+            f"{', '.join(made)} on host {host.name}: backend {facts.backend}, "
             f"{facts.cpus} x {facts.cpu_model}, kernel {facts.kernel}, "
             f"governor {facts.governor or 'none'}, SMT {facts.smt or 'unknown'}"
         )
+
+    @property
+    def hypervisor(self) -> Hypervisor | None:
+        """The first, if there is one: what the run is about where it is about one."""
+        return next(iter(self.hypervisors.values()), None)
 
     def need_recorder(self) -> Recorder:
         """The run's recorder, from now on also of the host's utilization. Raises ResultError."""
@@ -199,16 +212,19 @@ class Session:
             self.unusable
         )
 
-    def guest_image(self) -> GuestImage:
-        """What guests boot, made when it is missing. Raises ImageError."""
-        if self.image is None:
-            assert self.hypervisor is not None  # noqa: S101 - the fixture depends on it
-            own: Callable[[Progress], GuestImage] | None = getattr(
-                self.hypervisor, "guest_image", None
-            )
+    def image(self, hypervisor: Hypervisor) -> GuestImage:
+        """What guests of a hypervisor boot, made when it is missing. Raises ImageError."""
+        own: Callable[[Progress], GuestImage] | None = getattr(hypervisor, "guest_image", None)
+        kept = hypervisor.name if own else ""  # all others have one
+        if kept not in self._images:
             with self.progress.stage("guest image"):
-                self.image = own(self.progress) if own else self._stored_image()
-        return self.image
+                self._images[kept] = own(self.progress) if own else self._stored_image()
+        return self._images[kept]
+
+    def image_digest(self, hypervisor: Hypervisor) -> str:
+        """Of what its guests booted; "" if none did so far."""
+        kept = hypervisor.name if hasattr(hypervisor, "guest_image") else ""
+        return self._images[kept].digest if kept in self._images else ""
 
     def _stored_image(self) -> GuestImage:
         from harness.guest.image import choose
@@ -216,32 +232,32 @@ class Session:
         chosen = self.settings
         return choose(chosen.image, chosen.kernel, chosen.boot, self.scratch, self.progress)
 
-    def factory(self) -> GuestFactory:
+    def factory(self, hypervisor: Hypervisor) -> GuestFactory:
+        """Of a hypervisor's guests: always the same one."""
+        if hypervisor.name not in self._factories:
+            self._factories[hypervisor.name] = self._factory(hypervisor)
+        return self._factories[hypervisor.name]
+
+    def _factory(self, hypervisor: Hypervisor) -> GuestFactory:
         from harness.guest.factory import GuestFactory
 
-        assert self.hypervisor is not None  # noqa: S101 - the fixture depends on it
+        many = len(self.hypervisors) > 1
+        own_image = hasattr(hypervisor, "guest_image")
         return GuestFactory(
-            hypervisor=self.hypervisor,
-            image=self.guest_image(),
+            hypervisor=hypervisor,
+            image=self.image(hypervisor),
             vcpus=self.settings.vcpus,
             memory=self.settings.memory,
             boot_timeout=self.settings.boot_timeout,
             network=self.settings.network,
             ssh=self.settings.ssh,
             boot=self.settings.boot,
-            prefix=self.prefix,
+            prefix=f"{self.prefix}-{hypervisor.name}" if many else self.prefix,
             root=self.settings.root,
             consoles=self.artifacts,
             on_made=self.made,
-            check=self._check_image,
+            check=(lambda image: None) if own_image else _check_image,
         )
-
-    def _check_image(self, image: GuestImage) -> None:
-        """Before every boot: an image that was damaged meanwhile has a clear error of its own."""
-        if self.hypervisor is not None and not hasattr(self.hypervisor, "guest_image"):
-            from images import store
-
-            store.check(image)
 
     def made(self, guest: Watched) -> None:
         self.guests.append(guest)
@@ -327,8 +343,8 @@ class Session:
             for one in list(self.guests):
                 attempt(f"guest {one.name}", partial(self.release, one))
             attempt("payload guests", self.payloads.close)
-            if self.hypervisor is not None:
-                attempt("hypervisor", self.hypervisor.close)
+            for label, hypervisor in self.hypervisors.items():
+                attempt(f"hypervisor {label}", hypervisor.close)
             if self.host is not None:
                 attempt(f"host {self.host.name}", self.host.close)
             if "scratch" in self.__dict__:
@@ -373,6 +389,13 @@ class Session:
         cause = error.cause if isinstance(error, HarnessError) else repr(error)
         if (line := f"{what}: {cause}") not in self.leaks:
             self.leaks.append(line)
+
+
+def _check_image(image: GuestImage) -> None:
+    """Before every boot: an image that was damaged meanwhile has a clear error of its own."""
+    from images import store
+
+    store.check(image)
 
 
 def can_wait() -> bool:

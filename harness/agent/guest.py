@@ -18,12 +18,14 @@ from harness.vmm.snapshot import Snapshot
 
 from . import sandbox
 from .cgroup import Cgroups
+from .container import ContainerConfig, start_container
 from .control import Channel
 from .identity import Restore, adopt
 from .network import Network
 from .operations import serve
 from .passt import PasstProcess
-from .peer import Peer, PeerConfig
+from .peer import PeerConfig, start_peer
+from .program import Program
 from .storage_daemon import start_daemon
 from .tap import open_tap
 
@@ -55,7 +57,7 @@ def run_guest(
         else:
             facts = {"sandbox": [], **machine.facts(), "cgroup": cgroup.path or None}
             run: Callable[[], None] = machine.run
-            if isinstance(machine, Peer):
+            if isinstance(machine, Program):
                 machine.costs = cgroup.counters
             else:
                 if machine.config.sandbox:
@@ -77,14 +79,17 @@ def run_guest(
 
 def _machine(
     operation: str, arguments: dict[str, Any], channel: Channel, network: Network
-) -> tuple[Machine | Peer, dict[str, str]]:
+) -> tuple[Machine | Program, dict[str, str]]:
     """What is to run, made in the network that it asks for, and the identity that it is to take."""
     asked = Restore.parse(arguments) if operation == "restore" else None
     origin = Snapshot(asked.snapshot, asked.config) if asked else None
-    config: Config | PeerConfig
+    config: Config | PeerConfig | ContainerConfig
     if operation == "exec":
         config = PeerConfig.parse(arguments)
         bridged = bool(config.bridge)
+    elif operation == "contain":
+        config = ContainerConfig.parse(arguments)
+        bridged = True
     else:
         config = origin.config if origin else Config.parse(arguments)
         bridged = any(one.bridge for one in config.networks)
@@ -92,7 +97,9 @@ def _machine(
         network.enter()
     network.close()
     if isinstance(config, PeerConfig):
-        return Peer(config, channel), {}
+        return start_peer(config, channel), {}
+    if isinstance(config, ContainerConfig):
+        return start_container(config, channel), {}
     machine = Machine(config, channel.event, partial(_given, config), origin)
     return machine, asked.identity if asked else {}
 

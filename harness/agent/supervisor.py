@@ -7,6 +7,7 @@ Protocol, JSON lines on standard input and output:
     <- {"id": 1, "guest": "g", "result": {facts}} or {..., "error": {"cause", "mend"}}
     -> {"id": 2, "guest": "g", "op": "restore", "arguments": {...identity.Restore...}} a clone
     -> {"id": 2, "guest": "g", "op": "exec", "arguments": {"argv": [...]}}   a peer VMM (see peer)
+    -> {"id": 2, "guest": "g", "op": "contain", "arguments": {...}}   no machine at all (container)
     -> {"id": 3, "guest": "g", "op": "stats"|"stop"|"type"|..., ...}         to the guest's process
     -> {"id": 3, ..., "files": {"name": path}}           made and opened here, see control
     <- {"event": "exit"|"access", "guest", "call": n, ...}   answered by op "reply", see reach
@@ -136,7 +137,7 @@ class Supervisor:
         guest, operation = request.get("guest", ""), request.get("op")
         child = self._children.get(guest)
         answer = {"id": request.get("id"), "guest": guest}
-        if operation in ("create", "restore", "exec"):
+        if operation in ("create", "restore", "exec", "contain"):
             # the name is a cgroup's: ".." would be everybody's
             if child or guest in ("", ".", "..") or "/" in guest or not guest.isprintable():
                 cause = f"guest name {guest!r} is taken or not usable"
@@ -146,7 +147,8 @@ class Supervisor:
         elif operation == "capabilities":
             self._send({**answer, **_capabilities()})
         elif operation == "ways":
-            self._send({**answer, "result": self._ways()})
+            taps = (request.get("arguments") or {}).get("taps", True)
+            self._send({**answer, "result": self._ways(taps)})
         elif child and operation == "kill":
             os.kill(child.pid, signal.SIGKILL)
             self._send({**answer, "result": True})
@@ -161,10 +163,11 @@ class Supervisor:
         else:
             self._send({**answer, "error": {"cause": f"no guest {guest!r}"}})
 
-    def _ways(self) -> dict[str, Any]:
-        """Whether there is vsock, and the guests' network, or why there is none."""
+    def _ways(self, taps: bool) -> dict[str, Any]:
+        """Whether there is vsock, and the guests' network, or why there is none. taps: those who
+        want to join it have a tap each."""
         found: dict[str, Any] = {"vsock": os.access("/dev/vhost-vsock", os.R_OK | os.W_OK)}
-        for path in ("/dev/net/tun", "/dev/vhost-net"):
+        for path in ("/dev/net/tun", "/dev/vhost-net") if taps else ():
             if not os.access(path, os.R_OK | os.W_OK):
                 module = os.path.basename(path).replace("-", "_")
                 mend = f"load {module}, or give the user rights on {path}"

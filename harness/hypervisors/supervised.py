@@ -178,7 +178,8 @@ class Supervisor:
         *,
         limits: Mapping[str, Any] | None = None,
     ) -> SupervisedMachine:
-        """ "create" or "exec" a guest; limits: of its cgroup. Raises ProvisionError, "create"."""
+        """ "create", "restore", "exec" or "contain" a guest; limits: of its cgroup. Raises
+        ProvisionError, stage "create"."""
         child = self._children[guest] = Child(events)
         try:
             facts = self.request(operation, guest, arguments, timeout, limits=limits)
@@ -190,7 +191,7 @@ class Supervisor:
             raise ProvisionError(
                 error.cause, mend=error.mend, stage="create", guest=guest
             ) from None
-        made_by = SupervisedMachine if operation == "exec" else BuiltInMachine
+        made_by = BuiltInMachine if operation in ("create", "restore") else SupervisedMachine
         return made_by(self, guest, child, facts)
 
     def forget(self, guest: str) -> None:
@@ -291,6 +292,7 @@ class SupervisedHypervisor:
     """What the built-in VMM and its peers have in common: machines under one supervisor."""
 
     name = ""
+    taps = True  # its guests join their network by a tap each
 
     def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
         """Starts the supervisor. Raises HostError."""
@@ -301,7 +303,7 @@ class SupervisedHypervisor:
     @cached_property
     def _ways(self) -> Mapping[str, Any]:
         """How guests can be reached; asked for the first guest's sake, which makes the network."""
-        return dict(self.supervisor.request("ways"))
+        return dict(self.supervisor.request("ways", arguments={"taps": self.taps}))
 
     def access(self, spec: GuestSpec) -> Access:
         """How this guest is reached. Raises ProvisionError for what the host does not have."""
@@ -337,7 +339,7 @@ class SupervisedHypervisor:
         access: Access,
         events: Events,
     ) -> SupervisedMachine:
-        """ "create" or "exec" it. Raises ProvisionError, stage "create"."""
+        """ "create", "exec" or "contain" it. Raises ProvisionError, stage "create"."""
         machine = self.supervisor.start(
             operation, spec.name, arguments, events, spec.boot_timeout, limits=spec.limits
         )

@@ -18,6 +18,7 @@
 #define ROOT_DISK "root"
 
 int is_host;
+int is_container;   /* everything up to the root disk was mounted by harness/agent/container.py */
 static int root_is_pmem;
 static char disk_names[1024];
 static int modules = -1;
@@ -58,6 +59,9 @@ void mount_early(void)
     char mode[16];
     int null;
 
+    is_container = !access("/harness/cmdline", F_OK);
+    if (is_container)
+        return;
     must_mount("proc", "/proc", 0, NULL);
     must_mount("sysfs", "/sys", 0, NULL);
     must_mount("devtmpfs", "/dev", 0, "mode=0755");
@@ -294,8 +298,10 @@ void set_up_root(void)
     if (symlink("/proc/self/fd", "/dev/fd") || symlink("fd/0", "/dev/stdin")
         || symlink("fd/1", "/dev/stdout") || symlink("fd/2", "/dev/stderr"))
         die("links in /dev");
-    mount_cgroups();
-    each_disk(link_disk);
+    if (!is_container) {
+        mount_cgroups();
+        each_disk(link_disk);
+    }
     if (is_host)
         mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
     if (sethostname(name, strlen(name)))

@@ -1,5 +1,6 @@
 /*
- * PID 1 of guests and of emulated hosts, from the initramfs to the end of the machine.
+ * PID 1 of guests, of containers of the same image, and of emulated hosts, from the initramfs to the
+ * end of the machine.
  *
  * There is no shell and no service manager on the way to SSH: under emulation each exec costs
  * tens of milliseconds. Lines written to the console:
@@ -173,7 +174,7 @@ static void load_in_background(void)
 {
     struct sched_param none = {0};
 
-    if (is_host || fork())
+    if (is_host || is_container || fork())
         return;
     sched_setscheduler(0, SCHED_IDLE, &none);
     load_late_modules();
@@ -183,8 +184,10 @@ static void load_in_background(void)
 static void boot(void)
 {
     mount_early();
-    load_modules();
-    mount_root();
+    if (!is_container) {
+        load_modules();
+        mount_root();
+    }
     enter_root();
     set_up_root();
     if (is_host)
@@ -201,7 +204,7 @@ static int server_count;
 
 static void open_listeners(void)
 {
-    int fd = listen_vsock(SSH_PORT);
+    int fd = is_container ? -1 : listen_vsock(SSH_PORT);   /* the host's port is not ours */
 
     if (fd >= 0)
         open_server(&servers[server_count++], fd);
@@ -223,7 +226,7 @@ int main(void)
     mark("init");
     boot();
     wait[SIGNALS].fd = open_signals();
-    wait[ADOPTION].fd = is_host ? -1 : listen_vsock(ADOPTION_PORT);
+    wait[ADOPTION].fd = is_host || is_container ? -1 : listen_vsock(ADOPTION_PORT);
     if (is_host)
         start_sshd();
     else

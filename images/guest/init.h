@@ -30,6 +30,7 @@ void serve(struct server *server);
 
 /* boot.c */
 extern int is_host;
+extern int is_container;
 long read_file(const char *path, char *buffer, size_t size);     /* bytes, or -1; always ends in NUL */
 int option(const char *name, char *value, size_t size);   /* NAME=VALUE of the kernel command line */
 void mount_early(void);

@@ -70,7 +70,6 @@ def test_the_ini_file_sets_what_the_command_line_does_not(
         (["--gate=maybe"], "must be one of off, report, fail"),
         (["--gate=fail"], "--gate: comparing runs is not implemented yet"),
         (["--baseline=x"], "--baseline: comparing runs is not implemented yet"),
-        (["--hypervisor=kvm"], "--hypervisor is given 2 times (processes, kvm)"),
     ],
 )
 def test_values_that_cannot_be_are_usage_errors(run: Run, arguments: list[str], said: str) -> None:

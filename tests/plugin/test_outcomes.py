@@ -87,7 +87,7 @@ def test_an_unusable_hypervisor_troubles_only_tests_that_need_one(
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("native", "is not implemented in this version"), ("bhyve", "there is no hypervisor")],
+    [("lguest", "is not implemented in this version"), ("bhyve", "there is no hypervisor")],
 )
 def test_names_that_are_none_list_what_there_is(run: Run, name: str, said: str) -> None:
     result = run(ONE_TEST, hypervisor=name)
@@ -353,7 +353,9 @@ def test_what_the_hypervisor_leaves_is_an_error_naming_it(
     monkeypatch.setenv("PROCESSES_LEAVE", "harness.slice/guest-7")
     result = run(ONE_TEST)
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["left behind:", "  hypervisor: cgroup harness.slice/guest-7 is*"])
+    result.stdout.fnmatch_lines(
+        ["left behind:", "  hypervisor processes: cgroup harness.slice/guest-7 is*"]
+    )
 
 
 def test_ctrl_c_ends_everything(run: Run, pytester: pytest.Pytester) -> None:

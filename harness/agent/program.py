@@ -1,0 +1,122 @@
+"""A program that is not our VMM under the same supervision as a guest of ours: its standard output
+is the guest's console, its end is told, its cost is countable, its life is bound to the
+supervisor's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from harness.vmm.console import Console
+
+from .control import Channel
+from .process import stat
+from .storage_daemon import StorageDaemon
+
+_ENDS = {0: "power-off"}
+
+
+class Program:
+    """The running program. costs: more counters for its statistics."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        process: subprocess.Popen[bytes],
+        facts: Mapping[str, Any],
+        *,
+        storage: StorageDaemon | None = None,
+        ends: Mapping[int, str] = _ENDS,
+    ) -> None:
+        """process: with pipes for its output. storage: serves its disks. ends: the statuses
+        that are an orderly end, and what they mean."""
+        self._channel = channel
+        self._process = process
+        self._facts = dict(facts)
+        self._storage = storage
+        self._ends = ends
+        self._stopped = False
+        self.costs: Callable[[], dict[str, int]] = dict
+        self._console = Console(lambda at, text: channel.event("console", time_ns=at, text=text))
+        self._lost = ""
+
+    def facts(self) -> dict[str, Any]:
+        return {"pid": self._process.pid, **self._facts}
+
+    def run(self) -> None:
+        """Relay the console until the program ends; report its end."""
+        process = self._process
+        assert process.stdout is not None
+        assert process.stderr is not None
+        errors = bytearray()
+        stderr = process.stderr
+
+        def drain() -> None:
+            for data in iter(lambda: os.read(stderr.fileno(), 4096), b""):
+                errors.extend(data)
+                del errors[:-4096]
+
+        reader = threading.Thread(target=drain, daemon=True)
+        reader.start()
+        threading.Thread(target=self._serve, daemon=True).start()
+        if self._storage:
+            threading.Thread(target=self._watch, args=(self._storage,), daemon=True).start()
+        for data in iter(lambda: os.read(process.stdout.fileno(), 4096), b""):  # type: ignore[union-attr]
+            self._console.write(data)
+            if self._console.halted:
+                self._kill()
+        status = process.wait()
+        reader.join(1.0)
+        self._console.flush_stale(0)
+        reason, detail = self._explain(status, errors.decode("utf-8", "replace").strip())
+        self._channel.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
+        if self._storage:
+            self._storage.close()
+
+    def _watch(self, storage: StorageDaemon) -> None:
+        """A guest whose disks are gone would wait for them for ever."""
+        storage.wait()
+        self._lost = storage.last_words()
+        self._kill()
+
+    def _explain(self, status: int, errors: str) -> tuple[str, str]:
+        if self._stopped:
+            return "stopped", ""
+        panic = self._console.panic
+        if panic is not None and (self._console.halted or not status):
+            return "panic", panic
+        if self._lost:
+            return "backend-lost", self._lost
+        if status in self._ends:
+            return self._ends[status], errors
+        if status < 0:
+            return "killed", f"signal {-status}"
+        return "vmm-error", f"status {status}: {errors}"
+
+    def _serve(self) -> None:
+        try:
+            self._channel.serve({"stats": self._statistics, "stop": lambda: True})
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # what it started holds its standard output, too: the console would not end
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _statistics(self) -> dict[str, int]:
+        """CPU time of the program in ns (proc(5), fields 14 and 15 of stat)."""
+        fields = stat(self._process.pid)
+        ticks = int(fields[11]) + int(fields[12])
+        return {"cpu_ns": ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK"), **self.costs()}

@@ -1,0 +1,72 @@
+"""No hypervisor: the guest image as a container on the host's own kernel, the baseline of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.errors import ProvisionError, hide_frames
+from harness.hypervisors.base import Events, GuestSpec, Machine
+from harness.hypervisors.supervised import SupervisedHypervisor
+
+__tracebackhide__ = hide_frames
+
+
+class NativeHypervisor(SupervisedHypervisor):
+    """See harness.hypervisors.base.Hypervisor.
+
+    A guest of it has the same programs, the same way in and a network device on the same bridge as
+    any other, and as many of the host's CPUs as another has vCPUs; of memory it has all, unless it
+    is given a memory_limit. Its kernel is the host's.
+    """
+
+    name = "native"
+    needs_kvm = False
+    taps = False
+
+    def create(self, spec: GuestSpec, events: Events) -> Machine:
+        _refuse(spec)
+        spec = replace(spec, ssh="network", cpus=spec.cpus or self._cpus(spec.vcpus))
+        access = self.access(spec)
+        arguments: dict[str, Any] = {
+            "initramfs": self.host.place(spec.image.initramfs),
+            "root": self.host.place(spec.image.disk),
+            "cmdline": " ".join(filter(None, (spec.cmdline, access.cmdline))),
+            "bridge": access.bridge,
+            "mac": access.mac,
+            "disks": [self.disk(disk) for disk in spec.disks],
+        }
+        machine = self.start("contain", spec, arguments, access, events)
+        machine.facts = {**machine.facts, "cid": 0}
+        return machine
+
+    def _cpus(self, count: int) -> Sequence[int]:
+        """The host's last ones: interrupts and the harness are mostly on the first."""
+        there = self.host.facts.cpus
+        return range(there - count, there) if count < there else ()
+
+
+def _refuse(spec: GuestSpec) -> None:
+    """Raises ProvisionError for what only a machine has."""
+    for asked, cause, way in (
+        (spec.vmm, f"vmm={dict(spec.vmm)} is for the built-in VMM", "leave it out"),
+        (spec.devices, "without a machine there are no devices", "leave devices out"),
+        (spec.pin, "without a machine there are no vCPUs to pin", "give cpus= instead"),
+        (spec.hugepages or spec.mergeable, "its memory is the host's own", "leave these out"),
+        (spec.network in ("passt", "none"), "it has the guests' bridge", "use network=bridge"),
+        (spec.ssh == "vsock", "it has no vsock", "leave --guest-ssh out"),
+        (
+            any(disk.overlay or disk.format != "raw" for disk in spec.disks),
+            "its disks are the host's files: raw, without an overlay",
+            "give raw ones, writable or readonly",
+        ),
+    ):
+        if asked:
+            mend = f"{way}, or take another hypervisor"
+            raise ProvisionError(
+                f"a native guest is a container: {cause}",
+                mend=mend,
+                stage="create",
+                guest=spec.name,
+            )

@@ -1,0 +1,124 @@
+"""Native guests: the guest image as a container on the host's own kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pytest
+
+from harness.errors import ProvisionError
+from harness.guest.factory import GuestFactory
+from harness.guest.guest import Guest
+from harness.hosts.base import Host
+from harness.hosts.emulated import EmulatedHost
+from harness.hypervisors.base import Disk
+from harness.hypervisors.native import NativeHypervisor
+from images.store import GuestImage
+from tests.conftest import EmulatedHosts
+from tests.real.conftest import factory
+
+pytestmark = pytest.mark.emulated
+
+
+@pytest.fixture(scope="module")
+def native(
+    emulated_hosts: EmulatedHosts, emulated_host: EmulatedHost, image: GuestImage
+) -> GuestFactory:
+    def make() -> NativeHypervisor:
+        return NativeHypervisor(emulated_host, lambda text: None)
+
+    hypervisor = emulated_hosts.keep("native", make, NativeHypervisor.close)
+    return factory(hypervisor, image, lambda guest: None)
+
+
+@pytest.fixture
+def container(native: GuestFactory) -> Iterator[Guest]:
+    guest = native("container")
+    yield guest
+    guest.stop()
+
+
+def said(guest: Guest, command: str) -> str:
+    return guest.ssh.run(command).stdout.strip()
+
+
+def test_it_is_the_image_on_the_hosts_kernel(container: Guest, emulated_host: Host) -> None:
+    boot_id = "cat /proc/sys/kernel/random/boot_id"
+    assert said(container, boot_id) == emulated_host.run(boot_id.split()).stdout.strip()
+    assert said(container, "cat /proc/sys/kernel/hostname") == "guest"
+    assert said(container, "cat /proc/1/comm") == "init"
+    assert "hv-exits" in said(container, "ls /usr/local/bin")
+    assert str(container.address) in said(container, "ip -4 addr show eth0")
+    assert said(container, "cat /proc/cmdline").startswith("harness.ip=")
+    assert container.facts["vmm"] == "none"
+    assert [name for name in container.timeline.stages if container.timeline.reached(name)] == [
+        "create", "init", "sshd", "ready",
+    ]  # fmt: skip
+
+
+def test_it_has_its_share_of_the_hosts_cpus(native: GuestFactory, emulated_host: Host) -> None:
+    guest = native("one", vcpus=1)
+    both = native("both", vcpus=2)
+    assert said(guest, "nproc") == "1"
+    assert said(both, "nproc") == str(emulated_host.facts.cpus)
+    before = guest.statistics()["cgroup_cpu_usec"]
+    guest.ssh.run("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
+    assert guest.statistics()["cgroup_cpu_usec"] > before + 10_000
+    guest.stop()
+    both.stop()
+
+
+def test_a_disk_is_the_hosts_file(native: GuestFactory, emulated_host: Host) -> None:
+    path = str(PurePosixPath(emulated_host.scratch()) / "native-disk")
+    emulated_host.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", "count=2", "status=none"])
+    guest = native("disk", disks=[Disk(path, "own", readonly=False), Disk(path, "ro")])
+    guest.ssh.run("printf mark | dd of=/dev/disk/by-serial/own conv=notrunc status=none")
+    assert emulated_host.run(["head", "-c", "4", path]).stdout == "mark"
+    refused = guest.ssh.run("printf no | dd of=/dev/disk/by-serial/ro conv=notrunc", check=False)
+    assert "Read-only" in refused.stderr
+    guest.stop()
+    emulated_host.run(["rm", path])
+
+
+@pytest.mark.parametrize(("command", "reason"), [("12", "power-off"), ("15", "reset")])
+def test_its_end_is_told(native: GuestFactory, command: str, reason: str) -> None:
+    """Its init's signals: SIGUSR2 is power off, SIGTERM is reboot; the host goes on."""
+    guest = native("end")
+    with guest.expect_end(reason):
+        guest.ssh.run(f"kill -{command} 1; sleep 10", check=False)
+
+
+def test_nothing_is_left(native: GuestFactory, emulated_host: Host) -> None:
+    def there() -> list[str]:
+        mounts = emulated_host.run(["cat", "/proc/mounts"]).stdout.splitlines()
+        links = native.hypervisor.in_network(["ip", "-o", "link"])  # type: ignore[attr-defined]
+        devices = [line.split()[1] for line in emulated_host.run(links).stdout.splitlines()]
+        return sorted(mounts) + sorted(devices)
+
+    before = there()
+    guest = native("passing")
+    assert there() != before
+    pid = guest.facts["pid"]
+    guest.ssh.run("nohup sleep 1000 >/dev/null 2>&1 &")
+    guest.stop()
+    assert there() == before
+    assert emulated_host.run(["test", "-e", f"/proc/{pid}"], check=False).status == 1
+    assert emulated_host.run(["pgrep", "-f", "sleep 1000"], check=False).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ({"vmm": {"balloon": False}}, "is for the built-in VMM"),
+        ({"ssh": "vsock"}, "it has no vsock"),
+        ({"hugepages": True}, "its memory is the host's own"),
+        ({"disks": [Disk("/x", "x", format="qcow2")]}, "raw, without an overlay"),
+        ({"disks": [Disk("/no/such", "x")]}, "/no/such"),
+    ],
+)
+def test_what_a_container_cannot_have(
+    native: GuestFactory, arguments: dict[str, object], cause: str
+) -> None:
+    with pytest.raises(ProvisionError, match=cause):
+        native("refused", **arguments)  # type: ignore[arg-type]
