@@ -9,25 +9,23 @@ guest; the host's CPU time that each took, the vhost worker's included; the exit
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks import pairs
-from harness.errors import WorkloadError
 from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
-from harness.hosts.base import Host, Process
+from harness.hosts.base import Host
 from harness.hypervisors.base import Hypervisor
 from images.build import compile_c
+from suites.cost import Cost
+from suites.io import network
 
 PAIRS = 12
 SECONDS = 4
-PORT = 5201
-TIMEOUT = 60.0
 UNITS = {
     "stream.to_guest": ("Mbit/s", "higher"),
     "stream.from_guest": ("Mbit/s", "higher"),
@@ -41,82 +39,44 @@ UNITS = {
 
 
 class Side:
-    """A guest and its host, with a server of each tool in the guest."""
+    """A guest in which both tools listen."""
 
-    def __init__(self, guest: Guest, factory: GuestFactory, tool: str) -> None:
+    def __init__(self, guest: Guest, tool: str) -> None:
         self._guest = guest
-        self._hypervisor = pairs.of(factory)
+        self._host = network.on_host(guest)
         self._tool = tool
-
-    def _on_host(self, *argv: str) -> str:
-        within = self._hypervisor.in_network(argv)
-        return self._hypervisor.host.run(within, timeout=TIMEOUT).stdout
-
-    def _cpu_us(self) -> int:
-        """Of all that the guest costs: its process and the vhost workers are in its cgroup."""
-        stat = self._hypervisor.host.run(["cat", f"{self._guest.facts['cgroup']}/cpu.stat"]).stdout
-        return int(stat.split()[1])
-
-    def stream(self, *options: str) -> dict[str, float]:
-        """Mbit/s that arrived, and CPU time for each MiB."""
-        client = ["iperf3", "--client", str(self._guest.address), "--port", str(PORT)]
-        before = self._cpu_us()
-        told = self._on_host(*client, "--time", str(SECONDS), "--json", *options)
-        spent = self._cpu_us() - before
-        try:
-            arrived = json.loads(told)["end"]["sum_received"]
-            return {
-                "": arrived["bits_per_second"] / 1e6,
-                ".cpu": spent / (arrived["bytes"] / (1 << 20)),
-            }
-        except (ValueError, KeyError, ZeroDivisionError) as error:
-            raise WorkloadError(f"iperf3 measured nothing: {told[-200:]!r}", stage="run") from error
-
-    def trips(self) -> dict[str, float]:
-        """Round trips a second, their length, and CPU time for each."""
-        before = self._cpu_us()
-        told = self._on_host(self._tool, str(self._guest.address), str(PORT + 1), str(SECONDS))
-        spent = self._cpu_us() - before
-        words = told.split()
-        count, seconds, middle, last = map(float, words[1::2])
-        return {"": count / seconds, ".p50": middle, ".p99": last, ".cpu": spent / count}
 
     def measure(self) -> dict[str, float]:
         """All of it once, by metric."""
-        parts = {
-            "stream.to_guest": self.stream(),
-            "stream.from_guest": self.stream("--reverse"),
-            "trips": self.trips(),
+        found: dict[str, float] = {}
+        for name, options in (("to_guest", ()), ("from_guest", ("--reverse",))):
+            cost = Cost(self._guest)
+            rate, amount = network.stream(self._host, self._guest, SECONDS, *options)
+            found[f"stream.{name}"] = rate
+            found[f"stream.{name}.cpu"] = cost.spent().counters["cgroup_cpu_usec"] / amount
+        cost = Cost(self._guest)
+        trips = network.trips(self._host, self._tool, self._guest, SECONDS)
+        found["trips.cpu"] = cost.spent().counters["cgroup_cpu_usec"] / trips["count"]
+        return {
+            **found,
+            "trips": trips["rate"],
+            "trips.p50": trips["p50"],
+            "trips.p99": trips["p99"],
         }
-        return {name + more: value for name, part in parts.items() for more, value in part.items()}
 
     def user_exits(self) -> int | None:
         """Exits that reached the VMM; None where it does not count them."""
         return self._guest.statistics().get("user_exits")
 
 
-def listening(guest: Guest, *argv: str) -> Process:
-    """A server in the guest, once it says so."""
-    server = guest.ssh.popen(argv)
-    while line := server.readline():
-        if b"listening" in line.lower():
-            return server
-    raise WorkloadError(f"{argv[0]} does not listen: {server.stderr_tail()}", guest=guest.name)
-
-
 @contextlib.contextmanager
 def side(factory: GuestFactory, tool: str) -> Iterator[Side]:
     """A guest whose servers wait, warmed up."""
     guest = factory("network")
-    servers = [
-        listening(guest, "iperf3", "--server", "--port", str(PORT), "--forceflush"),
-        listening(guest, "hv-rr", str(PORT + 1)),
-    ]
-    made = Side(guest, factory, tool)
-    made.measure()
-    yield made
-    for server in servers:
-        server.kill()
+    with network.serving(guest):
+        made = Side(guest, tool)
+        made.measure()
+        yield made
     guest.stop()
 
 

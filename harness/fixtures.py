@@ -68,9 +68,16 @@ def hypervisor(harness_session: Session, request: pytest.FixtureRequest) -> Hype
     if session.unusable is not None:
         cause, mend = session.unusable.cause, session.unusable.mend
         pytest.skip(f"no hypervisor is usable here: {cause}" + (f"; mend: {mend}" if mend else ""))
-    chosen = session.hypervisors.get(getattr(request, "param", ""), session.hypervisor)
-    assert chosen is not None  # noqa: S101 - neither unusable nor broken
+    chosen = session.side(getattr(request, "param", ""))
+    if chosen is None:
+        pytest.skip(f"no baseline of this host: {session.no_baseline}")
     return chosen
+
+
+@pytest.fixture(scope="session")
+def profile(harness_session: Session) -> str:
+    """How much a suite is to measure, "short" or "full": the option --profile."""
+    return harness_session.settings.profile
 
 
 @pytest.fixture(scope="session")

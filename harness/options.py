@@ -14,6 +14,7 @@ from harness.vmm.config import BOOT_WAYS
 
 KEEP = ("no", "failed", "always")
 GATE = ("off", "report", "fail")
+PROFILES = ("short", "full")
 
 
 def _count(text: str) -> int:
@@ -139,6 +140,13 @@ OPTIONS = (
         "DIR",
         "run the kvm-unit-tests that were built there (its unittests.cfg, else every .flat file)",
     ),
+    Option(
+        "--profile",
+        "short",
+        "{short,full}",
+        "how much the suites measure: short (minutes), full (hours) (default: short)",
+        _one_of(PROFILES),
+    ),
     Option("--results", "results", "DIR", "where samples and reports go (default: results)"),
     Option("--baseline", "", "RUN", "compare with this run (not implemented yet)"),
     Option(
@@ -164,8 +172,8 @@ class Settings:
 
     hypervisors: one or more names, of which one may come again; "auto" is alone. image, kernel:
     None for the built ones. boot: one of BOOT_WAYS. memory: MiB. boot_timeout: seconds. artifacts:
-    None for the results' own directory. kvm_unit_tests: None for none. report: None for the
-    results' own directory. no_report: no HTML is wanted.
+    None for the results' own directory. kvm_unit_tests: None for none. profile: one of PROFILES.
+    report: None for the results' own directory. no_report: no HTML is wanted.
     """
 
     hypervisors: tuple[str, ...]
@@ -183,6 +191,7 @@ class Settings:
     artifacts: Path | None
     results: Path
     kvm_unit_tests: Path | None
+    profile: str
     report: Path | None
     no_report: bool
 
@@ -252,6 +261,7 @@ def settings(config: pytest.Config) -> Settings:
         artifacts=_path(config, "guest_artifacts"),
         results=_path(config, "results") or config.rootpath / "results",
         kvm_unit_tests=_path(config, "kvm_unit_tests"),
+        profile=_value(config, "profile"),
         report=None if report == "no" else _path(config, "virt_report"),
         no_report=report == "no",
     )

@@ -11,7 +11,7 @@ import pytest
 from harness import fixtures, options, registry, reporting, turns
 from harness.errors import HarnessError, hide_frames
 from harness.exclusive import HostLock
-from harness.session import KEY, Session, session_of
+from harness.session import BASELINE, KEY, Session, session_of
 
 if TYPE_CHECKING:
     from harness.guest.guest import Guest
@@ -26,6 +26,10 @@ MARKERS = (
     '("KVM_CAP_IRQFD", or "IRQFD")',
     "payload(mode=, memory=, vcpus=, ...): how the test's payload guests are made; every test with "
     "the fixture payload has it",
+    "baseline: the test measures what has a native figure, too: it also runs in native guests "
+    "(containers of the guest image on the host's kernel), so that the overhead is known",
+    "machine: the test needs a virtual machine; it does not run in native guests",
+    "runs_on(name, ...): the test is for these hypervisors alone",
     "exclusive_host: no other test with guests runs on the host meanwhile",
     "slow: takes more than some seconds (deselect with -m 'not slow')",
     "emulated: needs the emulated host (deselect with -m 'not emulated')",
@@ -82,17 +86,34 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Of several hypervisors, every test that needs one runs on each."""
-    sides = session_of(metafunc.config).settings.sides
-    if len(sides) > 1 and _uses(metafunc, "hypervisor"):
-        metafunc.parametrize("hypervisor", list(sides), indirect=True, scope="session")
+    """Of several hypervisors, every test that needs one runs on each that it is for; one with a
+    baseline on that, too."""
+    if not _uses(metafunc, "hypervisor"):
+        return
+    state, test = session_of(metafunc.config), metafunc.definition
+    sides = state.settings.sides
+    labels = [label for label, name in sides.items() if not _not_for(test, name)] or list(sides)
+    if BASELINE not in sides and test.get_closest_marker("baseline"):
+        labels.append(BASELINE)
+        state.wants_baseline = True
+    if len(sides) > 1 or len(labels) > 1:
+        metafunc.parametrize("hypervisor", labels, indirect=True, scope="session")
+
+
+def _not_for(test: pytest.Item, name: str) -> str:
+    """Why a test does not run on a hypervisor; "" if it does."""
+    if name == BASELINE and test.get_closest_marker("machine"):
+        return "needs a virtual machine, which a native guest is not"
+    marker = test.get_closest_marker("runs_on")
+    if marker and name not in (*marker.args, "auto"):
+        return f"is for {', '.join(marker.args)}, not for {name}"
+    return ""
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In turn, not one hypervisor after the other: what drifts with time then hits all alike."""
-    if len(session_of(config).settings.sides) > 1:
-        items[:] = turns.interleave(items, label_of)
+    items[:] = turns.interleave(items, label_of)
 
 
 def label_of(item: pytest.Item) -> str:
@@ -144,7 +165,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     state.used = []
     if uses_harness(item):
         state.start()
-        hypervisor = state.hypervisors.get(label_of(item), state.hypervisor)
+        hypervisor = state.side(label_of(item))
     elif uses_payloads(item):
         state.payloads.start()
         hypervisor = state.payloads.hypervisor
@@ -152,6 +173,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     if hypervisor is None:
         return  # the fixture says why
+    name = state.settings.sides.get(hypervisor.name, hypervisor.name)
+    if uses_harness(item) and (why := _not_for(item, name)):
+        pytest.skip(why)
     _skip_what_cannot_be(item, hypervisor)
     lock = item.stash[LOCK] = HostLock(hypervisor.host.name)
     exclusive = item.get_closest_marker("exclusive_host") is not None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from images.store import GuestImage
 
 KEY = pytest.StashKey["Session"]()
+BASELINE = "native"
 
 
 class Session:
@@ -39,6 +40,8 @@ class Session:
 
     Attributes:
         hypervisors: what the guests run on, by label; all on one host.
+        wants_baseline: tests run on BASELINE, too, though nobody named it. no_baseline: why they
+            cannot.
         unusable: why there is no hypervisor, if that is so.
         payloads: what runs flat code, maybe elsewhere.
         forbidden: what the command line asks for and cannot have.
@@ -58,6 +61,8 @@ class Session:
         self.progress = Progress(config)
         self.host: Host | None = None
         self.hypervisors: dict[str, Hypervisor] = {}
+        self.wants_baseline = False
+        self.no_baseline: HarnessError | None = None
         self.unusable: HarnessError | None = None
         self.payloads = Payloads(self)
         self.forbidden = ""
@@ -178,6 +183,11 @@ class Session:
                     made[label] = factory(host, self.progress)
                     undo.callback(made[label].close)
                     made[label].name = label
+                if self.wants_baseline:
+                    try:
+                        made[BASELINE] = registry.load(BASELINE)(host, self.progress)
+                    except HarnessError as error:
+                        self.no_baseline = error
             undo.pop_all()
         self.host, self.hypervisors = host, made
         facts = host.facts
@@ -191,6 +201,13 @@ class Session:
     def hypervisor(self) -> Hypervisor | None:
         """The first, if there is one: what the run is about where it is about one."""
         return next(iter(self.hypervisors.values()), None)
+
+    def side(self, label: str) -> Hypervisor | None:
+        """What a test runs on. label: "" for a test that is not told; the only hypervisor may be
+        asked for by another name, "auto"."""
+        if label == BASELINE:
+            return self.hypervisors.get(label)
+        return self.hypervisors.get(label, self.hypervisor)
 
     def need_recorder(self) -> Recorder:
         """The run's recorder, from now on also of the host's utilization. Raises ResultError."""

@@ -102,6 +102,7 @@ class Builder:
             "vsockname.so": self._compile(preloaded, "vsockname.c"),
             "hv-end": self._compile(static, "tools/hv-end.c"),
             "hv-exits": self._compile(static, "tools/hv-exits.c"),
+            "hv-ops": self._compile(static, "tools/hv-ops.c"),
             "hv-rr": self._compile(static, "tools/hv-rr.c"),
             "hv-hostile": self._compile(static, "tools/hv-hostile.c"),
         }

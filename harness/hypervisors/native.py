@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.errors import ProvisionError, hide_frames
+from harness.errors import HostError, ProvisionError, hide_frames
+from harness.hosts.base import Host
 from harness.hypervisors.base import Events, GuestSpec, Machine
 from harness.hypervisors.supervised import SupervisedHypervisor
 
 __tracebackhide__ = hide_frames
+_TRY = "unshare --mount --uts --net --pid --fork ip link add type veth"
 
 
 class NativeHypervisor(SupervisedHypervisor):
@@ -24,6 +26,19 @@ class NativeHypervisor(SupervisedHypervisor):
     name = "native"
     needs_kvm = False
     taps = False
+
+    def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
+        """Raises HostError where such a container cannot be made."""
+        done = host.run([*_TRY.split()], check=False)
+        if done.status:
+            said = (done.stderr.strip() or f"status {done.status}").splitlines()[-1]
+            raise HostError(
+                f"{host.name} lets us make no container: {said}",
+                mend="it needs root, the programs unshare and ip, and the module veth; "
+                "or take --host=emulated",
+                stage="host",
+            )
+        super().__init__(host, progress)
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
         _refuse(spec)

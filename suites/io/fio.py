@@ -13,14 +13,14 @@ PERCENTILES = {"p50": "50.000000", "p99": "99.000000", "p99.9": "99.900000"}
 
 @dataclass(frozen=True)
 class Job:
-    """One fio job; the same words on both sides."""
+    """One fio job; the same words on both sides. warm_up, measured: seconds."""
 
     rw: str = "randread"
     bs: int = 4096
     depth: int = 1
     size: int = 64  # MiB
-    warm_up: int = 2  # seconds; the short profile
-    measured: int = 5
+    warm_up: int = 1
+    measured: int = 4
 
     def argv(self, filename: str) -> list[str]:
         return [
@@ -31,15 +31,30 @@ class Job:
             *("--lat_percentiles=0", "--clat_percentiles=1", "--percentile_list=50:99:99.9"),
         ]
 
+    @property
+    def timeout(self) -> float:
+        return 60.0 + self.warm_up + self.measured
+
+
+SHORT = (Job(), Job(depth=32), Job(rw="randwrite", depth=32))
+FULL = tuple(
+    Job(rw=rw, depth=depth, warm_up=10, measured=30)
+    for rw in ("randread", "randwrite", "read", "write")
+    for depth in (1, 4, 32)
+)
+
 
 def figures(text: str, where: str) -> dict[str, float]:
-    """IOPS and completion latencies (us) of fio's JSON. Raises WorkloadError for anything else."""
+    """IOPS, completion latencies (us) and the number of requests after the warm-up, of fio's JSON.
+    Raises WorkloadError for anything else."""
     try:
         # fio may print a warning before its JSON
-        read: dict[str, Any] = json.loads(text[text.index("{") :])["jobs"][0]["read"]
-        found = {"iops": float(read["iops"])}
+        job: dict[str, Any] = json.loads(text[text.index("{") :])["jobs"][0]
+        done = max((job["read"], job["write"]), key=lambda side: side["total_ios"])
+        found = {"iops": float(done["iops"])}
         for name, key in PERCENTILES.items():
-            found[f"clat.{name}"] = read["clat_ns"]["percentile"][key] / 1e3
+            found[f"clat.{name}"] = done["clat_ns"]["percentile"][key] / 1e3
+        found["requests"] = float(done["total_ios"])
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise WorkloadError(
             f"fio on the {where} printed no usable JSON: {text[-200:]!r}",

@@ -1,4 +1,4 @@
-"""4 KiB random reads: fio in the guest on a virtio disk, and on the host on the same file."""
+"""4 KiB requests with fio, on a virtio disk and, natively, on the host's own file below it."""
 
 from __future__ import annotations
 
@@ -11,54 +11,53 @@ from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
 from harness.hypervisors.base import Disk
-from suites.io.fio import Job, figures
+from suites.cost import Cost
+from suites.io.fio import FULL, SHORT, figures
 
-BOOTS = 3
-JOB = Job()
+pytestmark = pytest.mark.baseline
+JOBS = {"short": SHORT, "full": FULL}
 SERIAL = "scratch"
 
 
 @pytest.fixture(scope="module")
 def backing_file(host: Host) -> Iterator[str]:
-    """A file of random bytes on the host's disk: the guest's disk, and the host's own workload."""
+    """A file of random bytes on the host's disk: every guest's disk in turn."""
     path = str(PurePosixPath(host.scratch()) / "io-disk")
-    megabytes = ["bs=1M", f"count={JOB.size}", "status=none", "conv=fsync"]
+    megabytes = ["bs=1M", f"count={SHORT[0].size}", "status=none", "conv=fsync"]
     host.run(["dd", "if=/dev/urandom", f"of={path}", *megabytes], timeout=120)
     yield path
     host.run(["rm", "-f", path])
 
 
-@pytest.mark.parametrize("boot", range(BOOTS))
-def test_random_read(
+def test_disk(
     guest_factory: GuestFactory,
-    host: Host,
     record_sample: RecordSample,
     backing_file: str,
+    profile: str,
     boot: int,
 ) -> None:
-    """Host, then guest, in turn, so that what drifts with time hits both."""
-    job = JOB
-    timeout = 60.0 + job.warm_up + job.measured
-    parameters: dict[str, str | int | float] = {"rw": job.rw, "bs": job.bs, "depth": job.depth}
-
-    def record(found: dict[str, float], hypervisor: str | None) -> None:
-        for name, value in found.items():
-            unit, better = ("IOPS", "higher") if name == "iops" else ("us", "lower")
-            record_sample(
-                f"io.{name}", value, unit, better, parameters, hypervisor=hypervisor, boot=boot
-            )
-
-    record(figures(host.run(job.argv(backing_file), timeout=timeout).stdout, "host"), "native")
-    disk = Disk(backing_file, SERIAL, readonly=True, direct=True)
+    """All jobs of the profile in a fresh guest, with what each request costs the host."""
+    disk = Disk(backing_file, SERIAL, readonly=False, direct=True)
     guest = guest_factory(f"disk-{boot}", disks=[disk])
-    before = guest.statistics()
-    argv = [*job.argv(f"/dev/disk/by-serial/{SERIAL}"), "--readonly"]
-    found = figures(guest.ssh.run(argv, timeout=timeout).stdout, "guest")
-    record(found, None)
-    # a second way to the same figure: the VMM's own count of requests (by the index of the used
-    # ring where another process serves it), warm-up included
-    counter = f"block_requests_{SERIAL}"
-    if counter in before:
-        served = guest.statistics()[counter] - before[counter]
-        assert served >= found["iops"] * job.measured * 0.9
+    for job in JOBS[profile]:
+        parameters: dict[str, str | int | float] = {
+            "rw": job.rw,
+            "bs": job.bs,
+            "depth": job.depth,
+        }
+        cost = Cost(guest)
+        argv = job.argv(f"/dev/disk/by-serial/{SERIAL}")
+        found = figures(guest.ssh.run(argv, timeout=job.timeout).stdout, f"guest {guest.name}")
+        spent = cost.spent()
+        for name in ("iops", "clat.p50", "clat.p99", "clat.p99.9"):
+            unit, better = ("IOPS", "higher") if name == "iops" else ("us", "lower")
+            record_sample(f"io.{name}", found[name], unit, better, parameters, boot=boot)
+        # of all requests, those of the warm-up, too
+        requests = found["requests"] + found["iops"] * job.warm_up
+        for name, value, unit in spent.per(requests):
+            record_sample(f"io.{name}", value, unit, "lower", parameters, boot=boot)
+        # a second way to the same figure: the VMM's own count of requests (by the index of the
+        # used ring where another process serves it)
+        served = spent.counters.get(f"block_requests_{SERIAL}")
+        assert served is None or served >= requests * 0.9
     guest.stop()

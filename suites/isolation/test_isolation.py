@@ -23,6 +23,7 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host, Process
 from harness.hypervisors.base import Disk, Hypervisor
 
+pytestmark = pytest.mark.runs_on("kvm")
 WITHIN = 1.0  # seconds from the guest's last line to the end: what this hypervisor promises
 SLACK = 1.0  # more where the host itself is a guest of a busy machine
 BEFORE = 1.0  # seconds that the neighbour is measured alone

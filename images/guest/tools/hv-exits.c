@@ -12,16 +12,12 @@
  *   pio_kernel      inb 0x21, answered by the PIC inside KVM
  */
 #define _GNU_SOURCE
+#include "measure.h"
+
 #include <cpuid.h>
-#include <errno.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/io.h>
-#include <time.h>
 #include <unistd.h>
 
 #define UNKNOWN_HYPERCALL 0x7fffffff
@@ -75,33 +71,6 @@ static void refused(int signal)
     _exit(1);
 }
 
-static uint64_t ns_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC_RAW, &t);
-    return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
-
-/* No earlier load, and no later instruction, crosses the reading (Intel SDM, RDTSC). */
-static uint64_t tsc_now(void)
-{
-    uint32_t low, high;
-
-    __asm__ volatile("lfence\n rdtsc\n lfence" : "=a"(low), "=d"(high) : : "memory");
-    return (uint64_t)high << 32 | low;
-}
-
-static double tsc_khz(void)
-{
-    uint64_t ns = ns_now(), tsc = tsc_now(), ns_end;
-
-    do
-        ns_end = ns_now();
-    while (ns_end - ns < 20000000);
-    return (double)(tsc_now() - tsc) * 1e6 / (double)(ns_end - ns);
-}
-
 static int is_amd(void)
 {
     uint32_t a, b, c, d;
@@ -110,42 +79,18 @@ static int is_amd(void)
     return b == signature_AMD_ebx || b == 0x6f677948;   /* "Auth", "Hygo" */
 }
 
-/* A batch must not move to another CPU: its clock may differ. */
-static void stay_here(void)
-{
-    cpu_set_t set;
-    int cpu = sched_getcpu();
-
-    CPU_ZERO(&set);
-    CPU_SET(cpu < 0 ? 0 : cpu, &set);
-    sched_setaffinity(0, sizeof set, &set);
-}
-
 static int measure(const char *name, loop *run, uint64_t ops, long batches, uint32_t a, uint32_t d)
 {
     stay_here();
     run(ops / 10 + 1, a, d);   /* warm-up */
-    printf("{\"case\": \"%s\", \"ops\": %llu, \"tsc_khz\": %.0f, \"batches\": [",
-           name, (unsigned long long)ops, tsc_khz());
+    print_head(name, ops);
     for (long i = 0; i < batches; i++) {
         uint64_t ns = ns_now(), tsc = tsc_now();
         run(ops, a, d);
         uint64_t cycles = tsc_now() - tsc;
-        ns = ns_now() - ns;
-        printf("%s{\"ns\": %llu, \"cycles\": %llu}", i ? ", " : "",
-               (unsigned long long)ns, (unsigned long long)cycles);
+        print_batch(i, ns_now() - ns, cycles);
     }
-    printf("]}\n");
-    return fflush(stdout) || ferror(stdout) ? fail("standard output is gone") : 0;
-}
-
-static int number(const char *text, uint64_t low, uint64_t high, uint64_t *value)
-{
-    char *end;
-
-    errno = 0;
-    *value = strtoull(text, &end, 0);
-    return *text >= '0' && *text <= '9' && !*end && !errno && *value >= low && *value <= high;
+    return print_tail() ? fail("standard output is gone") : 0;
 }
 
 int main(int argc, char **argv)

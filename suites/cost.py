@@ -1,0 +1,46 @@
+"""What a workload costs its host: CPU time and exits between two readings of a guest's counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from harness.guest.guest import Guest
+
+
+@dataclass(frozen=True)
+class Spent:
+    """counters: by how much each has grown."""
+
+    counters: dict[str, int]
+
+    def per(self, operations: float, one: str = "op") -> Iterator[tuple[str, float, str]]:
+        """Name, value and unit of what one of so many operations cost. one: the unit's name for it.
+
+        cpu: us of the host's CPU, of all processes of the guest and of the kernel's work for them
+        (its cgroup's). exits: exits from the guest, by KVM's own count. user_exits: those that
+        reached the VMM. Without a counter, as natively for exits, there is no figure.
+        """
+        for name, counter, unit in (
+            ("cpu", "cgroup_cpu_usec", f"us/{one}"),
+            ("exits", "exits", f"exits/{one}"),
+            ("user_exits", "user_exits", f"exits/{one}"),
+        ):
+            if counter in self.counters and operations > 0:
+                yield name, self.counters[counter] / operations, unit
+
+
+@dataclass
+class Cost:
+    """Starts counting when it is made."""
+
+    guest: Guest
+    _before: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._before = self.guest.statistics()
+
+    def spent(self) -> Spent:
+        """Since it was made."""
+        now, before = self.guest.statistics(), self._before
+        return Spent({name: value - before.get(name, 0) for name, value in now.items()})

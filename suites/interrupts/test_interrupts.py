@@ -1,0 +1,52 @@
+"""Interrupts: how late a timer's is, and how long a sleeping CPU takes to be woken by another."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.fixtures import RecordSample
+from harness.guest.factory import GuestFactory
+from harness.hosts.base import Host
+from suites.cost import Cost
+from suites.tool import time
+
+pytestmark = pytest.mark.baseline
+SLEEPS, BATCHES = 300, 10  # of 1 ms each
+TRIPS, EMULATED_TRIPS = 20_000, 500
+
+
+def test_timer(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
+    """Sleeps of a millisecond on an idle CPU: each ends by the timer's interrupt, from HLT."""
+    guest = guest_factory(f"timer-{boot}")
+    cost = Cost(guest)
+    timed = time(guest, "hv-ops", "timer", SLEEPS, BATCHES)
+    spent = cost.spent()
+    for number, batch in enumerate(timed.batches):
+        for name in ("p50", "p99", "max"):
+            record_sample(
+                f"interrupts.timer.{name}",
+                batch[name] / 1e3,
+                "us",
+                "lower",
+                boot=boot,
+                batch=number,
+            )
+    for name, value, unit in spent.per(SLEEPS * BATCHES):
+        record_sample(f"interrupts.timer.{name}", value, unit, "lower", boot=boot)
+    guest.stop()
+
+
+def test_wake(
+    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
+) -> None:
+    """A byte to a process that sleeps on another CPU and back: two interrupts between CPUs."""
+    if host.facts.cpus < 2:
+        pytest.skip(f"needs a host of 2 CPUs, this has {host.facts.cpus}")
+    if host.emulated:
+        pytest.skip("QEMU's software CPUs may hang when a guest has two (README, Limits)")
+    guest = guest_factory(f"wake-{boot}", vcpus=2)
+    timed = time(guest, "hv-ops", "wake", EMULATED_TRIPS if host.emulated else TRIPS, BATCHES)
+    for number, batch in enumerate(timed.batches):
+        value = batch["ns"] / timed.ops / 1e3
+        record_sample("interrupts.wake", value, "us", "lower", boot=boot, batch=number)
+    guest.stop()
