@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, HostError
@@ -11,6 +12,7 @@ from harness.errors import HarnessError, HostError
 if TYPE_CHECKING:
     from harness.guest.payload import PayloadFactory
     from harness.hosts.base import Host
+    from harness.hypervisors.base import Hypervisor
     from harness.hypervisors.kvm import KvmHypervisor
     from harness.session import Session
 
@@ -67,6 +69,11 @@ class Payloads:
                 return hypervisor
         none = HostError("the session has no hypervisor", stage="host")
         raise session.unusable or session.broken or none
+
+    def forget(self, gone: Iterable[Hypervisor]) -> None:
+        """Of the session's hypervisors, which are closed: start() takes another one."""
+        if any(one is self.hypervisor for one in gone):
+            self.started, self.hypervisor = False, None
 
     def usage_problem(self) -> str | None:
         """What makes a session with payload tests a usage error: a host was named and has no KVM

@@ -165,6 +165,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     state.used = []
     if uses_harness(item):
         state.start()
+        _renew_worn_host(item, state)
         hypervisor = state.side(label_of(item))
     elif uses_payloads(item):
         state.payloads.start()
@@ -198,6 +199,14 @@ def _skip_what_cannot_be(item: pytest.Item, hypervisor: Hypervisor) -> None:
         pytest.skip(f"needs {vcpus} CPUs, the host has {facts.cpus}")
     if memory << 20 > facts.memory:
         pytest.skip(f"needs {memory} MiB of memory, the host has {facts.memory >> 20}")
+
+
+def _renew_worn_host(item: pytest.Item, state: Session) -> None:
+    """Between two tests: end the fixtures that hold the host, so that they are made anew."""
+    definitions = item._fixtureinfo.name2fixturedefs.get("hypervisor")  # type: ignore[attr-defined]
+    if definitions and state.worn:
+        definitions[-1].finish(item._request)  # type: ignore[attr-defined]
+        state.renew()
 
 
 def _replace_dead_shared_guest(item: pytest.Item) -> None:

@@ -198,6 +198,29 @@ class Session:
         )
 
     @property
+    def worn(self) -> bool:
+        """Whether the host is due for replacement, and no guest runs on it."""
+        idle = all(guest.ended.is_set() for guest in self.guests)
+        return idle and not self._closed and bool(getattr(self.host, "worn", False))
+
+    def renew(self) -> None:
+        """Another host of the same kind, with the same hypervisors. As start()."""
+        self.progress("the emulated host is worn: another one takes its place")
+        old, host = self.hypervisors, self.host
+        self.hypervisors, self.host, self._started = {}, None, False
+        self.payloads.forget(old.values())
+        for one in (*old.values(), host):
+            with contextlib.suppress(HarnessError):  # it may have ended, and all on it
+                one.close()  # type: ignore[union-attr]
+        self._images = {kept: image for kept, image in self._images.items() if not kept}
+        self.start()
+        for label, factory in self._factories.items():
+            if label in self.hypervisors:
+                factory.move_to(self.hypervisors[label], self.image(self.hypervisors[label]))
+        if self.recorder is not None and self.hypervisor is not None:
+            self.hypervisor.watch(self.recorder.utilization)
+
+    @property
     def hypervisor(self) -> Hypervisor | None:
         """The first, if there is one: what the run is about where it is about one."""
         return next(iter(self.hypervisors.values()), None)

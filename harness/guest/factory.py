@@ -98,6 +98,11 @@ class GuestFactory:
     def _defaults(self) -> dict[str, str]:
         return {name: getattr(self, name) for name in ("boot", "network", "ssh", "root")}
 
+    def move_to(self, hypervisor: Hypervisor, image: GuestImage) -> None:
+        """From now on on another host: what was kept on the old one is gone."""
+        self.hypervisor, self.image = hypervisor, image
+        self._templates.clear()
+
     def clone(self, snapshot: Snapshot, label: str = "") -> Guest:
         """A ready guest that goes on from a snapshot, with an identity of its own.
 

@@ -15,7 +15,7 @@ OPS = {"syscall": 200_000, "switch": 10_000}
 EMULATED_OPS = {"syscall": 20_000, "switch": 1_000}
 SECONDS = 4.0  # of two guests that want all of one CPU
 TICKS = 100.0  # a second, of /proc/stat
-AGREE = 0.25  # the guest's accounting and the host's: the one counts ticks, the other the VMM, too
+AGREE = 0.2  # of that time: the host's accounting has the VMM's own work and the SSH session's, too
 
 
 @pytest.mark.baseline
@@ -33,36 +33,34 @@ def test_within_the_guest(
     guest.stop()
 
 
-def accounted(guest: Guest) -> tuple[float, float]:
-    """Seconds since boot that the guest's CPU was busy, and that it was stolen while it wanted to
-    be, by the guest's own accounting (/proc/stat, proc(5))."""
+def stolen(guest: Guest) -> float:
+    """Seconds since boot in which the guest's CPU wanted to run and was not let, as the guest
+    knows it (/proc/stat, proc(5)). What it counts as busy is no more than its ticks that came."""
     words = guest.ssh.run(["head", "-1", "/proc/stat"]).stdout.split()
-    user, nice, system, _, _, irq, softirq, steal = (int(word) / TICKS for word in words[1:9])
-    return user + nice + system + irq + softirq, steal
+    return int(words[8]) / TICKS
 
 
 @pytest.mark.machine
 def test_steal(
     guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
 ) -> None:
-    """Two guests share a CPU: what each is not given it must know of as stolen, and what it takes
-    for its own must be what the host gave it."""
+    """Two guests share a CPU: what the host's own accounting did not give to one, that one must
+    know of as stolen."""
     cpu = host.facts.cpus - 1
     guests = [guest_factory(f"steal-{name}-{boot}", cpus=[cpu]) for name in "ab"]
-    before = [(*accounted(one), one.statistics()["cgroup_cpu_usec"]) for one in guests]
-    burning = [one.ssh.popen(f"timeout {SECONDS:g} sh -c 'while :; do :; done'") for one in guests]
+    before = [(stolen(one), one.statistics()["cgroup_cpu_usec"]) for one in guests]
+    burn = f"timeout {SECONDS:g} sh -c 'while :; do :; done'"
+    burning = [one.ssh.popen(burn) for one in guests]
     for process in burning:
         process.wait(60.0)
     given: list[float] = []
-    for guest, (busy_before, stolen_before, cpu_before) in zip(guests, before, strict=True):
-        busy, stolen = accounted(guest)
-        busy, stolen = busy - busy_before, stolen - stolen_before
-        wanted = busy + stolen
+    for guest, (stolen_before, cpu_before) in zip(guests, before, strict=True):
+        told = stolen(guest) - stolen_before
         given.append((guest.statistics()["cgroup_cpu_usec"] - cpu_before) / 1e6)
-        record_sample("scheduler.steal", 100 * stolen / wanted, "%", "", boot=boot)
-        by_host = 100 * (1 - given[-1] / wanted)
-        record_sample("scheduler.steal.by_host", by_host, "%", "", boot=boot)
-        assert given[-1] == pytest.approx(busy, rel=AGREE)
+        missed = SECONDS - given[-1]
+        record_sample("scheduler.steal", 100 * told / SECONDS, "%", "", boot=boot)
+        record_sample("scheduler.steal.by_host", 100 * missed / SECONDS, "%", "", boot=boot)
+        assert told == pytest.approx(missed, abs=AGREE * SECONDS)
     unfair = 100 * abs(given[0] - given[1]) / sum(given)
     record_sample("scheduler.unfairness", unfair, "%", "lower", boot=boot)
     for guest in guests:
