@@ -66,6 +66,7 @@ def _io(run: Run) -> list[KeyFigure]:
     metrics = (
         ("I/O throughput lost", "io.iops", "fewer operations a second"),
         ("I/O latency added", "io.clat.p99", "longer latency (99th percentile)"),
+        ("Network stream lost", "net.stream.to_guest", "less throughput of one TCP stream"),
     )
     for label, metric, means in metrics:
         mine = table[table["metric"] == metric]
@@ -73,9 +74,11 @@ def _io(run: Run) -> list[KeyFigure]:
             rows = group.sort_values("overhead").to_dict("records")
             worst, best = rows[-1], rows[0]
             sentence = (
-                f"{means} in the guest than on its host at worst, {_where(worst)}: "
-                f"{text.setting(decode(worst['parameters']))}"
+                f"{means} in the guest than on its host{' at worst' if len(rows) > 1 else ''}, "
+                f"{_where(worst)}"
             )
+            if setting := text.setting(decode(worst["parameters"])):
+                sentence += f": {setting}"
             if len(rows) > 1:
                 sentence += (
                     f"; at best {text.percent(best['overhead'])}: "

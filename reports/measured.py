@@ -43,6 +43,9 @@ IO_NAMES = {
     "io.clat.p50": "latency, median",
     "io.clat.p99": "latency, 99th percentile",
     "io.clat.p99.9": "latency, 99.9th percentile",
+    "io.cpu": "the host's CPU time an operation",
+    "io.exits": "exits an operation",
+    "io.user_exits": "exits that reach the VMM, an operation",
 }
 
 
@@ -224,7 +227,7 @@ def _exit_figure(table: pd.DataFrame, title: str) -> list[Figure]:
 
 def io(run: Run) -> Section:
     section = Section("io", "I/O overhead")
-    table = run.overheads
+    table = run.overheads[run.overheads["metric"].str.startswith("io.")]
     if table.empty:
         native = run.frame["metric"].str.startswith("io.").any()
         section.missing = (

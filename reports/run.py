@@ -15,7 +15,7 @@ from markupsafe import Markup
 from harness.errors import ResultError
 from harness.results.schema import COLUMNS, RunFacts
 from harness.results.store import runs
-from reports import measured, session
+from reports import beside, measured, session
 from reports.key import key_figures
 from reports.page import Run
 
@@ -55,6 +55,7 @@ def to_html(run: Run, source: Path) -> str:
     facts = run.facts
     sections = [
         session.environment(run),
+        beside.section(run),
         measured.boot(run),
         measured.exits(run),
         measured.io(run),

@@ -219,7 +219,10 @@ METHOD = (
      "without the operation, in the same boot, is subtracted. Exits an operation come from KVM's "
      "own counters: about 1 says that what was timed is what was meant; beyond 5 % off, the row is "
      "flagged."),
-    ("I/O overhead", "The same fio job on the same backing file, on the host and in the guest. "
+    ("Side by side", "Every test ran on each hypervisor in turn, one after the other and then the "
+     "other way round, so that what drifts with time hits all alike. Native is no hypervisor: a "
+     "container of the same image, with the same number of CPUs, on the host's own kernel."),
+    ("I/O overhead", "The same fio job on the same backing file, natively and in the guest. "
      "Overhead is 1 − guest/host where more is better and guest/host − 1 where less is, so above "
      "0 always means worse than the host. Its interval draws the boots of both sides."),
     ("Utilization", "Shares of all CPUs of the host, tick by tick, while the run lasted, pauses "

@@ -204,21 +204,26 @@ def is_emulated(frame: pd.DataFrame) -> bool:
     return bool((frame["backend"] == "emulated").any() or control_cycles(frame)["emulated"].any())
 
 
-def overheads(frame: pd.DataFrame) -> pd.DataFrame:
-    """The io.* figures of guests beside those of their host (hypervisor "native").
+def overheads(frame: pd.DataFrame, baseline: str = "native") -> pd.DataFrame:
+    """Figures of guests beside those of the baseline, the host itself as long as nobody says
+    otherwise.
 
-    Joined on host, metric, unit and the parameters that both sides have. overhead is 1 - guest/host
-    where higher is better and guest/host - 1 where lower is: 0.2 is 20 % worse than the host.
-    Its interval draws the boots of both sides, each on its own; a side with one boot stays as
-    it is (flagged). Columns: KEYS, guest, host_value,
-    guest_n, host_n, guest_boots, host_boots, overhead, low, high, flags. A guest's figure with
-    no host's beside it has NaN there and is flagged.
+    Of every metric that both sides have and that has a better direction; but for exit.* and host.*,
+    whose samples are no figures yet. Of io.* also those without a baseline. Joined on host, metric,
+    unit and the parameters that both sides have. overhead is 1 - guest/host where higher is better
+    and guest/host - 1 where lower is: 0.2 is 20 % worse than the host. Its interval draws the boots
+    of both sides, each on its own; a side with one boot stays as it is (flagged). Columns: KEYS,
+    guest, host_value, guest_n, host_n, guest_boots, host_boots, overhead, low, high, flags. A
+    guest's figure with no host's beside it has NaN there and is flagged.
     """
-    sides = _sides(frame[frame["metric"].str.startswith("io.")])
+    compared = (frame["better"] != "") & ~frame["metric"].str.match(r"(exit|host)\.")
+    there = frame.loc[frame["hypervisor"] == baseline, "metric"].unique()
+    both = frame["metric"].isin(there) | frame["metric"].str.startswith("io.")
+    sides = _sides(frame[compared & both])
     rows = [
-        {**guest.key, **_compare(guest, _baselines(guest, sides))}
+        {**guest.key, **_compare(guest, _baselines(guest, sides, baseline))}
         for guest in sides
-        if guest.key["hypervisor"] != "native"
+        if guest.key["hypervisor"] != baseline
     ]
     return pd.DataFrame(rows, columns=_OVERHEAD_COLUMNS)
 
@@ -251,13 +256,13 @@ _OVERHEAD_COLUMNS = [
 ]
 
 
-def _baselines(guest: _Side, sides: list[_Side]) -> list[_Side]:
+def _baselines(guest: _Side, sides: list[_Side], baseline: str) -> list[_Side]:
     """The host's figures that fit: the parameters both sides have agree, as many as can be."""
     same = ("host", "metric", "unit", "better")
     mine = decode(guest.key["parameters"])
     fits: list[tuple[int, _Side]] = []
     for side in sides:
-        if side.key["hypervisor"] == "native" and all(side.key[k] == guest.key[k] for k in same):
+        if side.key["hypervisor"] == baseline and all(side.key[k] == guest.key[k] for k in same):
             shared = decode(side.key["parameters"]).items()
             common = {k: v for k, v in shared if k in mine}
             if all(mine[k] == v for k, v in common.items()):

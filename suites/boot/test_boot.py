@@ -13,6 +13,7 @@ BOOTS = {"short": 6, "full": 12}
 CLOCKS_AGREE_WITHIN = 0.25  # seconds: the console's path to the harness's stamp
 
 
+@pytest.mark.machine
 def test_kvm_is_what_the_guest_sees(guest_factory: GuestFactory) -> None:
     """The guest is Debian's stock kernel, and knows that it runs on KVM."""
     guest = guest_factory("identity")

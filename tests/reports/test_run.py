@@ -17,7 +17,10 @@ from reports.terminal import lines
 from tests.reports.page import Element, parse
 from tests.results.synthetic import Synthetic, facts, write_run
 
-SECTIONS = ("key", "environment", "boot", "exits", "io", "host", "outcomes", "stages", "method")
+SECTIONS = (
+    *("key", "environment", "beside", "boot", "exits", "io"),
+    *("host", "outcomes", "stages", "method"),
+)
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&amp;{{7*7}}"
 
 
@@ -49,6 +52,36 @@ def test_says_what_ran_where_and_that_it_is_emulated(page: Element) -> None:
     assert told["Memory"][1] == "2.0 GiB"
     assert "spectre_v2: Mitigation: Retpolines" in told["Mitigations"][1]
     assert told["Microcode"][1] == "not known"
+
+
+def test_hypervisors_stand_side_by_side(page: Element) -> None:
+    section = page.id("beside")
+    (table,) = section.all("table")  # of what natively has figures: the disk's
+    assert "Disk: native, kvm" in table.text
+    told = rows(section)["iops"]
+    native, guest, worse = (float(cell.replace(",", "").rstrip(" %")) for cell in told[3:6])
+    assert worse == pytest.approx(100 * (1 - guest / native), abs=1.0)
+    low, high = told[6].removesuffix(" %").split(" to ")
+    assert float(low) <= worse <= float(high)
+    # five boots: said once below the table, not in each row
+    assert "few boots" not in table.text
+    assert "All of Disk: few boots (5)" in section.text
+
+
+def test_one_hypervisor_alone_says_how_to_get_more(tmp_path: Path) -> None:
+    assert "Give --hypervisor more than once" in page_of(tmp_path, parts="boot").id("beside").text
+
+
+def test_without_a_native_side_the_first_is_the_baseline(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "store", facts(hypervisor="qemu, kvm"))
+    for sample in Synthetic(writer.run, boots=6, hypervisor="qemu").boot():
+        writer.add(sample)
+        writer.add(dataclasses.replace(sample, hypervisor="kvm", value=sample.value / 2))
+    out = render(writer.close(), tmp_path / "page.html")
+    found = parse(out.read_text(encoding="utf-8"))
+    told = rows(found.id("beside"))["ready"]
+    assert found.id("beside").all("caption")[0].text == "Boot: qemu, kvm"
+    assert told[5] == "−50 %"
 
 
 def test_hardware_carries_no_banner_and_a_slow_control_does(tmp_path: Path) -> None:
@@ -117,7 +150,7 @@ def test_every_figure_says_boots_and_backend_and_is_described(page: Element) -> 
 
 def test_tables_are_accessible(page: Element) -> None:
     tables = page.all("table")
-    assert len(tables) == 7
+    assert len(tables) == 8
     for table in tables:
         assert table.all("caption")[0].text
         heads = table.all("thead")[0].all("th")

@@ -233,6 +233,20 @@ def test_overhead_says_what_is_amiss(
     assert flag in row(statistics.overheads(_io(host, guest)))["flags"]
 
 
+def test_whoever_is_the_baseline_is_compared_with() -> None:
+    samples = [
+        *boots("net.x", [[2.0]] * 6, hypervisor="qemu", better="higher"),
+        *boots("net.x", [[3.0]] * 6, hypervisor="kvm", better="higher"),
+        *boots("net.y", [[3.0]] * 6, hypervisor="kvm", better="higher"),
+        *boots("net.z", [[1.0]] * 6, hypervisor="qemu"),
+        *boots("net.z", [[1.0]] * 6, hypervisor="kvm", better=""),
+    ]
+    found = row(statistics.overheads(frame(samples), "qemu"))
+    assert (found["metric"], found["hypervisor"]) == ("net.x", "kvm")
+    assert found["overhead"] == pytest.approx(-0.5)
+    assert statistics.overheads(frame(samples)).empty, "nothing is native, and no disk's"
+
+
 def test_settings_of_the_host_are_not_mixed_up() -> None:
     samples = list(MAKER.io())
     table = statistics.overheads(frame(samples))
