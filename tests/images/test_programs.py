@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from images.build import compile_c
+from tests.waiting import wait_until
 
-NAMES = ("hv-exits", "hv-end", "hv-hostile", "hv-rr")
+NAMES = ("hv-exits", "hv-ops", "hv-end", "hv-hostile", "hv-rr")
 TOOLS = {name: (f"tools/{name}.c",) for name in NAMES}
 INIT = ("init.c", "boot.c", "net.c", "serve.c", "adopt.c")
 
@@ -71,6 +74,52 @@ def test_bad_usage_of_hv_exits(tools: Path, arguments: list[str]) -> None:
     assert done.returncode == 2
     assert "usage: hv-exits" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("case", ["syscall", "switch", "wake", "fault", "chase"])
+def test_hv_ops_times_each_batch(tools: Path, case: str) -> None:
+    if case == "wake" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs")
+    done = run(tools, "hv-ops", case, "--ops", "200", "--batches", "3", "--mib", "2")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["case"], result["ops"], len(result["batches"])) == (case, 200, 3)
+    assert all(batch["ns"] > 0 and batch["cycles"] > 0 for batch in result["batches"])
+
+
+def test_hv_ops_leaves_no_process(tools: Path) -> None:
+    program = str(tools / "hv-ops")
+
+    def running() -> bool:
+        found = psutil.process_iter(["cmdline"])
+        return any(program in (one.info["cmdline"] or ()) for one in found)
+
+    run(tools, "hv-ops", "switch", "--ops", "10", "--batches", "1")
+    assert wait_until(lambda: not running())
+
+
+def test_hv_ops_tells_how_late_sleeps_end(tools: Path) -> None:
+    done = run(tools, "hv-ops", "timer", "--ops", "50", "--batches", "2")
+    for batch in json.loads(done.stdout)["batches"]:
+        assert 0 < batch["p50"] <= batch["p99"] <= batch["max"] <= batch["ns"]
+        assert batch["ns"] >= 25 * batch["p50"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense", "--ops", "1", "--batches", "1"],
+        ["fault", "--ops", "0", "--batches", "1"],
+        ["fault", "--ops", "1"],
+        ["chase", "--ops", "1", "--batches", "1", "--mib", "-1"],
+        ["timer", "--ops", "1", "--batches"],
+    ],
+)
+def test_bad_usage_of_hv_ops(tools: Path, arguments: list[str]) -> None:
+    done = run(tools, "hv-ops", *arguments)
+    assert done.returncode == 2
+    assert "usage: hv-ops" in done.stderr
 
 
 def test_hv_rr_counts_round_trips(tools: Path) -> None:
