@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,61 @@ def test_auto_stands_alone(run: Run) -> None:
     result = run(SOURCE, "--hypervisor=auto")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines("*auto chooses one by itself; name those that are to be compared*")
+
+
+MARKED = """
+    import pytest
+
+    @pytest.mark.baseline
+    def test_measured(guest): pass
+
+    @pytest.mark.machine
+    def test_machine(guest): pass
+
+    @pytest.mark.runs_on("kvm")
+    def test_of_kvm(guest): pass
+
+    @pytest.mark.runs_on("processes")
+    def test_of_processes(guest): pass
+"""
+
+
+def collected(result: pytest.RunResult) -> list[str]:
+    return [line.partition("::")[2] for line in result.outlines if "::" in line]
+
+
+def test_a_test_with_a_baseline_is_collected_natively_too(run: Run) -> None:
+    assert collected(run(MARKED, "--collect-only", "-q")) == [
+        "test_measured[processes]", "test_measured[native]",
+        "test_machine", "test_of_kvm", "test_of_processes",
+    ]  # fmt: skip
+
+
+def test_of_several_each_test_gets_those_that_it_is_for(run: Run) -> None:
+    assert collected(run(MARKED, "--hypervisor=native", "--collect-only", "-q")) == [
+        "test_measured[processes]", "test_measured[native]", "test_machine[processes]",
+        "test_of_kvm[native]", "test_of_kvm[processes]", "test_of_processes[processes]",
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_is_skipped_with_its_reason(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = pytester.mkdir("fake") / "unshare"  # as for one who is not root
+    fake.write_text("#!/bin/sh\necho unshare failed: Operation not permitted >&2; exit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    result = run(MARKED, "-rs")
+    result.assert_outcomes(passed=3, skipped=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "SKIPPED*no baseline of this host*Operation not permitted*",
+            "SKIPPED*is for kvm, not for processes*",
+        ]
+    )
+
+
+def test_a_profile_that_there_is_not(run: Run) -> None:
+    result = run(SOURCE, "--profile=long")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines("*--profile: 'long': must be one of short, full*")
