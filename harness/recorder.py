@@ -22,7 +22,11 @@ from harness.results.schema import Parameter, RunFacts, Sample
 from harness.results.store import RunWriter, recover
 from harness.session import Session
 
-UNITS = {"cpu": "%", "memory": "MiB"}
+# of the host's utilization, by name or the name's first part
+UNITS = {
+    **{"cpu": "%", "memory": "MiB", "pressure": "%", "power": "W"},
+    **{"disk": "MiB/s", "disk.requests": "1/s"},
+}
 DISTRIBUTIONS = ("pytest-hypervisor", "pytest", "paramiko", "pandas", "pyarrow", "numpy", "scipy")
 
 
@@ -109,7 +113,7 @@ class Recorder:
         """
         tick, self._ticks = self._ticks, self._ticks + 1
         for name, value in values.items():
-            unit = UNITS.get(name.partition(".")[0], "")
+            unit = UNITS.get(name) or UNITS.get(name.partition(".")[0], "")
             try:
                 self.sample(f"host.{name}", value, unit, hypervisor="native", batch=tick)
             except HarnessError as error:

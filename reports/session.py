@@ -34,6 +34,13 @@ NAMES = {
     "host.cpu.idle": "CPU idle",
     "host.memory.used": "Memory in use",
     "host.memory.total": "Memory installed",
+    "host.pressure.cpu": "Time in which a task waited for a CPU (pressure)",
+    "host.pressure.memory": "Time in which a task waited for memory (pressure)",
+    "host.pressure.io": "Time in which a task waited for I/O (pressure)",
+    "host.disk.requests": "Disk requests",
+    "host.disk.read": "Read from disks",
+    "host.disk.write": "Written to disks",
+    "host.power.cpu": "Power of the CPUs (RAPL)",
 }
 
 

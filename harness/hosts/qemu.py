@@ -23,7 +23,7 @@ CONSOLE_LINES = 20  # of an error
 # CODE_BUFFER.
 CMDLINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
-    "maxcpus=1 noreplace-smp norandmaps"
+    "maxcpus=1 noreplace-smp norandmaps psi=1"
 )
 BINARY = "qemu-system-x86_64"
 # Without ERMS kernels clear and copy pages by 8 bytes, with it byte by byte, which is slow in

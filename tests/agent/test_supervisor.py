@@ -415,3 +415,6 @@ def test_utilization_comes_by_itself(raw: Raw) -> None:
     parts = [value for name, value in told["values"].items() if name.startswith("cpu.")]
     assert sum(parts) == pytest.approx(100)
     assert 0 < told["values"]["memory.used"] < told["values"]["memory.total"]
+    if os.access("/proc/pressure/cpu", os.R_OK):
+        assert 0 <= told["values"]["pressure.cpu"] <= 101
+    assert told["values"]["disk.requests"] >= 0
