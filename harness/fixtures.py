@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,7 +35,7 @@ class RecordSample(Protocol):
         value: float,
         unit: str,
         better: str = "",
-        parameters: dict[str, Parameter] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
         *,
         hypervisor: str | None = None,
         boot: int = 0,
@@ -214,7 +214,7 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
         value: float,
         unit: str,
         better: str = "",
-        parameters: dict[str, Parameter] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
         *,
         hypervisor: str | None = None,
         boot: int = 0,

@@ -27,7 +27,7 @@ def test_kvm_is_what_the_guest_sees(guest_factory: GuestFactory) -> None:
 def test_timeline(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
     """Create to kernel, init, sshd and ready: one sample a stage and boot."""
     guest = guest_factory(f"boot-{boot}")
-    parameters: dict[str, str | int | float] = {
+    parameters = {
         "vcpus": guest.spec.vcpus,
         "memory": guest.spec.memory,
     }

@@ -40,7 +40,7 @@ def test_disk(
     disk = Disk(backing_file, SERIAL, readonly=False, direct=True)
     guest = guest_factory(f"disk-{boot}", disks=[disk])
     for job in JOBS[profile]:
-        parameters: dict[str, str | int | float] = {
+        parameters: dict[str, str | int] = {
             "rw": job.rw,
             "bs": job.bs,
             "depth": job.depth,

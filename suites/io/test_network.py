@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from suites.cost import Cost
 from suites.io import network
 
 pytestmark = pytest.mark.baseline
-SECONDS = {"short": 3, "full": 30}
+SECONDS = {"short": 2, "full": 30}
 
 
 @pytest.fixture(scope="module")
@@ -29,59 +29,70 @@ def tool(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
     return host.place(program)
 
 
-@pytest.fixture
-def server(guest_factory: GuestFactory, boot: int) -> Iterator[Guest]:
-    """A fresh guest in which both tools listen."""
-    guest = guest_factory(f"network-{boot}")
-    if guest.address is None:
-        guest.stop()
-        pytest.skip(f"guests have no network here: {guest.facts.get('no_network', '')}")
-    with network.serving(guest):
-        yield guest
-    guest.stop()
-
-
-def test_with_the_host(
-    server: Guest, tool: str, record_sample: RecordSample, profile: str, boot: int
-) -> None:
-    """The other end is on the host. Round trips: there and back."""
-    seconds, host = SECONDS[profile], network.on_host(server)
-    network.stream(host, server, 1)  # warm-up
-    for name, options in (("to_guest", ()), ("from_guest", ("--reverse",))):
-        cost = Cost(server)
-        rate, amount = network.stream(host, server, seconds, *options)
-        spent = cost.spent()
-        record_sample(f"net.stream.{name}", rate, "Mbit/s", "higher", boot=boot)
-        for what, value, unit in spent.per(amount, "MiB"):
-            record_sample(f"net.stream.{name}.{what}", value, unit, "lower", boot=boot)
-    arrived, lost = network.small_packets(host, server, seconds)
-    record_sample("net.udp64.to_guest", arrived, "1/s", "higher", boot=boot)
-    record_sample("net.udp64.lost", lost, "%", "lower", boot=boot)
-    cost = Cost(server)
-    found = network.trips(host, tool, server, seconds)
-    spent = cost.spent()
-    record_sample("net.trips", found["rate"], "1/s", "higher", boot=boot)
-    for name in ("p50", "p99"):
-        record_sample(f"net.trips.{name}", found[name], "us", "lower", boot=boot)
-    for what, value, unit in spent.per(found["count"]):
-        record_sample(f"net.trips.{what}", value, unit, "lower", boot=boot)
-
-
-def test_with_another_guest(
-    server: Guest,
+def test_network(
     guest_factory: GuestFactory,
+    tool: str,
     record_sample: RecordSample,
     profile: str,
     boot: int,
 ) -> None:
-    """The other end is a guest on the same bridge."""
+    """A fresh guest, whose other end is on the host, and then a guest on the same bridge."""
+    guest = guest_factory(f"network-{boot}")
+    if guest.address is None:
+        guest.stop()
+        pytest.skip(f"guests have no network here: {guest.facts.get('no_network', '')}")
     other = guest_factory(f"other-{boot}")
-    client, seconds = network.in_guest(other), SECONDS[profile]
-    network.stream(client, server, 1)  # warm-up
-    rate, _ = network.stream(client, server, seconds)
-    record_sample("net.stream.between_guests", rate, "Mbit/s", "higher", boot=boot)
-    found = network.trips(client, "hv-rr", server, seconds)
-    record_sample("net.trips.between_guests", found["rate"], "1/s", "higher", boot=boot)
-    for name in ("p50", "p99"):
-        record_sample(f"net.trips.between_guests.{name}", found[name], "us", "lower", boot=boot)
+    measured = Measured(guest, SECONDS[profile], record_sample, boot)
+    with network.serving(guest):
+        measured.with_the_host(tool)
+        measured.with_another(other)
     other.stop()
+    guest.stop()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A guest whose servers listen, and where its figures go."""
+
+    guest: Guest
+    seconds: int
+    record: RecordSample
+    boot: int
+
+    def keep(self, metric: str, value: float, unit: str, better: str = "lower") -> None:
+        self.record(f"net.{metric}", value, unit, better, boot=self.boot)
+
+    def with_the_host(self, tool: str) -> None:
+        """Streams both ways, small packets, and round trips: there and back."""
+        guest, host = self.guest, network.on_host(self.guest)
+        network.stream(host, guest, 1)  # warm-up
+        for name, options in (("to_guest", ()), ("from_guest", ("--reverse",))):
+            cost = Cost(guest)
+            rate, amount = network.stream(host, guest, self.seconds, *options)
+            spent = cost.spent()
+            self.keep(f"stream.{name}", rate, "Mbit/s", "higher")
+            for what, value, unit in spent.per(amount, "MiB"):
+                self.keep(f"stream.{name}.{what}", value, unit)
+        arrived, lost = network.small_packets(host, guest, self.seconds)
+        self.keep("udp64.to_guest", arrived, "1/s", "higher")
+        self.keep("udp64.lost", lost, "%")
+        cost = Cost(guest)
+        found = network.trips(host, tool, guest, self.seconds)
+        spent = cost.spent()
+        self._trips("trips", found)
+        for what, value, unit in spent.per(found["count"]):
+            self.keep(f"trips.{what}", value, unit)
+
+    def with_another(self, other: Guest) -> None:
+        """A stream and round trips from another guest."""
+        client = network.in_guest(other)
+        network.stream(client, self.guest, 1)  # warm-up
+        rate, _ = network.stream(client, self.guest, self.seconds)
+        self.keep("stream.between_guests", rate, "Mbit/s", "higher")
+        found = network.trips(client, "hv-rr", self.guest, self.seconds)
+        self._trips("trips.between_guests", found)
+
+    def _trips(self, name: str, found: dict[str, float]) -> None:
+        self.keep(name, found["rate"], "1/s", "higher")
+        for percentile in ("p50", "p99"):
+            self.keep(f"{name}.{percentile}", found[percentile], "us")

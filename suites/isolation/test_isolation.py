@@ -161,7 +161,7 @@ def record(
     """Every round trip, and by how much the median became slower."""
     for kind, before in alone.items():
         for phase, trips in (("alone", before), ("beside", beside[kind])):
-            parameters: dict[str, str | int | float] = {"case": case, "phase": phase}
+            parameters = {"case": case, "phase": phase}
             for number, seconds in enumerate(trips):
                 name = f"isolation.{kind}.round_trip"
                 keep(name, seconds * 1e3, "ms", "lower", parameters, batch=number)

@@ -17,8 +17,12 @@ CHASES = {"short": (1, 32), "full": (1, 4, 16, 32, 64, 96)}  # MiB
 LOADS, EMULATED_LOADS = 2_000_000, 100_000
 
 
-def test_first_touch(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
-    """Cold: the host has no memory behind the page yet. Warm: only the guest's kernel works."""
+def test_memory(
+    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, profile: str, boot: int
+) -> None:
+    """First touch of pages, cold (the host has no memory behind them yet) and warm (only the
+    guest's kernel works); then dependent loads, one a page: what a load costs when its translation
+    is not at hand."""
     guest = guest_factory(f"memory-{boot}")
     cost = Cost(guest)
     cold = time(guest, "hv-ops", "fault", PAGES, 1)
@@ -30,24 +34,10 @@ def test_first_touch(guest_factory: GuestFactory, record_sample: RecordSample, b
             record_sample(f"memory.fault.{name}", value, "ns", "lower", boot=boot, batch=number)
     for name, value, unit in spent.per(PAGES):
         record_sample(f"memory.fault.cold.{name}", value, unit, "lower", boot=boot)
-    guest.stop()
-
-
-def test_chase(
-    guest_factory: GuestFactory,
-    host: Host,
-    record_sample: RecordSample,
-    profile: str,
-    boot: int,
-) -> None:
-    """Dependent loads, one a page: what a load costs when its translation is not at hand."""
-    guest = guest_factory(f"chase-{boot}")
     loads = EMULATED_LOADS if host.emulated else LOADS
     for mib in CHASES[profile]:
         timed = time(guest, "hv-ops", "chase", loads, BATCHES, "--mib", str(mib))
         for number, batch in enumerate(timed.batches):
-            value = batch["ns"] / loads
-            record_sample(
-                "memory.chase", value, "ns", "lower", {"mib": mib}, boot=boot, batch=number
-            )
+            value, size = batch["ns"] / loads, {"mib": mib}
+            record_sample("memory.chase", value, "ns", "lower", size, boot=boot, batch=number)
     guest.stop()
