@@ -207,11 +207,12 @@ class Session:
         """Another host of the same kind, with the same hypervisors. As start()."""
         self.progress("the emulated host is worn: another one takes its place")
         old, host = self.hypervisors, self.host
-        self.hypervisors, self.host, self._started = {}, None, False
         self.payloads.forget(old.values())
         for one in (*old.values(), host):
             with contextlib.suppress(HarnessError):  # it may have ended, and all on it
                 one.close()  # type: ignore[union-attr]
+        # only now: until then their threads tell of utilization
+        self.hypervisors, self.host, self._started = {}, None, False
         self._images = {kept: image for kept, image in self._images.items() if not kept}
         self.start()
         for label, factory in self._factories.items():
