@@ -99,6 +99,8 @@ def _table(
 ) -> Table:
     rows = []
     common = _common(figures)
+    names = [name for name in names if name in set(figures["hypervisor"])]
+    others = [name for name in names if name != base and base in names]
     for key, group in figures.groupby(ROW, sort=False):
         metric, parameters, unit = map(str, key)
         medians = dict(zip(group["hypervisor"], group["median"], strict=True))
@@ -109,11 +111,9 @@ def _table(
         row: list[Cell] = [name_cell(metric.partition(".")[2], flags), words(text.setting(setting))]
         row.append(words(unit.replace("us", "µs")))
         row += [figure_cell(medians.get(name, float("nan"))) for name in names]
-        for name in names:
-            if name != base:
-                row += _overhead(worse.get((metric, parameters, unit, name)))
+        for name in others:
+            row += _overhead(worse.get((metric, parameters, unit, name)))
         rows.append(row)
-    others = [name for name in names if name != base]
     head = numbered(
         *("Figure", "Workload", "Unit", *(f"#{name}" for name in names)),
         *(label for name in others for label in (f"#{name} worse by", f"#{name}, 95 %")),
