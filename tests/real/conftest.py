@@ -88,7 +88,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 class Lent:
-    """A host that an inner session takes for its own: closing it does nothing."""
+    """A host that an inner session takes for its own: closing it does nothing, and when it is worn
+    is its owner's to see to."""
+
+    worn = False
 
     def __init__(self, host: Host) -> None:
         self._host = host
