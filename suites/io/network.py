@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import WorkloadError
 from harness.guest.guest import Guest
-from harness.hosts.base import Process
+from harness.hosts.base import Host, Process
 from harness.hypervisors.supervised import SupervisedHypervisor
+from images.build import compile_c
 
 PORT = 5201
 TIMEOUT = 60.0
@@ -52,6 +54,14 @@ def serving(guest: Guest) -> Iterator[None]:
     yield
     for server in servers:
         server.kill()
+
+
+def place_tool(host: Host, folder: Path) -> str:
+    """hv-rr, on the host, by way of a folder for temporary files; its path there."""
+    program = folder / "hv-rr"
+    program.write_bytes(compile_c(("-static",), ("tools/hv-rr.c",), folder / "scratch"))
+    program.chmod(0o755)
+    return host.place(program)
 
 
 def _listening(guest: Guest, *argv: str) -> Process:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
-from images.build import compile_c
 from suites.cost import Cost
 from suites.io import network
 
@@ -22,11 +20,7 @@ SECONDS = {"short": 2, "full": 30}
 @pytest.fixture(scope="module")
 def tool(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
     """hv-rr, on the host."""
-    folder = tmp_path_factory.mktemp("tool")
-    program = Path(folder, "hv-rr")
-    program.write_bytes(compile_c(("-static",), ("tools/hv-rr.c",), folder / "scratch"))
-    program.chmod(0o755)
-    return host.place(program)
+    return network.place_tool(host, tmp_path_factory.mktemp("tool"))
 
 
 def test_network(
