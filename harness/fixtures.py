@@ -189,7 +189,7 @@ def payload(request: pytest.FixtureRequest) -> Iterator[PayloadFactory]:
 
 
 @pytest.fixture
-def ssh(request: pytest.FixtureRequest) -> GuestSSH:
+def ssh(request: pytest.FixtureRequest, guest_factory: GuestFactory) -> GuestSSH:
     """Commands in the test's guest (`shared_guest` if it has that): `ssh.run(["uname", "-r"])`."""
     name = "shared_guest" if "shared_guest" in request.fixturenames else "guest"
     found: Guest = request.getfixturevalue(name)

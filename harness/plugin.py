@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ MARKERS = (
     "emulated: needs the emulated host (deselect with -m 'not emulated')",
 )
 LOCK = pytest.StashKey[HostLock]()
+PLACE = pytest.StashKey[int]()  # in the order of collection
+_places = itertools.count()
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -81,6 +84,7 @@ def measures(item: pytest.Item) -> bool:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
+    item.stash[PLACE] = next(_places)
     if uses_payloads(item) and item.get_closest_marker("payload") is None:
         item.add_marker("payload")
 
@@ -88,7 +92,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Of several hypervisors, every test that needs one runs on each that it is for; one with a
     baseline on that, too."""
-    if not _uses(metafunc, "hypervisor"):
+    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if not _uses(metafunc, "hypervisor") or "hypervisor" in chosen:
         return
     state, test = session_of(metafunc.config), metafunc.definition
     sides = state.settings.sides
@@ -113,12 +118,15 @@ def _not_for(test: pytest.Item, name: str) -> str:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In turn, not one hypervisor after the other: what drifts with time then hits all alike."""
-    items[:] = turns.interleave(items, label_of)
+    if any(map(label_of, items)):
+        # pytest has brought those of one hypervisor together, over modules
+        items.sort(key=lambda item: item.stash.get(PLACE, 0))
+        items[:] = turns.interleave(items, label_of)
 
 
 def label_of(item: pytest.Item) -> str:
     """Which of several hypervisors a test is to run on; "" where there is no choice."""
-    callspec = getattr(item, "callspec", None)
+    callspec = getattr(item, "callspec", None) if _uses(item, "hypervisor") else None
     return str(callspec.params.get("hypervisor", "")) if callspec else ""
 
 

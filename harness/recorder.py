@@ -84,7 +84,9 @@ class Recorder:
         ran_on = ran_on or self._main
         facts = ran_on.host.facts
         # measured beside the guests, or in payload guests: no image had a part
-        without_image = hypervisor == "native" or ran_on.name not in session.hypervisors
+        without_image = hypervisor == "native" or not any(
+            ran_on is one for one in session.hypervisors.values()
+        )
         self._writer.add(
             Sample(
                 metric=metric,

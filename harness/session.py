@@ -215,6 +215,7 @@ class Session:
         self.hypervisors, self.host, self._started = {}, None, False
         self._images = {kept: image for kept, image in self._images.items() if not kept}
         self.start()
+        self.broken = self.broken or self.unusable  # too late to skip what was usable
         for label, factory in self._factories.items():
             if label in self.hypervisors:
                 factory.move_to(self.hypervisors[label], self.image(self.hypervisors[label]))

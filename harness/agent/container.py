@@ -120,12 +120,17 @@ def _enter(config: ContainerConfig) -> None:
         if done.returncode:
             raise OSError(done.stderr.strip())
     _devices(os.path.join(_AT, "dev"), config.disks)
-    _mount("proc", os.path.join(_AT, "proc"), "proc")
+    proc = os.path.join(_AT, "proc")
+    _mount("proc", proc, "proc")
+    # a test that crashes its guest is not to crash the host, nor to set what is the host's
+    _mount(os.path.join(_AT, "dev/null"), os.path.join(proc, "sysrq-trigger"), flags=_MS_BIND)
+    _mount(os.path.join(proc, "sys"), os.path.join(proc, "sys"), flags=_MS_BIND)
+    _mount("none", os.path.join(proc, "sys"), flags=_MS_BIND | _MS_REMOUNT | _MS_RDONLY)
     _mount("sysfs", os.path.join(_AT, "sys"), "sysfs", _MS_RDONLY)
     told = os.path.join(_AT, _TOLD)
     with open(told, "w", encoding="utf-8") as file:
         file.write(f"{config.cmdline}\n")
-    _mount(told, os.path.join(_AT, "proc/cmdline"), flags=_MS_BIND)
+    _mount(told, os.path.join(proc, "cmdline"), flags=_MS_BIND)
     os.chroot(_AT)
     os.chdir("/")
 
@@ -142,7 +147,9 @@ def members(archive: bytes) -> Iterator[tuple[str, int, bytes]]:
             raise ValueError("the initramfs is no uncompressed newc archive")
         mode, size, length = (int(archive[at + of : at + of + 8], 16) for of in (14, 54, 94))
         start = at + _HEADER + length
-        name = archive[at + _HEADER : start - 1].decode()
+        name = archive[at + _HEADER : start - 1].decode().lstrip("/")
+        if ".." in name.split("/"):
+            raise ValueError(f"the initramfs has a member {name!r:.80}")
         start = -(-start // 4) * 4
         if start + size > len(archive):
             raise ValueError("the initramfs is cut off")

@@ -9,9 +9,10 @@ from typing import Any
 from harness.errors import HostError, ProvisionError, hide_frames
 from harness.hosts.base import Host
 from harness.hypervisors.base import Events, GuestSpec, Machine
-from harness.hypervisors.supervised import SupervisedHypervisor
+from harness.hypervisors.supervised import SupervisedHypervisor, SupervisedMachine
 
 __tracebackhide__ = hide_frames
+_CONTROLLERS = "/sys/fs/cgroup/cgroup.controllers"
 _TRY = "unshare --mount --uts --net --pid --fork ip link add type veth"
 
 
@@ -38,7 +39,15 @@ class NativeHypervisor(SupervisedHypervisor):
                 "or take --host=emulated",
                 stage="host",
             )
+        if host.run(["grep", "-qw", "cpuset", _CONTROLLERS], check=False).status:
+            raise HostError(
+                f"{host.name} has no controller cpuset in cgroup v2, by which a container gets its "
+                "share of the CPUs",
+                mend="boot it with cgroup v2 alone, or take --host=emulated",
+                stage="host",
+            )
         super().__init__(host, progress)
+        self._placed: list[tuple[SupervisedMachine, Sequence[int]]] = []
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
         _refuse(spec)
@@ -54,12 +63,19 @@ class NativeHypervisor(SupervisedHypervisor):
         }
         machine = self.start("contain", spec, arguments, access, events)
         machine.facts = {**machine.facts, "cid": 0}
+        self._placed.append((machine, spec.cpus))
         return machine
 
     def _cpus(self, count: int) -> Sequence[int]:
-        """The host's last ones: interrupts and the harness are mostly on the first."""
+        """The host's last ones that no other has: interrupts and the harness are mostly on the
+        first."""
         there = self.host.facts.cpus
-        return range(there - count, there) if count < there else ()
+        if count >= there:
+            return ()
+        self._placed = [(one, cpus) for one, cpus in self._placed if not one.ended]
+        slots = [range(end - count, end) for end in range(there, count - 1, -count)]
+        taken = {cpu for _, cpus in self._placed for cpu in cpus}
+        return next((slot for slot in slots if not taken & set(slot)), slots[0])
 
 
 def _refuse(spec: GuestSpec) -> None:

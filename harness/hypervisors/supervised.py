@@ -232,6 +232,10 @@ class SupervisedMachine:
         self._child = child
         self.facts = facts
 
+    @property
+    def ended(self) -> bool:
+        return self._child.ended
+
     def connect(self, port: int, timeout: float) -> Stream:
         host, cid = self._supervisor.host, int(self.facts["cid"])
         if cid:

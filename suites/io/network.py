@@ -51,9 +51,11 @@ def serving(guest: Guest) -> Iterator[None]:
         _listening(guest, "iperf3", "--server", "--port", str(PORT), "--forceflush"),
         _listening(guest, "hv-rr", str(PORT + 1)),
     ]
-    yield
-    for server in servers:
-        server.kill()
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.kill()
 
 
 def place_tool(host: Host, folder: Path) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
@@ -20,13 +22,25 @@ SERIAL = "scratch"
 
 
 @pytest.fixture(scope="module")
-def backing_file(host: Host) -> Iterator[str]:
+def files() -> Iterator[dict[Host, str]]:
+    """The file of each host: the same one for all hypervisors, whoever's turn it is."""
+    made: dict[Host, str] = {}
+    yield made
+    for host, path in made.items():
+        with contextlib.suppress(HarnessError):  # a host that was replaced took its file along
+            host.run(["rm", "-f", path])
+
+
+@pytest.fixture(scope="module")
+def backing_file(host: Host, files: dict[Host, str]) -> str:
     """A file of random bytes on the host's disk: every guest's disk in turn."""
+    if host in files:
+        return files[host]
     path = str(PurePosixPath(host.scratch()) / "io-disk")
     megabytes = ["bs=1M", f"count={SHORT[0].size}", "status=none", "conv=fsync"]
     host.run(["dd", "if=/dev/urandom", f"of={path}", *megabytes], timeout=120)
-    yield path
-    host.run(["rm", "-f", path])
+    files[host] = path
+    return path
 
 
 def test_disk(

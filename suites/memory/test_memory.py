@@ -7,7 +7,6 @@ import pytest
 from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
-from suites.cost import Cost
 from suites.tool import time
 
 pytestmark = pytest.mark.baseline
@@ -24,16 +23,12 @@ def test_memory(
     guest's kernel works); then dependent loads, one a page: what a load costs when its translation
     is not at hand."""
     guest = guest_factory(f"memory-{boot}")
-    cost = Cost(guest)
     cold = time(guest, "hv-ops", "fault", PAGES, 1)
-    spent = cost.spent()
     warm = time(guest, "hv-ops", "fault", PAGES, BATCHES)
     for name, timed in (("cold", cold), ("warm", warm)):
         for number, batch in enumerate(timed.batches):
             value = batch["ns"] / PAGES
             record_sample(f"memory.fault.{name}", value, "ns", "lower", boot=boot, batch=number)
-    for name, value, unit in spent.per(PAGES):
-        record_sample(f"memory.fault.cold.{name}", value, unit, "lower", boot=boot)
     loads = EMULATED_LOADS if host.emulated else LOADS
     for mib in CHASES[profile]:
         timed = time(guest, "hv-ops", "chase", loads, BATCHES, "--mib", str(mib))
