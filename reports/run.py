@@ -54,8 +54,8 @@ def to_html(run: Run, source: Path) -> str:
     """The page as text. source: named on the page as the place of the raw samples."""
     facts = run.facts
     sections = [
-        session.environment(run),
         beside.section(run),
+        session.environment(run),
         measured.boot(run),
         measured.exits(run),
         measured.io(run),

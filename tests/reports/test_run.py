@@ -18,7 +18,7 @@ from tests.reports.page import Element, parse
 from tests.results.synthetic import Synthetic, facts, write_run
 
 SECTIONS = (
-    *("key", "environment", "beside", "boot", "exits", "io"),
+    *("key", "beside", "environment", "boot", "exits", "io"),
     *("host", "outcomes", "stages", "method"),
 )
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&amp;{{7*7}}"
