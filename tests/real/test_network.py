@@ -148,6 +148,7 @@ def test_a_ring_that_the_kernel_refuses_ends_its_guest(
     emulated_host: Host,
     tmp_path: Path,
     request: pytest.FixtureRequest,
+    *,
     name: str,
     change: str,
 ) -> None:
