@@ -92,10 +92,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Of several hypervisors, every test that needs one runs on each that it is for; one with a
     baseline on that, too."""
-    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
-    if not _uses(metafunc, "hypervisor") or "hypervisor" in chosen:
-        return
     state, test = session_of(metafunc.config), metafunc.definition
+    if not _uses(metafunc, "hypervisor") or _chooses_itself(test):
+        return
     sides = state.settings.sides
     labels = [label for label, name in sides.items() if not _not_for(test, name)] or list(sides)
     if BASELINE not in sides and test.get_closest_marker("baseline"):
@@ -103,6 +102,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         state.wants_baseline = True
     if len(sides) > 1 or len(labels) > 1:
         metafunc.parametrize("hypervisor", labels, indirect=True, scope="session")
+
+
+def _chooses_itself(test: pytest.Item) -> bool:
+    """Whether a test has a parameter `hypervisor` of its own."""
+    given = [
+        mark.kwargs.get("argnames", *mark.args[:1]) for mark in test.iter_markers("parametrize")
+    ]
+    return "hypervisor" in given
 
 
 def _not_for(test: pytest.Item, name: str) -> str:

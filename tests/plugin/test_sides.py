@@ -150,3 +150,16 @@ def test_a_profile_that_there_is_not(run: Run) -> None:
     result = run(SOURCE, "--profile=long")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines("*--profile: 'long': must be one of short, full*")
+
+
+def test_parameters_given_by_name_are_no_trouble(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.parametrize(argnames="number", argvalues=[1, 2])
+        def test_it(guest, number): pass
+        """,
+        TWICE,
+    )
+    result.assert_outcomes(passed=4)
