@@ -13,6 +13,7 @@ from harness.vmm.config import DiskConfig, record
 from harness.vmm.devices.virtio.vhost import open_vhost
 
 from .control import Channel
+from .monitor import Monitor
 from .process import bound_to_us
 from .program import Program
 from .storage_daemon import StorageDaemon
@@ -22,8 +23,8 @@ from .tap import open_tap
 @dataclass
 class PeerConfig:
     """A peer VMM. argv: its command line; "{disk0}" in it is the descriptor of a socket to the
-    first of `disks`, which qemu-storage-daemon serves. bridge: what its tap joins: "{tap}" and
-    "{vhost}" are the descriptors."""
+    first of `disks`, which qemu-storage-daemon serves. "{monitor}" is a socket for its QMP. bridge:
+    what its tap joins: "{tap}" and "{vhost}" are the descriptors."""
 
     argv: list[str]
     disks: list[DiskConfig] = field(default_factory=list)
@@ -43,6 +44,10 @@ def start_peer(config: PeerConfig, channel: Channel) -> Program:
     storage = StorageDaemon(config.disks) if config.disks else None
     fds = [one.fileno() for one in storage.sockets] if storage else []
     places = {f"{{disk{number}}}": str(fd) for number, fd in enumerate(fds)}
+    monitor = Monitor(channel) if any("{monitor}" in word for word in config.argv) else None
+    if monitor:
+        fds.append(monitor.theirs.detach())
+        places["{monitor}"] = str(fds[-1])
     if config.bridge:
         tap, vhost = open_tap(config.bridge), open_vhost("vhost-net")
         fds += tap, vhost
@@ -66,4 +71,4 @@ def start_peer(config: PeerConfig, channel: Channel) -> Program:
         for fd in fds:
             os.close(fd)
     facts = {"vmm": os.path.basename(argv[0]), "sandbox": ["no new privileges"]}
-    return Program(channel, process, facts, storage=storage)
+    return Program(channel, process, facts, storage=storage, monitor=monitor)

@@ -16,10 +16,16 @@ from typing import Any, Callable
 from harness.vmm.console import Console
 
 from .control import Channel
+from .monitor import Monitor
 from .process import stat
 from .storage_daemon import StorageDaemon
 
 _ENDS = {0: "power-off"}
+# by a monitor's word, where there is one: reason and detail
+_SHUTDOWNS = {
+    "guest-shutdown": ("power-off", ""),
+    "guest-reset": ("reset", "by itself, or by a triple fault: QEMU tells the two alike"),
+}
 
 
 class Program:
@@ -32,14 +38,16 @@ class Program:
         facts: Mapping[str, Any],
         *,
         storage: StorageDaemon | None = None,
+        monitor: Monitor | None = None,
         ends: Mapping[int, str] = _ENDS,
     ) -> None:
-        """process: with pipes for its output. storage: serves its disks. ends: the statuses
-        that are an orderly end, and what they mean."""
+        """process: with pipes for its output. storage: serves its disks. monitor: its QMP. ends:
+        the statuses that are an orderly end, and what they mean."""
         self._channel = channel
         self._process = process
         self._facts = dict(facts)
         self._storage = storage
+        self._monitor = monitor
         self._ends = ends
         self._stopped = False
         self.costs: Callable[[], dict[str, int]] = dict
@@ -65,6 +73,8 @@ class Program:
         reader = threading.Thread(target=drain, daemon=True)
         reader.start()
         threading.Thread(target=self._serve, daemon=True).start()
+        if self._monitor:
+            self._monitor.start()
         if self._storage:
             threading.Thread(target=self._watch, args=(self._storage,), daemon=True).start()
         for data in iter(lambda: os.read(process.stdout.fileno(), 4096), b""):  # type: ignore[union-attr]
@@ -73,6 +83,8 @@ class Program:
                 self._kill()
         status = process.wait()
         reader.join(1.0)
+        if self._monitor:
+            self._monitor.finish()
         self._console.flush_stale(0)
         reason, detail = self._explain(status, errors.decode("utf-8", "replace").strip())
         self._channel.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
@@ -93,15 +105,21 @@ class Program:
             return "panic", panic
         if self._lost:
             return "backend-lost", self._lost
-        if status in self._ends:
-            return self._ends[status], errors
         if status < 0:
             return "killed", f"signal {-status}"
-        return "vmm-error", f"status {status}: {errors}"
+        if status not in self._ends:
+            return "vmm-error", f"status {status}: {errors}"
+        shutdown = self._monitor.shutdown if self._monitor else ""
+        reason, detail = _SHUTDOWNS.get(shutdown, (self._ends[status], ""))
+        return reason, errors or detail
 
     def _serve(self) -> None:
+        operations: dict[str, Callable[..., Any]]
+        operations = {"stats": self._statistics, "stop": lambda: True}
+        if self._monitor:
+            operations["monitor"] = self._monitor.send
         try:
-            self._channel.serve({"stats": self._statistics, "stop": lambda: True})
+            self._channel.serve(operations)
         finally:
             self._stop()
 

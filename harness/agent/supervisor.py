@@ -16,6 +16,7 @@ Protocol, JSON lines on standard input and output:
     -> {"id": 6, "op": "ways"}                                        to reach guests (see _ways)
     <- {"event": "mark", "guest", "stage", "time_ns"}   see hypervisors.base.Events
     <- {"event": "console", "guest", "port", "time_ns", "text"}
+    <- {"event": "monitor", "guest", "text"}   a peer's QMP; what it is to get is op "monitor"
     <- {"event": "end", "guest", "reason", "detail", "time_ns"}              once a guest
     <- {"event": "gone", "guest"}                        its process and cgroup are no more
     <- {"event": "utilization", "time_ns", "values"}

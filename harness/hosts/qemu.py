@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HostError
-from harness.hosts.qmp import QMP
+from harness.qmp import Monitor
 
 CONSOLE_LINES = 20  # of an error
 # -no-reboot with panic=-1: a panic ends QEMU at once. tsc=reliable and no_timer_check leave out
@@ -83,7 +83,7 @@ class Qemu:
         self._process: subprocess.Popen[bytes] | None = None
         self._start_error: OSError | None = None
         ours, theirs = socket.socketpair()
-        self.qmp = QMP(ours)
+        self.qmp = Monitor(ours)
         argv = command(kernel, initramfs, disk, cpus=cpus, memory=memory, qmp_fd=theirs.fileno())
         # append mode is wanted by the file chardev, so the set must hold such a descriptor
         console = os.open(f"/proc/self/fd/{self._console}", os.O_WRONLY | os.O_APPEND)
@@ -128,7 +128,6 @@ class Qemu:
 
     def _handshake(self) -> None:
         try:
-            self.qmp.handshake(20.0)
             usernet = self.qmp.execute("human-monitor-command", command_line="info usernet")
         except HostError as error:
             if self._ended.wait(1.0):

@@ -1,4 +1,4 @@
-"""QEMU's microvm machine with KVM, under the same supervisor: the peer to measure beside."""
+"""QEMU with KVM, under the same supervisor: the peer to measure beside."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from harness.hypervisors.base import Events, GuestSpec, Machine
 from harness.hypervisors.supervised import SupervisedHypervisor
 
 PROGRAM = "qemu-system-x86_64"
-# the fewest devices with which it finds PCI, virtio and a console
-MACHINE = "microvm,acpi=on,pcie=on,rtc=off,isa-serial=on"
 
 
 class QemuHypervisor(SupervisedHypervisor):
     """See harness.hypervisors.base.Hypervisor."""
 
     name = "qemu"
+    # of microvm, the fewest devices with which it finds PCI, virtio and a console
+    machine = "microvm,acpi=on,pcie=on,rtc=off,isa-serial=on"
 
     def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
         if host.run(["sh", "-c", f"command -v {PROGRAM}"], check=False).status:
@@ -56,12 +56,13 @@ class QemuHypervisor(SupervisedHypervisor):
         access = self.access(spec)
         cid = random.SystemRandom().randint(3, 0xFFFF_FFFE) if access.vsock else 0
         argv = [
-            *(PROGRAM, "-machine", f"{MACHINE},{_memory(spec)}", "-accel", "kvm"),
+            *(PROGRAM, "-machine", f"{self.machine},{_memory(spec)}", "-accel", "kvm"),
             *("-cpu", "host,kvm-pv-eoi=off" if self.host.emulated else "host"),  # see kvm.py
             *("-smp", str(spec.vcpus), "-m", str(spec.memory), "-no-reboot"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
             *("-kernel", kernel, "-initrd", initramfs),
             *("-append", self.command_line(spec, access)),
+            *("-chardev", "socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
             *("-object", _backend(spec)),
         ]
         if cid:
@@ -80,6 +81,13 @@ class QemuHypervisor(SupervisedHypervisor):
         machine = self.start("exec", spec, arguments, access, events)
         machine.facts = {**machine.facts, "cid": cid}
         return machine
+
+
+class Q35Hypervisor(QemuHypervisor):
+    """As a PC of today: with firmware, and the devices that one has."""
+
+    name = "qemu-q35"
+    machine = "q35"
 
 
 def _refuse(spec: GuestSpec) -> None:

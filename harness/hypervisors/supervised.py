@@ -21,9 +21,11 @@ from harness.hosts.base import Host, Stream
 from harness.hypervisors.access import Access, choose
 from harness.hypervisors.archive import START, archive
 from harness.hypervisors.base import ROOT_DISK, Disk, End, Events, GuestSpec, OnUtilization
+from harness.hypervisors.carried import Carried
 
 __tracebackhide__ = hide_frames
 API = 1
+_KVM = [{"provider": "kvm"}]  # of query-stats: the binary statistics of its virtual machine
 _ANSWER_TIMEOUT = 30.0
 _SNAPSHOT_TIMEOUT = 120.0
 
@@ -33,6 +35,7 @@ class Child:
 
     def __init__(self, events: Events) -> None:
         self.events = events
+        self.on_monitor: Callable[[str], None] = lambda line: None  # what a peer says on its own
         self.ended = False
         self.why = ""  # how
         self.gone = threading.Event()
@@ -106,6 +109,8 @@ class Supervisor:
             child.ended = True
             child.why = f": {message['reason']}, {message['detail']}"
             child.events.on_end(End(message["reason"], message["detail"], message["time_ns"]))
+        elif event == "monitor":
+            child.on_monitor(message["text"])
         elif event in ("exit", "access"):
             child.events.on_upcall(message)
         elif event == "gone":
@@ -180,19 +185,21 @@ class Supervisor:
     ) -> SupervisedMachine:
         """ "create", "restore", "exec" or "contain" a guest; limits: of its cgroup. Raises
         ProvisionError, stage "create"."""
+        made_by = _MACHINES[operation]
         child = self._children[guest] = Child(events)
+        machine = made_by(self, guest, child)
         try:
             facts = self.request(operation, guest, arguments, timeout, limits=limits)
         except HarnessError as error:
             if not child.gone.wait(1.0):
                 with contextlib.suppress(HarnessError):
                     self.request("kill", guest)
-            del self._children[guest]
+            machine.forget()
             raise ProvisionError(
                 error.cause, mend=error.mend, stage="create", guest=guest
             ) from None
-        made_by = BuiltInMachine if operation in ("create", "restore") else SupervisedMachine
-        return made_by(self, guest, child, facts)
+        machine.facts = facts
+        return machine
 
     def forget(self, guest: str) -> None:
         self._children.pop(guest, None)
@@ -223,14 +230,17 @@ class SupervisedMachine:
     """
 
     within: Sequence[str] = ()
+    facts: Mapping[str, Any]
 
-    def __init__(
-        self, supervisor: Supervisor, guest: str, child: Child, facts: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, supervisor: Supervisor, guest: str, child: Child) -> None:
         self._supervisor = supervisor
         self._guest = guest
         self._child = child
-        self.facts = facts
+        self.facts = {}
+
+    def forget(self) -> None:
+        """It is no more: leave nothing of it here."""
+        self._supervisor.forget(self._guest)
 
     @property
     def ended(self) -> bool:
@@ -274,7 +284,7 @@ class SupervisedMachine:
                         stage="teardown",
                         guest=self._guest,
                     )
-        self._supervisor.forget(self._guest)
+        self.forget()
 
 
 class BuiltInMachine(SupervisedMachine):
@@ -290,6 +300,39 @@ class BuiltInMachine(SupervisedMachine):
         request = self._supervisor.request
         done = request("snapshot", self._guest, {}, _SNAPSHOT_TIMEOUT, files=files)
         return int(done["bytes"])
+
+
+class PeerMachine(SupervisedMachine):
+    """A peer's, with a monitor that is QEMU's: `monitor.execute("query-status")`."""
+
+    def __init__(self, supervisor: Supervisor, guest: str, child: Child) -> None:
+        super().__init__(supervisor, guest, child)
+        self._carried = Carried(lambda text: supervisor.request("monitor", guest, {"text": text}))
+        child.on_monitor = self._carried.hear
+        self.monitor = self._carried.monitor
+
+    def statistics(self) -> dict[str, int]:
+        counted = super().statistics()
+        for target in ("vm", "vcpu"):
+            found = self.monitor.execute("query-stats", target=target, providers=_KVM)
+            for one in found:
+                for stat in one["stats"]:
+                    name, value = stat["name"], stat["value"]
+                    if isinstance(value, int):  # not a histogram
+                        counted[name] = counted.get(name, 0) + value
+        return counted
+
+    def forget(self) -> None:
+        super().forget()
+        self._carried.close()
+
+
+_MACHINES: Mapping[str, type[SupervisedMachine]] = {
+    "create": BuiltInMachine,
+    "restore": BuiltInMachine,
+    "exec": PeerMachine,
+    "contain": SupervisedMachine,
+}
 
 
 class SupervisedHypervisor:
