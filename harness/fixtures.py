@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.guest.factory import GuestFactory
     from harness.guest.guest import Guest
     from harness.guest.link import GuestSSH
-    from harness.guest.payload import PayloadFactory, PayloadGuest
+    from harness.guest.payload import PayloadFactory, PayloadGuest, RunsPayloads
     from harness.guest.watched import Watched
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor
@@ -163,20 +163,16 @@ def guest_group(
 def payload(request: pytest.FixtureRequest) -> Iterator[PayloadFactory]:
     """Runs flat code as guests: `payload(code, mode="long")`, see PayloadFactory.
 
-    On this machine's KVM where it may be used, even if that runs no stock guest; else where the
-    session's guests run. The marker `payload(...)` has arguments for all of a test's.
+    In a test with the fixture `hypervisor`, on that one. Else on this machine's KVM where it may be
+    used, even if that runs no stock guest, or where the session's guests run. The marker
+    `payload(...)` has arguments for all of a test's.
     """
     session = session_of(request.config)
-    payloads = session.payloads
-    payloads.start()
-    if problem := payloads.usage_problem():
-        raise pytest.UsageError(problem)
-    if payloads.unusable is not None:
-        cause, mend = payloads.unusable.cause, payloads.unusable.mend
-        pytest.skip(f"no payload guest can run here: {cause}" + (f"; mend: {mend}" if mend else ""))
+    runs = _runs_payloads(session, request)
     marker = request.node.get_closest_marker("payload")
     made: list[Watched] = []
-    factory = payloads.factory(request.node.name, dict(marker.kwargs) if marker else {})
+    arguments = dict(marker.kwargs) if marker else {}
+    factory = session.payloads.factory(runs, request.node.name, arguments)
     note = factory.on_made
 
     def on_made(guest: PayloadGuest) -> None:
@@ -186,6 +182,24 @@ def payload(request: pytest.FixtureRequest) -> Iterator[PayloadFactory]:
     factory.on_made = on_made
     yield factory
     _release_all(session, made)
+
+
+def _runs_payloads(session: Session, request: pytest.FixtureRequest) -> RunsPayloads:
+    """What runs the payloads of a test."""
+    if "hypervisor" in request.node.fixturenames:
+        chosen = request.getfixturevalue("hypervisor")
+        if not hasattr(chosen, "create_payload"):
+            pytest.skip(f"{chosen.name} runs no payload guests")
+        return chosen  # type: ignore[no-any-return]
+    payloads = session.payloads
+    payloads.start()
+    if problem := payloads.usage_problem():
+        raise pytest.UsageError(problem)
+    if payloads.unusable is not None:
+        cause, mend = payloads.unusable.cause, payloads.unusable.mend
+        pytest.skip(f"no payload guest can run here: {cause}" + (f"; mend: {mend}" if mend else ""))
+    assert payloads.hypervisor is not None  # noqa: S101 - it is usable
+    return payloads.hypervisor
 
 
 @pytest.fixture
@@ -199,7 +213,8 @@ def ssh(request: pytest.FixtureRequest, guest_factory: GuestFactory) -> GuestSSH
 @pytest.fixture
 def record_sample(request: pytest.FixtureRequest) -> RecordSample:
     """Keeps measured values; run, host, image, commit, time and test are filled in."""
-    payloads = "payload" in request.fixturenames
+    names = request.node.fixturenames
+    payloads = "payload" in names and "hypervisor" not in names
     if payloads:
         request.getfixturevalue("payload")
     session = session_of(request.config)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import HarnessError, HostError
 
 if TYPE_CHECKING:
-    from harness.guest.payload import PayloadFactory
+    from harness.guest.payload import PayloadFactory, RunsPayloads
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor
     from harness.hypervisors.kvm import KvmHypervisor
@@ -83,12 +83,14 @@ class Payloads:
             return None
         return f"--hypervisor={settings.hypervisor} --host={settings.host}: {self.unusable}"
 
-    def factory(self, label: str, arguments: dict[str, Any]) -> PayloadFactory:
+    def factory(
+        self, hypervisor: RunsPayloads, label: str, arguments: dict[str, Any]
+    ) -> PayloadFactory:
+        """hypervisor: ours, or one of the session's."""
         from harness.guest.payload import PayloadFactory
 
-        assert self.hypervisor is not None  # noqa: S101 - the fixture looked
         return PayloadFactory(
-            hypervisor=self.hypervisor,
+            hypervisor=hypervisor,
             prefix=self._session.prefix,
             numbers=self._numbers,
             label=label,

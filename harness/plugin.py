@@ -70,7 +70,8 @@ def _uses(test: pytest.Item | pytest.Metafunc, fixture: str) -> bool:
 
 
 def uses_payloads(item: pytest.Item) -> bool:
-    return _uses(item, "payload")
+    """Whether a test's payload guests run where such run, and not on the hypervisor that it has."""
+    return _uses(item, "payload") and not _uses(item, "hypervisor")
 
 
 def uses_harness(item: pytest.Item) -> bool:
@@ -85,7 +86,7 @@ def measures(item: pytest.Item) -> bool:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     item.stash[PLACE] = next(_places)
-    if uses_payloads(item) and item.get_closest_marker("payload") is None:
+    if _uses(item, "payload") and item.get_closest_marker("payload") is None:
         item.add_marker("payload")
 
 

@@ -30,6 +30,24 @@ class Spent:
                 yield name, self.counters[counter] / operations, unit
 
 
+@dataclass(frozen=True)
+class Background:
+    """Exits that are not an operation's: a program's own, and the host's timer's a second."""
+
+    fixed: float
+    a_second: float
+
+    @classmethod
+    def between(cls, short: tuple[int, float], long: tuple[int, float]) -> Background:
+        """Of two runs that cause none by what they do: exits and seconds of each."""
+        a_second = max(0.0, long[0] - short[0]) / (long[1] - short[1])
+        return cls(max(0.0, short[0] - a_second * short[1]), a_second)
+
+    def per_operation(self, exits: int, seconds: float, operations: int) -> float:
+        """What is left of a run's exits, for each of its operations."""
+        return (exits - self.fixed - self.a_second * seconds) / operations
+
+
 @dataclass
 class Cost:
     """Starts counting when it is made."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness import scratch
 from harness.errors import ProvisionError, hide_frames
@@ -15,8 +15,8 @@ from harness.guest import elf
 from harness.guest.devices import PciDevice, PortDevice
 from harness.guest.factory import guest_name
 from harness.guest.watched import Watched
-from harness.hypervisors.base import Disk, PayloadSpec, Segment
-from harness.hypervisors.kvm import KvmHypervisor
+from harness.hosts.base import Host
+from harness.hypervisors.base import Disk, Events, Machine, PayloadSpec, Segment
 
 __tracebackhide__ = hide_frames
 # where flat code lies and starts, if nobody says otherwise
@@ -28,6 +28,15 @@ _TOOLS = {
     "protected": (".code32", "--32", "elf_i386"),
     "long": (".code64", "--64", "elf_x86_64"),
 }
+
+
+class RunsPayloads(Protocol):
+    """A hypervisor that runs flat code."""
+
+    host: Host
+
+    def create_payload(self, spec: PayloadSpec, events: Events, /) -> Machine:
+        """A machine that runs it. Raises ProvisionError (stage "create")."""
 
 
 class PayloadGuest(Watched):
@@ -42,7 +51,7 @@ class PayloadGuest(Watched):
     A power-off (0x2000 | 5 << 10 to port 0x604) is an end that nobody need expect.
     """
 
-    def __init__(self, hypervisor: KvmHypervisor, spec: PayloadSpec, console: Path | None) -> None:
+    def __init__(self, hypervisor: RunsPayloads, spec: PayloadSpec, console: Path | None) -> None:
         self.spec = spec
         super().__init__(spec, partial(hypervisor.create_payload, spec), console)
 
@@ -89,7 +98,7 @@ class PayloadFactory:
         arguments: of `make`, when nobody says otherwise.
     """
 
-    hypervisor: KvmHypervisor
+    hypervisor: RunsPayloads
     prefix: str
     numbers: Iterator[int]
     label: str = ""
@@ -126,12 +135,14 @@ def make(
     devices: Sequence[PciDevice | PortDevice] = (),
     disks: Sequence[Disk] = (),
     registers: Mapping[str, int] | None = None,
+    exit_limit: int | None = None,
     start: bool = True,
 ) -> PayloadSpec:
     """What a payload comes to; bytes are written into `folder`.
 
     mode: "real", "protected" or "long" (default: what an ELF is, else "protected"). base: where
     flat code lies. entry: where it starts (default: an ELF's own, else base). memory: MiB.
+    exit_limit: exits to user space a second that end it; 0 for none, None for the VMM's default.
     start: False to run nothing before `start()`.
     """
     path = folder / "payload" if isinstance(code, bytes) else Path(code)
@@ -160,5 +171,6 @@ def make(
         memory=memory,
         disks=tuple(disks),
         devices=tuple(devices),
+        exit_limit=exit_limit,
         paused=not start,
     )

@@ -138,8 +138,9 @@ class PayloadSpec:
     """A guest that is flat code: what lies where, and how its first vCPU starts.
 
     mode: "real", "protected" or "long" (harness/vmm/boot/flat.py says what each finds). entry: a
-    guest-physical address. registers: by name, the others are 0. memory: MiB. paused: nothing runs
-    before Machine.ask("resume"). testdev: with the devices that kvm-unit-tests need.
+    guest-physical address. registers: by name, the others are 0. memory: MiB. exit_limit: as of
+    GuestSpec. paused: nothing runs before Machine.ask("resume"). testdev: with the devices that
+    kvm-unit-tests need.
     """
 
     name: str
@@ -151,6 +152,7 @@ class PayloadSpec:
     memory: int = 16
     disks: tuple[Disk, ...] = ()
     devices: tuple[PciDevice | PortDevice, ...] = ()
+    exit_limit: int | None = None
     paused: bool = False
     testdev: bool = False
 

@@ -53,7 +53,7 @@ class KvmHypervisor(SupervisedHypervisor):
         """A machine that runs flat code: no kernel, no image, no vsock. As create()."""
         placed = {path: self.host.place(path) for path in {one.path for one in spec.segments}}
         segments = [{**asdict(one), "path": placed[one.path]} for one in spec.segments]
-        arguments = {
+        arguments: dict[str, Any] = {
             "payload": segments,
             "mode": spec.mode,
             "entry": spec.entry,
@@ -67,6 +67,8 @@ class KvmHypervisor(SupervisedHypervisor):
             "paused": spec.paused or bool(spec.devices),
             "testdev": spec.testdev,
         }
+        if spec.exit_limit is not None:
+            arguments["exit_limit"] = spec.exit_limit
         return self.supervisor.start("create", spec.name, arguments, events, PAYLOAD_TIMEOUT)
 
     def clone(self, folder: str, spec: GuestSpec, events: Events) -> Machine:

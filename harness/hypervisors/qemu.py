@@ -10,10 +10,11 @@ from typing import Any
 
 from harness.errors import HostError, ProvisionError
 from harness.hosts.base import Host
-from harness.hypervisors.base import Events, GuestSpec, Machine
+from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
 from harness.hypervisors.supervised import SupervisedHypervisor
 
 PROGRAM = "qemu-system-x86_64"
+PAYLOAD_TIMEOUT = 30.0  # seconds to make one
 
 
 class QemuHypervisor(SupervisedHypervisor):
@@ -46,6 +47,26 @@ class QemuHypervisor(SupervisedHypervisor):
             self._regular[placed] = copy
         return self._regular.get(placed, placed)
 
+    def _argv(self, spec: GuestSpec | PayloadSpec, options: str = "") -> list[str]:
+        """What its machines have in common. options: of -machine, each after a comma."""
+        return [
+            *(PROGRAM, "-machine", self.machine + options, "-accel", "kvm"),
+            *("-cpu", "host,kvm-pv-eoi=off" if self.host.emulated else "host"),  # see kvm.py
+            *("-smp", str(spec.vcpus), "-m", str(spec.memory), "-no-reboot"),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
+            *("-chardev", "socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
+        ]
+
+    def create_payload(self, spec: PayloadSpec, events: Events) -> Machine:
+        """A machine that runs an ELF with a PVH entry, which is how QEMU starts one that is not
+        Linux: in protected mode, at that entry. As create()."""
+        _refuse_payload(spec)
+        (path,) = {segment.path for segment in spec.segments}
+        argv = [*self._argv(spec), "-kernel", self.host.place(path)]
+        machine = self.supervisor.start("exec", spec.name, {"argv": argv}, events, PAYLOAD_TIMEOUT)
+        machine.facts = {**machine.facts, "cid": 0}
+        return machine
+
     def create(self, spec: GuestSpec, events: Events) -> Machine:
         _refuse(spec)
         if spec.root == "pmem":  # microvm has no room for persistent memory
@@ -56,13 +77,9 @@ class QemuHypervisor(SupervisedHypervisor):
         access = self.access(spec)
         cid = random.SystemRandom().randint(3, 0xFFFF_FFFE) if access.vsock else 0
         argv = [
-            *(PROGRAM, "-machine", f"{self.machine},{_memory(spec)}", "-accel", "kvm"),
-            *("-cpu", "host,kvm-pv-eoi=off" if self.host.emulated else "host"),  # see kvm.py
-            *("-smp", str(spec.vcpus), "-m", str(spec.memory), "-no-reboot"),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
+            *self._argv(spec, f",{_memory(spec)}"),
             *("-kernel", kernel, "-initrd", initramfs),
             *("-append", self.command_line(spec, access)),
-            *("-chardev", "socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
             *("-object", _backend(spec)),
         ]
         if cid:
@@ -109,6 +126,25 @@ def _refuse(spec: GuestSpec) -> None:
         if asked:
             mend = f"{way}, or take --hypervisor=kvm"
             raise ProvisionError(cause, mend=mend, stage="create", guest=spec.name)
+
+
+def _refuse_payload(spec: PayloadSpec) -> None:
+    """Raises ProvisionError for what only the built-in VMM gives a payload."""
+    asked = {
+        "a payload of several files": len({segment.path for segment in spec.segments}) > 1,
+        f"a payload in {spec.mode} mode": spec.mode != "protected",
+        "registers of a payload": spec.registers,
+        "a payload's devices or disks": spec.devices or spec.disks or spec.testdev,
+        "a payload that waits": spec.paused,
+    }
+    for what, wanted in asked.items():
+        if wanted:
+            raise ProvisionError(
+                f"{what} is for the built-in VMM: QEMU starts an ELF by its PVH entry",
+                mend='give one such file, with mode="protected", or take --hypervisor=kvm',
+                stage="create",
+                guest=spec.name,
+            )
 
 
 def _network(mac: str) -> list[str]:

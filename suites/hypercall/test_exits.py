@@ -1,4 +1,4 @@
-"""What an exit costs: the same loop in the guest with and without an instruction that exits.
+"""What an exit costs in ring 3: the same loop in the guest with and without an instruction that exits.
 
 The tool in the guest (hv-exits) times batches; KVM's own counters before and after say how many
 exits an operation really caused.
@@ -14,6 +14,7 @@ from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
+from suites.cost import Background
 from suites.tool import Timed, time
 
 BOOTS = {"short": 6, "full": 12}
@@ -43,10 +44,15 @@ CASES = (
 
 @dataclass(frozen=True)
 class Counted:
-    """One run of hv-exits, and the exits that KVM counted meanwhile."""
+    """One run of hv-exits, and the exits that KVM counted meanwhile; None where nothing counts."""
 
     timed: Timed
     exits: int | None
+
+    @property
+    def operations(self) -> int:
+        """All of them: hv-exits does a tenth of a batch, and one, before its first."""
+        return self.timed.ops * BATCHES + self.timed.ops // 10 + 1
 
 
 def run_case(guest: Guest, case: Case, ops: int) -> Counted:
@@ -54,20 +60,6 @@ def run_case(guest: Guest, case: Case, ops: int) -> Counted:
     before = guest.statistics().get("exits")
     timed = time(guest, "hv-exits", case.name, ops, BATCHES)
     return Counted(timed, None if before is None else guest.statistics()["exits"] - before)
-
-
-def exits_per_operation(case: Counted, control: Counted, start: Counted) -> float | None:
-    """KVM's count per operation, less what is not the operation's; None where nothing counts.
-
-    start: a control run that does next to nothing: the exits of starting the tool over SSH.
-    control: a long one: beyond those, the timer's exits a second.
-    """
-    if case.exits is None or control.exits is None or start.exits is None:
-        return None
-    timer = max(0.0, control.exits - start.exits) / control.timed.seconds
-    background = start.exits + timer * case.timed.seconds
-    warm_up = case.timed.ops // 10 + 1  # hv-exits does so many before its first batch
-    return (case.exits - background) / (case.timed.ops * BATCHES + warm_up)
 
 
 @pytest.mark.machine
@@ -83,7 +75,8 @@ def test_exit_costs(
         counted[case.name] = run_case(guest, case, ops)
     guest.stop()
     parameters: dict[str, dict[str, str | int | float]] = {
-        name: {"ops": one.timed.ops, "instructions": INSTRUCTIONS} for name, one in counted.items()
+        name: {"ops": one.timed.ops, "instructions": INSTRUCTIONS, "ring": 3}
+        for name, one in counted.items()
     }
     for name, one in counted.items():
         for number, batch in enumerate(one.timed.batches):
@@ -92,12 +85,17 @@ def test_exit_costs(
                 record_sample(
                     metric, value, unit, "lower", parameters[name], boot=boot, batch=number
                 )
-    found = {
-        name: exits_per_operation(one, counted["control"], start)
+    long = counted["control"]
+    if start.exits is None or long.exits is None:
+        return
+    background = Background.between(
+        (start.exits, start.timed.seconds), (long.exits, long.timed.seconds)
+    )
+    known = {
+        name: background.per_operation(one.exits, one.timed.seconds, one.operations)
         for name, one in counted.items()
-        if name != "control"
+        if one is not long and one.exits is not None
     }
-    known = {name: value for name, value in found.items() if value is not None}
     for name, value in known.items():
         metric = f"exit.{name}.exits_per_op"
         record_sample(metric, value, "exits/op", "", parameters[name], boot=boot)

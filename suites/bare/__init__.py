@@ -1,0 +1,112 @@
+"""Ring 0 with nothing around it: one program, an ELF with a PVH entry, as a guest of its own.
+
+The same file runs on every hypervisor that starts such a payload; each case in a fresh machine.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import HarnessError, ProvisionError, WorkloadError
+from harness.guest.payload import PayloadFactory, PayloadGuest
+
+# in the order of `enum kind` in bare.c
+CASES = (
+    *("control", "hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user"),
+    *("ipi", "ipi_halt", "timer_latency"),
+)
+MEMORY = 64  # MiB
+TIMEOUT = 120.0
+_ORDER = struct.Struct("<8sIIQ")  # `order` in bare.c
+_MARK = b"HVORDER\0"
+_BARE = (
+    *("-m64", "-O2", "-Wall", "-Wextra", "-ffreestanding", "-nostdlib", "-static"),
+    *("-no-pie", "-fno-pic", "-mno-red-zone", "-mgeneral-regs-only"),
+    *("-fno-stack-protector", "-fcf-protection=none", "-fno-asynchronous-unwind-tables"),
+)
+# one segment, at 1 MiB
+_LINKED = ("-Wl,--build-id=none", "-Wl,-N", "-Wl,--no-warn-rwx-segments", "-Wl,-Ttext=0x100000")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One case in one machine.
+
+    batches: cycles of the TSC that each took. ns: of one cycle. ops: operations in each batch.
+    exits: KVM's count of all the machine's exits but those of its output, or None.
+    """
+
+    case: str
+    batches: list[int]
+    ns: float
+    ops: int
+    exits: int | None
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.batches) * self.ns / 1e9
+
+    @property
+    def operations(self) -> int:
+        """All of them, those before the first batch included."""
+        return self.ops * len(self.batches) + self.ops // 10 + 1
+
+
+def build(folder: Path) -> Path:
+    """The program, with an order to be filled in. Raises ProvisionError (stage "create")."""
+    here, made = Path(__file__).parent, folder / "bare"
+    argv = ["gcc", *_BARE, *_LINKED, "-o", str(made), f"{here}/boot.S", f"{here}/bare.c"]
+    try:
+        subprocess.run(argv, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ProvisionError("no gcc to build with", mend="install gcc", stage="create") from None
+    except subprocess.CalledProcessError as error:
+        raise ProvisionError(f"gcc: {error.stderr.strip()}", stage="create") from None
+    return made
+
+
+def order(program: Path, case: str, ops: int, batches: int) -> Path:
+    """A copy beside it that does so many batches of so many operations of one case."""
+    data = bytearray(program.read_bytes())
+    _ORDER.pack_into(data, data.index(_MARK), _MARK, CASES.index(case), batches, ops)
+    path = program.with_name(f"{program.name}-{case}-{ops}-{batches}")
+    path.write_bytes(data)
+    return path
+
+
+def run(
+    payload: PayloadFactory, program: Path, case: str, ops: int, batches: int, *, vcpus: int = 1
+) -> Ran:
+    """Raises WorkloadError when it does not tell what it should."""
+    ordered = order(program, case, ops, batches)
+    guest = payload(ordered, mode="protected", memory=MEMORY, vcpus=vcpus, exit_limit=0)
+    try:
+        said = guest.console.wait_for("}", TIMEOUT)
+        exits = guest.statistics().get("exits")
+    except (TimeoutError, HarnessError) as error:
+        raise _broken(guest, case, f"{guest.end or error}: {guest.console.tail()}") from error
+    guest.stop()
+    try:
+        told = json.loads(said)
+        if "error" in told:
+            raise _broken(guest, case, told["error"])
+        found = [int(one) for one in told["batches"]]
+        if len(found) != batches or told["case"] != case or min(found) < 0:
+            raise ValueError("batches are missing")
+        ns = 2.0 ** int(told["shift"]) * int(told["mul"]) / 2**32
+        return Ran(case, found, ns, ops, None if exits is None else exits - int(told["serial"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(guest, case, f"{said[-200:]!r}") from error
+
+
+def _broken(guest: PayloadGuest, case: str, what: str) -> WorkloadError:
+    return WorkloadError(
+        f"the case {case} tells no result: {what}",
+        mend="see its console, and suites/bare",
+        stage="run",
+        guest=guest.name,
+    )

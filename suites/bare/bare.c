@@ -1,0 +1,395 @@
+/*
+ * One case of what an exit or an interrupt costs, in ring 0, with no operating system around it:
+ * B batches of N operations each, then one JSON object on the serial port (0x3f8), then a halt.
+ *
+ *   {"case", "ops", "mul", "shift", "serial", "batches": [cycles, ...]}
+ *
+ * mul, shift: ns = (cycles << shift) * mul >> 32 (pvclock). serial: exits that the output causes
+ * up to this number. Or {"error": why}.
+ *
+ * The order (which case, how many) is in `order`: its reader fills it in, in the file.
+ * Sources: Linux' arch/x86/include/asm/pvclock-abi.h and uapi/asm/kvm_para.h; Intel SDM volume 3A,
+ * 10.12 (x2APIC), 10.5.4.1 (TSC deadline).
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#define SERIAL 0x3f8
+#define LINE_STATUS (SERIAL + 5)
+#define CAN_SEND 0x20
+#define USER_PORT 0xd00             /* no device is there */
+#define PIC_MASK_PORT 0x21
+#define SECOND_PIC_MASK_PORT 0xa1
+#define USER_MMIO 0xd0000000u       /* nor there */
+#define UNKNOWN_HYPERCALL 0x7fffffff
+#define MSR_APIC_BASE 0x1b
+#define X2APIC_ENABLED 0xc00
+#define X2APIC_ID 0x802
+#define X2APIC_SPURIOUS 0x80f
+#define X2APIC_ICR 0x830
+#define X2APIC_TIMER 0x832
+#define TSC_DEADLINE_MODE (2 << 17)
+#define MSR_TSC_DEADLINE 0x6e0
+#define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01
+#define KVM_FEATURE_CLOCKSOURCE2 (1 << 3)
+#define INIT 0x4500
+#define STARTUP 0x4600
+#define TRAMPOLINE 0x8000
+#define IPI_VECTOR 0x40
+#define TIMER_VECTOR 0x41
+#define TIMER_DELAY 300000          /* cycles from setting it to its deadline */
+#define PATIENCE 20000000000ull     /* cycles that anything may take */
+#define MAX_BATCHES 1000
+
+enum kind { CONTROL, HYPERCALL, CPUID, MSR_READ, PIO_KERNEL, PIO_USER, MMIO_USER, IPI, IPI_HALT,
+            TIMER, KINDS };
+
+static const char *const names[KINDS] = {
+    "control", "hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user",
+    "ipi", "ipi_halt", "timer_latency",
+};
+
+volatile struct {
+    char mark[8];
+    uint32_t kind, batches;
+    uint64_t ops;
+} order = {"HVORDER", 0, 1, 1};
+
+volatile uint64_t acknowledged, fired;
+static volatile uint64_t second_up, second_idle, second_stop, second_halts;
+static uint64_t cycles[MAX_BATCHES];
+static uint64_t serial_exits;
+static struct { uint16_t low, selector, flags, middle; uint32_t high, zero; } idt[256];
+static volatile struct {
+    uint32_t version, pad;
+    uint64_t tsc, system;
+    uint32_t mul;
+    int8_t shift;
+    uint8_t flags, pad2[2];
+} clock __attribute__((aligned(64)));
+
+extern char second_begin[], second_end[], on_ipi[], on_timer[];
+
+static inline void out8(uint16_t port, uint8_t value)
+{
+    __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
+}
+
+static inline uint8_t in8(uint16_t port)
+{
+    uint8_t value;
+
+    __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
+    return value;
+}
+
+static inline uint64_t rdmsr(uint32_t msr)
+{
+    uint32_t low, high;
+
+    __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(msr));
+    return (uint64_t)high << 32 | low;
+}
+
+static inline void wrmsr(uint32_t msr, uint64_t value)
+{
+    __asm__ volatile("wrmsr" : : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32))
+                     : "memory");
+}
+
+static inline void cpuid(uint32_t leaf, uint32_t r[4])
+{
+    __asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(0));
+}
+
+/* No earlier load, and no later instruction, crosses the reading (Intel SDM, RDTSC). */
+static inline uint64_t tsc_now(void)
+{
+    uint32_t low, high;
+
+    __asm__ volatile("lfence\n rdtsc\n lfence" : "=a"(low), "=d"(high) : : "memory");
+    return (uint64_t)high << 32 | low;
+}
+
+static void put(const char *text)
+{
+    for (; *text; text++) {
+        do
+            serial_exits++;
+        while (!(in8(LINE_STATUS) & CAN_SEND));
+        out8(SERIAL, (uint8_t)*text);
+        serial_exits++;
+    }
+}
+
+static void put_number(uint64_t value)
+{
+    char digits[21], *at = digits + 20;
+
+    *at = 0;
+    do
+        *--at = (char)('0' + value % 10);
+    while (value /= 10);
+    put(at);
+}
+
+_Noreturn static void halt(void)
+{
+    for (;;)
+        __asm__ volatile("cli\n hlt");
+}
+
+_Noreturn static void fail(const char *why)
+{
+    put("{\"error\": \"");
+    put(why);
+    put("\"}\n");
+    halt();
+}
+
+/* The frame of suites' hv-exits: eax, ecx, edx set anew for each operation; all cases pay alike. */
+#define CASE(name, body)                                                                  \
+    static void name(uint64_t ops, uint32_t a, uint32_t c, uint32_t d)                    \
+    {                                                                                     \
+        __asm__ volatile(".balign 64\n"                                                   \
+                         "1: mov %[a], %%eax\n mov %[c], %%ecx\n mov %[d], %%edx\n" body  \
+                         "\n dec %[ops]\n jnz 1b"                                         \
+                         : [ops] "+r"(ops)                                                \
+                         : [a] "r"(a), [c] "r"(c), [d] "r"(d)                             \
+                         : "rax", "rbx", "rcx", "rdx", "cc", "memory");                   \
+    }
+
+CASE(run_control, "")
+CASE(run_vmcall, "vmcall")
+CASE(run_vmmcall, "vmmcall")
+CASE(run_cpuid, "cpuid")
+CASE(run_rdmsr, "rdmsr")
+CASE(run_in, "inb %%dx, %%al")
+CASE(run_load, "movl (%%rdx), %%eax")
+
+static void measure(void (*run)(uint64_t, uint32_t, uint32_t, uint32_t), uint32_t a, uint32_t c,
+                    uint32_t d)
+{
+    run(order.ops / 10 + 1, a, c, d);
+    for (uint32_t i = 0; i < order.batches; i++) {
+        uint64_t start = tsc_now();
+
+        run(order.ops, a, c, d);
+        cycles[i] = tsc_now() - start;
+    }
+}
+
+static void set_vector(int vector, const char *handler)
+{
+    uint64_t address = (uint64_t)handler;
+
+    idt[vector].low = (uint16_t)address;
+    idt[vector].selector = 0x18;
+    idt[vector].flags = 0x8e00;
+    idt[vector].middle = (uint16_t)(address >> 16);
+    idt[vector].high = (uint32_t)(address >> 32);
+}
+
+static void enable_interrupts(void)
+{
+    struct { uint16_t limit; uint64_t base; } __attribute__((packed)) pointer = {
+        sizeof idt - 1, (uint64_t)idt
+    };
+
+    __asm__ volatile("lidt %0" : : "m"(pointer));
+    wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | X2APIC_ENABLED);
+    wrmsr(X2APIC_SPURIOUS, 0x1ff);
+}
+
+static void need_apic(uint32_t more, const char *why)
+{
+    uint32_t r[4];
+
+    cpuid(1, r);
+    if (!(r[2] & (1u << 21)))
+        fail("no x2APIC");
+    if ((r[2] & more) != more)
+        fail(why);
+    out8(PIC_MASK_PORT, 0xff);   /* firmware may have left its timer running */
+    out8(SECOND_PIC_MASK_PORT, 0xff);
+    set_vector(IPI_VECTOR, on_ipi);
+    set_vector(TIMER_VECTOR, on_timer);
+    enable_interrupts();
+}
+
+static void wait_for(volatile uint64_t *value, uint64_t wanted, const char *what)
+{
+    uint64_t start = tsc_now();
+
+    while (*value != wanted)
+        if (tsc_now() - start > PATIENCE)
+            fail(what);
+}
+
+static void spin(uint64_t how_long)
+{
+    uint64_t start = tsc_now();
+
+    while (tsc_now() - start < how_long)
+        ;
+}
+
+void second_main(void)
+{
+    enable_interrupts();
+    second_up = rdmsr(X2APIC_ID) + 1;
+    while (!second_stop) {
+        if (second_halts) {
+            second_idle = acknowledged + 1;
+            __asm__ volatile("sti\n hlt\n cli");
+        } else {
+            __asm__ volatile("sti\n nop\n cli");
+        }
+    }
+}
+
+static uint32_t start_second(void)
+{
+    char *to = (char *)TRAMPOLINE;
+
+    for (char *from = second_begin; from < second_end; from++)
+        *to++ = *from;
+    wrmsr(X2APIC_ICR, 1ull << 32 | INIT);
+    spin(20000000);
+    wrmsr(X2APIC_ICR, 1ull << 32 | STARTUP | TRAMPOLINE >> 12);
+    uint64_t start = tsc_now();
+    while (!second_up)
+        if (tsc_now() - start > PATIENCE)
+            fail("no second CPU");
+    return (uint32_t)second_up - 1;
+}
+
+/* From sending it to its handler's count, the other CPU running or halted. */
+static void measure_ipi(int halted)
+{
+    need_apic(0, "");
+    second_halts = halted;
+    uint64_t there = (uint64_t)start_second() << 32 | IPI_VECTOR;
+
+    for (int64_t i = -1; i < order.batches; i++) {
+        uint64_t sum = 0;
+
+        for (uint64_t n = 0; n < order.ops; n++) {
+            uint64_t wanted = acknowledged + 1;
+
+            if (halted) {
+                wait_for(&second_idle, wanted, "the second CPU does not halt");
+                spin(50000);
+            }
+            uint64_t start = tsc_now();
+            wrmsr(X2APIC_ICR, there);
+            while (acknowledged != wanted)
+                if (tsc_now() - start > PATIENCE)
+                    fail("an interrupt is lost");
+            sum += tsc_now() - start;
+        }
+        if (i >= 0)
+            cycles[i] = sum;
+    }
+    second_stop = 1;
+    wrmsr(X2APIC_ICR, there);
+}
+
+/* From a deadline to its handler, by how much it is late. */
+static void measure_timer(void)
+{
+    need_apic(1u << 24, "no TSC deadline");
+    wrmsr(X2APIC_TIMER, TSC_DEADLINE_MODE | TIMER_VECTOR);
+    __asm__ volatile("mfence\n sti" : : : "memory");
+    for (int64_t i = -1; i < order.batches; i++) {
+        uint64_t sum = 0;
+
+        for (uint64_t n = 0; n < order.ops; n++) {
+            uint64_t deadline = tsc_now() + TIMER_DELAY;
+
+            fired = 0;
+            wrmsr(MSR_TSC_DEADLINE, deadline);
+            while (!fired)
+                if ((int64_t)(tsc_now() - deadline) > (int64_t)PATIENCE)
+                    fail("the timer does not fire");
+            /* one that fires early is not late */
+            sum += fired > deadline ? fired - deadline : 0;
+        }
+        if (i >= 0)
+            cycles[i] = sum;
+    }
+    __asm__ volatile("cli");
+}
+
+static void find_clock(void)
+{
+    uint32_t r[4];
+
+    cpuid(0x40000000, r);
+    if (r[1] != 0x4b4d564b || r[2] != 0x564b4d56 || r[3] != 0x4d)
+        fail("no KVM");
+    cpuid(0x40000001, r);
+    if (!(r[0] & KVM_FEATURE_CLOCKSOURCE2))
+        fail("no kvmclock");
+    wrmsr(MSR_KVM_SYSTEM_TIME_NEW, (uint64_t)&clock | 1);
+    if (!clock.mul)
+        fail("kvmclock tells nothing");
+}
+
+static void run_kind(uint32_t kind)
+{
+    uint32_t r[4];
+
+    switch (kind) {
+    case CONTROL:
+        return measure(run_control, 0, 0, 0);
+    case HYPERCALL:
+        cpuid(0, r);
+        return measure(r[1] == 0x68747541 || r[1] == 0x6f677948 ? run_vmmcall : run_vmcall,
+                       UNKNOWN_HYPERCALL, 0, 0);
+    case CPUID:
+        return measure(run_cpuid, 0, 0, 0);
+    case MSR_READ:
+        return measure(run_rdmsr, 0, MSR_APIC_BASE, 0);
+    case PIO_KERNEL:
+        return measure(run_in, 0, 0, PIC_MASK_PORT);
+    case PIO_USER:
+        return measure(run_in, 0, 0, USER_PORT);
+    case MMIO_USER:
+        return measure(run_load, 0, 0, USER_MMIO);
+    case IPI:
+        return measure_ipi(0);
+    case IPI_HALT:
+        return measure_ipi(1);
+    case TIMER:
+        return measure_timer();
+    }
+}
+
+void bare_main(void)
+{
+    if (order.kind >= KINDS || !order.batches || order.batches > MAX_BATCHES || !order.ops)
+        fail("no such order");
+    find_clock();
+    run_kind(order.kind);
+    put("{\"case\": \"");
+    put(names[order.kind]);
+    put("\", \"ops\": ");
+    put_number(order.ops);
+    put(", \"mul\": ");
+    put_number(clock.mul);
+    put(", \"shift\": ");
+    if (clock.shift < 0)
+        put("-");
+    put_number((uint64_t)(clock.shift < 0 ? -clock.shift : clock.shift));
+    put(", \"batches\": [");
+    for (uint32_t i = 0; i < order.batches; i++) {
+        if (i)
+            put(", ");
+        put_number(cycles[i]);
+    }
+    put("], \"serial\": ");
+    uint64_t before = serial_exits;
+    put_number(before);
+    put("}\n");
+}

@@ -1,0 +1,54 @@
+"""Interrupts in ring 0, with no operating system around them: between CPUs, and the timer's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.fixtures import RecordSample
+from harness.guest.payload import PayloadFactory
+from harness.hosts.base import Host
+from suites import bare
+
+pytestmark = pytest.mark.machine
+BOOTS = {"short": 6, "full": 12}
+BATCHES = 30
+OPS, EMULATED_OPS = 2_000, 50
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bare.build(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.mark.usefixtures("hypervisor")
+@pytest.mark.parametrize(
+    ("case", "vcpus"),
+    [
+        pytest.param("ipi", 2, id="to-a-running-cpu"),
+        pytest.param("ipi_halt", 2, id="to-a-halted-cpu"),
+        pytest.param("timer_latency", 1, id="timer"),
+    ],
+)
+def test_interrupt(
+    payload: PayloadFactory,
+    program: Path,
+    host: Host,
+    record_sample: RecordSample,
+    boot: int,
+    case: str,
+    vcpus: int,
+) -> None:
+    """ipi, ipi_halt: from the sender's write to its seeing that the other CPU's handler ran.
+    timer_latency: by how much the handler is later than the deadline that was set."""
+    if host.facts.cpus < vcpus:
+        pytest.skip(f"needs a host of {vcpus} CPUs, this has {host.facts.cpus}")
+    ops = EMULATED_OPS if host.emulated else OPS
+    ran = bare.run(payload, program, case, ops, BATCHES, vcpus=vcpus)
+    parameters = {"ops": ops, "ring": 0}
+    for number, cycles in enumerate(ran.batches):
+        value = cycles * ran.ns / ops / 1e3
+        record_sample(
+            f"interrupts.{case}", value, "us", "lower", parameters, boot=boot, batch=number
+        )
