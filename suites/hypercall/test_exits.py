@@ -1,4 +1,4 @@
-"""What an exit costs in ring 3: the same loop in the guest with and without an instruction that exits.
+"""What an exit costs in ring 3: the same loop with an instruction that exits, and without.
 
 The tool in the guest (hv-exits) times batches; KVM's own counters before and after say how many
 exits an operation really caused.
