@@ -242,6 +242,7 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
             better,
             parameters,
             ran_on=ran_on,
+            imageless="payload" in names,
             hypervisor=hypervisor,
             suite=suite,
             test=test,

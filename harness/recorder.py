@@ -73,20 +73,19 @@ class Recorder:
         parameters: Mapping[str, Parameter] | None = None,
         *,
         ran_on: Hypervisor | None = None,
+        imageless: bool = False,
         hypervisor: str | None = None,
         suite: str = "",
         test: str = "",
         boot: int = 0,
         batch: int = 0,
     ) -> None:
-        """Keep one value; see Sample for what the fields mean. ran_on: None for the session's."""
+        """Keep one value; see Sample for what the fields mean. ran_on: None for the session's.
+        imageless: measured in payload guests, in which no image has a part."""
         session = self._session
         ran_on = ran_on or self._main
         facts = ran_on.host.facts
-        # measured beside the guests, or in payload guests: no image had a part
-        without_image = hypervisor == "native" or not any(
-            ran_on is one for one in session.hypervisors.values()
-        )
+        without_image = imageless or hypervisor == "native"  # natively: beside the guests
         self._writer.add(
             Sample(
                 metric=metric,

@@ -240,9 +240,24 @@ class Session:
             from harness.recorder import Recorder
 
             self.recorder = Recorder(self)
+            self._note_conditions()
             if self.hypervisor is not None:
                 self.hypervisor.watch(self.recorder.utilization)
         return self.recorder
+
+    def _note_conditions(self) -> None:
+        """Tell what makes this host's figures vary."""
+        from harness.hosts import conditions
+
+        if self.host is None:
+            return
+        try:
+            found = conditions.look(self.host.run, self.host.facts)
+        except HarnessError as error:
+            found = [f"what makes its figures vary cannot be looked for: {error.cause}"]
+        self.notes += [f"figures may vary: {line}" for line in found]
+        for line in found:
+            self.progress(f"figures may vary: {line}")
 
     def usage_problem(self) -> str | None:
         """What makes this session a usage error: a hypervisor was named and cannot be used."""

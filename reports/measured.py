@@ -35,8 +35,10 @@ CASES = {
     "control": "the empty loop; subtracted from the others",
     "hypercall_null": "a hypercall to KVM and back",
     "cpuid": "CPUID, answered by KVM",
-    "pio_kernel": "a port that KVM serves in the kernel",
+    "msr_read": "a model-specific register, read by KVM",
+    "pio_kernel": "a port that KVM serves in the kernel, where its interrupt controller is there",
     "pio_user": "a port that the VMM serves in user space",
+    "mmio_user": "an address that the VMM serves in user space",
 }
 IO_NAMES = {
     "io.iops": "operations a second",

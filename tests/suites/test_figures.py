@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import WorkloadError
 from suites import tool
-from suites.cost import Cost
+from suites.cost import Background, Cost
 from suites.io import fio, network
 
 GUEST: Any = SimpleNamespace(name="g", address="10.1.0.2")
@@ -101,3 +101,14 @@ def test_what_an_operation_cost() -> None:
     spent = Cost(guest).spent()
     assert list(spent.per(10, "MiB")) == [("cpu", 30.0, "us/MiB"), ("exits", 2.0, "exits/MiB")]
     assert list(spent.per(0)) == []
+
+
+def test_exits_that_are_no_operations() -> None:
+    """10 a second, and 50 of its own: 100 operations in 2 seconds caused 110 of 180."""
+    background = Background.between((60, 1.0), (90, 4.0))
+    assert (background.fixed, background.a_second) == (50.0, 10.0)
+    assert background.per_operation(180, 2.0, 100) == pytest.approx(1.1)
+
+
+def test_a_background_is_never_below_nothing() -> None:
+    assert Background.between((60, 1.0), (40, 4.0)) == Background(60.0, 0.0)

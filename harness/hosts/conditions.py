@@ -1,0 +1,72 @@
+"""What makes a host's figures vary: looked for before a measurement and told, never changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from harness.hosts.base import Completed, HostFacts
+from harness.hosts.facts import parse_sections
+
+BUSY = 0.25  # of all CPUs, by the load average of the last minute
+_SWAPPED = 64 << 10  # KiB that are no accident any more
+_SCRIPT = r"""
+echo '@ load'; cat /proc/loadavg
+echo '@ memory'; grep -E '^Swap(Total|Free):' /proc/meminfo
+echo '@ virtual'; grep -m 1 -o -w hypervisor /proc/cpuinfo
+cd /sys || exit 0
+echo '@ boost'; cat devices/system/cpu/cpufreq/boost 2>/dev/null
+echo '@ no_turbo'; cat devices/system/cpu/intel_pstate/no_turbo 2>/dev/null
+echo '@ ksm'; cat kernel/mm/ksm/run 2>/dev/null
+echo '@ power'; cat class/power_supply/*/status 2>/dev/null
+true
+"""
+
+
+def look(run: Callable[[list[str]], Completed], facts: HostFacts) -> list[str]:
+    """A line for each thing on a host that makes figures vary, with what would end it.
+
+    On an emulated host what counts is how busy the machine is that emulates it.
+    """
+    if facts.backend == "emulated":
+        load = os.getloadavg()[0] / (os.cpu_count() or 1)
+        return [_busy(load, "the machine that emulates the host")] if load > BUSY else []
+    return judge(run(["sh", "-c", _SCRIPT]).stdout, facts)
+
+
+def judge(text: str, facts: HostFacts) -> list[str]:
+    """Of what the script printed."""
+    sections = parse_sections(text)
+
+    def one(name: str) -> str:
+        return (sections.get(name) or [""])[0]
+
+    found = []
+    if facts.governor not in ("", "performance"):
+        found.append(
+            f"the CPUs' clock follows the load (governor {facts.governor}): "
+            "cpupower frequency-set -g performance"
+        )
+    if one("boost") == "1" or one("no_turbo") == "0":
+        found.append("the CPUs' clock follows their heat (boost): switch it off while measuring")
+    if facts.smt == "on":
+        found.append(
+            "two threads share a core (SMT): write off to /sys/devices/system/cpu/smt/control"
+        )
+    if one("virtual"):
+        found.append("the host is a virtual machine: others may take its CPUs' time")
+    load = float((one("load").split() or ["0"])[0]) / facts.cpus
+    if load > BUSY:
+        found.append(_busy(load, "the host"))
+    swap = {line.split(":")[0]: int(line.split()[1]) for line in sections.get("memory", [])}
+    if swap.get("SwapTotal", 0) - swap.get("SwapFree", 0) > _SWAPPED:
+        found.append("the host has swapped memory out: free some, or swapoff -a")
+    if one("ksm") == "1":
+        found.append("KSM merges pages meanwhile: echo 0 > /sys/kernel/mm/ksm/run")
+    if "Discharging" in sections.get("power", []):
+        found.append("the host runs on battery: plug it in")
+    return found
+
+
+def _busy(load: float, what: str) -> str:
+    return f"{what} was busy before the first test ({load:.0%} of its CPUs): end what runs there"

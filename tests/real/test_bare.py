@@ -1,0 +1,88 @@
+"""The program of the suites that runs in ring 0 alone: on our VMM and on QEMU, each case."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ProvisionError, WorkloadError
+from harness.guest.payload import PayloadFactory
+from harness.hosts.base import Host
+from harness.hypervisors.kvm import KvmHypervisor
+from harness.hypervisors.qemu import QemuHypervisor
+from suites import bare
+from suites.cost import Background
+from tests.real.conftest import kvm_holders
+
+OPS, BATCHES = 100, 5
+COSTLY = ("hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bare.build(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(scope="module")
+def qemu(emulated_host: Host) -> Iterator[QemuHypervisor]:
+    made = QemuHypervisor(emulated_host, lambda text: None)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["kvm", "qemu"])
+def payloads(request: pytest.FixtureRequest) -> PayloadFactory:
+    hypervisor: KvmHypervisor | QemuHypervisor = request.getfixturevalue(request.param)
+    return PayloadFactory(hypervisor=hypervisor, prefix="bare", numbers=itertools.count())
+
+
+def test_each_operation_causes_one_exit(
+    payloads: PayloadFactory, program: Path, emulated_host: Host
+) -> None:
+    before = kvm_holders(emulated_host)
+    start = bare.run(payloads, program, "control", 10, BATCHES)
+    long = bare.run(payloads, program, "control", 1_000_000, BATCHES)
+    assert start.exits is not None
+    assert long.exits is not None
+    background = Background.between((start.exits, start.seconds), (long.exits, long.seconds))
+    for case in COSTLY:
+        ran = bare.run(payloads, program, case, OPS, BATCHES)
+        assert ran.exits is not None
+        found = background.per_operation(ran.exits, ran.seconds, ran.operations)
+        assert found == pytest.approx(1.0, abs=0.2), case
+        # an exit costs more than the loop around it
+        assert min(ran.batches) / OPS > 10 * min(long.batches) / 1_000_000, case
+    assert kvm_holders(emulated_host) == before
+
+
+@pytest.mark.parametrize("case", ["ipi", "ipi_halt", "timer_latency"])
+def test_interrupts_come(payloads: PayloadFactory, program: Path, case: str) -> None:
+    ran = bare.run(payloads, program, case, 20, BATCHES, vcpus=2)
+    assert min(ran.batches) > 0
+    assert ran.seconds < 5
+
+
+def test_what_it_lacks_is_told(payloads: PayloadFactory, program: Path) -> None:
+    with pytest.raises(WorkloadError, match="the case ipi tells no result: no second CPU"):
+        bare.run(payloads, program, "ipi", 1, 1, vcpus=1)
+
+
+def test_a_payload_that_ends_is_told(payloads: PayloadFactory, tmp_path: Path) -> None:
+    program = bare.build(tmp_path)
+    data = bytearray(program.read_bytes())
+    entry = data.index(b"\xfa\x0f\x01\x15")  # cli, lgdt
+    data[entry : entry + 2] = b"\x0f\x0b"  # ud2
+    program.write_bytes(data)
+    with pytest.raises(WorkloadError, match=r"tells no result: .*(triple|reset)"):
+        bare.run(payloads, program, "control", 1, 1)
+
+
+def test_what_qemu_cannot_run_is_refused(qemu: QemuHypervisor) -> None:
+    payloads = PayloadFactory(hypervisor=qemu, prefix="bare", numbers=itertools.count())
+    with pytest.raises(ProvisionError, match="a payload in long mode is for the built-in VMM"):
+        payloads(b"\xf4", mode="long")
+    with pytest.raises(ProvisionError, match="registers of a payload"):
+        payloads(b"\xf4", mode="protected", registers={"rax": 1})
