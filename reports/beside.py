@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -34,6 +35,7 @@ GROUPS = {
     "scheduler": "Scheduler",
 }
 ROW = ["metric", "parameters", "unit"]
+_TWIN = re.compile(r"-\d+$")
 
 
 def section(run: Run) -> Section:
@@ -49,8 +51,11 @@ def section(run: Run) -> Section:
     base = BASELINE if BASELINE in names else names[0]
     worse = _worse(run.frame, base)
     made.lead.append(
-        f"Medians of the boots' medians. Above 0 % is worse than {base}; an interval that spans 0 "
-        "tells no difference."
+        f"Medians of the boots' medians. Above 0 % is worse than {base}. What is called worse or "
+        f"better is above {statistics.EFFECT:.0%}, above what a hypervisor that ran twice differed "
+        "from itself, and not chance by Mann and Whitney's test of the boots, with at most "
+        f"{statistics.FALSE_DISCOVERIES:.0%} of all that is called so expected to be none "
+        "(Benjamini-Hochberg)."
     )
     kinds = figures["metric"].str.partition(".")[0]
     for kind in [*GROUPS, *sorted(set(kinds) - set(GROUPS))]:
@@ -85,9 +90,32 @@ def _names(run: Run, figures: pd.DataFrame) -> list[str]:
 
 
 def _worse(frame: pd.DataFrame, base: str) -> dict[tuple[str, ...], dict[Hashable, Any]]:
-    """The overhead of each figure, by ROW and hypervisor."""
-    rows = statistics.overheads(frame, base).to_dict("records")
-    return {tuple(str(row[name]) for name in (*ROW, "hypervisor")): row for row in rows}
+    """The overhead of each figure and its verdict, by ROW and hypervisor."""
+    table = statistics.overheads(frame, base)
+    judged = []
+    for _, mine in table.groupby("hypervisor"):
+        floors = _floors(frame, mine)
+        words = statistics.verdicts(list(mine["overhead"]), list(mine["p"]), floors)
+        judged += mine.assign(verdict=words).to_dict("records")
+    return {tuple(str(row[name]) for name in (*ROW, "hypervisor")): row for row in judged}
+
+
+def _floors(frame: pd.DataFrame, rows: pd.DataFrame) -> list[float]:
+    """By how much a hypervisor that ran twice ("kvm" and "kvm-2") differed from itself, for each of
+    the rows; NaN where none did. What compares those two themselves has no floor."""
+    names = set(frame["hypervisor"])
+    twins = {name: _TWIN.sub("", name) for name in names}
+    pairs = [(name, base) for name, base in twins.items() if base != name and base in names]
+    floors: dict[tuple[str, ...], float] = {}
+    for name, base in pairs:
+        mine = frame[frame["hypervisor"].isin([name, base])]
+        for row in statistics.overheads(mine, base).to_dict("records"):
+            key = tuple(str(row[column]) for column in ROW)
+            floors[key] = max(abs(float(row["overhead"])), floors.get(key, 0.0))
+    if not pairs or set(rows["hypervisor"]) & {name for name, _ in pairs}:
+        return [float("nan")] * len(rows)
+    keys = [tuple(str(row[column]) for column in ROW) for row in rows.to_dict("records")]
+    return [floors.get(key, float("nan")) for key in keys]
 
 
 def _table(
@@ -116,7 +144,11 @@ def _table(
         rows.append(row)
     head = numbered(
         *("Figure", "Workload", "Unit", *(f"#{name}" for name in names)),
-        *(label for name in others for label in (f"#{name} worse by", f"#{name}, 95 %")),
+        *(
+            label
+            for name in others
+            for label in (f"#{name} worse by", f"#{name}, 95 %", f"{name} is")
+        ),
     )
     return Table(f"{title}: {', '.join(names)}", head, rows)
 
@@ -124,6 +156,10 @@ def _table(
 def _overhead(row: dict[Hashable, Any] | None) -> list[Cell]:
     low, high = (row["low"], row["high"]) if row else (float("nan"), float("nan"))
     return [
-        share(row["overhead"] if row else float("nan"), flagged=bool(low <= 0 <= high)),
+        share(
+            row["overhead"] if row else float("nan"),
+            flagged=not row or row["verdict"] == "no difference",
+        ),
         Cell(text.span(low * 100, high * 100, "%"), low * 100),
+        words(row["verdict"] if row else ""),
     ]

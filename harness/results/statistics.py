@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 from numpy.typing import NDArray
 
 from harness.results.schema import canonical, decode
@@ -26,6 +27,8 @@ RESAMPLES = 4000
 SEED = 20240229
 EXITS_TOLERANCE = 0.05
 CYCLES_AN_INSTRUCTION = 3.0
+EFFECT = 0.03  # what is less than that is called no difference
+FALSE_DISCOVERIES = 0.05  # of what is called a difference, how much may be none
 
 WHERE = ["hypervisor", "backend", "host", "image"]
 KEYS = [*WHERE, "metric", "parameters", "unit", "better"]
@@ -208,15 +211,19 @@ def overheads(frame: pd.DataFrame, baseline: str = "native") -> pd.DataFrame:
     """Figures of guests beside those of the baseline, the host itself as long as nobody says
     otherwise.
 
-    Of every metric that both sides have and that has a better direction; but for exit.* and host.*,
-    whose samples are no figures yet. Of io.* also those without a baseline. Joined on host, metric,
-    unit and the parameters that both sides have. overhead is 1 - guest/host where higher is better
-    and guest/host - 1 where lower is: 0.2 is 20 % worse than the host. Its interval draws the boots
-    of both sides, each on its own; a side with one boot stays as it is (flagged). Columns: KEYS,
-    guest, host_value, guest_n, host_n, guest_boots, host_boots, overhead, low, high, flags. A
-    guest's figure with no host's beside it has NaN there and is flagged.
+    Of every metric that both sides have and that has a better direction, but for host.*; of exit.*
+    the costs in ns, less their control. Of io.* also those without a baseline. Joined on host,
+    metric, unit and the parameters that both sides have. overhead is 1 - guest/host where higher is
+    better and guest/host - 1 where lower is: 0.2 is 20 % worse than the host. Its interval draws
+    the boots of both sides, each on its own; a side with one boot stays as it is (flagged). p: of
+    the boots, two-sided, by Mann and Whitney's test. Columns: KEYS, guest, host_value, guest_n,
+    host_n, guest_boots, host_boots, overhead, low, high, p, flags. A guest's figure with no host's
+    beside it has NaN there and is flagged.
     """
-    compared = (frame["better"] != "") & ~frame["metric"].str.match(r"(exit|host)\.")
+    net = subtract_control(frame)
+    figures = frame[~frame["metric"].str.match(r"(exit|host)\.")]
+    frame = pd.concat([figures, net.loc[net["kind"] == "ns", [*frame.columns]]])
+    compared = frame["better"] != ""
     there = frame.loc[frame["hypervisor"] == baseline, "metric"].unique()
     both = frame["metric"].isin(there) | frame["metric"].str.startswith("io.")
     sides = _sides(frame[compared & both])
@@ -252,7 +259,7 @@ def _sides(frame: pd.DataFrame) -> list[_Side]:
 _OVERHEAD_COLUMNS = [
     *KEYS,
     *("guest", "host_value", "guest_n", "host_n", "guest_boots", "host_boots"),
-    *("overhead", "low", "high", "flags"),
+    *("overhead", "low", "high", "p", "flags"),
 ]
 
 
@@ -275,7 +282,8 @@ def _compare(guest: _Side, hosts: list[_Side]) -> dict[str, Any]:
     row: dict[str, Any] = {
         **{"guest": float(np.median(guest.medians)), "guest_n": guest.n, "host_n": 0},
         **{"guest_boots": guest.medians.size, "host_boots": 0, "host_value": np.nan},
-        **{"overhead": np.nan, "low": np.nan, "high": np.nan, "flags": few(guest.medians.size)},
+        **{"overhead": np.nan, "low": np.nan, "high": np.nan, "p": np.nan},
+        "flags": few(guest.medians.size),
     }
     if len(hosts) != 1:
         row["flags"].append(
@@ -294,6 +302,7 @@ def _compare(guest: _Side, hosts: list[_Side]) -> dict[str, Any]:
         random = np.random.default_rng(SEED)
         drawn = _draw(guest.medians, random) / _draw(host.medians, random)
         row["low"], row["high"] = _central(np.asarray(_overhead(drawn, better)))
+        row["p"] = scipy.stats.mannwhitneyu(guest.medians, host.medians).pvalue
         if host.medians.size < 2:
             row["flags"].append("host measured once: its spread is not in the interval")
     return row
@@ -301,6 +310,26 @@ def _compare(guest: _Side, hosts: list[_Side]) -> dict[str, Any]:
 
 def _overhead(ratio: Any, better: str) -> Any:
     return 1 - ratio if better == "higher" else ratio - 1
+
+
+def verdicts(overhead: Sequence[float], p: Sequence[float], floor: Sequence[float]) -> list[str]:
+    """What is to be made of several overheads together: "worse", "better", "no difference" (none
+    was shown) or "" (it could not be tested).
+
+    A difference is one that Benjamini and Hochberg's procedure keeps at FALSE_DISCOVERIES, and that
+    is greater than EFFECT and than `floor`: what the same hypervisor differed from itself, if it
+    was measured twice (NaN or 0 if not). 3 boots a side can tell nothing (p is 0.1 at best).
+    """
+    effects, found = np.asarray(overhead, dtype=float), np.asarray(p, dtype=float)
+    floors = np.nan_to_num(np.asarray(floor, dtype=float))
+    tested = ~np.isnan(found)
+    shown = np.zeros(found.size, dtype=bool)
+    if tested.any():
+        adjusted = scipy.stats.false_discovery_control(found[tested])
+        shown[tested] = adjusted <= FALSE_DISCOVERIES
+    shown &= np.abs(effects) > np.maximum(EFFECT, floors)
+    words = np.where(shown, np.where(effects > 0, "worse", "better"), "no difference")
+    return [str(word) if known else "" for word, known in zip(words, tested, strict=True)]
 
 
 def utilization(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
 
 from harness.results import Sample, statistics
 from harness.results.schema import SCHEMA
@@ -245,6 +246,55 @@ def test_whoever_is_the_baseline_is_compared_with() -> None:
     assert (found["metric"], found["hypervisor"]) == ("net.x", "kvm")
     assert found["overhead"] == pytest.approx(-0.5)
     assert statistics.overheads(frame(samples)).empty, "nothing is native, and no disk's"
+
+
+def test_exit_costs_are_compared_less_their_control() -> None:
+    """90 of 100 is the control's: half of what is left is twice as good, not 5 %."""
+
+    def side(name: str, cost: float) -> list[Sample]:
+        return [
+            *boots("exit.control", [[90.0]] * 6, hypervisor=name, unit="ns"),
+            *boots("exit.cpuid", [[90.0 + cost]] * 6, hypervisor=name, unit="ns"),
+        ]
+
+    found = row(statistics.overheads(frame([*side("qemu", 10.0), *side("kvm", 5.0)]), "qemu"))
+    assert (found["metric"], found["overhead"]) == ("exit.cpuid", pytest.approx(-0.5))
+
+
+def test_a_difference_is_shown_or_it_is_none() -> None:
+    """Six boots that are all above the others' six: p is 2/924, exactly."""
+    one, other = [[1.0 + n / 100] for n in range(6)], [[1.2 + n / 100] for n in range(6)]
+    found = row(statistics.overheads(_io(one, other)))
+    assert found["p"] == pytest.approx(2 / 924)
+    again = row(statistics.overheads(_io(one, one)))
+    assert again["p"] == pytest.approx(1.0)
+    few = row(statistics.overheads(_io(one[:3], other[:3])))
+    assert few["p"] == pytest.approx(0.1)
+
+
+def test_verdicts() -> None:
+    low, nothing = 2 / 924, float("nan")
+    judge = statistics.verdicts
+    assert judge([0.2, -0.2, 0.01, 0.2], [low] * 4, [nothing, 0.0, nothing, 0.3]) == [
+        *("worse", "better"),
+        "no difference",  # less than EFFECT
+        "no difference",  # less than a hypervisor differed from itself
+    ]
+    assert judge([0.2, 0.2], [0.5, nothing], [nothing] * 2) == ["no difference", ""]
+    # one of a hundred at that p is what chance makes of a hundred
+    assert set(judge([0.2] * 100, [low] + [0.5] * 99, [nothing] * 100)) == {"no difference"}
+    assert judge([], [], []) == []
+
+
+def test_equals_are_hardly_ever_called_different() -> None:
+    """200 sessions of one hypervisor against itself, 40 figures each: a session that calls any of
+    them different is as rare as said."""
+    random = np.random.default_rng(7)
+    alarms = 0
+    for _ in range(200):
+        p = [float(mannwhitneyu(*np.exp(random.normal(0, 0.1, (2, 6)))).pvalue) for _ in range(40)]
+        alarms += "worse" in statistics.verdicts([0.2] * 40, p, [0.0] * 40)
+    assert alarms <= 0.05 * 200
 
 
 def test_settings_of_the_host_are_not_mixed_up() -> None:
