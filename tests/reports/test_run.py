@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import gzip
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,29 @@ def test_without_a_native_side_the_first_is_the_baseline(tmp_path: Path) -> None
     told = rows(found.id("beside"))["ready"]
     assert found.id("beside").all("caption")[0].text == "Boot: qemu, kvm"
     assert told[5] == "−50 %"
+    assert told[7] == "better"
+
+
+def test_what_a_hypervisor_differs_from_itself_is_no_difference(tmp_path: Path) -> None:
+    """kvm-2 came out 30 % above kvm, so qemu's 20 % tell nothing, and its 100 % do."""
+    writer = RunWriter(tmp_path / "store", facts(hypervisor="kvm, kvm-2, qemu"))
+    random = itertools.cycle([0.99, 1.0, 1.01, 1.02, 0.98, 1.005])
+    for metric, sides in (
+        ("boot.small", {"kvm": 1.0, "kvm-2": 1.3, "qemu": 1.2}),
+        ("boot.great", {"kvm": 1.0, "kvm-2": 1.3, "qemu": 2.0}),
+        ("boot.alone", {"kvm": 1.0, "qemu": 1.2}),
+    ):
+        for name, value in sides.items():
+            for boot in range(6):
+                one = next(iter(Synthetic(writer.run, boots=1, hypervisor=name).boot()))
+                drawn = value * next(random)
+                writer.add(dataclasses.replace(one, metric=metric, boot=boot, value=drawn))
+    out = render(writer.close(), tmp_path / "page.html")
+    told = rows(parse(out.read_text(encoding="utf-8")).id("beside"))
+    assert told["small"][11] == "no difference"
+    assert told["great"][11] == "worse"
+    assert told["alone"][11] == "worse", "nothing says how much it differs from itself"
+    assert told["small"][8] == "worse", "itself is judged without a floor"
 
 
 def test_hardware_carries_no_banner_and_a_slow_control_does(tmp_path: Path) -> None:
