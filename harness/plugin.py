@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import fixtures, options, registry, reporting, turns
+from harness import benchmarks, fixtures, options, registry, reporting, turns
 from harness.errors import HarnessError, hide_frames
 from harness.exclusive import HostLock
 from harness.session import BASELINE, KEY, Session, session_of
@@ -123,13 +123,18 @@ def _not_for(test: pytest.Item, name: str) -> str:
     return ""
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, object, object]:
     """In turn, not one hypervisor after the other: what drifts with time then hits all alike."""
+    benchmarks.choose(config, items, measures)
+    result = yield
     if any(map(label_of, items)):
         # pytest has brought those of one hypervisor together, over modules
         items.sort(key=lambda item: item.stash.get(PLACE, 0))
         items[:] = turns.interleave(items, label_of)
+    return result
 
 
 def label_of(item: pytest.Item) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from harness.benchmarks import Feed
 from harness.errors import HarnessError
 from harness.hypervisors.base import Hypervisor
 from harness.results.schema import Parameter, RunFacts, Sample
@@ -55,6 +56,7 @@ class Recorder:
         for path in recover(session.settings.results):  # of sessions that died
             session.progress(f"samples of an interrupted run kept: {path}")
         self._writer = RunWriter(session.settings.results, self._facts(), run=session.run)
+        self._feed = Feed(session.config)
         self.outcomes: dict[str, int] = {}
 
     @property
@@ -86,26 +88,27 @@ class Recorder:
         ran_on = ran_on or self._main
         facts = ran_on.host.facts
         without_image = imageless or hypervisor == "native"  # natively: beside the guests
-        self._writer.add(
-            Sample(
-                metric=metric,
-                value=float(value),
-                unit=unit,
-                better=better,
-                run=session.run,
-                suite=suite,
-                test=test,
-                parameters=dict(parameters or {}),
-                hypervisor=hypervisor or ran_on.name,
-                backend=facts.backend,
-                host=facts.fingerprint,
-                image="" if without_image else session.image_digest(ran_on),
-                commit=self._commit,
-                time=datetime.now(UTC),
-                boot=boot,
-                batch=batch,
-            )
+        made = Sample(
+            metric=metric,
+            value=float(value),
+            unit=unit,
+            better=better,
+            run=session.run,
+            suite=suite,
+            test=test,
+            parameters=dict(parameters or {}),
+            hypervisor=hypervisor or ran_on.name,
+            backend=facts.backend,
+            host=facts.fingerprint,
+            image="" if without_image else session.image_digest(ran_on),
+            commit=self._commit,
+            time=datetime.now(UTC),
+            boot=boot,
+            batch=batch,
         )
+        self._writer.add(made)
+        if test:
+            self._feed.add(made)
 
     def utilization(self, time_ns: int, values: Mapping[str, float]) -> None:
         """One tick of the host's utilization; see harness.hypervisors.base.OnUtilization.

@@ -5,8 +5,10 @@ pytest-benchmark knows one unit, seconds, and one direction, less is better. So:
 - metrics measured in time become benchmarks, converted to seconds, one for each test (less its
   parameters), metric, setting and backend, every sample a round (exit costs raw: the control
   loop is one of them);
-- metrics in other units (IOPS, cycles, exits an operation, percent) would be shown as seconds
-  there, which is false. They are left out of "benchmarks" and summarised under the top-level key
+- rates (IOPS, MiB a second) become the seconds that one takes, so that less is better; its column
+  OPS is the rate again;
+- metrics in other units (cycles, exits an operation, percent) would be shown as seconds there,
+  which is false. They are left out of "benchmarks" and summarised under the top-level key
   "other_metrics", which pytest-benchmark does not read.
 
 The Parquet file stays the record; this is a view of it for another tool.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from harness.results import statistics
 from harness.results.schema import RunFacts, decode
 from harness.results.store import load
 
+OPTIONS = {"timer": "harness", "warmup": False}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
 # Of the file's format, not of the program: what its reader expects of a file of this layout.
@@ -56,10 +60,14 @@ def write(run: Path, out: Path) -> Path:
 
 def convert(facts: RunFacts, frame: pd.DataFrame) -> dict[str, Any]:
     """The JSON object: machine_info, commit_info, benchmarks, other_metrics."""
-    timed = frame[frame["unit"].isin(list(SECONDS))].copy()
+    seconds = [
+        in_seconds(value, unit) for value, unit in zip(frame["value"], frame["unit"], strict=True)
+    ]
+    known = pd.Series([value is not None for value in seconds], index=frame.index, dtype=bool)
+    timed = frame.assign(seconds=pd.Series(seconds, index=frame.index, dtype=float))[known]
     # boots are often the parameter of a test: they are rounds of one benchmark, not many
     timed["test"] = timed["test"].str.replace(r"\[.*\]$", "", regex=True)
-    others = statistics.summarise(frame[~frame["unit"].isin(list(SECONDS))])
+    others = statistics.summarise(frame[~known])
     return {
         "machine_info": _machine(facts),
         "commit_info": {
@@ -89,12 +97,20 @@ def _machine(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _benchmark(key: dict[str, str], group: pd.DataFrame) -> dict[str, Any]:
-    parameters = decode(key["parameters"])
+def in_seconds(value: float, unit: str) -> float | None:
+    """A time in seconds, or of a rate what one takes; None for what is neither, or not above 0."""
+    if value <= 0:
+        return None
+    if unit in SECONDS:
+        return value * SECONDS[unit]
+    return 1 / value if unit.endswith("/s") or unit == "IOPS" else None
+
+
+def named(key: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What a benchmark is called, of KEYS, suite and test: pytest-benchmark's fields for it."""
     # The backend is part of the name, so that no comparison by name crosses backends.
     setting = [key["hypervisor"], key["backend"], *(f"{k}={v}" for k, v in parameters.items())]
     name = f"{key['metric']}[{'-'.join(setting)}]"
-    seconds = group["value"].to_numpy(dtype=np.float64) * SECONDS[key["unit"]]
     return {
         "group": key["metric"],
         "name": name,
@@ -104,12 +120,15 @@ def _benchmark(key: dict[str, str], group: pd.DataFrame) -> dict[str, Any]:
         "extra_info": {
             **{field: key[field] for field in ("metric", "unit", "better", "hypervisor")},
             **{field: key[field] for field in ("backend", "host", "image", "suite", "test")},
-            "boots": int(group[statistics.BOOT].drop_duplicates().shape[0]),
             "control_subtracted": False,
         },
-        "options": {"timer": "harness", "warmup": False},
-        "stats": _stats(seconds),
     }
+
+
+def _benchmark(key: dict[str, str], group: pd.DataFrame) -> dict[str, Any]:
+    made = named(key, decode(key["parameters"]))
+    made["extra_info"]["boots"] = int(group[statistics.BOOT].drop_duplicates().shape[0])
+    return {**made, "options": OPTIONS, "stats": _stats(group["seconds"].to_numpy(np.float64))}
 
 
 def _stats(seconds: NDArray[np.float64]) -> dict[str, Any]:

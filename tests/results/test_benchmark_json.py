@@ -32,7 +32,7 @@ def test_pytest_benchmark_compares_two_runs(tmp_path: Path) -> None:
     assert "benchmark 'boot.ready': 2 tests" in ended.stdout
     assert "benchmark 'exit.cpuid': 2 tests" in ended.stdout
     assert "exits_per_op" not in ended.stdout
-    assert "iops" not in ended.stdout
+    assert "benchmark 'io.iops': " in ended.stdout
 
 
 def test_later_session_compares_against_the_file(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_later_session_compares_against_the_file(tmp_path: Path) -> None:
     assert f"Comparing against benchmarks from: {path}" in ended.stdout + ended.stderr
 
 
-def test_times_become_seconds_and_nothing_else_does(tmp_path: Path) -> None:
+def test_times_and_rates_become_seconds_and_nothing_else_does(tmp_path: Path) -> None:
     run = write_run(tmp_path, boots=3)
     facts, frame = load(run)
     told = benchmark_json.convert(facts, frame)
@@ -70,7 +70,13 @@ def test_times_become_seconds_and_nothing_else_does(tmp_path: Path) -> None:
         if bench["extra_info"]["metric"] == "io.clat.p99"
     ]
     assert max(seconds) == pytest.approx(latency * 1e-6)
-    left_out = {"io.iops", "exit.cpuid.cycles", "exit.cpuid.exits_per_op", "host.cpu.idle"}
+    rate = frame[frame["metric"] == "io.iops"]["value"]
+    rates = [
+        bench["stats"] for bench in told["benchmarks"] if bench["extra_info"]["metric"] == "io.iops"
+    ]
+    assert min(one["min"] for one in rates) == pytest.approx(1 / rate.max())
+    assert by_metric["io.iops"]["extra_info"]["better"] == "higher"
+    left_out = {"exit.cpuid.cycles", "exit.cpuid.exits_per_op", "host.cpu.idle"}
     assert not left_out & set(by_metric)
     assert left_out <= {other["metric"] for other in told["other_metrics"]}
     assert told["machine_info"]["emulated"] is True
