@@ -14,6 +14,7 @@ BATCHES = 10
 OPS = {"syscall": 200_000, "switch": 10_000}
 EMULATED_OPS = {"syscall": 20_000, "switch": 1_000}
 SECONDS = 4.0  # of two guests that want all of one CPU
+SLEEPS = 500
 TICKS = 100.0  # a second, of /proc/stat
 AGREE = 0.2  # of that time: the host's accounting has the VMM's own work and the SSH session's, too
 
@@ -63,4 +64,23 @@ def test_steal(
     unfair = 100 * abs(given[0] - given[1]) / sum(given)
     record_sample("scheduler.unfairness", unfair, "%", "lower", boot=boot)
     for guest in guests:
+        guest.stop()
+
+
+@pytest.mark.machine
+def test_wakeup_beside_a_busy_guest(
+    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
+) -> None:
+    """Sleeps of a millisecond in a guest whose CPU another one wants all of: how late they end."""
+    cpu = host.facts.cpus - 1
+    sleeper, busy = (guest_factory(f"{name}-{boot}", cpus=[cpu]) for name in ("sleeper", "busy"))
+    before = busy.statistics()["cgroup_cpu_usec"]
+    busy.ssh.popen("while :; do :; done")
+    (late,) = time(sleeper, "hv-ops", "timer", SLEEPS, 1).batches
+    spent = (busy.statistics()["cgroup_cpu_usec"] - before) / 1e6
+    assert spent > 0.3 * SLEEPS / 1e3, "nobody was busy"
+    for name in ("p50", "p99", "max"):
+        metric = f"scheduler.wakeup.overcommit.{name}"
+        record_sample(metric, late[name] / 1e3, "us", "lower", {"guests": 2}, boot=boot)
+    for guest in (sleeper, busy):
         guest.stop()

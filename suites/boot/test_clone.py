@@ -1,0 +1,45 @@
+"""How long a clone takes to come up, beside the boot that it spares; and many guests at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.fixtures import RecordSample
+from harness.guest.factory import GuestFactory, ready
+from harness.guest.timeline import CLONE_STAGES
+
+pytestmark = pytest.mark.machine
+BOOTS = {"short": 3, "full": 6}
+CLONES = 3  # of one origin
+MEMORY = 128  # MiB
+AT_ONCE = 3
+
+
+@pytest.mark.runs_on("kvm")
+def test_clone(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
+    """Create to restored, adopted (its identity is its own) and ready."""
+    origin = guest_factory(f"origin-{boot}", memory=MEMORY)
+    origin.ssh.cut()
+    parameters = {"vcpus": origin.spec.vcpus, "memory": MEMORY}
+    with origin.snapshot() as taken:
+        origin.stop()
+        for batch in range(CLONES):
+            clone = guest_factory.clone(taken, f"clone-{boot}")
+            seconds = [clone.timeline.seconds(stage) for stage in CLONE_STAGES[1:]]
+            assert sorted(seconds) == seconds
+            for stage, value in zip(CLONE_STAGES[1:], seconds, strict=True):
+                metric = f"boot.clone.{stage}"
+                record_sample(metric, value, "s", "lower", parameters, boot=boot, batch=batch)
+            clone.stop()
+
+
+def test_at_once(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
+    """Several guests that are started together: from the first one's creation to the last one's
+    first command."""
+    made = [guest_factory.launch(f"crowd-{boot}", memory=MEMORY) for _ in range(AT_ONCE)]
+    marks = [ready(guest).timeline.marks for guest in made]
+    took = (max(one["ready"] for one in marks) - min(one["create"] for one in marks)) / 1e9
+    parameters = {"guests": AT_ONCE, "memory": MEMORY}
+    record_sample("boot.at_once", took, "s", "lower", parameters, boot=boot)
+    for guest in made:
+        guest.stop()
