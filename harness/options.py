@@ -24,6 +24,10 @@ def _count(text: str) -> int:
     return number
 
 
+def _seed(text: str) -> int | None:
+    return int(text) if text else None
+
+
 def _seconds(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
@@ -147,6 +151,14 @@ OPTIONS = (
         "how much the suites measure: short (minutes), full (hours) (default: short)",
         _one_of(PROFILES),
     ),
+    Option(
+        "--order-seed",
+        "",
+        "N",
+        "which of several hypervisors comes first in a turn is drawn by this seed (default: they "
+        "take turns, A B, then B A)",
+        _seed,
+    ),
     Option("--results", "results", "DIR", "where samples and reports go (default: results)"),
     Option("--baseline", "", "RUN", "compare with this run (not implemented yet)"),
     Option(
@@ -173,6 +185,7 @@ class Settings:
     hypervisors: one or more names, of which one may come again; "auto" is alone. image, kernel:
     None for the built ones. boot: one of BOOT_WAYS. memory: MiB. boot_timeout: seconds. artifacts:
     None for the results' own directory. kvm_unit_tests: None for none. profile: one of PROFILES.
+    order_seed: None for turns without chance.
     report: None for the results' own directory. no_report: no HTML is wanted.
     """
 
@@ -192,6 +205,7 @@ class Settings:
     results: Path
     kvm_unit_tests: Path | None
     profile: str
+    order_seed: int | None
     report: Path | None
     no_report: bool
 
@@ -262,6 +276,7 @@ def settings(config: pytest.Config) -> Settings:
         results=_path(config, "results") or config.rootpath / "results",
         kvm_unit_tests=_path(config, "kvm_unit_tests"),
         profile=_value(config, "profile"),
+        order_seed=_value(config, "order_seed"),
         report=None if report == "no" else _path(config, "virt_report"),
         no_report=report == "no",
     )

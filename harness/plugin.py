@@ -13,6 +13,7 @@ from harness import benchmarks, fixtures, options, registry, reporting, turns
 from harness.errors import HarnessError, hide_frames
 from harness.exclusive import HostLock
 from harness.session import BASELINE, KEY, Session, session_of
+from harness.timeleft import TimeLeft
 
 if TYPE_CHECKING:
     from harness.guest.guest import Guest
@@ -36,6 +37,7 @@ MARKERS = (
     "emulated: needs the emulated host (deselect with -m 'not emulated')",
 )
 LOCK = pytest.StashKey[HostLock]()
+LEFT = pytest.StashKey[TimeLeft]()
 PLACE = pytest.StashKey[int]()  # in the order of collection
 _places = itertools.count()
 
@@ -133,7 +135,8 @@ def pytest_collection_modifyitems(
     if any(map(label_of, items)):
         # pytest has brought those of one hypervisor together, over modules
         items.sort(key=lambda item: item.stash.get(PLACE, 0))
-        items[:] = turns.interleave(items, label_of)
+        seed = session_of(config).settings.order_seed
+        items[:] = turns.interleave(items, label_of, seed)
     return result
 
 
@@ -150,7 +153,24 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         session.testsfailed and not session.config.option.continue_on_collection_errors
     ):
         _begin(session_of(session.config), session.items)
+        if any(map(measures, session.items)):
+            session.config.stash[LEFT] = TimeLeft(map(_kind, session.items))
     return (yield)
+
+
+def _kind(item: pytest.Item) -> str:
+    """Tests of one kind take about as long as each other."""
+    return f"{item.nodeid.partition('[')[0]} {label_of(item)}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """With measurements among the tests: how much is left, once a minute."""
+    result = yield
+    left = item.config.stash.get(LEFT, None)
+    if left is not None and (line := left.done(_kind(item))):
+        session_of(item.config).progress(line)
+    return result
 
 
 def _begin(state: Session, items: list[pytest.Item]) -> None:

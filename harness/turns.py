@@ -1,7 +1,8 @@
-"""The order of tests that run on several hypervisors: A B C, C B A, A B C, ..."""
+"""The order of tests that run on several hypervisors: A B C, C B A, A B C, ..., or by chance."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TypeVar
@@ -11,8 +12,11 @@ import pytest
 T = TypeVar("T", bound=pytest.Item)
 
 
-def interleave(items: Sequence[T], label_of: Callable[[T], str]) -> list[T]:
-    """One test on all hypervisors, then the next; every second one the other way round.
+def interleave(
+    items: Sequence[T], label_of: Callable[[T], str], seed: int | None = None
+) -> list[T]:
+    """One test on all hypervisors, then the next; every second one the other way round, or with a
+    seed each in an order that is drawn.
 
     label_of: a test's hypervisor, "" for none. Modules and what is not for several keep their
     places: a test comes where its first twin was.
@@ -21,10 +25,14 @@ def interleave(items: Sequence[T], label_of: Callable[[T], str]) -> list[T]:
     for item in items:
         twins.setdefault(_without(item, label_of(item)), []).append(item)
     turn = count()
+    chance = None if seed is None else random.Random(seed)  # noqa: S311 - to be repeatable
     ordered: list[T] = []
     for group in twins.values():
-        backwards = len(group) > 1 and next(turn) % 2
-        ordered += reversed(group) if backwards else group
+        if chance is not None:
+            chance.shuffle(group)
+        elif len(group) > 1 and next(turn) % 2:
+            group.reverse()
+        ordered += group
     return ordered
 
 

@@ -50,6 +50,20 @@ def test_each_test_runs_on_each_in_turn(run: Run) -> None:
     ]  # fmt: skip
 
 
+def test_a_seed_draws_the_order_and_draws_it_again(run: Run) -> None:
+    found = {
+        seed: tuple(order(run(SOURCE, TWICE, "-v", f"--order-seed={seed}"))) for seed in (1, 2, 3)
+    }
+    assert found[1] == tuple(order(run(SOURCE, TWICE, "-v", "--order-seed=1")))
+    assert len(set(found.values())) > 1
+    # a test's twins stay beside each other
+    bare = [name.partition("[")[0] for name in found[2]]
+    assert bare == ["test_boots"] * 6 + ["test_shared"] * 2 + ["test_shared_again"] * 2 + [
+        "test_no_guest"
+    ]
+    assert run(SOURCE, "--order-seed=x").ret == pytest.ExitCode.USAGE_ERROR
+
+
 def test_samples_say_on_which(run: Run) -> None:
     result = run(SOURCE, TWICE, "--virt-report=no", "-k", "boots")
     facts, frame = load(Path(result.outlines[-1].partition(": ")[2]))
