@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _pytest.runner import runtestprotocol
 
+from harness import again
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
@@ -51,43 +51,25 @@ print(json.dumps(found))
 """
 
 
-# What becomes of a guest that QEMU's CPU gave an interrupt at the wrong time (CODE_BUFFER in
-# harness/hosts/qemu.py): it ends, or it hangs. No fault of ours, and rare: about one clone of 150.
-NOT_OURS = (
-    "triple-fault: vCPU",
-    "Fatal exception in interrupt",
-    "did not take its identity",
-    "SSHLate",
-    # a triple fault of a guest of QEMU's, before and after its monitor was there to say so
-    "power-off (it ended while it booted)",
-    "QEMU tells the two alike",
-)
-
-
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Once more, on a new emulated host, where a guest of one failed that way; said aloud.
+    """Once more, on a new emulated host, where a guest of one fell to a fault of QEMU's.
 
     pytest asks for every test of the session, also those of other folders.
     """
     if "emulated_host" not in getattr(item, "fixturenames", ()):
         return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    said = [one.longreprtext for one in reports if one.failed]
-    hosts = item.config.stash.get(HOSTS, None)
-    unsound = bool(said) and hosts is not None and hosts.unsound
-    if unsound or any(sign in text for text in said for sign in NOT_OURS):
-        why = next((text.strip().splitlines()[-1] for text in said if text.strip()), "")
-        session_of(item.config).progress(f"{item.nodeid}: once more, for a fault of QEMU's ({why})")
+
+    def blame(said: Sequence[str]) -> bool:
+        hosts = item.config.stash.get(HOSTS, None)
+        return again.signs(said) or (hosts is not None and hosts.unsound)
+
+    def between() -> None:
         try:
             item.session._setupstate.teardown_exact(None)
         except Exception as error:  # what was on the host went with it
             session_of(item.config).progress(f"{item.nodeid}: its host left with: {error}")
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
+
+    return again.protocol(item, nextitem, blame, between)
 
 
 class Lent:

@@ -1,0 +1,55 @@
+"""A test that failed for a fault of the emulated host's CPU is run once more, and that is told.
+
+For tests of the emulated host alone: what a guest of real hardware does is never tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from harness.session import session_of
+
+# What becomes of a guest that QEMU's CPU gave an interrupt or a page fault that there was not
+# (CODE_BUFFER in harness/hosts/qemu.py): it ends, or it hangs.
+SIGNS = (
+    "triple-fault: vCPU",
+    "Fatal exception in interrupt",
+    "did not take its identity",
+    "SSHLate",
+    # a triple fault of a guest of QEMU's, before and after its monitor was there to say so
+    "power-off (it ended while it booted)",
+    "QEMU tells the two alike",
+)
+
+
+def signs(said: Iterable[str]) -> bool:
+    """Whether one of a test's errors is what that fault leads to."""
+    return any(sign in text for text in said for sign in SIGNS)
+
+
+def protocol(
+    item: pytest.Item,
+    nextitem: pytest.Item | None,
+    blame: Callable[[Sequence[str]], bool],
+    between: Callable[[], None],
+) -> bool:
+    """Run a test, for pytest_runtest_protocol. blame: given the errors of a test that failed,
+    whether that is the host's fault. between: what is to be done before it runs again."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    said = [one.longreprtext for one in reports if one.failed]
+    if said and blame(said):
+        why = next((text.strip().splitlines()[-1] for text in said if text.strip()), "")
+        told = f"{item.nodeid}: once more, for a fault of the emulated CPU's ({why})"
+        session = session_of(item.config)
+        session.progress(told)
+        session.notes.append(told)
+        between()
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
