@@ -300,20 +300,26 @@ class Session:
 
         many = len(self.hypervisors) > 1
         own_image = hasattr(hypervisor, "guest_image")
+        # a baseline that nobody named is not what the options for machines were meant for
+        unasked = hypervisor.name == BASELINE and BASELINE not in self.settings.sides
+        made_as: dict[str, str] = {}
+        if not unasked:
+            chosen = self.settings
+            made_as = {
+                **{"network": chosen.network, "ssh": chosen.ssh},
+                **{"boot": chosen.boot, "root": chosen.root},
+            }
         return GuestFactory(
             hypervisor=hypervisor,
             image=self.image(hypervisor),
             vcpus=self.settings.vcpus,
             memory=self.settings.memory,
             boot_timeout=self.settings.boot_timeout,
-            network=self.settings.network,
-            ssh=self.settings.ssh,
-            boot=self.settings.boot,
             prefix=f"{self.prefix}-{hypervisor.name}" if many else self.prefix,
-            root=self.settings.root,
             consoles=self.artifacts,
             on_made=self.made,
             check=(lambda image: None) if own_image else _check_image,
+            **made_as,
         )
 
     def made(self, guest: Watched) -> None:

@@ -16,7 +16,7 @@ from harness.hypervisors.base import Disk
 from harness.hypervisors.native import NativeHypervisor
 from images.store import GuestImage
 from tests.conftest import EmulatedHosts
-from tests.real.conftest import factory
+from tests.real.conftest import Inner, factory
 
 pytestmark = pytest.mark.emulated
 
@@ -122,3 +122,16 @@ def test_what_a_container_cannot_have(
 ) -> None:
     with pytest.raises(ProvisionError, match=cause):
         native("refused", **arguments)  # type: ignore[arg-type]
+
+
+def test_options_for_machines_are_not_for_the_baseline(inner: Inner) -> None:
+    """A native twin that nobody named takes part, whatever machines are told."""
+    source = """
+        import pytest
+
+        @pytest.mark.baseline
+        def test_it(guest, hypervisor):
+            assert guest.ssh.run(["true"]).status == 0
+    """
+    result = inner(source, "--guest-ssh=vsock", "--guest-root=pmem")
+    result.assert_outcomes(passed=2)
