@@ -12,8 +12,8 @@ from _pytest.runner import runtestprotocol
 
 from harness.session import session_of
 
-# What becomes of a guest that QEMU's CPU gave an interrupt or a page fault that there was not
-# (CODE_BUFFER in harness/hosts/qemu.py): it ends, or it hangs.
+# What becomes of a guest that QEMU's CPU gave an interrupt that there was not (CODE_BUFFER in
+# harness/hosts/qemu.py): it ends, or it hangs.
 SIGNS = (
     "triple-fault: vCPU",
     "Fatal exception in interrupt",

@@ -20,8 +20,12 @@ _DERIVED = ("loop", "ram", "zram", "dm-", "md")
 
 
 def _cpu() -> dict[str, int]:
+    """Of the CPUs that are ours to use."""
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     with open("/proc/stat", encoding="ascii") as stat:
-        return dict(zip(_COLUMNS, map(int, stat.readline().split()[1:])))
+        lines = [line.split() for line in stat]
+    each = [map(int, words[1:]) for words in lines if words[0] in ours]
+    return dict(zip(_COLUMNS, map(sum, zip(*each))))
 
 
 def _counters() -> dict[str, float]:
@@ -84,9 +88,9 @@ class Utilization:
         self._then, self._counters = time.monotonic(), _counters()
 
     def sample(self) -> dict[str, float]:
-        """cpu.* in per cent of all CPUs (they sum to 100), memory.* in MiB, pressure.* in per cent
-        of the time, disk.requests in 1/s, disk.read and disk.write in MiB/s, power.cpu in W; empty
-        when no clock tick has passed since the call before."""
+        """cpu.* in per cent of all CPUs that are ours (they sum to 100), memory.* in MiB,
+        pressure.* in per cent of the time, disk.requests in 1/s, disk.read and disk.write in MiB/s,
+        power.cpu in W; empty when no clock tick has passed since the call before."""
         now, last = _cpu(), self._last
         self._last = now
         spent = {name: max(0, now[name] - last.get(name, 0)) for name in now}

@@ -54,7 +54,8 @@ class Stream(Protocol):
 class HostFacts:
     """Stable facts of a host: the fingerprint that every sample carries.
 
-    backend: "vmx", "svm", "pvm", "emulated" or "none". memory: bytes.
+    backend: "vmx", "svm", "pvm", "emulated" or "none". cpus: how many are ours to use, by the
+    numbers in cpu_numbers. memory: bytes.
     """
 
     hostname: str
@@ -67,6 +68,11 @@ class HostFacts:
     governor: str = ""
     smt: str = ""
     mitigations: Mapping[str, str] = field(default_factory=dict)
+    cpu_numbers: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if not self.cpu_numbers:
+            object.__setattr__(self, "cpu_numbers", tuple(range(self.cpus)))
 
     @property
     def fingerprint(self) -> str:

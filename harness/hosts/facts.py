@@ -13,6 +13,8 @@ SCRIPT = r"""
 echo '@ uname'; uname -n; uname -r
 echo '@ cpuinfo'; cat /proc/cpuinfo
 echo '@ memory'; head -n 1 /proc/meminfo
+echo '@ ours'; while read -r name list; do
+test "$name" = Cpus_allowed_list: && echo "$list"; done </proc/self/status
 cd /sys/devices/system/cpu || exit 0
 echo '@ governor'; cat cpu0/cpufreq/scaling_governor 2>/dev/null
 echo '@ smt'; cat smt/control 2>/dev/null
@@ -37,7 +39,7 @@ def parse_sections(text: str) -> dict[str, list[str]]:
 
 
 def parse_cpuinfo(lines: list[str]) -> tuple[int, dict[str, str]]:
-    """CPU count and the first CPU's fields of /proc/cpuinfo."""
+    """How many CPUs there are, and the first one's fields of /proc/cpuinfo."""
     first: dict[str, str] = {}
     count = 0
     for line in lines:
@@ -47,6 +49,12 @@ def parse_cpuinfo(lines: list[str]) -> tuple[int, dict[str, str]]:
             count += name == "processor"
             first.setdefault(name, value.strip())
     return count, first
+
+
+def parse_list(text: str) -> tuple[int, ...]:
+    """The numbers of a list of the kernel's: "0-2,5" (cpuset(7), list format)."""
+    ranges = [part.partition("-") for part in text.split(",") if part]
+    return tuple(n for low, _, high in ranges for n in range(int(low), int(high or low) + 1))
 
 
 def backend_of(flags: set[str], kvm: list[str], emulated: bool) -> str:
@@ -76,12 +84,14 @@ def parse_facts(text: str, *, emulated: bool = False) -> HostFacts:
     def one(name: str) -> str:
         return (sections.get(name) or [""])[0]
 
+    ours = parse_list(one("ours"))
     mitigations = dict(line.split(":", 1) for line in sections.get("mitigations", []))
     return HostFacts(
         hostname=uname[0],
         backend=backend_of(set(cpu.get("flags", "").split()), sections.get("kvm", []), emulated),
         cpu_model=cpu.get("model name", cpu.get("vendor_id", "")),
-        cpus=cpus,
+        cpus=len(ours) or cpus,
+        cpu_numbers=ours,
         memory=int(memory[0].split()[1]) * 1024,
         kernel=uname[1],
         microcode=cpu.get("microcode", ""),

@@ -18,9 +18,9 @@ from harness.qmp import Monitor
 
 CONSOLE_LINES = 20  # of an error
 # -no-reboot with panic=-1: a panic ends QEMU at once. tsc=reliable and no_timer_check leave out
-# what cannot be calibrated in software. maxcpus=1: its init starts the others (settle_host() there
-# says why); noreplace-smp spares the kernel to patch itself for one CPU and back. norandmaps: see
-# CODE_BUFFER.
+# what cannot be calibrated in software. maxcpus=1: its init starts the others (settle_host() and
+# keep_first_cpu_free() in images/guest/boot.c say why); noreplace-smp spares the kernel to patch
+# itself for one CPU and back. norandmaps: see CODE_BUFFER.
 CMDLINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
     "maxcpus=1 noreplace-smp norandmaps psi=1"
@@ -46,7 +46,9 @@ def command(
     return [
         *(BINARY, "-machine", "pc", "-cpu", CPU),
         *("-accel", f"tcg,thread=multi,tb-size={CODE_BUFFER}"),
-        *("-smp", str(cpus), "-m", str(memory), "-nodefaults", "-no-reboot", "-display", "none"),
+        # one more, the first, that nothing of ours runs on: keep_first_cpu_free() says why
+        *("-smp", str(cpus + 1), "-m", str(memory)),
+        *("-nodefaults", "-no-reboot", "-display", "none"),
         *("-chardev", "file,id=console,path=/dev/fdset/1,append=on", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=qmp,fd={qmp_fd},server=off"),
         *("-mon", "chardev=qmp,mode=control"),

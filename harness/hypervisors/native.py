@@ -69,11 +69,11 @@ class NativeHypervisor(SupervisedHypervisor):
     def _cpus(self, count: int) -> Sequence[int]:
         """The host's last ones that no other has: interrupts and the harness are mostly on the
         first."""
-        there = self.host.facts.cpus
-        if count >= there:
+        there = self.host.facts.cpu_numbers
+        if count >= len(there):
             return ()
         self._placed = [(one, cpus) for one, cpus in self._placed if not one.ended]
-        slots = [range(end - count, end) for end in range(there, count - 1, -count)]
+        slots = [there[end - count : end] for end in range(len(there), count - 1, -count)]
         taken = {cpu for _, cpus in self._placed for cpu in cpus}
         return next((slot for slot in slots if not taken & set(slot)), slots[0])
 

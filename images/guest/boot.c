@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -323,6 +324,51 @@ static void start_cpus(void)
     }
 }
 
+/* A setting of the kernel's. */
+static void tell(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0 || write(fd, text, strlen(text)) < 0)
+        say("%s: %s", path, strerror(errno));
+    close(fd);
+}
+
+/*
+ * QEMU's cpu_clear_ignne() writes the first CPU's hflags2 from whichever CPU loads an FPU state,
+ * with nothing to keep that CPU's own writes from being lost: those of VMRUN and #VMEXIT, that it
+ * is in a guest now or no more. Then that CPU walks the wrong page tables, or takes no interrupt
+ * ever again. So nobody but the kernel gets it: guests of KVM run on the others.
+ */
+static void keep_first_cpu_free(void)
+{
+    char present[64], rest[16];
+    int last = 0;
+
+    read_file("/sys/devices/system/cpu/present", present, sizeof present);
+    if (sscanf(present, "0-%d", &last) != 1 || last < 1) {
+        say("one CPU alone: guests of KVM may come to harm");
+        return;
+    }
+    snprintf(rest, sizeof rest, "1-%d", last);
+    /* the one in which the agent makes the guests' own (harness/agent/cgroup.py) */
+    if (mkdir("/sys/fs/cgroup/pytest-hypervisor", 0755))
+        say("cgroup: %s", strerror(errno));
+    tell("/sys/fs/cgroup/pytest-hypervisor/cpuset.cpus", rest);
+}
+
+/* Once they run: SSH and all that it starts. */
+static void leave_first_cpu(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof set, &set) || CPU_COUNT(&set) < 2)
+        return;
+    CPU_CLR(0, &set);
+    if (sched_setaffinity(0, sizeof set, &set))
+        say("affinity: %s", strerror(errno));
+}
+
 /*
  * Linux patches its own code when the first cgroup and the first virtual machine come, and when
  * the last goes. QEMU before 8.1 may translate such code while another CPU writes it, and then
@@ -332,23 +378,18 @@ static void start_cpus(void)
 void settle_host(void)
 {
     int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm = -1;
-    int huge = open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_WRONLY | O_CLOEXEC);
 
     /* memory files, too, may have the huge pages that a VMM asks for guest memory */
-    if (huge < 0 || write(huge, "advise", 6) != 6)
-        say("huge pages of memory files: %s", strerror(errno));
-    close(huge);
-
+    tell("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "advise");
     if (mkdir("/sys/fs/cgroup/held", 0755) && errno != EEXIST)
         say("cgroup: %s", strerror(errno));
     /* the first limit of CPU time is another such switch */
-    int limit = open("/sys/fs/cgroup/held/cpu.max", O_WRONLY | O_CLOEXEC);
-    if (limit < 0 || write(limit, "100000", 6) < 0)
-        say("cpu.max: %s", strerror(errno));
-    close(limit);
+    tell("/sys/fs/cgroup/held/cpu.max", "100000");
     /* with its local APIC, whose state has a switch of that kind, too */
     if (kvm >= 0 && ((vm = ioctl(kvm, KVM_CREATE_VM, 0)) < 0 || ioctl(vm, KVM_CREATE_IRQCHIP)
                      || ioctl(vm, KVM_CREATE_VCPU, 0) < 0))
         say("virtual machine: %s", strerror(errno));
+    keep_first_cpu_free();
     start_cpus();
+    leave_first_cpu();
 }

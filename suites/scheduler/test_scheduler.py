@@ -46,7 +46,7 @@ def test_steal(
 ) -> None:
     """Two guests share a CPU: what the host's own accounting did not give to one, that one must
     know of as stolen."""
-    cpu = host.facts.cpus - 1
+    cpu = host.facts.cpu_numbers[-1]
     guests = [guest_factory(f"steal-{name}-{boot}", cpus=[cpu]) for name in "ab"]
     before = [(stolen(one), one.statistics()["cgroup_cpu_usec"]) for one in guests]
     burn = f"timeout {SECONDS:g} sh -c 'while :; do :; done'"
@@ -72,7 +72,7 @@ def test_wakeup_beside_a_busy_guest(
     guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
 ) -> None:
     """Sleeps of a millisecond in a guest whose CPU another one wants all of: how late they end."""
-    cpu = host.facts.cpus - 1
+    cpu = host.facts.cpu_numbers[-1]
     sleeper, busy = (guest_factory(f"{name}-{boot}", cpus=[cpu]) for name in ("sleeper", "busy"))
     before = busy.statistics()["cgroup_cpu_usec"]
     busy.ssh.popen("while :; do :; done")

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from harness.errors import HostError
-from harness.hosts.facts import backend_of, parse_cpuinfo, parse_facts
+from harness.hosts.facts import backend_of, parse_cpuinfo, parse_facts, parse_list
 from harness.hosts.local import LocalHost
 
 TEXT = """\
@@ -50,6 +50,19 @@ def test_all_fields() -> None:
         "mds": "Not affected",
     }
     assert facts.backend == "vmx"
+
+
+def test_cpus_are_those_that_are_ours() -> None:
+    assert parse_facts(TEXT).cpu_numbers == (0, 1), "nothing says otherwise"
+    facts = parse_facts(TEXT + "@ ours\n1\n")
+    assert (facts.cpus, facts.cpu_numbers) == (1, (1,))
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0-2,5", (0, 1, 2, 5)), ("3", (3,)), ("", ()), ("1,4-5", (1, 4, 5))]
+)
+def test_lists_of_the_kernels(text: str, numbers: tuple[int, ...]) -> None:
+    assert parse_list(text) == numbers
 
 
 def test_fingerprint_knows_the_hardware_but_not_the_name() -> None:

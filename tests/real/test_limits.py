@@ -33,16 +33,17 @@ wait
 
 
 def test_limits_and_pins_are_the_kernels(guests: GuestFactory, emulated_host: Host) -> None:
+    one, two = emulated_host.facts.cpu_numbers
     guest = guests(
-        "limited", vcpus=2, cpu_limit=0.9, cpus=[0, 1], memory_limit=2 * MEMORY, pin=[1, 0]
+        "limited", vcpus=2, cpu_limit=0.9, cpus=[one, two], memory_limit=2 * MEMORY, pin=[two, one]
     )
     folder = guest.facts["cgroup"]
     files = [f"{folder}/{name}" for name in ("cpu.max", "cpuset.cpus", "memory.max")]
     said = emulated_host.run(["cat", *files]).stdout.split("\n")
-    assert said[:3] == ["90000 100000", "0-1", str(2 * MEMORY << 20)]
+    assert said[:3] == ["90000 100000", f"{one}-{two}", str(2 * MEMORY << 20)]
     places = emulated_host.run(["python3", "-I", "-S", "-c", PLACES, str(guest.facts["pid"])])
     found = json.loads(places.stdout)
-    assert (found["vcpu0"], found["vcpu1"]) == ([1], [0])
+    assert (found["vcpu0"], found["vcpu1"]) == ([two], [one])
     before = guest.statistics()
     assert 0 < before["cgroup_memory"] <= before["cgroup_memory_peak"] <= 2 * MEMORY << 20
     guest.ssh.run("n=0; while [ $n -lt 3000 ]; do n=$((n + 1)); done")
