@@ -33,7 +33,8 @@ class Feed:
     def __init__(self, config: pytest.Config) -> None:
         theirs = _session_of(config)
         asked = any(config.getoption(f"benchmark_{name}", None) for name in _ASKED)
-        self._to = theirs.benchmarks if theirs is not None and asked else None
+        takes = theirs is not None and asked and not theirs.disabled
+        self._to = theirs.benchmarks if takes else None
         self._made: dict[str, Any] = {}
 
     def add(self, sample: Sample) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __tracebackhide__ = hide_frames
 
 
+_OF_AN_IMAGE = {"guest", "shared_guest", "guest_factory", "guest_group"}
+
+
 class RecordSample(Protocol):
     """What the record_sample fixture is."""
 
@@ -242,7 +245,7 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
             better,
             parameters,
             ran_on=ran_on,
-            imageless="payload" in names,
+            imageless="payload" in names and not {*names} & _OF_AN_IMAGE,
             hypervisor=hypervisor,
             suite=suite,
             test=test,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import benchmarks, fixtures, options, registry, reporting, turns
+from harness import again, benchmarks, fixtures, options, registry, reporting, turns
 from harness.errors import HarnessError, hide_frames
 from harness.exclusive import HostLock
 from harness.session import BASELINE, KEY, Session, session_of
@@ -311,7 +311,7 @@ def pytest_runtest_makereport(
         state.failed.update(state.used)
         for guest in state.used:
             report.sections.extend(reporting.sections(guest))
-    if state.recorder is not None:
+    if state.recorder is not None and not item.stash.get(again.UNCOUNTED, False):
         state.recorder.count(report)
     return report
 

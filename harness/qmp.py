@@ -50,12 +50,15 @@ class Monitor:
         Raises HostError when QEMU refuses, is late, or is gone.
         """
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
-        _finish("the greeting", self._greeted)
+        _finish("the greeting", self._greeted, timeout)
         return _finish(command, _start(self._client.execute(command, named), timeout))
 
     def close(self) -> None:
         """Close the socket; QEMU stays. Idempotent."""
-        self._greeted.cancel()
+        with contextlib.suppress(OSError):  # it may be closed already
+            self._stream.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(HostError):  # one that is still waited for comes to its end
+            _finish("the greeting", self._greeted, _CLOSE_TIMEOUT)
         with contextlib.suppress(HostError):  # it tells once more why the connection ended
             _finish("disconnect", _start(self._client.disconnect(), _CLOSE_TIMEOUT))
         self._stream.close()
@@ -68,9 +71,9 @@ def _start(doing: Coroutine[Any, Any, _T], timeout: float) -> Future[_T]:
     return asyncio.run_coroutine_threadsafe(bounded(), _loop())
 
 
-def _finish(what: str, doing: Future[_T]) -> _T:
+def _finish(what: str, doing: Future[_T], timeout: float | None = None) -> _T:
     try:
-        return doing.result()
+        return doing.result(timeout)
     except ExecuteError as error:
         raise HostError(f"QEMU refuses {what}: {error}", stage="host") from error
     except TimeoutError as error:

@@ -17,6 +17,7 @@ import pytest
 
 from harness import registry, scratch
 from harness.errors import HarnessError, HostError, ImageError
+from harness.hosts.conditions import load_here
 from harness.options import settings
 from harness.payloads import Payloads
 from harness.progress import Progress
@@ -57,6 +58,7 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self._load = load_here()  # before we make some
         self.settings = settings(config)
         self.progress = Progress(config)
         self.host: Host | None = None
@@ -252,7 +254,7 @@ class Session:
         if self.host is None:
             return
         try:
-            found = conditions.look(self.host.run, self.host.facts)
+            found = conditions.look(self.host.run, self.host.facts, self._load)
         except HarnessError as error:
             found = [f"what makes its figures vary cannot be looked for: {error.cause}"]
         self.notes += [f"figures may vary: {line}" for line in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from typing import Any
@@ -52,10 +53,11 @@ def section(run: Run) -> Section:
     worse = _worse(run.frame, base)
     made.lead.append(
         f"Medians of the boots' medians. Above 0 % is worse than {base}. What is called worse or "
-        f"better is above {statistics.EFFECT:.0%}, above what a hypervisor that ran twice differed "
-        "from itself, and not chance by Mann and Whitney's test of the boots, with at most "
-        f"{statistics.FALSE_DISCOVERIES:.0%} of all that is called so expected to be none "
-        "(Benjamini-Hochberg)."
+        "better is not chance, by Mann and Whitney's test of the boots with a bound of "
+        f"{statistics.FALSE_DISCOVERIES:.0%} on false ones among all that pass it "
+        f"(Benjamini-Hochberg), and it is above {statistics.EFFECT:.0%} and above what a "
+        "hypervisor that ran twice differed from itself. Nothing is said where there are too few "
+        "boots to tell."
     )
     kinds = figures["metric"].str.partition(".")[0]
     for kind in [*GROUPS, *sorted(set(kinds) - set(GROUPS))]:
@@ -92,30 +94,31 @@ def _names(run: Run, figures: pd.DataFrame) -> list[str]:
 def _worse(frame: pd.DataFrame, base: str) -> dict[tuple[str, ...], dict[Hashable, Any]]:
     """The overhead of each figure and its verdict, by ROW and hypervisor."""
     table = statistics.overheads(frame, base)
-    judged = []
-    for _, mine in table.groupby("hypervisor"):
-        floors = _floors(frame, mine)
-        words = statistics.verdicts(list(mine["overhead"]), list(mine["p"]), floors)
-        judged += mine.assign(verdict=words).to_dict("records")
+    floors = _floors(frame, table, base)
+    words = statistics.verdicts(list(table["overhead"]), list(table["p"]), floors)
+    judged = table.assign(verdict=words).to_dict("records")
     return {tuple(str(row[name]) for name in (*ROW, "hypervisor")): row for row in judged}
 
 
-def _floors(frame: pd.DataFrame, rows: pd.DataFrame) -> list[float]:
+def _floors(frame: pd.DataFrame, rows: pd.DataFrame, base: str) -> list[float]:
     """By how much a hypervisor that ran twice ("kvm" and "kvm-2") differed from itself, for each of
     the rows; NaN where none did. What compares those two themselves has no floor."""
     names = set(frame["hypervisor"])
     twins = {name: _TWIN.sub("", name) for name in names}
-    pairs = [(name, base) for name, base in twins.items() if base != name and base in names]
+    pairs = [(name, first) for name, first in twins.items() if first != name and first in names]
     floors: dict[tuple[str, ...], float] = {}
-    for name, base in pairs:
-        mine = frame[frame["hypervisor"].isin([name, base])]
-        for row in statistics.overheads(mine, base).to_dict("records"):
-            key = tuple(str(row[column]) for column in ROW)
-            floors[key] = max(abs(float(row["overhead"])), floors.get(key, 0.0))
-    if not pairs or set(rows["hypervisor"]) & {name for name, _ in pairs}:
-        return [float("nan")] * len(rows)
-    keys = [tuple(str(row[column]) for column in ROW) for row in rows.to_dict("records")]
-    return [floors.get(key, float("nan")) for key in keys]
+    for name, first in pairs:
+        mine = frame[frame["hypervisor"].isin([name, first])]
+        for row in statistics.overheads(mine, first).to_dict("records"):
+            if not math.isnan(row["overhead"]):
+                key = tuple(str(row[column]) for column in ROW)
+                floors[key] = max(abs(float(row["overhead"])), floors.get(key, 0.0))
+    return [
+        float("nan")
+        if (row["hypervisor"], base) in pairs
+        else floors.get(tuple(str(row[column]) for column in ROW), float("nan"))
+        for row in rows.to_dict("records")
+    ]
 
 
 def _table(

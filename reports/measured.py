@@ -137,6 +137,8 @@ def exits(run: Run) -> Section:
     for key, table in costs.groupby(statistics.WHERE, dropna=False):
         known = dict(zip(statistics.WHERE, map(str, key), strict=True))
         title = where(known["hypervisor"], known["backend"])
+        rings = {decode(parameters).get("ring") for parameters in table["parameters"]} - {None}
+        title += "".join(f", ring {ring}" for ring in sorted(map(str, rings)))
         everything: pd.DataFrame = pd.concat(
             [control[_same(control, known)], table], ignore_index=True
         )

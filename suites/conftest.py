@@ -5,15 +5,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from harness import again
 from harness.errors import HarnessError
 from harness.session import session_of
+from suites import bare
 
 # by profile; a module's own BOOTS comes first. 6 are the fewest whose interval can cover 95 %
 BOOTS = {"short": 3, "full": 6}
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program that runs in ring 0 alone, for suites.bare.run()."""
+    return bare.build(tmp_path_factory.mktemp("bare"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -23,9 +31,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("boot", range(boots[session_of(metafunc.config).settings.profile]))
 
 
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """Once more, where a guest of the emulated host fell to a fault of its CPU's."""
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Once more, where a guest of the emulated host fell to a fault of its CPU's.
+
+    pytest asks for every test of the session, also those of other folders.
+    """
     session = session_of(item.config)
+    if Path(__file__).parent not in item.path.parents or (
+        session.host is not None and not session.host.emulated
+    ):
+        return None
 
     def blame(said: Sequence[str]) -> bool:
         host = session.host

@@ -23,7 +23,6 @@ from .storage_daemon import StorageDaemon
 _ENDS = {0: "power-off"}
 # by a monitor's word, where there is one: reason and detail
 _SHUTDOWNS = {
-    "guest-shutdown": ("power-off", ""),
     "guest-reset": ("reset", "by itself, or by a triple fault: QEMU tells the two alike"),
 }
 
@@ -111,7 +110,7 @@ class Program:
             return "vmm-error", f"status {status}: {errors}"
         shutdown = self._monitor.shutdown if self._monitor else ""
         reason, detail = _SHUTDOWNS.get(shutdown, (self._ends[status], ""))
-        return reason, errors or detail
+        return reason, "; ".join(filter(None, (detail, errors)))
 
     def _serve(self) -> None:
         operations: dict[str, Callable[..., Any]]

@@ -12,6 +12,7 @@ BUSY = 0.25  # of all CPUs, by the load average of the last minute
 _SWAPPED = 64 << 10  # KiB that are no accident any more
 _SCRIPT = r"""
 echo '@ load'; cat /proc/loadavg
+echo '@ cpus'; getconf _NPROCESSORS_ONLN 2>/dev/null
 echo '@ memory'; grep -E '^Swap(Total|Free):' /proc/meminfo
 echo '@ virtual'; grep -m 1 -o -w hypervisor /proc/cpuinfo
 cd /sys || exit 0
@@ -23,13 +24,17 @@ true
 """
 
 
-def look(run: Callable[[list[str]], Completed], facts: HostFacts) -> list[str]:
+def load_here() -> float:
+    """How busy this machine was in the last minute, of all its CPUs."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def look(run: Callable[[list[str]], Completed], facts: HostFacts, load: float) -> list[str]:
     """A line for each thing on a host that makes figures vary, with what would end it.
 
-    On an emulated host what counts is how busy the machine is that emulates it.
+    load: of this machine, before we did anything: what counts for a host that it emulates.
     """
     if facts.backend == "emulated":
-        load = os.getloadavg()[0] / (os.cpu_count() or 1)
         return [_busy(load, "the machine that emulates the host")] if load > BUSY else []
     return judge(run(["sh", "-c", _SCRIPT]).stdout, facts)
 
@@ -55,7 +60,7 @@ def judge(text: str, facts: HostFacts) -> list[str]:
         )
     if one("virtual"):
         found.append("the host is a virtual machine: others may take its CPUs' time")
-    load = float((one("load").split() or ["0"])[0]) / facts.cpus
+    load = float((one("load").split() or ["0"])[0]) / int(one("cpus") or facts.cpus)
     if load > BUSY:
         found.append(_busy(load, "the host"))
     swap = {line.split(":")[0]: int(line.split()[1]) for line in sections.get("memory", [])}

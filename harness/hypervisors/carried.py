@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
 from collections.abc import Callable
 
 from harness.errors import HarnessError
 from harness.qmp import Monitor
+
+_LINES = 1000  # that wait at most
 
 
 class Carried:
@@ -17,30 +20,38 @@ class Carried:
     def __init__(self, send: Callable[[str], object]) -> None:
         self._near, far = socket.socketpair()
         self._send = send
-        threading.Thread(target=self._forward, name="monitor", daemon=True).start()
+        self._said: queue.Queue[bytes] = queue.Queue(_LINES)
+        for target in (self._forward, self._deliver):
+            threading.Thread(target=target, name="monitor", daemon=True).start()
         self.monitor = Monitor(far)
 
     def hear(self, line: str) -> None:
-        """What the peer says.
+        """What the peer says. Never waits: this is the thread that reads for all guests. More than
+        can be kept ends the monitor."""
+        try:
+            self._said.put_nowait(line.encode() + b"\n")
+        except queue.Full:
+            self._cut()
 
-        More than a socket holds, with nobody to read it, cannot be kept: that ends the monitor,
-        and not the thread that reads for all guests.
-        """
-        data = line.encode() + b"\n"
-        with contextlib.suppress(OSError):
-            if self._near.send(data, socket.MSG_DONTWAIT) < len(data):
-                self._near.shutdown(socket.SHUT_RDWR)
+    def _deliver(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while data := self._said.get():
+                self._near.sendall(data)
 
     def _forward(self) -> None:
         with contextlib.suppress(OSError, HarnessError):  # closed, or the guest has ended
             while data := self._near.recv(65536):
                 self._send(data.decode())
+        self._cut()
+
+    def _cut(self) -> None:
         with contextlib.suppress(OSError):
             self._near.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Idempotent."""
-        with contextlib.suppress(OSError):
-            self._near.shutdown(socket.SHUT_RDWR)
+        self._cut()
+        with contextlib.suppress(queue.Full):
+            self._said.put_nowait(b"")
         self.monitor.close()
         self._near.close()

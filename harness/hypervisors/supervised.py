@@ -186,6 +186,8 @@ class Supervisor:
         """ "create", "restore", "exec" or "contain" a guest; limits: of its cgroup. Raises
         ProvisionError, stage "create"."""
         made_by = _MACHINES[operation]
+        if made_by is PeerMachine and not any("{monitor}" in word for word in arguments["argv"]):
+            made_by = SupervisedMachine
         child = self._children[guest] = Child(events)
         machine = made_by(self, guest, child)
         try:
@@ -313,14 +315,19 @@ class PeerMachine(SupervisedMachine):
 
     def statistics(self) -> dict[str, int]:
         counted = super().statistics()
-        for target in ("vm", "vcpu"):
-            found = self.monitor.execute("query-stats", target=target, providers=_KVM)
-            for one in found:
+        for target in ("vm", "vcpu") if self._tells_statistics else ():
+            for one in self.monitor.execute("query-stats", target=target, providers=_KVM):
                 for stat in one["stats"]:
                     name, value = stat["name"], stat["value"]
-                    if isinstance(value, int):  # not a histogram
+                    if type(value) is int:  # no histogram, nothing that is so or not
                         counted[name] = counted.get(name, 0) + value
         return counted
+
+    @cached_property
+    def _tells_statistics(self) -> bool:
+        """Since QEMU 7.1."""
+        known = self.monitor.execute("query-commands")
+        return any(one["name"] == "query-stats" for one in known)
 
     def forget(self) -> None:
         super().forget()

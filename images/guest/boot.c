@@ -355,6 +355,9 @@ static void keep_first_cpu_free(void)
     if (mkdir("/sys/fs/cgroup/pytest-hypervisor", 0755))
         say("cgroup: %s", strerror(errno));
     tell("/sys/fs/cgroup/pytest-hypervisor/cpuset.cpus", rest);
+    /* so that it stays when an agent has ended */
+    if (mkdir("/sys/fs/cgroup/pytest-hypervisor/held", 0755))
+        say("cgroup: %s", strerror(errno));
 }
 
 /* Once they run: SSH and all that it starts. */

@@ -37,7 +37,8 @@ class Ran:
     """One case in one machine.
 
     batches: cycles of the TSC that each took. ns: of one cycle. ops: operations in each batch.
-    exits: KVM's count of all the machine's exits but those of its output, or None.
+    exits: KVM's count of the machine's exits, its firmware's among them, but for those of its
+    output; or None.
     """
 
     case: str

@@ -37,6 +37,7 @@
 #define TRAMPOLINE 0x8000
 #define IPI_VECTOR 0x40
 #define TIMER_VECTOR 0x41
+#define ASLEEP 2000000              /* cycles after which KVM polls no more for a halted CPU */
 #define TIMER_DELAY 300000          /* cycles from setting it to its deadline */
 #define PATIENCE 20000000000ull     /* cycles that anything may take */
 #define MAX_BATCHES 1000
@@ -238,14 +239,17 @@ void second_main(void)
 {
     enable_interrupts();
     second_up = rdmsr(X2APIC_ID) + 1;
+    if (!second_halts)
+        __asm__ volatile("sti");
     while (!second_stop) {
         if (second_halts) {
             second_idle = acknowledged + 1;
             __asm__ volatile("sti\n hlt\n cli");
         } else {
-            __asm__ volatile("sti\n nop\n cli");
+            __asm__ volatile("pause");
         }
     }
+    __asm__ volatile("cli");
 }
 
 static uint32_t start_second(void)
@@ -279,7 +283,7 @@ static void measure_ipi(int halted)
 
             if (halted) {
                 wait_for(&second_idle, wanted, "the second CPU does not halt");
-                spin(50000);
+                spin(ASLEEP);
             }
             uint64_t start = tsc_now();
             wrmsr(X2APIC_ICR, there);

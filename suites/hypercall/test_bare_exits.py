@@ -41,11 +41,6 @@ CASES = (
 )
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bare.build(tmp_path_factory.mktemp("bare"))
-
-
 @pytest.mark.usefixtures("hypervisor")
 def test_exit_costs(
     payload: PayloadFactory, program: Path, host: Host, record_sample: RecordSample, boot: int

@@ -17,11 +17,6 @@ BATCHES = 30
 OPS, EMULATED_OPS = 2_000, 50
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bare.build(tmp_path_factory.mktemp("bare"))
-
-
 @pytest.mark.usefixtures("hypervisor")
 @pytest.mark.parametrize(
     ("case", "vcpus"),

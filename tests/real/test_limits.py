@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 
 import pytest
 
 from harness.errors import ProvisionError
 from harness.guest.factory import GuestFactory
+from harness.guest.payload import PayloadFactory
 from harness.hosts.base import Host
+from harness.hosts.facts import parse_list
+from harness.hypervisors.kvm import KvmHypervisor
 from tests.real.conftest import MEMORY
 
 pytestmark = pytest.mark.emulated
@@ -76,3 +80,21 @@ def test_eight_vcpus_on_two_cpus(guests: GuestFactory) -> None:
         assert sorted(about[name], key=int) == [str(number) for number in range(VCPUS)], name
     loops = guest.ssh.run(LOOPS, timeout=300).stdout.split()
     assert sorted(loops) == [str(number) for number in range(VCPUS)]
+
+
+def test_nobody_gets_the_first_cpu(emulated_host: Host) -> None:
+    """Of the emulated host: QEMU would lose what it notes of guests there. Also not when a
+    supervisor has ended before, and took its cgroups with it."""
+    for _ in range(2):
+        hypervisor = KvmHypervisor(emulated_host, lambda text: None)
+        try:
+            payloads = PayloadFactory(hypervisor=hypervisor, prefix="cpu", numbers=count())
+            guest = payloads(b"\xf4", mode="protected")
+            status = emulated_host.run(["cat", f"/proc/{guest.facts['pid']}/status"]).stdout
+            (line,) = [one for one in status.split("\n") if one.startswith("Cpus_allowed_list")]
+            assert parse_list(line.split()[1]) == emulated_host.facts.cpu_numbers
+            assert 0 not in emulated_host.facts.cpu_numbers
+        finally:
+            hypervisor.close()
+    kept = emulated_host.run(["cat", "/sys/fs/cgroup/pytest-hypervisor/cpuset.cpus"]).stdout
+    assert parse_list(kept.strip()) == emulated_host.facts.cpu_numbers
