@@ -104,10 +104,9 @@ class Program:
             return "panic", panic
         if self._lost:
             return "backend-lost", self._lost
-        if status < 0:
-            return "killed", f"signal {-status}"
         if status not in self._ends:
-            return "vmm-error", f"status {status}: {errors}"
+            killed = "killed", f"signal {-status}"
+            return killed if status < 0 else ("vmm-error", f"status {status}: {errors}")
         shutdown = self._monitor.shutdown if self._monitor else ""
         reason, detail = _SHUTDOWNS.get(shutdown, (self._ends[status], ""))
         return reason, "; ".join(filter(None, (detail, errors)))
