@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def run(
     ordered = order(program, case, ops, batches)
     guest = payload(ordered, mode="protected", memory=MEMORY, vcpus=vcpus, exit_limit=0)
     try:
-        said = guest.console.wait_for("}", TIMEOUT)
+        said = _result(guest)
         exits = guest.statistics().get("exits")
     except (TimeoutError, HarnessError) as error:
         raise _broken(guest, case, f"{guest.end or error}: {guest.console.tail()}") from error
@@ -102,6 +103,18 @@ def run(
         return Ran(case, found, ns, ops, None if exits is None else exits - int(told["serial"]))
     except (ValueError, KeyError, TypeError) as error:
         raise _broken(guest, case, f"{said[-200:]!r}") from error
+
+
+def _result(guest: PayloadGuest) -> str:
+    """The line that it ends with. Raises TimeoutError when late, or when the guest has ended."""
+    late = time.monotonic() + TIMEOUT
+    while True:
+        ended = guest.ended.is_set()  # before the look: what it said last is there
+        try:
+            return guest.console.wait_for("}", 0.5)
+        except TimeoutError:
+            if ended or time.monotonic() > late:
+                raise
 
 
 def _broken(guest: PayloadGuest, case: str, what: str) -> WorkloadError:
