@@ -47,7 +47,7 @@ def test_its_json_has_them_with_unit_and_direction(run: Run, pytester: pytest.Py
 def test_it_compares_and_fails(run: Run) -> None:
     """In processes of their own: a regression is an exception from its plugin's end."""
     run(MEASURED.format(factor=1), "--benchmark-autosave").assert_outcomes(passed=4)
-    fail = ["--benchmark-compare", "--benchmark-compare-fail=median:10%", "-k", "test_it"]
+    fail = ["--benchmark-compare", "--benchmark-compare-fail=median:10%", "-k", "not theirs"]
     assert run(MEASURED.format(factor=1.01), *fail, apart=True).ret == 0
     worse = run(MEASURED.format(factor=1.5), *fail, apart=True)
     assert "Performance has regressed" in worse.stdout.str() + worse.stderr.str()
