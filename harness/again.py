@@ -24,8 +24,6 @@ SIGNS = (
     "power-off (it ended while it booted)",
     "QEMU tells the two alike",
 )
-
-
 UNCOUNTED = pytest.StashKey[bool]()  # a test whose attempts are not all its outcome
 
 
@@ -62,9 +60,7 @@ def protocol(
     said = [one.longreprtext for one in reports if one.failed]
     if said and blame(said):
         why = next((text.strip().splitlines()[-1] for text in said if text.strip()), "")
-        told = f"{item.nodeid}: once more, for a fault of the emulated CPU's ({why})"
-        session.progress(told)
-        session.notes.append(told)
+        session.note(f"{item.nodeid}: once more, for a fault of the emulated CPU's ({why})")
         between()
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
     else:

@@ -17,7 +17,7 @@ import pytest
 
 from harness import registry, scratch
 from harness.errors import HarnessError, HostError, ImageError
-from harness.hosts.conditions import load_here
+from harness.hosts import conditions
 from harness.options import settings
 from harness.payloads import Payloads
 from harness.progress import Progress
@@ -58,7 +58,7 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self._load = load_here()  # before we make some
+        self._load = conditions.load_here()  # before we make some
         self.settings = settings(config)
         self.progress = Progress(config)
         self.host: Host | None = None
@@ -249,17 +249,19 @@ class Session:
 
     def _note_conditions(self) -> None:
         """Tell what makes this host's figures vary."""
-        from harness.hosts import conditions
-
         if self.host is None:
             return
         try:
             found = conditions.look(self.host.run, self.host.facts, self._load)
         except HarnessError as error:
             found = [f"what makes its figures vary cannot be looked for: {error.cause}"]
-        self.notes += [f"figures may vary: {line}" for line in found]
         for line in found:
-            self.progress(f"figures may vary: {line}")
+            self.note(f"figures may vary: {line}")
+
+    def note(self, text: str) -> None:
+        """Tell it now, and in the summary once more."""
+        self.progress(text)
+        self.notes.append(text)
 
     def usage_problem(self) -> str | None:
         """What makes this session a usage error: a hypervisor was named and cannot be used."""
@@ -304,13 +306,7 @@ class Session:
         own_image = hasattr(hypervisor, "guest_image")
         # a baseline that nobody named is not what the options for machines were meant for
         unasked = hypervisor.name == BASELINE and BASELINE not in self.settings.sides
-        made_as: dict[str, str] = {}
-        if not unasked:
-            chosen = self.settings
-            made_as = {
-                **{"network": chosen.network, "ssh": chosen.ssh},
-                **{"boot": chosen.boot, "root": chosen.root},
-            }
+        ways = () if unasked else ("boot", "network", "ssh", "root")
         return GuestFactory(
             hypervisor=hypervisor,
             image=self.image(hypervisor),
@@ -321,7 +317,7 @@ class Session:
             consoles=self.artifacts,
             on_made=self.made,
             check=(lambda image: None) if own_image else _check_image,
-            **made_as,
+            **{name: getattr(self.settings, name) for name in ways},
         )
 
     def made(self, guest: Watched) -> None:

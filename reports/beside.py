@@ -97,7 +97,12 @@ def _worse(frame: pd.DataFrame, base: str) -> dict[tuple[str, ...], dict[Hashabl
     floors = _floors(frame, table, base)
     words = statistics.verdicts(list(table["overhead"]), list(table["p"]), floors)
     judged = table.assign(verdict=words).to_dict("records")
-    return {tuple(str(row[name]) for name in (*ROW, "hypervisor")): row for row in judged}
+    return {(*_key(row), str(row["hypervisor"])): row for row in judged}
+
+
+def _key(row: dict[Hashable, Any]) -> tuple[str, ...]:
+    """Which figure a row is of."""
+    return tuple(str(row[name]) for name in ROW)
 
 
 def _floors(frame: pd.DataFrame, rows: pd.DataFrame, base: str) -> list[float]:
@@ -111,12 +116,10 @@ def _floors(frame: pd.DataFrame, rows: pd.DataFrame, base: str) -> list[float]:
         mine = frame[frame["hypervisor"].isin([name, first])]
         for row in statistics.overheads(mine, first).to_dict("records"):
             if not math.isnan(row["overhead"]):
-                key = tuple(str(row[column]) for column in ROW)
-                floors[key] = max(abs(float(row["overhead"])), floors.get(key, 0.0))
+                effect = abs(float(row["overhead"]))
+                floors[_key(row)] = max(effect, floors.get(_key(row), 0.0))
     return [
-        float("nan")
-        if (row["hypervisor"], base) in pairs
-        else floors.get(tuple(str(row[column]) for column in ROW), float("nan"))
+        float("nan") if (row["hypervisor"], base) in pairs else floors.get(_key(row), float("nan"))
         for row in rows.to_dict("records")
     ]
 

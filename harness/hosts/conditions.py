@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from harness.hosts.base import Completed, HostFacts
-from harness.hosts.facts import parse_sections
+from harness.hosts.facts import first_line, parse_sections
 
 BUSY = 0.25  # of all CPUs, by the load average of the last minute
 _SWAPPED = 64 << 10  # KiB that are no accident any more
@@ -42,10 +43,7 @@ def look(run: Callable[[list[str]], Completed], facts: HostFacts, load: float) -
 def judge(text: str, facts: HostFacts) -> list[str]:
     """Of what the script printed."""
     sections = parse_sections(text)
-
-    def one(name: str) -> str:
-        return (sections.get(name) or [""])[0]
-
+    one = partial(first_line, sections)
     found = []
     if facts.governor not in ("", "performance"):
         found.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from harness.errors import HostError
 from harness.hosts.base import Completed, HostFacts
@@ -36,6 +37,11 @@ def parse_sections(text: str) -> dict[str, list[str]]:
         elif line.strip():
             lines.append(line.strip())
     return sections
+
+
+def first_line(sections: dict[str, list[str]], name: str) -> str:
+    """Of a section; "" where there is none."""
+    return (sections.get(name) or [""])[0]
 
 
 def parse_cpuinfo(lines: list[str]) -> tuple[int, dict[str, str]]:
@@ -81,9 +87,7 @@ def parse_facts(text: str, *, emulated: bool = False) -> HostFacts:
             stage="host",
         )
 
-    def one(name: str) -> str:
-        return (sections.get(name) or [""])[0]
-
+    one = partial(first_line, sections)
     ours = parse_list(one("ours"))
     mitigations = dict(line.split(":", 1) for line in sections.get("mitigations", []))
     return HostFacts(

@@ -7,10 +7,9 @@ from typing import Any
 
 from harness.errors import hide_frames
 from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
-from harness.hypervisors.supervised import SupervisedHypervisor
+from harness.hypervisors.supervised import PAYLOAD_TIMEOUT, SupervisedHypervisor
 
 __tracebackhide__ = hide_frames
-PAYLOAD_TIMEOUT = 30.0  # seconds to make one: milliseconds, on a host with nothing else to do
 HOST_NAME_MAX = 64
 
 

@@ -11,10 +11,9 @@ from typing import Any
 from harness.errors import HostError, ProvisionError
 from harness.hosts.base import Host
 from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
-from harness.hypervisors.supervised import SupervisedHypervisor
+from harness.hypervisors.supervised import PAYLOAD_TIMEOUT, SupervisedHypervisor
 
 PROGRAM = "qemu-system-x86_64"
-PAYLOAD_TIMEOUT = 30.0  # seconds to make one
 
 
 class QemuHypervisor(SupervisedHypervisor):

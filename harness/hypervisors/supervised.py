@@ -26,6 +26,7 @@ from harness.hypervisors.carried import Carried
 __tracebackhide__ = hide_frames
 API = 1
 _KVM = [{"provider": "kvm"}]  # of query-stats: the binary statistics of its virtual machine
+PAYLOAD_TIMEOUT = 30.0  # seconds to make one: milliseconds, on a host with nothing else to do
 _ANSWER_TIMEOUT = 30.0
 _SNAPSHOT_TIMEOUT = 120.0
 

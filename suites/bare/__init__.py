@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, ProvisionError, WorkloadError
 from harness.guest.payload import PayloadFactory, PayloadGuest
+from suites.tool import operations
 
 # in the order of `enum kind` in bare.c
 CASES = (
@@ -49,13 +50,18 @@ class Ran:
     exits: int | None
 
     @property
+    def costs(self) -> list[tuple[float, float]]:
+        """ns and cycles of each batch."""
+        return [(cycles * self.ns, cycles) for cycles in self.batches]
+
+    @property
     def seconds(self) -> float:
         return sum(self.batches) * self.ns / 1e9
 
     @property
     def operations(self) -> int:
         """All of them, those before the first batch included."""
-        return self.ops * len(self.batches) + self.ops // 10 + 1
+        return operations(self.ops, len(self.batches))
 
 
 def build(folder: Path) -> Path:

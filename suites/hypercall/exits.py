@@ -1,0 +1,77 @@
+"""What the exit costs of all rings have in common: cases, and the samples that a boot makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.fixtures import RecordSample
+from harness.hosts.base import Host
+from harness.results.schema import Parameter
+from suites.cost import Background
+
+BOOTS = {"short": 6, "full": 12}
+BATCHES = 30
+# of one turn of the control loop: three that set registers, dec, jnz
+INSTRUCTIONS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """name: as the program knows it. emulated_ops: operations a batch where exits are slow."""
+
+    name: str
+    emulated_ops: int
+    ops: int = 100_000
+
+    def ops_on(self, host: Host) -> int:
+        return self.emulated_ops if host.emulated else self.ops
+
+
+class Counted(Protocol):
+    """One run of a case. costs: ns and cycles of each batch of `ops` operations. operations: all of
+    them, the warm-up's among them. exits: those that KVM counted meanwhile; None where nothing
+    counts."""
+
+    @property
+    def case(self) -> str: ...
+    @property
+    def ops(self) -> int: ...
+    @property
+    def costs(self) -> Sequence[tuple[float, float]]: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def operations(self) -> int: ...
+    @property
+    def exits(self) -> int | None: ...
+
+
+def record(
+    keep: RecordSample, start: Counted, counted: Sequence[Counted], *, ring: int, boot: int
+) -> None:
+    """Keep what a boot measured, and judge it. start: a control that does next to nothing. counted:
+    the control first."""
+    parameters: dict[str, dict[str, Parameter]] = {
+        one.case: {"ops": one.ops, "instructions": INSTRUCTIONS, "ring": ring} for one in counted
+    }
+    for one in counted:
+        for number, costs in enumerate(one.costs):
+            named = ((f"exit.{one.case}", "ns"), (f"exit.{one.case}.cycles", "cycles"))
+            for (metric, unit), cost in zip(named, costs, strict=True):
+                value, about = cost / one.ops, parameters[one.case]
+                keep(metric, value, unit, "lower", about, boot=boot, batch=number)
+    control, *others = counted
+    if start.exits is None or control.exits is None:
+        return
+    background = Background.between((start.exits, start.seconds), (control.exits, control.seconds))
+    known = {
+        one.case: background.per_operation(one.exits, one.seconds, one.operations)
+        for one in others
+        if one.exits is not None
+    }
+    for case, value in known.items():
+        keep(f"exit.{case}.exits_per_op", value, "exits/op", "", parameters[case], boot=boot)
+    # a case that causes no exits measures nothing; the report flags what is off by 5 %
+    assert all(value > 0.5 for value in known.values()), known
