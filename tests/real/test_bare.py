@@ -17,7 +17,8 @@ from suites import bare
 from suites.cost import Background
 from tests.real.conftest import kvm_holders
 
-OPS, BATCHES = 100, 5
+OPS, BATCHES = 400, 5
+CONTROL_OPS = 10_000_000  # long enough to tell the timer's exits a second on a busy machine
 COSTLY = ("hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user")
 
 
@@ -44,7 +45,7 @@ def test_each_operation_causes_one_exit(
 ) -> None:
     before = kvm_holders(emulated_host)
     start = bare.run(payloads, program, "control", 10, BATCHES)
-    long = bare.run(payloads, program, "control", 1_000_000, BATCHES)
+    long = bare.run(payloads, program, "control", CONTROL_OPS, BATCHES)
     assert start.exits is not None
     assert long.exits is not None
     background = Background.between((start.exits, start.seconds), (long.exits, long.seconds))
@@ -54,7 +55,7 @@ def test_each_operation_causes_one_exit(
         found = background.per_operation(ran.exits, ran.seconds, ran.operations)
         assert found == pytest.approx(1.0, abs=0.2), case
         # an exit costs more than the loop around it
-        assert min(ran.batches) / OPS > 10 * min(long.batches) / 1_000_000, case
+        assert min(ran.batches) / OPS > 10 * min(long.batches) / CONTROL_OPS, case
     assert kvm_holders(emulated_host) == before
 
 
