@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.results import statistics
+from harness.results import differences, statistics
 from harness.results.schema import decode
 from reports import text
 from reports.page import (
@@ -54,8 +54,8 @@ def section(run: Run) -> Section:
     made.lead.append(
         f"Medians of the boots' medians. Above 0 % is worse than {base}. What is called worse or "
         "better is not chance, by Mann and Whitney's test of the boots with a bound of "
-        f"{statistics.FALSE_DISCOVERIES:.0%} on false ones among all that pass it "
-        f"(Benjamini-Hochberg), and it is above {statistics.EFFECT:.0%} and above what a "
+        f"{differences.FALSE_DISCOVERIES:.0%} on false ones among all that pass it "
+        f"(Benjamini-Hochberg), and it is above {differences.EFFECT:.0%} and above what a "
         "hypervisor that ran twice differed from itself. Nothing is said where there are too few "
         "boots to tell."
     )
@@ -93,9 +93,9 @@ def _names(run: Run, figures: pd.DataFrame) -> list[str]:
 
 def _worse(frame: pd.DataFrame, base: str) -> dict[tuple[str, ...], dict[Hashable, Any]]:
     """The overhead of each figure and its verdict, by ROW and hypervisor."""
-    table = statistics.overheads(frame, base)
+    table = differences.overheads(frame, base)
     floors = _floors(frame, table, base)
-    words = statistics.verdicts(list(table["overhead"]), list(table["p"]), floors)
+    words = differences.verdicts(list(table["overhead"]), list(table["p"]), floors)
     judged = table.assign(verdict=words).to_dict("records")
     return {(*_key(row), str(row["hypervisor"])): row for row in judged}
 
@@ -114,7 +114,7 @@ def _floors(frame: pd.DataFrame, rows: pd.DataFrame, base: str) -> list[float]:
     floors: dict[tuple[str, ...], float] = {}
     for name, first in pairs:
         mine = frame[frame["hypervisor"].isin([name, first])]
-        for row in statistics.overheads(mine, first).to_dict("records"):
+        for row in differences.overheads(mine, first).to_dict("records"):
             if not math.isnan(row["overhead"]):
                 effect = abs(float(row["overhead"]))
                 floors[_key(row)] = max(effect, floors.get(_key(row), 0.0))

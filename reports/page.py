@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.results import RunFacts, load, statistics
+from harness.results import RunFacts, differences, load, statistics
 from reports import text
 from reports.figures import Figure
 
@@ -105,7 +105,7 @@ class Run:
 
     @cached_property
     def overheads(self) -> pd.DataFrame:
-        return statistics.overheads(self.frame)
+        return differences.overheads(self.frame)
 
     @cached_property
     def utilization(self) -> pd.DataFrame:

@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +40,7 @@ from harness.results.schema import (
     check_facts,
     with_metadata,
 )
+from harness.results.statistics import BOOT, KEYS
 
 _RUN_ID = re.compile(r"(\d{4})(\d{2})\d{2}T\d{6}Z-[0-9a-f]{6}")
 
@@ -187,11 +189,30 @@ def load(path: Path, run: str | None = None) -> tuple[RunFacts, pd.DataFrame]:
     except FileNotFoundError as error:
         raise ResultError(f"{path}: no such run file") from error
     except (pa.ArrowException, OSError) as error:
-        raise ResultError(
-            f"{path} is no readable Parquet file: {error}", mend="Restore it, or take another run."
-        ) from error
+        raise _unreadable(path, error) from error
     facts = _facts_of(path, table.schema)
     return facts, frame
+
+
+def facts_of(path: Path) -> RunFacts:
+    """What is known of a run; its samples are not read. Raises ResultError as load does."""
+    try:
+        return _facts_of(path, pq.read_schema(path))
+    except FileNotFoundError as error:
+        raise ResultError(f"{path}: no such run file") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def boot_medians(files: Sequence[Path]) -> pd.DataFrame:
+    """One row a boot and KEYS of several runs: KEYS, run, boot, value (the boot's median), n (its
+    samples). The host's utilization is left out. Raises ResultError."""
+    keys = ", ".join(f'"{name}"' for name in (*KEYS, *BOOT))
+    return _over(
+        files,
+        f"SELECT {keys}, median(value) AS value, count(*) AS n FROM samples "  # noqa: S608 - ours
+        "WHERE NOT starts_with(metric, 'host.') GROUP BY ALL ORDER BY ALL",
+    )
 
 
 def query(directory: Path, sql: str) -> pd.DataFrame:
@@ -225,6 +246,28 @@ def query(directory: Path, sql: str) -> pd.DataFrame:
         raise ResultError(f"the query failed: {error}") from error
     finally:
         connection.close()
+
+
+def _over(files: Sequence[Path], sql: str) -> pd.DataFrame:
+    """SQL over the samples of some runs."""
+    for path in files:
+        facts_of(path)  # of a version that this reads
+    connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    try:
+        every = connection.read_parquet([str(path) for path in files])
+        every.project(", ".join(f'"{name}"' for name in COLUMNS)).create_view("samples")
+        answer: pd.DataFrame = connection.sql(sql).df()
+        return answer
+    except duckdb.Error as error:
+        raise ResultError(f"the runs cannot be read: {error}") from error
+    finally:
+        connection.close()
+
+
+def _unreadable(path: Path, error: Exception) -> ResultError:
+    return ResultError(
+        f"{path} is no readable Parquet file: {error}", mend="Restore it, or take another run."
+    )
 
 
 def _find(directory: Path, run: str | None) -> Path:

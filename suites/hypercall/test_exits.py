@@ -19,13 +19,13 @@ from suites.hypercall.exits import BATCHES, Case
 from suites.tool import Timed, operations, time
 
 BOOTS = exits.BOOTS
-CONTROL = Case("control", 10_000_000, 10_000_000)
+CONTROL = Case("control", 5_000_000, 10_000_000)
 CASES = (
     CONTROL,
-    Case("hypercall_null", 2_000),
-    Case("cpuid", 2_000),
-    Case("pio_kernel", 1_000),
-    Case("pio_user", 500, 10_000),
+    Case("hypercall_null", 1_000),
+    Case("cpuid", 1_000),
+    Case("pio_kernel", 500),
+    Case("pio_user", 250, 10_000),
 )
 
 

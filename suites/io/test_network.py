@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from harness.fixtures import RecordSample
-from harness.guest.factory import GuestFactory
+from harness.guest.factory import GuestFactory, ready
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from suites.cost import Cost
@@ -31,11 +31,12 @@ def test_network(
     boot: int,
 ) -> None:
     """A fresh guest, whose other end is on the host, and then a guest on the same bridge."""
-    guest = guest_factory(f"network-{boot}")
+    launched = [guest_factory.launch(f"{name}-{boot}") for name in ("network", "other")]
+    guest, other = map(ready, launched)
     if guest.address is None:
-        guest.stop()
+        for one in (guest, other):
+            one.stop()
         pytest.skip(f"guests have no network here: {guest.facts.get('no_network', '')}")
-    other = guest_factory(f"other-{boot}")
     measured = Measured(guest, SECONDS[profile], record_sample, boot)
     with network.serving(guest):
         measured.with_the_host(tool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from harness.fixtures import RecordSample
@@ -41,13 +43,20 @@ def stolen(guest: Guest) -> float:
 
 
 @pytest.mark.machine
-def test_steal(
+def test_two_on_one_cpu(
     guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
 ) -> None:
-    """Two guests share a CPU: what the host's own accounting did not give to one, that one must
-    know of as stolen."""
+    """Two guests share a CPU: both want all of it, and then one sleeps beside the other."""
     cpu = host.facts.cpu_numbers[-1]
-    guests = [guest_factory(f"steal-{name}-{boot}", cpus=[cpu]) for name in "ab"]
+    one, other = (guest_factory(f"{name}-{boot}", cpus=[cpu]) for name in ("one", "other"))
+    steal((one, other), record_sample, boot)
+    wakeup(one, other, record_sample, boot)
+    for guest in (one, other):
+        guest.stop()
+
+
+def steal(guests: Sequence[Guest], record_sample: RecordSample, boot: int) -> None:
+    """What the host's own accounting did not give to one, that one must know of as stolen."""
     before = [(stolen(one), one.statistics()["cgroup_cpu_usec"]) for one in guests]
     burn = f"timeout {SECONDS:g} sh -c 'while :; do :; done'"
     burning = [one.ssh.popen(burn) for one in guests]
@@ -63,17 +72,10 @@ def test_steal(
         assert told == pytest.approx(missed, abs=AGREE * SECONDS)
     unfair = 100 * abs(given[0] - given[1]) / sum(given)
     record_sample("scheduler.unfairness", unfair, "%", "lower", boot=boot)
-    for guest in guests:
-        guest.stop()
 
 
-@pytest.mark.machine
-def test_wakeup_beside_a_busy_guest(
-    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
-) -> None:
+def wakeup(sleeper: Guest, busy: Guest, record_sample: RecordSample, boot: int) -> None:
     """Sleeps of a millisecond in a guest whose CPU another one wants all of: how late they end."""
-    cpu = host.facts.cpu_numbers[-1]
-    sleeper, busy = (guest_factory(f"{name}-{boot}", cpus=[cpu]) for name in ("sleeper", "busy"))
     before = busy.statistics()["cgroup_cpu_usec"]
     busy.ssh.popen("while :; do :; done")
     (late,) = time(sleeper, "hv-ops", "timer", SLEEPS, 1).batches
@@ -82,5 +84,3 @@ def test_wakeup_beside_a_busy_guest(
     for name in ("p50", "p99", "max"):
         metric = f"scheduler.wakeup.overcommit.{name}"
         record_sample(metric, late[name] / 1e3, "us", "lower", {"guests": 2}, boot=boot)
-    for guest in (sleeper, busy):
-        guest.stop()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from harness.results import Sample, statistics
+from harness.results import Sample, differences, statistics
 from harness.results.schema import SCHEMA
 from tests.results.synthetic import CASES, Synthetic
 
@@ -197,10 +197,10 @@ def _io(host: list[list[float]], guest: list[list[float]], **more: Any) -> pd.Da
 
 
 def test_overhead_above_zero_is_worse_both_ways() -> None:
-    fewer = row(statistics.overheads(_io([[100.0]] * 6, [[80.0]] * 6, better="higher")))
+    fewer = row(differences.overheads(_io([[100.0]] * 6, [[80.0]] * 6, better="higher")))
     assert fewer["overhead"] == pytest.approx(0.2)
     assert (fewer["low"], fewer["high"]) == pytest.approx((0.2, 0.2))
-    longer = row(statistics.overheads(_io([[100.0]] * 6, [[130.0]] * 6, better="lower")))
+    longer = row(differences.overheads(_io([[100.0]] * 6, [[130.0]] * 6, better="lower")))
     assert longer["overhead"] == pytest.approx(0.3)
     assert longer["flags"] == []
 
@@ -213,7 +213,7 @@ def test_overhead_interval_against_every_possible_draw() -> None:
         for g in itertools.product(guest, repeat=3)
     ]
     table = _io([[v] for v in host], [[v] for v in guest], better="higher")
-    found = row(statistics.overheads(table))
+    found = row(differences.overheads(table))
     assert found["low"] == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
     assert found["high"] == pytest.approx(np.quantile(draws, 0.975), abs=0.02)
     assert found["flags"] == ["few boots (3): the interval covers at most 75%"]
@@ -231,7 +231,7 @@ def test_overhead_interval_against_every_possible_draw() -> None:
 def test_overhead_says_what_is_amiss(
     host: list[list[float]], guest: list[list[float]], flag: str
 ) -> None:
-    assert flag in row(statistics.overheads(_io(host, guest)))["flags"]
+    assert flag in row(differences.overheads(_io(host, guest)))["flags"]
 
 
 def test_whoever_is_the_baseline_is_compared_with() -> None:
@@ -242,10 +242,10 @@ def test_whoever_is_the_baseline_is_compared_with() -> None:
         *boots("net.z", [[1.0]] * 6, hypervisor="qemu"),
         *boots("net.z", [[1.0]] * 6, hypervisor="kvm", better=""),
     ]
-    found = row(statistics.overheads(frame(samples), "qemu"))
+    found = row(differences.overheads(frame(samples), "qemu"))
     assert (found["metric"], found["hypervisor"]) == ("net.x", "kvm")
     assert found["overhead"] == pytest.approx(-0.5)
-    assert statistics.overheads(frame(samples)).empty, "nothing is native, and no disk's"
+    assert differences.overheads(frame(samples)).empty, "nothing is native, and no disk's"
 
 
 def test_exit_costs_are_compared_less_their_control() -> None:
@@ -257,26 +257,26 @@ def test_exit_costs_are_compared_less_their_control() -> None:
             *boots("exit.cpuid", [[90.0 + cost]] * 6, hypervisor=name, unit="ns"),
         ]
 
-    found = row(statistics.overheads(frame([*side("qemu", 10.0), *side("kvm", 5.0)]), "qemu"))
+    found = row(differences.overheads(frame([*side("qemu", 10.0), *side("kvm", 5.0)]), "qemu"))
     assert (found["metric"], found["overhead"]) == ("exit.cpuid", pytest.approx(-0.5))
 
 
 def test_a_difference_is_shown_or_it_is_none() -> None:
     """Six boots that are all above the others' six: p is 2/924, exactly."""
     one, other = [[1.0 + n / 100] for n in range(6)], [[1.2 + n / 100] for n in range(6)]
-    found = row(statistics.overheads(_io(one, other)))
+    found = row(differences.overheads(_io(one, other)))
     assert found["p"] == pytest.approx(2 / 924)
-    again = row(statistics.overheads(_io(one, one)))
+    again = row(differences.overheads(_io(one, one)))
     assert again["p"] == pytest.approx(1.0)
-    few = row(statistics.overheads(_io(one[:3], other[:3])))
+    few = row(differences.overheads(_io(one[:3], other[:3])))
     assert np.isnan(few["p"]), "3 and 3 cannot tell"
-    same = row(statistics.overheads(_io([[1.0]] * 4, [[2.0]] * 4)))
+    same = row(differences.overheads(_io([[1.0]] * 4, [[2.0]] * 4)))
     assert same["p"] == pytest.approx(2 / 70), "also where boots are equal"
 
 
 def test_verdicts() -> None:
     low, nothing = 2 / 924, float("nan")
-    judge = statistics.verdicts
+    judge = differences.verdicts
     assert judge([0.2, -0.2, 0.01, 0.2], [low] * 4, [nothing, 0.0, nothing, 0.3]) == [
         *("worse", "better"),
         "no difference",  # less than EFFECT
@@ -295,13 +295,13 @@ def test_equals_are_hardly_ever_called_different() -> None:
     alarms = 0
     for _ in range(200):
         p = [float(mannwhitneyu(*np.exp(random.normal(0, 0.1, (2, 6)))).pvalue) for _ in range(40)]
-        alarms += "worse" in statistics.verdicts([0.2] * 40, p, [0.0] * 40)
+        alarms += "worse" in differences.verdicts([0.2] * 40, p, [0.0] * 40)
     assert alarms <= 0.05 * 200
 
 
 def test_settings_of_the_host_are_not_mixed_up() -> None:
     samples = list(MAKER.io())
-    table = statistics.overheads(frame(samples))
+    table = differences.overheads(frame(samples))
     assert len(table) == 3 * 4
     assert table["overhead"].between(0.1, 0.5).all()
     several = [
@@ -309,7 +309,7 @@ def test_settings_of_the_host_are_not_mixed_up() -> None:
         *boots("io.x", [[9.0]] * 2, hypervisor="native", parameters={"depth": 1, "bs": "64k"}),
         *boots("io.x", [[1.0]] * 2, parameters={"depth": 1}),
     ]
-    found = row(statistics.overheads(frame(several)))
+    found = row(differences.overheads(frame(several)))
     assert np.isnan(found["overhead"])
     assert "several figures of the host fit" in found["flags"]
 
@@ -331,7 +331,7 @@ def test_nothing_in_nothing_out() -> None:
         statistics.net_costs,
         statistics.exits_per_operation,
         statistics.control_cycles,
-        statistics.overheads,
+        differences.overheads,
         statistics.utilization,
     ):
         assert make(empty).empty

@@ -1,0 +1,102 @@
+"""Which runs are meant: by a run's name, its commit, its date, or its place among the others."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ResultError
+from harness.results.schema import RunFacts
+from harness.results.store import facts_of, runs
+
+NEWEST = {"latest": -1, "previous": -2}
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Runs that stand for one thing. label: as they were asked for. files, facts: oldest first."""
+
+    label: str
+    files: Sequence[Path]
+    facts: Sequence[RunFacts]
+
+    @property
+    def names(self) -> list[str]:
+        return [path.stem for path in self.files]
+
+
+def select(store: Path, word: str) -> Selected:
+    """The runs of a store that a word means.
+
+    word: a run's file, or its name (or how that begins); a date (2026-11-23: all runs of that day,
+    UTC); a commit (7 digits or more: all its runs); "latest" or "previous"; or whatever git here
+    knows a commit by (a branch, a tag, HEAD~3). Raises ResultError when there is none, or when the
+    start of a name fits several.
+    """
+    if word.endswith(".parquet"):
+        return _made(word, [Path(word)])
+    found = runs(store)
+    if word in NEWEST:
+        if len(found) < -NEWEST[word]:
+            raise _nothing(store, word, found)
+        return _made(word, [found[NEWEST[word]]])
+    ways: tuple[Callable[[], list[Path]], ...] = (
+        lambda: _named(found, word),
+        lambda: _dated(found, word),
+        lambda: _of_commit(found, word) if _COMMIT.fullmatch(word) else [],
+        lambda: _of_commit(found, _commit(word)),
+    )
+    for way in ways:
+        if chosen := way():
+            return _made(word, chosen)
+    raise _nothing(store, word, found)
+
+
+def _made(label: str, files: list[Path]) -> Selected:
+    return Selected(label, files, [facts_of(path) for path in files])
+
+
+def _named(found: list[Path], word: str) -> list[Path]:
+    """A run's whole name, or a start of it that is longer than a date."""
+    fits = [path for path in found if path.stem.startswith(word)] if len(word) > 8 else []
+    if len(fits) > 1:
+        names = ", ".join(path.stem for path in fits[:5])
+        raise ResultError(f"{word!r} begins the names of {len(fits)} runs: {names}")
+    return fits
+
+
+def _dated(found: list[Path], word: str) -> list[Path]:
+    match = _DATE.fullmatch(word)
+    return [path for path in found if match and path.stem.startswith("".join(match.groups()))]
+
+
+def _of_commit(found: list[Path], commit: str) -> list[Path]:
+    """Of a checkout without changes of its own."""
+    if not commit:
+        return []
+    told = [(path, facts_of(path).get("commit", "")) for path in found]
+    return [path for path, its in told if its.startswith(commit) and not its.endswith("-dirty")]
+
+
+def _commit(word: str) -> str:
+    """What git here resolves it to; "" when nothing."""
+    argv = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{word}^{{commit}}"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _nothing(store: Path, word: str, found: list[Path]) -> ResultError:
+    newest = ", ".join(path.stem for path in found[-3:])
+    return ResultError(
+        f"{store} holds no run that {word!r} means",
+        mend="Name a run, a date (2026-11-23), a commit, latest or previous; "
+        + (f"the newest runs are {newest}." if newest else "there are no runs at all."),
+    )
