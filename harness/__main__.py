@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness import doctor
+from harness.commands import bisect, exchange, nightly, report
 from harness.errors import HarnessError
 
 
@@ -19,18 +19,9 @@ def parser() -> argparse.ArgumentParser:
         "doctor", help="show what this machine can do, and the mend for each lack"
     )
     doctor_parser.set_defaults(run=lambda _arguments: doctor.main())
-    report_parser = commands.add_parser("report", help="make the HTML page of a stored run")
-    report_parser.add_argument("path", type=Path, help="a run's Parquet file, or a store")
-    report_parser.add_argument("-o", "--out", type=Path, help="the page (default: beside the run)")
-    report_parser.set_defaults(run=_report)
+    for module in (report, nightly, bisect, exchange):
+        module.add(commands)
     return main_parser
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from reports.run import page  # noqa: PLC0415 - pandas: only for who asks for it
-
-    sys.stdout.write(f"{page(arguments.path, arguments.out)}\n")
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

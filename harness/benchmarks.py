@@ -3,7 +3,7 @@
 So its own options hold for it: --benchmark-json, --benchmark-save, --benchmark-autosave,
 --benchmark-compare, --benchmark-compare-fail, --benchmark-histogram, --benchmark-only and
 --benchmark-skip. Without any of them there is nothing to hand over: our own report tells it all.
-What is a benchmark, and in which unit: harness/results/benchmark_json.py.
+What is a benchmark, and in which unit: harness/results/exchange/benchmark_json.py.
 """
 
 # ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
@@ -41,7 +41,7 @@ class Feed:
         """One more; what is no time and no rate is left out."""
         if self._to is None:
             return
-        from harness.results.benchmark_json import OPTIONS, in_seconds, named
+        from harness.results.exchange.benchmark_json import OPTIONS, in_seconds, named
 
         if (seconds := in_seconds(sample.value, sample.unit)) is None:
             return

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.errors import ResultError
 from harness.hypervisors.base import DEFAULT_ROOT, NETWORKS, ROOTS, SSH_WAYS
 from harness.vmm.config import BOOT_WAYS
+
+if TYPE_CHECKING:
+    from harness.results.remote import Remote
 
 KEEP = ("no", "failed", "always")
 GATE = ("off", "report", "fail")
@@ -159,13 +163,26 @@ OPTIONS = (
         "take turns, A B, then B A)",
         _seed,
     ),
-    Option("--results", "results", "DIR", "where samples and reports go (default: results)"),
-    Option("--baseline", "", "RUN", "compare with this run (not implemented yet)"),
+    Option(
+        "--results",
+        "results",
+        "DIR",
+        "where samples and reports go: a directory, or a URL that fsspec understands (sftp://, "
+        "s3://, ...), of which this machine has a mirror (default: results)",
+    ),
+    Option(
+        "--baseline",
+        "",
+        "RUN",
+        "compare with this run of the results at the end: its name, a date, a commit, what git "
+        "knows a commit by, or latest (the newest that is there now)",
+    ),
     Option(
         "--gate",
-        "off",
+        "report",
         "{off,report,fail}",
-        "what a regression does (only off is implemented yet)",
+        "what a figure that regressed against the baseline does: nothing, a line, or a failed "
+        "session (default: report)",
         _one_of(GATE),
     ),
     Option(
@@ -184,9 +201,10 @@ class Settings:
 
     hypervisors: one or more names, of which one may come again; "auto" is alone. image, kernel:
     None for the built ones. boot: one of BOOT_WAYS. memory: MiB. boot_timeout: seconds. artifacts:
-    None for the results' own directory. kvm_unit_tests: None for none. profile: one of PROFILES.
-    order_seed: None for turns without chance.
-    report: None for the results' own directory. no_report: no HTML is wanted.
+    None for the results' own directory. results: of a remote store its mirror. kvm_unit_tests: None
+    for none. baseline: "" for none. gate: one of GATE. profile: one of PROFILES. order_seed: None
+    for turns without chance. report: None for the results' own directory. no_report: no HTML is
+    wanted.
     """
 
     hypervisors: tuple[str, ...]
@@ -203,7 +221,10 @@ class Settings:
     keep: str
     artifacts: Path | None
     results: Path
+    remote: Remote | None
     kvm_unit_tests: Path | None
+    baseline: str
+    gate: str
     profile: str
     order_seed: int | None
     report: Path | None
@@ -253,12 +274,10 @@ def settings(config: pytest.Config) -> Settings:
             f"--hypervisor={' --hypervisor='.join(hypervisors)}: auto chooses one by itself; name "
             "those that are to be compared"
         )
-    for name in ("baseline", "gate"):
-        if _value(config, name) != _BY_INI[name].default:
-            raise pytest.UsageError(
-                f"{_BY_INI[name].flag}: comparing runs is not implemented yet; leave it out"
-            )
-    report = _value(config, "virt_report")
+    baseline, gate = _value(config, "baseline"), _value(config, "gate")
+    if gate == "fail" and not baseline:
+        raise pytest.UsageError("--gate=fail: against what? Name a run with --baseline=RUN")
+    report, remote = _value(config, "virt_report"), _remote(config)
     return Settings(
         hypervisors=hypervisors,
         host=_value(config, "host"),
@@ -273,8 +292,13 @@ def settings(config: pytest.Config) -> Settings:
         root=_value(config, "guest_root"),
         keep=_value(config, "guest_keep"),
         artifacts=_path(config, "guest_artifacts"),
-        results=_path(config, "results") or config.rootpath / "results",
+        results=remote.mirror
+        if remote
+        else _path(config, "results") or config.rootpath / "results",
+        remote=remote,
         kvm_unit_tests=_path(config, "kvm_unit_tests"),
+        baseline="" if gate == "off" else baseline,
+        gate=gate,
         profile=_value(config, "profile"),
         order_seed=_value(config, "order_seed"),
         report=None if report == "no" else _path(config, "virt_report"),
@@ -299,6 +323,19 @@ def _values(config: pytest.Config, ini: str) -> list[Any]:
 
 def _value(config: pytest.Config, ini: str) -> Any:
     return _values(config, ini)[0]
+
+
+def _remote(config: pytest.Config) -> Remote | None:
+    """The store that --results names, if that is a URL."""
+    url = str(_value(config, "results"))
+    if "://" not in url:
+        return None
+    from harness.results.remote import Remote  # noqa: PLC0415 - heavy: only for who names a URL
+
+    try:
+        return Remote(url)
+    except ResultError as error:
+        raise pytest.UsageError(f"--results: {error}") from error
 
 
 def _path(config: pytest.Config, ini: str) -> Path | None:

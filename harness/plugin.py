@@ -182,6 +182,8 @@ def _begin(state: Session, items: list[pytest.Item]) -> None:
             f"{measured[0].nodeid} measures, and {state.worker_count} workers would disturb each "
             "other: run measured tests without -n (or deselect them)"
         )
+    if measured:
+        _choose_baseline(state)
     if guests:
         state.start()
     if payloads:
@@ -195,6 +197,16 @@ def _begin(state: Session, items: list[pytest.Item]) -> None:
             state.need_recorder()
         except HarnessError as error:
             state.progress(str(error))  # and record_sample will say it again, where it matters
+
+
+def _choose_baseline(state: Session) -> None:
+    """A word that means no run is told now, not after hours."""
+    try:
+        state.choose_baseline()
+    except HarnessError as error:
+        if state.worker is None:
+            raise pytest.UsageError(f"--baseline: {error}") from error
+        state.forbidden = f"--baseline: {error}"
 
 
 # -- one test ------------------------------------------------------------------------------------
@@ -341,13 +353,23 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
         state.outputs.append(as_json(state.recorder.close(int(session.exitstatus))))
     state.tidy()
-    if any(made["problems"] for made in state.outputs):
+    if any(made["problems"] for made in state.outputs) or _gate_closed(state):
         _fail(session)
     if state.worker is not None:
         output: dict[str, Any] = session.config.workeroutput  # type: ignore[attr-defined]
         output["harness"] = state.news()
     elif state.remote_usage:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+def _gate_closed(state: Session) -> bool:
+    """A session that must not get worse did, or nothing says that it did not."""
+    if state.settings.gate != "fail" or state.worker is not None or state.config.option.collectonly:
+        return False
+    if not any(made["compared"] for made in state.outputs):
+        state.notes.append("--gate=fail: nothing was compared, no test measured anything")
+        return True
+    return any(made["regressed"] for made in state.outputs)
 
 
 def _fail(session: pytest.Session) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,8 +20,11 @@ from harness.benchmarks import Feed
 from harness.errors import HarnessError
 from harness.hypervisors.base import Hypervisor
 from harness.results.schema import Parameter, RunFacts, Sample
-from harness.results.store import RunWriter, recover
+from harness.results.spool import RunWriter, recover
 from harness.session import Session
+
+if TYPE_CHECKING:
+    from harness.gate import Gate
 
 # of the host's utilization, by name or the name's first part
 UNITS = {
@@ -33,12 +36,18 @@ DISTRIBUTIONS = ("pytest-hypervisor", "pytest", "paramiko", "pandas", "pyarrow",
 
 @dataclass
 class Outputs:
-    """What a run left: files, lines of figures for the terminal, and what went wrong."""
+    """What a run left: files, lines for the terminal, and what went wrong.
+
+    comparison: the page. compared: lines on the baseline; regressed: how many figures did.
+    """
 
     samples: str = ""
     report: str = ""
+    comparison: str = ""
     benchmark: str = ""
     figures: list[str] = field(default_factory=list)
+    compared: list[str] = field(default_factory=list)
+    regressed: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -105,6 +114,7 @@ class Recorder:
             time=datetime.now(UTC),
             boot=boot,
             batch=batch,
+            attempt=session.attempt if test else 1,
         )
         self._writer.add(made)
         if test:
@@ -155,7 +165,14 @@ class Recorder:
             made.problems.append(f"samples: {error}")
             return made
         made.samples = str(parquet)
+        if session.settings.remote is not None:
+            try:
+                session.settings.remote.push()
+            except HarnessError as error:
+                made.problems.append(f"samples: {error}")
         self._reports(parquet, made)
+        if session.gate is not None:
+            self._compare(session.gate, parquet, made)
         return made
 
     def _reports(self, parquet: Path, made: Outputs) -> None:
@@ -164,7 +181,7 @@ class Recorder:
         folder = self._session.run_directory
 
         def benchmark() -> None:
-            from harness.results.benchmark_json import write
+            from harness.results.exchange.benchmark_json import write
 
             made.benchmark = str(write(parquet, folder / "benchmark.json"))
 
@@ -191,6 +208,28 @@ class Recorder:
             except Exception as error:
                 made.problems.append(f"{name}: {type(error).__name__}: {error}")
 
+    def _compare(self, gate: Gate, parquet: Path, made: Outputs) -> None:
+        """With the baseline; what cannot be compared is told, and fails a session that must not
+        get worse."""
+        from harness.gate import lines
+
+        settings = self._session.settings
+        try:
+            found = gate.compare(parquet)
+        except HarnessError as error:
+            told = made.problems if settings.gate == "fail" else made.compared
+            told.append(f"comparison: {error}")
+            return
+        made.compared, made.regressed = list(lines(found)), found.counts["regressed"]
+        if settings.no_report:
+            return
+        try:
+            from reports.compare import render
+
+            made.comparison = str(render(found, self._session.run_directory / "compare.html"))
+        except Exception as error:
+            made.problems.append(f"comparison: {type(error).__name__}: {error}")
+
     def _facts(self) -> RunFacts:
         session, hypervisor = self._session, self._main
         host, facts = hypervisor.host, hypervisor.host.facts
@@ -213,6 +252,7 @@ class Recorder:
             "commit": self._commit,
             "versions": versions(),
             "command": command(session.config),
+            "profile": session.settings.profile,
         }
 
 

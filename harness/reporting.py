@@ -79,6 +79,7 @@ def _summary(state: Session) -> list[tuple[str, list[str], bool]]:
         ("usage error", state.remote_usage, True),
         ("kept until the end", [guest.name for guest in state.kept], False),
         ("notes", state.notes, False),
+        *(("baseline", made["compared"], made["regressed"] > 0) for made in state.outputs),
         ("left behind", state.leaks, True),
         ("could not be written", problems, True),
         ("stages", [stages] if stages else [], False),
@@ -93,7 +94,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if state is not None and terminal is not None:
         for made in state.outputs:
-            for name in ("report", "samples"):
+            for name in ("report", "comparison", "samples"):
                 if made[name]:
                     terminal.write_line(f"{name}: {made[name]}")
     return result

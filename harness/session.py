@@ -24,6 +24,7 @@ from harness.progress import Progress
 
 # Every pytest run loads this module: paramiko, pyarrow and the like only those that need them.
 if TYPE_CHECKING:
+    from harness.gate import Gate
     from harness.guest.factory import GuestFactory
     from harness.guest.guest import Guest
     from harness.guest.watched import Watched
@@ -46,12 +47,14 @@ class Session:
         unusable: why there is no hypervisor, if that is so.
         payloads: what runs flat code, maybe elsewhere.
         forbidden: what the command line asks for and cannot have.
+        gate: the baseline of this run.
         broken: an image that could not be had: every test that needs it errs with this.
         guests: those that may still run. used: those that the present test has to do with.
         reported: guests whose unexpected end a test has already failed for.
         failed: guests of failed tests, whose consoles are kept.
         kept: guests that --guest-keep spares until the end.
         notes, leaks: lines for the terminal's summary.
+        attempt: at the present test, from 1; see harness.again.
         outputs: what recorders left, as plain data; see harness.recorder.Outputs.
         remote_usage: usage errors that xdist's workers met.
     """
@@ -70,6 +73,7 @@ class Session:
         self.forbidden = ""
         self.broken: HarnessError | None = None
         self.recorder: Recorder | None = None
+        self.gate: Gate | None = None
         self._images: dict[str, GuestImage] = {}
         self._factories: dict[str, GuestFactory] = {}
         self.guests: list[Watched] = []
@@ -79,6 +83,7 @@ class Session:
         self.kept: list[Guest] = []
         self.notes: list[str] = []
         self.leaks: list[str] = []
+        self.attempt = 1
         self.outputs: list[dict[str, Any]] = []
         self.remote_usage: list[str] = []
         self._sigterm: Any = None
@@ -246,6 +251,15 @@ class Session:
             if self.hypervisor is not None:
                 self.hypervisor.watch(self.recorder.utilization)
         return self.recorder
+
+    def choose_baseline(self) -> None:
+        """Before the first test, so that a wrong word is told then. Raises ResultError."""
+        if self.settings.baseline:
+            from harness.gate import Gate
+
+            if self.settings.remote is not None:
+                self.settings.remote.pull()
+            self.gate = Gate.at(self.settings.results, self.settings.baseline)
 
     def _note_conditions(self) -> None:
         """Tell what makes this host's figures vary."""

@@ -19,6 +19,7 @@ from reports.page import (
     Table,
     figure_cell,
     name_cell,
+    named,
     numbered,
     share,
     words,
@@ -50,7 +51,7 @@ def section(run: Run) -> Section:
         )
         return made
     base = BASELINE if BASELINE in names else names[0]
-    worse = _worse(run.frame, base)
+    worse = _worse(run, base)
     made.lead.append(
         f"Medians of the boots' medians. Above 0 % is worse than {base}. What is called worse or "
         "better is not chance, by Mann and Whitney's test of the boots with a bound of "
@@ -76,7 +77,7 @@ def _common(figures: pd.DataFrame) -> list[str]:
 def _figures(run: Run) -> pd.DataFrame:
     """One row a hypervisor and figure: ROW, hypervisor, median, flags."""
     plain = ~run.frame["metric"].str.match(r"(exit|host)\.")
-    tables = [statistics.summarise(run.frame[plain])]
+    tables = [named(statistics.summarise(run.frame[plain]))]
     if len(run.costs):
         tables.append(run.costs[run.costs["kind"] == "ns"])
     columns = [*ROW, "hypervisor", "median", "flags"]
@@ -91,10 +92,10 @@ def _names(run: Run, figures: pd.DataFrame) -> list[str]:
     return sorted(names, key=lambda name: name != BASELINE)
 
 
-def _worse(frame: pd.DataFrame, base: str) -> dict[tuple[str, ...], dict[Hashable, Any]]:
+def _worse(run: Run, base: str) -> dict[tuple[str, ...], dict[Hashable, Any]]:
     """The overhead of each figure and its verdict, by ROW and hypervisor."""
-    table = differences.overheads(frame, base)
-    floors = _floors(frame, table, base)
+    table = run.overheads if base == BASELINE else differences.overheads(run.frame, base)
+    floors = _floors(run.frame, table, base)
     words = differences.verdicts(list(table["overhead"]), list(table["p"]), floors)
     judged = table.assign(verdict=words).to_dict("records")
     return {(*_key(row), str(row["hypervisor"])): row for row in judged}

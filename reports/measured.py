@@ -20,6 +20,7 @@ from reports.page import (
     fixed_cell,
     interval_cell,
     name_cell,
+    named,
     numbered,
     share,
     where,
@@ -131,8 +132,10 @@ def exits(run: Run) -> Section:
     if costs.empty:
         section.missing = "No exit costs in this run (or none with a control beside it)."
         return section
-    control = statistics.summarise(run.frame[run.frame["metric"] == "exit.control"])
-    control = control.assign(case="control")
+    control = _control(run, "exit.control")
+    cycles = pd.concat(
+        [run.costs[run.costs["kind"] == "cycles"], _control(run, "exit.control.cycles")]
+    )
     section.lead += _control_words(run)
     for key, table in costs.groupby(statistics.WHERE, dropna=False):
         known = dict(zip(statistics.WHERE, map(str, key), strict=True))
@@ -142,7 +145,7 @@ def exits(run: Run) -> Section:
         everything: pd.DataFrame = pd.concat(
             [control[_same(control, known)], table], ignore_index=True
         )
-        cells = [_exit_row(run, row) for row in everything.to_dict("records")]
+        cells = [_exit_row(run, cycles, row) for row in everything.to_dict("records")]
         head = numbered(
             *("Case", "#Cost, ns", f"#{SPREAD}, ns", "#Min, ns", "#p99, ns"),
             *("#Spread (CV)", "#TSC cycles", "#Exits an operation", "#n", "#Boots"),
@@ -173,11 +176,13 @@ def _control_words(run: Run) -> list[str]:
     return said
 
 
-def _exit_row(run: Run, row: dict[Hashable, Any]) -> list[Any]:
-    cycles = run.costs[run.costs["kind"] == "cycles"]
-    if row["case"] == "control":
-        cycles = statistics.summarise(run.frame[run.frame["metric"] == "exit.control.cycles"])
-        cycles = cycles.assign(case="control")
+def _control(run: Run, metric: str) -> pd.DataFrame:
+    """The empty loop's own figures."""
+    table = statistics.summarise(run.frame[run.frame["metric"] == metric])
+    return named(table).assign(case="control")
+
+
+def _exit_row(run: Run, cycles: pd.DataFrame, row: dict[Hashable, Any]) -> list[Any]:
     count = _beside(run.exit_counts, row)
     flags = list(row["flags"]) + [f for f in count.get("flags", []) if f not in row["flags"]]
     parameters = decode(row["parameters"])

@@ -9,12 +9,23 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 
 from harness.results import RunFacts, differences, load, statistics
 from reports import text
 from reports.figures import Figure
 
 STAGES = ("kernel", "init", "sshd", "ready")
+# texts of samples that are few, however many samples there are
+NAMES = (
+    *("unit", "better", "run", "suite", "test", "parameters", "hypervisor", "backend"),
+    *("host", "image", "commit"),
+)
+MOST_ROWS = 500  # of a table on a page
+EMULATED = (
+    "Emulated host: every figure here was measured on a CPU emulated in software; absolute times "
+    "say nothing about hardware."
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,8 @@ class Cell:
     """A table's cell: what is shown, what it sorts by, what else is to be said.
 
     flagged: the cell asks for attention. note: a remark below it. flags: doubts about the row,
-    shown in its first cell, where no scrolling hides them.
+    shown in its first cell, where no scrolling hides them. href: of a page beside this one, made by
+    us. drawing: SVG, already safe. style: a class of the style sheet.
     """
 
     text: str
@@ -30,28 +42,46 @@ class Cell:
     flagged: bool = False
     note: str = ""
     flags: tuple[str, ...] = ()
+    href: str = ""
+    drawing: Markup | None = None
+    style: str = ""
 
     @property
     def key(self) -> str:
         """The sort attribute: a plain number, or text."""
         if isinstance(self.sort, float):
-            return repr(self.sort) if math.isfinite(self.sort) else ""
+            return f"{self.sort:.9g}" if math.isfinite(self.sort) else ""
         return self.sort or self.text
+
+    @property
+    def dated(self) -> bool:
+        """Text that sorts by other text."""
+        return isinstance(self.sort, str) and self.sort not in ("", self.text)
 
 
 @dataclass(frozen=True)
 class Column:
     label: str
     numeric: bool = False
+    sortable: bool = True
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of each row names the row."""
+    """A table; the first cell of each row names the row. Only so many rows are shown that a page
+    stays small: the first ones should be those that matter most."""
 
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+
+    @property
+    def shown(self) -> Sequence[Sequence[Cell]]:
+        return self.rows[:MOST_ROWS]
+
+    @property
+    def left_out(self) -> int:
+        return len(self.rows) - len(self.shown)
 
 
 @dataclass
@@ -69,11 +99,21 @@ class Section:
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """An answer: its name, its value, and one sentence that says what it means."""
+    """An answer: its name, its value, and one sentence that says what it means.
+
+    measured: its value depends on the host. style: a class of the style sheet.
+    """
 
     label: str
     value: str
     sentence: str
+    measured: bool = True
+    style: str = ""
+
+
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """A small table's names as text again."""
+    return table.astype({name: str for name in NAMES if name in table})
 
 
 @dataclass(frozen=True)
@@ -85,7 +125,10 @@ class Run:
 
     @classmethod
     def read(cls, parquet: Path) -> Run:
-        return cls(*load(parquet))
+        """Raises ResultError when there is no run, or it cannot be read."""
+        facts, frame = load(parquet)
+        # a million samples have few names: grouped by number, not letter by letter
+        return cls(facts, frame.astype(dict.fromkeys(NAMES, "category")))
 
     @cached_property
     def emulated(self) -> bool:
@@ -93,15 +136,15 @@ class Run:
 
     @cached_property
     def boots(self) -> pd.DataFrame:
-        return statistics.summarise(self.frame[self.frame["metric"].str.startswith("boot.")])
+        return named(statistics.summarise(self.frame[self.frame["metric"].str.startswith("boot.")]))
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        return statistics.net_costs(self.frame)
+        return named(statistics.net_costs(self.frame))
 
     @cached_property
     def exit_counts(self) -> pd.DataFrame:
-        return statistics.exits_per_operation(self.frame)
+        return named(statistics.exits_per_operation(self.frame))
 
     @cached_property
     def overheads(self) -> pd.DataFrame:
@@ -109,7 +152,7 @@ class Run:
 
     @cached_property
     def utilization(self) -> pd.DataFrame:
-        return statistics.utilization(self.frame)
+        return named(statistics.utilization(self.frame))
 
 
 def words(value: str, flagged: bool = False) -> Cell:
@@ -147,8 +190,11 @@ def where(hypervisor: str, backend: str) -> str:
 
 
 def numbered(*labels: str) -> list[Column]:
-    """Columns; a label that starts with # is of numbers."""
-    return [Column(label.removeprefix("#"), label.startswith("#")) for label in labels]
+    """Columns; a label that starts with # is of numbers, one with ~ of drawings."""
+    return [
+        Column(label.lstrip("#~"), label.startswith("#"), not label.startswith("~"))
+        for label in labels
+    ]
 
 
 def ordered(counts: Mapping[str, int]) -> dict[str, int]:

@@ -99,3 +99,30 @@ def setting(parameters: dict[str, str | int | float]) -> str:
     first = " ".join(str(rest.pop(key)) for key in ("rw", "bs") if key in rest)
     others = [f"{key} {value}" for key, value in sorted(rest.items())]
     return ", ".join(part for part in [first, *others] if part)
+
+
+def signed(share: float) -> str:
+    """0.123 -> "+12 %": a change."""
+    return f"+{percent(share)}" if share > 0 else percent(share)
+
+
+def shares(low: float, high: float) -> str:
+    """An interval of changes; – when there is none."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return NONE
+    return f"{signed(low).removesuffix(' %')} to {signed(high)}"
+
+
+def unit(name: str) -> str:
+    """As it is written."""
+    return name.replace("us", "µs") if name == "us" or name.startswith("us/") else name
+
+
+def short(words: str, most: int) -> str:
+    """At most so many characters."""
+    return words if len(words) <= most else words[: most - 1].rstrip() + "…"
+
+
+def plain(words: str) -> str:
+    """One line without what moves a cursor, rings a bell or turns the direction of writing."""
+    return " ".join("".join(c if c.isprintable() else " " for c in words).split())

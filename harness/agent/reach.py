@@ -90,6 +90,8 @@ class Reach:
             "step": self._step,
             "read_memory": self._read_memory,
             "write_memory": self._write_memory,
+            "log_writes": self._log_writes,
+            "written": self._written,
             "hook": self._hook,
             "unhook": self._unhook,
             "reply": self._reply,
@@ -167,6 +169,19 @@ class Reach:
     def _write_memory(self, gpa: int, data: str) -> bool:
         self._machine.memory.write(gpa, base64.b64decode(data, validate=True))
         return True
+
+    def _log_writes(self, on: Any) -> bool:
+        with self._lock:
+            self._machine.vm.log_writes(bool(on))
+        return True
+
+    def _written(self) -> list[tuple[int, str]]:
+        """As of Vm.written, the bits in base64."""
+        with self._lock:
+            found = self._machine.vm.written()
+        if not found:
+            raise ValueError("writes are not logged: log_writes first")
+        return [(gpa, base64.b64encode(bits).decode()) for gpa, bits in found]
 
     # upcalls
 

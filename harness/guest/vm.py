@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from harness.errors import hide_frames
+from harness.errors import GuestEnded, hide_frames
 from harness.guest.devices import PciDevice, PortDevice
 from harness.guest.upcalls import Upcalls
 from harness.guest.vcpu import Ask, Vcpu
 
 __tracebackhide__ = hide_frames
 CHUNK = 256 << 10  # bytes of memory in one message, as harness/agent/reach.py takes
+PAGE = 4096
 _COUNTER = "user_exits_"
 
 
@@ -42,6 +43,35 @@ class Memory:
         for at, length in _chunks(start, size):
             piece = data[at - start : at - start + length]
             self._ask("write_memory", gpa=at, data=base64.b64encode(piece).decode())
+
+    @contextlib.contextmanager
+    def writes_logged(self) -> Iterator[WriteLog]:
+        """KVM notes which pages the vCPUs write, for as long as the block lasts. The first write to
+        each page costs an exit then. What devices write is not noted."""
+        self._ask("log_writes", on=True)
+        try:
+            yield WriteLog(self._ask)
+        finally:
+            with contextlib.suppress(GuestEnded):
+                self._ask("log_writes", on=False)
+
+
+@dataclass(frozen=True)
+class WriteLog:
+    """Pages that vCPUs write; see Memory.writes_logged."""
+
+    _ask: Ask
+
+    def pages(self) -> list[int]:
+        """Guest-physical addresses of the pages (4 KiB) written since this was last asked."""
+        return [
+            gpa + PAGE * (8 * place + bit)
+            for gpa, bits in self._ask("written")
+            for place, byte in enumerate(base64.b64decode(bits))
+            if byte
+            for bit in range(8)
+            if byte >> bit & 1
+        ]
 
 
 def _range(where: slice) -> tuple[int, int]:

@@ -10,7 +10,8 @@ import struct
 from typing import NamedTuple
 
 MEMORY_REGION = struct.Struct("<IIQQQ")  # slot, flags, guest_phys_addr, memory_size, userspace_addr
-MEM_READONLY = 2
+MEM_LOG_DIRTY_PAGES, MEM_READONLY = 1, 2
+DIRTY_LOG = struct.Struct("<IIQ")  # slot, padding, dirty_bitmap
 IRQ_LEVEL = struct.Struct("<II")  # irq, level
 COALESCED_ZONE = struct.Struct("<QII")  # addr, size, pio
 COALESCED_ENTRY = struct.Struct("<QII8s")  # phys_addr, len, pio, data

@@ -15,6 +15,7 @@ from .errors import ConfigError
 _libc = ctypes.CDLL(None, use_errno=True)
 _EFD_NONBLOCK, _EFD_CLOEXEC = 0o4000, 0o2000000
 _IOAPIC_PINS = 24
+_PAGE = 4096
 _TSS_ADDRESS = 0xFFFB_D000  # three pages below 4 GiB that Intel's real-mode emulation needs
 _IDENTITY_MAP = 0xFFFB_C000
 
@@ -92,7 +93,7 @@ class Vm:
             raise OSError(ctypes.get_errno(), "KVM_SET_TSS_ADDR")
         ioctl(self.fd, ioctls.CREATE_IRQCHIP)
         ioctl(self.fd, ioctls.CREATE_PIT2, structs.PIT_CONFIG.pack(0))
-        self._slots = 0
+        self._slots: list[tuple[int, int, int, int]] = []  # flags, address, size, ours
         self._msi: dict[int, bytes] = {}
         self._next_gsi = _IOAPIC_PINS
         self._set_routes()
@@ -114,9 +115,34 @@ class Vm:
         """A memslot: `size` bytes of ours at `hva` become the guest's at `gpa`. A guest's write to
         a read-only one becomes an MMIO exit."""
         flags = structs.MEM_READONLY if readonly else 0
-        packed = structs.MEMORY_REGION.pack(self._slots, flags, gpa, size, hva)
+        self._set_slot(len(self._slots), flags, gpa, size, hva)
+        self._slots.append((flags, gpa, size, hva))
+
+    def _set_slot(self, number: int, *fields: int) -> None:
+        packed = structs.MEMORY_REGION.pack(number, *fields)
         ioctl(self.fd, ioctls.SET_USER_MEMORY_REGION, packed)
-        self._slots += 1
+
+    def log_writes(self, on: bool) -> None:
+        """Have KVM note which pages vCPUs write, from now on or no more."""
+        log = structs.MEM_LOG_DIRTY_PAGES
+        for number, (flags, *where) in enumerate(self._slots):
+            wanted = flags | log if on else flags & ~log
+            if wanted != flags and not flags & structs.MEM_READONLY:
+                self._set_slot(number, wanted, *where)
+                self._slots[number] = (wanted, *where)  # type: ignore[assignment]
+
+    def written(self) -> list[tuple[int, bytes]]:
+        """Of each slot whose writes are noted: its address, and a bit a page of 4 KiB that was
+        written since this was last asked (KVM_GET_DIRTY_LOG). What devices wrote is not in it."""
+        found = []
+        for number, (flags, gpa, size, _) in enumerate(self._slots):
+            if flags & structs.MEM_LOG_DIRTY_PAGES:
+                # whole words of 64 bits, as KVM writes them
+                bits = ctypes.create_string_buffer(-(-size // (_PAGE * 64)) * 8)
+                asked = structs.DIRTY_LOG.pack(number, 0, ctypes.addressof(bits))
+                ioctl(self.fd, ioctls.GET_DIRTY_LOG, asked)
+                found.append((gpa, bits.raw))
+        return found
 
     # interrupts
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from harness.errors import ResultError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_KEY = b"harness.schema_version"
 FACTS_KEY = b"harness.facts"
 RUN_KEY = b"harness.run"
@@ -29,8 +29,8 @@ class RunFacts(TypedDict, total=False):
     host: its name ("local", "emulated", "ssh://user@name"); why: one line, why it was taken.
     memory: bytes. mitigations: name -> state. start, end: ISO 8601, UTC. command: the command
     line. outcomes: pytest outcome ("passed", "failed", "skipped", "error", ...) -> count.
-    stages: stage of the session -> seconds. complete: False when the session did not close the
-    run itself; lost_lines: how many spool lines were unreadable then.
+    stages: stage of the session -> seconds. profile: "short" or "full". complete: False when the
+    session did not close the run itself; lost_lines: how many spool lines were unreadable then.
     """
 
     run: str
@@ -53,6 +53,7 @@ class RunFacts(TypedDict, total=False):
     commit: str
     versions: dict[str, str]
     command: str
+    profile: str
     start: str
     end: str
     exit_status: int
@@ -70,7 +71,8 @@ class Sample:
     value: finite, in `unit`. better: "lower", "higher" or "" (neither). backend: "vmx", "svm",
     "pvm", "emulated", "lguest" or "none". host: the fingerprint of the host's stable facts.
     image: the guest image's digest. time: UTC. boot, batch: from 0; one boot is one cluster of
-    dependent values, so statistics resample boots, not batches.
+    dependent values, so statistics resample boots, not batches. attempt: from 1; a test that is run
+    once more is at its second.
 
     Raises ResultError when a field has the wrong type, or a number is NaN or infinite.
     """
@@ -91,6 +93,7 @@ class Sample:
     time: datetime
     boot: int = 0
     batch: int = 0
+    attempt: int = 1
 
     def __post_init__(self) -> None:
         for name in _TEXT_FIELDS:
@@ -102,10 +105,11 @@ class Sample:
             raise _wrong(self, "better", 'one of "lower", "higher", ""')
         if not _is_number(self.value):
             raise _wrong(self, "value", "a finite number")
-        for name in ("boot", "batch"):
+        for name, least in (("boot", 0), ("batch", 0), ("attempt", 1)):
             number = getattr(self, name)
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**31:
-                raise _wrong(self, name, "a whole number from 0")
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if not whole or not least <= number < 2**31:
+                raise _wrong(self, name, f"a whole number from {least}")
         if not isinstance(self.time, datetime) or self.time.utcoffset() is None:
             raise _wrong(self, "time", "a datetime with a time zone")
         if not isinstance(self.parameters, Mapping):
@@ -196,9 +200,20 @@ SCHEMA = pa.schema(
         ("time", pa.timestamp("us", tz="UTC")),
         ("boot", pa.int32()),
         ("batch", pa.int32()),
+        ("attempt", pa.int32()),
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
+
+# By version: the columns that its rows lack to be of the next one, and what these are in all of
+# them. A spool has no version: its lines are read by the same table.
+MIGRATIONS: Mapping[int, Mapping[str, Parameter]] = {1: {"attempt": 1}}
+
+
+def lacking(version: int) -> dict[str, Parameter]:
+    """What rows of a version lack to be of SCHEMA_VERSION, and what it is in all of them."""
+    steps = range(version, SCHEMA_VERSION)
+    return {name: value for step in steps for name, value in MIGRATIONS[step].items()}
 
 
 def check_facts(facts: RunFacts) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import ResultError
 from harness.results.schema import RunFacts
-from harness.results.store import facts_of, runs
+from harness.results.store import facts_of, runs, usable
 
 NEWEST = {"latest": -1, "previous": -2}
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -79,7 +79,8 @@ def _of_commit(found: list[Path], commit: str) -> list[Path]:
     """Of a checkout without changes of its own."""
     if not commit:
         return []
-    told = [(path, facts_of(path).get("commit", "")) for path in found]
+    good, _ = usable(found)  # a broken run is nobody's
+    told = [(path, facts_of(path).get("commit", "")) for path in good]
     return [path for path, its in told if its.startswith(commit) and not its.endswith("-dirty")]
 
 

@@ -1,29 +1,28 @@
 """Where samples are kept: one immutable Parquet file a run, by month; DuckDB reads them in place.
 
     DIR/2026-11/20261123T091502Z-3fa9c1.parquet    a run, closed
-    DIR/20261123T091502Z-3fa9c1.jsonl              its spool: a run at work, or left by a dead one
+    DIR/20261123T091502Z-3fa9c1.jsonl              its spool (spool.py)
 
-While a session runs, every sample is a line of the spool, handed to the kernel at once: a session
-that dies (SIGKILL, the machine's OOM killer) loses at most the line it was writing. `close` and
-`recover` turn spools into Parquet by the same code. The spool is locked while its session lives.
+Files of older schema versions are brought up to the present one as they are read. Of a test that
+was run once more only the last attempt is read: the earlier ones stay in the file, and take no part
+in figures. Values that are no finite numbers, which only others can have written, are left out.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
-import os
 import re
 import secrets
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,13 +35,20 @@ from harness.results.schema import (
     SCHEMA_VERSION,
     VERSION_KEY,
     RunFacts,
-    Sample,
-    check_facts,
-    with_metadata,
+    lacking,
 )
 from harness.results.statistics import BOOT, KEYS
 
-_RUN_ID = re.compile(r"(\d{4})(\d{2})\d{2}T\d{6}Z-[0-9a-f]{6}")
+RUN_ID = re.compile(r"(\d{4})(\d{2})\d{2}T\d{6}Z-[0-9a-f]{6}")
+_TEST = ["run", "test", "hypervisor"]  # what an attempt is of: with its parameters in its name
+_ALL = ", ".join(f'"{name}"' for name in COLUMNS)
+# what DuckDB says of the words of a query, not of the files
+_WORDING = (
+    duckdb.ParserException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConversionException,
+)
 
 
 def new_run_id(now: datetime | None = None) -> str:
@@ -51,217 +57,247 @@ def new_run_id(now: datetime | None = None) -> str:
     return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-class RunWriter:
-    """Takes a run's samples and, at close, makes them one Parquet file. Safe to use from threads.
-
-    Args:
-        directory: the store; made when missing.
-        facts: what is known of the run at its start; `run` and `start` are filled in.
-
-    Raises ResultError when the store cannot be written.
-    """
-
-    def __init__(self, directory: Path, facts: RunFacts, *, run: str | None = None) -> None:
-        self.directory = Path(directory)
-        self.run = run or new_run_id()
-        _target(self.directory, self.run)  # refuses a malformed run id before anything is written
-        self.facts: RunFacts = {**facts, "run": self.run}
-        self.facts.setdefault("start", datetime.now(UTC).isoformat())
-        self.spool = self.directory / f"{self.run}.jsonl"
-        self._lock = threading.Lock()
-        self._fd = -1
-        try:
-            self.spool.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self.spool, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise _unwritable(self.spool, error) from error
-        self._size = 0
-        self.count = 0
-        self._append({"facts": self.facts})
-
-    def add(self, sample: Sample) -> None:
-        """Keep a sample. Raises ResultError when it belongs to another run, or space is out."""
-        if sample.run != self.run:
-            raise ResultError(
-                f"sample {sample.metric!r} is of run {sample.run!r}, not {self.run!r}"
-            )
-        row = sample.row()
-        row["time"] = row["time"].isoformat()
-        self._append(row)
-        self.count += 1
-
-    def flush(self) -> None:
-        """Force what was added to the disk, so that it survives the machine's crash too."""
-        with self._lock:
-            if self._fd < 0:
-                return
-            try:
-                os.fsync(self._fd)
-            except OSError as error:
-                raise _unwritable(self.spool, error) from error
-
-    def close(self, facts: RunFacts | None = None) -> Path:
-        """Write DIR/YYYY-MM/<run>.parquet, atomically, and remove the spool; return the path.
-
-        facts: what is known at the end; laid over those of the start. Raises ResultError when
-        the file cannot be written; the spool then stays for `recover`. A second call is harmless.
-        """
-        target = _target(self.directory, self.run)
-        with self._lock:
-            closed = self._fd < 0
-        if closed:
-            return target
-        self.facts = cast(RunFacts, {**self.facts, **(facts or {}), "run": self.run})
-        self.facts.setdefault("end", datetime.now(UTC).isoformat())
-        self.facts.setdefault("complete", True)
-        try:
-            self._append({"facts": self.facts})
-            _convert(self.directory, self.spool, self.run)
-        finally:
-            with self._lock:
-                os.close(self._fd)
-                self._fd = -1
-        return target
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        line = (json.dumps(entry, allow_nan=False) + "\n").encode()
-        with self._lock:
-            if self._fd < 0:
-                raise ResultError(f"run {self.run} is closed; no sample can be added")
-            try:
-                written = os.pwrite(self._fd, line, self._size)
-                if written != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                # Half a line in the middle would cost the lines after it: take it back.
-                os.ftruncate(self._fd, self._size)
-                raise _unwritable(self.spool, error) from error
-            self._size += len(line)
-
-
-def recover(directory: Path) -> list[Path]:
-    """Turn the spools that dead sessions left into run files; return the files made.
-
-    Spools of living sessions are left alone. The facts say complete=False and, when lines were
-    cut, lost_lines. A spool with not one readable line is renamed to *.broken.
-    """
-    made: list[Path] = []
-    for spool in sorted(Path(directory).glob("*.jsonl")):
-        run = spool.stem
-        if not _RUN_ID.fullmatch(run):
-            continue  # not one of ours
-        try:
-            with spool.open("rb") as held:
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                if not spool.exists():
-                    continue  # its session closed it between our listing and our lock
-                if _readable(spool):
-                    made.append(_convert(Path(directory), spool, run))
-                else:
-                    spool.rename(spool.with_suffix(".broken"))
-        except OSError as error:
-            raise _unwritable(spool, error) from error
-    return made
+def target(directory: Path, run: str) -> Path:
+    """Where a run's file is. Raises ResultError for what is no run id."""
+    match = RUN_ID.fullmatch(run)
+    if not match:
+        raise ResultError(f"{run!r} is no run id (expected 20261123T091502Z-3fa9c1)")
+    return directory / f"{match[1]}-{match[2]}" / f"{run}.parquet"
 
 
 def runs(directory: Path) -> list[Path]:
-    """The run files of a store, oldest first."""
+    """The run files of a store, oldest first, whether they can be read or not."""
     found = Path(directory).glob("[0-9][0-9][0-9][0-9]-[0-9][0-9]/*.parquet")
-    return sorted((path for path in found if _RUN_ID.fullmatch(path.stem)), key=lambda p: p.stem)
+    return sorted((path for path in found if RUN_ID.fullmatch(path.stem)), key=lambda p: p.stem)
 
 
 def load(path: Path, run: str | None = None) -> tuple[RunFacts, pd.DataFrame]:
     """One run: its facts and its samples (columns as in schema.COLUMNS, parameters as JSON text).
 
     path: a run's file, or a store: then `run` names the run, or the newest is taken. Raises
-    ResultError when there is none, or the file is broken or of another schema version.
+    ResultError when there is none, or the file is broken or of a newer schema version. The facts'
+    notes say how many values were no finite numbers.
     """
     path = Path(path)
     if path.is_dir():
         path = _find(path, run)
+    footer = _footer(path)
     try:
-        table = pq.ParquetFile(path).read()
-        frame: pd.DataFrame = table.to_pandas()
-    except FileNotFoundError as error:
-        raise ResultError(f"{path}: no such run file") from error
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
-    facts = _facts_of(path, table.schema)
-    return facts, frame
+    for name, value in lacking(footer.version).items():
+        kind = SCHEMA.field(name)
+        table = table.append_column(kind, pa.repeat(pa.scalar(value, kind.type), len(table)))
+    frame: pd.DataFrame = table.select(list(COLUMNS)).to_pandas()
+    facts = cast(RunFacts, json.loads(footer.facts))
+    finite = np.isfinite(frame["value"].to_numpy(dtype=np.float64, na_value=np.nan))
+    if lost := int((~finite).sum()):
+        said = "samples are not finite numbers" if lost > 1 else "sample is not a finite number"
+        facts["notes"] = [*facts.get("notes", []), f"{lost} {said}: left out"]
+    if footer.attempts > 1:
+        last = frame.groupby(_TEST, dropna=False)["attempt"].transform("max")
+        finite &= ((frame["attempt"] == last) | (frame["test"] == "")).to_numpy()
+    return facts, frame if finite.all() else frame[finite].reset_index(drop=True)
 
 
 def facts_of(path: Path) -> RunFacts:
     """What is known of a run; its samples are not read. Raises ResultError as load does."""
+    return cast(RunFacts, json.loads(_footer(Path(path)).facts))
+
+
+def usable(files: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Those of some run files that can be read, and for each of the others why not. What is broken
+    in the middle of a file is found only when that is read."""
+    return _sift(files, facts_of)
+
+
+def boot_medians(files: Sequence[Path], problems: list[str] | None = None) -> pd.DataFrame:
+    """One row a boot and KEYS of several runs: KEYS, run, boot, value (the boot's median), n (its
+    samples). The host's utilization is left out.
+
+    problems: takes a line for each file that cannot be read, and is left out. Raises ResultError
+    when none can.
+    """
+    keys = ", ".join(f'"{name}"' for name in (*KEYS, *BOOT))
+    return _ask(
+        files,
+        f"SELECT {keys}, median(value) AS value, count(*) AS n FROM samples "  # noqa: S608 - ours
+        "WHERE NOT starts_with(metric, 'host.') GROUP BY ALL ORDER BY ALL",
+        problems,
+    )
+
+
+def query(directory: Path, sql: str, problems: list[str] | None = None) -> pd.DataFrame:
+    """SQL over a whole store, by DuckDB, in place and offline.
+
+    Views: samples (columns as in schema.COLUMNS) and runs (run, facts as JSON text). problems: as
+    of boot_medians. Raises ResultError when there are no runs, or the SQL is wrong.
+    """
+    files = runs(directory)
+    if not files:
+        raise ResultError(f"{directory} holds no runs", mend="Run a suite with --results first.")
+    return _ask(files, sql, problems)
+
+
+# -- SQL -----------------------------------------------------------------------------------------
+
+
+def _ask(files: Sequence[Path], sql: str, problems: list[str] | None) -> pd.DataFrame:
+    """SQL over those of some run files that can be read."""
+    good, told = usable(files)
     try:
-        return _facts_of(path, pq.read_schema(path))
+        try:
+            answer = _answer(good, sql) if good or not files else None
+        except _WORDING:
+            raise
+        except duckdb.Error:
+            good, more = _sift(good, load)  # one is broken where only its reader finds out
+            if not more:
+                raise
+            told += more
+            answer = _answer(good, sql) if good else None
+    except duckdb.Error as error:
+        raise ResultError(f"the query failed: {error}") from error
+    if answer is None:
+        raise ResultError(
+            f"none of {len(files)} run files can be read: {told[0]}",
+            mend="Restore them, or name another store.",
+        )
+    if problems is not None:
+        problems += told
+    return answer
+
+
+def _answer(files: Sequence[Path], sql: str) -> pd.DataFrame:
+    with contextlib.closing(
+        duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    ) as connection:
+        _view(connection, files)
+        about = {"run": [path.stem for path in files], "facts": [_footer(p).facts for p in files]}
+        connection.register("runs", pd.DataFrame(about, dtype=str))
+        answer: pd.DataFrame = connection.sql(sql).df()
+        return answer
+
+
+def _view(connection: duckdb.DuckDBPyConnection, files: Iterable[Path]) -> None:
+    """The view samples: files of one version read as one table, with what they lack; only where a
+    test was run once more must its attempts be looked at."""
+    alike: dict[tuple[int, bool], list[str]] = {}
+    for path in files:
+        footer = _footer(path)
+        alike.setdefault((footer.version, footer.attempts > 1), []).append(str(path))
+    parts: list[duckdb.DuckDBPyRelation] = []
+    for (version, retried), paths in alike.items():
+        lacks = lacking(version)
+        columns = [f'{lacks[c]!r} AS "{c}"' if c in lacks else f'"{c}"' for c in COLUMNS]
+        part = connection.read_parquet(paths).project(", ".join(columns))
+        part = part.filter("isfinite(value)")
+        if retried:
+            last = f"max(attempt) OVER (PARTITION BY {', '.join(_TEST)}) AS last"
+            part = part.project(f"{_ALL}, {last}").filter("attempt = last OR test = ''")
+            part = part.project(_ALL)
+        parts.append(part)
+    if not parts:
+        parts = [connection.from_arrow(SCHEMA.empty_table())]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.union(part)
+    whole.create_view("samples")
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Footer:
+    """What a run file's end says. facts: JSON text. attempts: the most of any test."""
+
+    version: int
+    facts: str
+    attempts: int
+
+
+def _footer(path: Path) -> _Footer:
+    """Raises ResultError when the file is broken, not ours, or of a newer version."""
+    try:
+        found = path.stat()
+        return _read_footer(path, found.st_mtime_ns, found.st_size)
     except FileNotFoundError as error:
         raise ResultError(f"{path}: no such run file") from error
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
 
 
-def boot_medians(files: Sequence[Path]) -> pd.DataFrame:
-    """One row a boot and KEYS of several runs: KEYS, run, boot, value (the boot's median), n (its
-    samples). The host's utilization is left out. Raises ResultError."""
-    keys = ", ".join(f'"{name}"' for name in (*KEYS, *BOOT))
-    return _over(
-        files,
-        f"SELECT {keys}, median(value) AS value, count(*) AS n FROM samples "  # noqa: S608 - ours
-        "WHERE NOT starts_with(metric, 'host.') GROUP BY ALL ORDER BY ALL",
-    )
+@lru_cache(maxsize=4096)
+def _read_footer(path: Path, _changed: int, _size: int) -> _Footer:
+    """Run files never change: a store that is asked again need not be read again."""
+    metadata = pq.read_metadata(path)
+    schema = metadata.schema.to_arrow_schema()
+    version = _version(path, schema.metadata or {})
+    expected = pa.schema([field for field in SCHEMA if field.name not in lacking(version)])
+    for field in expected:
+        place = schema.get_field_index(field.name)
+        if place < 0 or schema.field(place).type != field.type:
+            raise ResultError(
+                f"{path} is no run file of ours: its column {field.name} is "
+                + (f"of type {schema.field(place).type}" if place >= 0 else "missing")
+                + f", expected {field.type}",
+                mend="Restore it, or take another run.",
+            )
+    return _Footer(version, _facts(path, schema.metadata), _attempts(metadata))
 
 
-def query(directory: Path, sql: str) -> pd.DataFrame:
-    """SQL over a whole store, by DuckDB, in place and offline.
-
-    Views: samples (columns as in schema.COLUMNS) and runs (run, facts as JSON text).
-    """
-    files = [str(path) for path in runs(directory)]
-    if not files:
-        raise ResultError(f"{directory} holds no runs", mend="Run a suite with --results first.")
-    connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
-    try:
-        connection.read_parquet(files).project(", ".join(COLUMNS)).create_view("samples")
-        # A footer costs one small read; the facts then need no second source of truth.
-        schemas = [pq.read_schema(file) for file in files]
-        connection.register(
-            "runs",
-            pd.DataFrame(
-                {
-                    "run": [Path(file).stem for file in files],
-                    "facts": [
-                        check_facts(_facts_of(Path(file), schema))
-                        for file, schema in zip(files, schemas, strict=True)
-                    ],
-                }
-            ),
+def _version(path: Path, metadata: dict[bytes, bytes]) -> int:
+    text = metadata.get(VERSION_KEY, b"").decode(errors="replace")
+    if not re.fullmatch(r"[1-9]\d{0,3}", text):
+        raise ResultError(
+            f"{path} is no run file of ours: its schema version is {text or 'none'}",
+            mend="Take another run.",
         )
-        answer: pd.DataFrame = connection.sql(sql).df()
-        return answer
-    except duckdb.Error as error:
-        raise ResultError(f"the query failed: {error}") from error
-    finally:
-        connection.close()
+    if int(text) > SCHEMA_VERSION:
+        raise ResultError(
+            f"{path}: schema version is {text}, this harness reads up to {SCHEMA_VERSION}",
+            mend="Update the harness: pip install --upgrade pytest-hypervisor.",
+        )
+    return int(text)
 
 
-def _over(files: Sequence[Path], sql: str) -> pd.DataFrame:
-    """SQL over the samples of some runs."""
-    for path in files:
-        facts_of(path)  # of a version that this reads
-    connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+def _facts(path: Path, metadata: dict[bytes, bytes]) -> str:
     try:
-        every = connection.read_parquet([str(path) for path in files])
-        every.project(", ".join(f'"{name}"' for name in COLUMNS)).create_view("samples")
-        answer: pd.DataFrame = connection.sql(sql).df()
-        return answer
-    except duckdb.Error as error:
-        raise ResultError(f"the runs cannot be read: {error}") from error
-    finally:
-        connection.close()
+        text = metadata[FACTS_KEY].decode()
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("no JSON object")
+    except (KeyError, ValueError) as error:
+        raise ResultError(
+            f"{path} is no run file of ours: its facts cannot be read ({error})",
+            mend="Restore it, or take another run.",
+        ) from error
+    return text
+
+
+def _attempts(metadata: pq.FileMetaData) -> int:
+    """The most attempts that any test of a file took; 2 where its footer does not say."""
+    names = metadata.schema.names
+    if "attempt" not in names:
+        return 1
+    place = names.index("attempt")
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    found = [group.column(place).statistics for group in groups if group.num_rows]
+    return max((s.max if s and s.has_min_max else 2 for s in found), default=1)
+
+
+def _sift(files: Sequence[Path], read: Callable[[Path], object]) -> tuple[list[Path], list[str]]:
+    good: list[Path] = []
+    problems: list[str] = []
+    for path in files:
+        try:
+            read(path)
+        except ResultError as error:
+            problems.append(f"left out: {error.cause}")
+        else:
+            good.append(path)
+    return good, problems
 
 
 def _unreadable(path: Path, error: Exception) -> ResultError:
@@ -280,88 +316,3 @@ def _find(directory: Path, run: str | None) -> Path:
             mend="Run a suite with --results first, or name another run.",
         )
     return found[-1]
-
-
-def _target(directory: Path, run: str) -> Path:
-    match = _RUN_ID.fullmatch(run)
-    if not match:
-        raise ResultError(f"{run!r} is no run id (expected 20261123T091502Z-3fa9c1)")
-    return directory / f"{match[1]}-{match[2]}" / f"{run}.parquet"
-
-
-def _facts_of(path: Path, schema: pa.Schema) -> RunFacts:
-    metadata = schema.metadata or {}
-    version = metadata.get(VERSION_KEY, b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise ResultError(
-            f"{path}: schema version is {version}, this harness reads {SCHEMA_VERSION}",
-            mend="Read it with the harness that wrote it.",
-        )
-    return cast(RunFacts, json.loads(metadata[FACTS_KEY]))
-
-
-def _lines(spool: Path) -> tuple[RunFacts, list[dict[str, Any]], int]:
-    """Facts (the last told), rows, and how many lines could not be read."""
-    facts: RunFacts = {}
-    rows: list[dict[str, Any]] = []
-    lost = 0
-    with spool.open("rb") as stream:
-        for line in stream:
-            try:
-                entry = json.loads(line)
-                if set(entry) == {"facts"}:
-                    facts = entry["facts"]
-                    continue
-                entry["time"] = datetime.fromisoformat(entry["time"])
-                rows.append({name: entry[name] for name in COLUMNS})
-            except (ValueError, KeyError, TypeError):
-                lost += 1
-    return facts, rows, lost
-
-
-def _readable(spool: Path) -> bool:
-    facts, rows, _ = _lines(spool)
-    return bool(facts or rows)
-
-
-def _convert(directory: Path, spool: Path, run: str) -> Path:
-    """Spool to Parquet: written beside its place, forced to the disk, renamed; spool removed."""
-    facts, rows, lost = _lines(spool)
-    facts["run"] = run
-    facts.setdefault("complete", False)
-    if lost:
-        facts["lost_lines"] = lost
-    target = _target(directory, run)
-    partial = target.with_name(f".{run}.tmp")
-    try:
-        table = pa.Table.from_pylist(rows, schema=SCHEMA).cast(with_metadata(run, facts))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            pq.write_table(table, stream, compression="zstd")
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
-        _sync_directory(target.parent)
-        spool.unlink()
-    except (OSError, pa.ArrowException) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise _unwritable(target, error, kept=spool) from error
-    return target
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _unwritable(path: Path, error: Exception, *, kept: Path | None = None) -> ResultError:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    mend = "Free space there" if full else "Make the place writable"
-    if kept:
-        mend += f"; the samples are safe in {kept} and the next run will convert them"
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return ResultError(f"results cannot be written to {path}: {reason}", mend=mend + ".")

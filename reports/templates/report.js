@@ -14,7 +14,7 @@
       const head = button.closest("th");
       const body = head.closest("table").tBodies[0];
       const up = head.getAttribute("aria-sort") !== "ascending";
-      for (const other of head.parentNode.cells) other.setAttribute("aria-sort", "none");
+      for (const other of head.parentNode.cells) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const rows = [...body.rows].map((row) => ({ row, key: text(row, head.cellIndex) }));
       rows.sort(compare(head.classList.contains("number"), up ? 1 : -1));
@@ -24,7 +24,7 @@
 
   for (const input of document.querySelectorAll("input[data-filter]")) {
     const body = document.getElementById(input.dataset.filter).tBodies[0];
-    const said = input.closest(".filter").querySelector("[aria-live]");
+    const said = input.closest(".tools").querySelector("[aria-live]");
     input.addEventListener("input", () => {
       const wanted = input.value.trim().toLowerCase();
       let shown = 0;
@@ -36,17 +36,52 @@
     });
   }
 
+  const save = (blob, name) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+
+  // A number without thousands and with a minus that programs know. Other text that a spreadsheet
+  // would take for a formula is made text.
+  const plain = (value) => {
+    const number = value.replaceAll("−", "-");
+    if (/^[+-]?[\d,]*\.?\d+( %)?$/.test(number)) return number.replaceAll(",", "").replace(" %", "%");
+    return /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  };
+  const quoted = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  const trim = (value) => value.replace(/\s+/g, " ").trim();
+  const own = (cell) => {
+    const copy = cell.cloneNode(true);
+    for (const part of copy.querySelectorAll("small, svg, .unseen")) part.remove();
+    const said = trim(copy.textContent);
+    return said === "–" ? "" : plain(said);
+  };
+  const remarks = (row) => [...row.querySelectorAll("small")].map((part) => trim(part.textContent)).join("; ");
+
+  for (const button of document.querySelectorAll("button[data-csv]")) {
+    const table = document.getElementById(button.dataset.csv);
+    button.addEventListener("click", () => {
+      const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+      const lines = rows.map((row) => [...[...row.cells].map(own), plain(remarks(row))]);
+      lines.unshift([...[...table.tHead.rows[0].cells].map(own), "Remarks"]);
+      const csv = lines.map((cells) => cells.map(quoted).join(",")).join("\r\n") + "\r\n";
+      const name = `${document.title} ${table.caption.textContent}`.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 100);
+      save(new Blob(["\ufeff", csv], { type: "text/csv" }), `${name}.csv`);
+      button.closest(".tools").querySelector("[aria-live]").textContent = `${rows.length} rows saved`;
+    });
+  }
+  for (const tools of document.querySelectorAll(".tools")) tools.hidden = false;
+
   const link = document.getElementById("download");
   if (link && "DecompressionStream" in window) {
     link.addEventListener("click", async (event) => {
       event.preventDefault();
       const bytes = Uint8Array.from(atob(link.href.split(",")[1]), (c) => c.charCodeAt(0));
-      const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-      const save = document.createElement("a");
-      save.href = URL.createObjectURL(await new Response(plain).blob());
-      save.download = link.download.replace(/\.gz$/, "");
-      save.click();
-      URL.revokeObjectURL(save.href);
+      const plainly = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+      save(await new Response(plainly).blob(), link.download.replace(/\.gz$/, ""));
     });
   }
 })();

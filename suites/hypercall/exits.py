@@ -11,7 +11,7 @@ from harness.hosts.base import Host
 from harness.results.schema import Parameter
 from suites.cost import Background
 
-BOOTS = {"short": 6, "full": 12}
+BOOTS = {"short": 5, "full": 12}
 BATCHES = 30
 # of one turn of the control loop: three that set registers, dec, jnz
 INSTRUCTIONS = 5

@@ -12,7 +12,7 @@ from harness.hosts.base import Host
 from suites import bare
 
 pytestmark = pytest.mark.machine
-BOOTS = {"short": 6, "full": 12}
+BOOTS = {"short": 5, "full": 12}
 BATCHES = 30
 OPS, EMULATED_OPS = 2_000, 50
 

@@ -49,6 +49,20 @@ def test_registers_are_read_and_set_while_it_runs(payload: PayloadFactory) -> No
     assert wait_until(lambda: number(guest) > before), "it goes on"
 
 
+def test_pages_that_are_written_are_known(payload: PayloadFactory) -> None:
+    guest = payload(assemble(COUNT), memory=4)
+    with guest.vm.memory.writes_logged() as log:
+        assert wait_until(lambda: log.pages() == [COUNTER])
+        assert wait_until(lambda: log.pages() == [COUNTER]), "and again after it was asked"
+        with guest.vm.paused():
+            log.pages()
+            assert log.pages() == [], "nobody writes"
+    with pytest.raises(HarnessError, match="not logged"):
+        log.pages()
+    before = number(guest)
+    assert wait_until(lambda: number(guest) > before), "it goes on"
+
+
 def test_segments_and_control_registers(payload: PayloadFactory) -> None:
     guest = payload(assemble(FOR_EVER, "long"), mode="long")
     vcpu = guest.vm.vcpus[0]

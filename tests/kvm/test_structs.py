@@ -11,6 +11,7 @@ from tests.headers import numbers
 
 SIZES = {
     "struct kvm_userspace_memory_region": structs.MEMORY_REGION.size,
+    "struct kvm_dirty_log": structs.DIRTY_LOG.size,
     "struct kvm_irq_level": structs.IRQ_LEVEL.size,
     "struct kvm_coalesced_mmio_zone": structs.COALESCED_ZONE.size,
     "struct kvm_coalesced_mmio": structs.COALESCED_ENTRY.size,
@@ -77,6 +78,8 @@ CONSTANTS |= {f"KVM_CAP_{name}": number for name, number in capabilities.NUMBERS
 CONSTANTS |= {
     "KVM_GUESTDBG_ENABLE": structs.DEBUG_ENABLE,
     "KVM_GUESTDBG_SINGLESTEP": structs.DEBUG_SINGLE_STEP,
+    "KVM_MEM_LOG_DIRTY_PAGES": structs.MEM_LOG_DIRTY_PAGES,
+    "KVM_MEM_READONLY": structs.MEM_READONLY,
     "KVM_API_VERSION": ioctls.API_VERSION,
     "KVM_IRQFD_FLAG_DEASSIGN": structs.IRQFD_FLAG_DEASSIGN,
     "KVM_IOEVENTFD_FLAG_PIO": structs.IOEVENTFD_FLAG_PIO,

@@ -68,8 +68,7 @@ def test_the_ini_file_sets_what_the_command_line_does_not(
         (["--guest-keep=some"], "must be one of no, failed, always"),
         (["--guest-boot=floppy"], "must be one of auto, pvh, linux64"),
         (["--gate=maybe"], "must be one of off, report, fail"),
-        (["--gate=fail"], "--gate: comparing runs is not implemented yet"),
-        (["--baseline=x"], "--baseline: comparing runs is not implemented yet"),
+        (["--gate=fail"], "--gate=fail: against what? Name a run with --baseline=RUN"),
     ],
 )
 def test_values_that_cannot_be_are_usage_errors(run: Run, arguments: list[str], said: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import HarnessError, ProvisionError, SSHError
+from harness.errors import CommandError, HarnessError, ProvisionError, SSHError
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
@@ -18,6 +18,7 @@ from harness.hypervisors.base import Disk
 from harness.hypervisors.kvm import KvmHypervisor
 from images.keys import Keys, ensure
 from images.store import GuestImage
+from suites.io.fio import Job
 from tests.real.conftest import Inner, Lent, factory, kvm_pids
 
 pytestmark = pytest.mark.emulated
@@ -143,6 +144,25 @@ def test_a_disk_that_is_cut_below_a_running_guest(
     assert "Input/output error" in failed.stderr
     guest.ssh.run(["true"])
     guest.stop()
+
+
+def test_a_host_whose_disk_fills_up_while_fio_writes(
+    guests: GuestFactory, emulated_host: Host
+) -> None:
+    full = f"{emulated_host.scratch()}/full"
+    emulated_host.run(["mkdir", full])
+    emulated_host.run(["mount", "-t", "tmpfs", "-o", "size=4m", "full", full])
+    try:
+        emulated_host.run(["truncate", "-s", "32M", f"{full}/disk"])
+        guest = guests(memory=256, disks=[Disk(f"{full}/disk", "extra", readonly=False)])
+        job = Job(rw="randwrite", depth=4, size=32, warm_up=0, measured=30)
+        with pytest.raises(CommandError, match="fio .*(Input/output error|No space left)"):
+            guest.ssh.run(job.argv("/dev/disk/by-serial/extra"), timeout=job.timeout)
+        guest.ssh.run(["true"])
+        guest.stop()
+    finally:
+        emulated_host.run(["umount", "--lazy", full])
+        emulated_host.run(["rmdir", full])
 
 
 def test_an_image_deleted_during_the_run(

@@ -1,75 +1,183 @@
-"""The page in a real browser, where one is installed."""
+"""The pages in a real browser, where one is installed."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
+import csv
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from reports.run import render
+from reports import compare, index, run, trend
+from tests.reports import browser, comparisons, tracks
 from tests.results.synthetic import write_run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+    from selenium.webdriver.remote.webelement import WebElement
 
-# Drives the page from outside: the page's own policy forbids any script but its own.
-DRIVER = """<!DOCTYPE html><meta charset="utf-8"><pre id="told"></pre>
-<iframe src="page.html" width="%d" height="900"></iframe>
-<script>
-onload = () => {
-  const page = frames[0].document, exits = page.querySelector("#exits table");
-  const names = () =>
-    [...exits.tBodies[0].rows].map((r) => r.cells[0].firstChild.textContent.trim());
-  const button = exits.querySelectorAll("th button")[1], told = {};
-  button.click(); told.up = names(); told.first = button.parentNode.ariaSort;
-  button.click(); told.down = names(); told.second = button.parentNode.ariaSort;
-  const box = page.querySelector("#io input");
-  box.value = "randwrite"; box.dispatchEvent(new Event("input"));
-  const rows = [...page.querySelector("#io table").tBodies[0].rows];
-  told.filtered = [rows.filter((r) => !r.hidden).length, rows.length];
-  told.said = page.querySelector("#io [aria-live]").textContent;
-  told.overflow = page.documentElement.scrollWidth - page.documentElement.clientWidth;
-  const shown = (drawing) => drawing.getBoundingClientRect().width > 0;
-  told.drawn = [...page.querySelectorAll("svg")].filter(shown).length;
-  told.figures = page.querySelectorAll("figure").length;
-  told.loaded = frames[0].performance.getEntriesByType("resource").map((e) => e.name);
-  document.getElementById("told").textContent = JSON.stringify(told);
-};
-</script>"""
+pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+
+PAGES = ("run", "compare", "trend", "index")
+# a table that has a filter, a column of numbers in it, and what its filter is to find
+TABLES = {
+    "run": ("#io table", 3, "randwrite"),
+    "compare": ("#figures table", 4, "regressed"),
+    "trend": ("#series table", 5, "depth 2"),
+    "index": ("#runs table", 8, "failed"),
+}
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no chromium here: apt-get install chromium")
-@pytest.mark.parametrize("width", [1280, 400])
-def test_page_in_chromium(tmp_path: Path, width: int) -> None:
-    render(write_run(tmp_path / "store"), tmp_path / "page.html")
-    driver = tmp_path / "driver.html"
-    driver.write_text(DRIVER % width, encoding="utf-8")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    plain = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    reading = [
-        *(f"--user-data-dir={tmp_path / 'profile'}", "--allow-file-access-from-files"),
-        *("--enable-logging=stderr", "--dump-dom", "--virtual-time-budget=5000"),
-    ]
-    ended = subprocess.run(
-        [CHROMIUM, *plain, *quiet, *reading, driver.as_uri()],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert "CONSOLE" not in ended.stderr
-    found = re.search(r'<pre id="told">(.+?)</pre>', ended.stdout)
-    assert found, ended.stdout[:500]
-    told = json.loads(found[1])
-    assert told["up"] == ["control", "cpuid", "hypercall_null", "pio_kernel", "pio_user"]
-    assert told["down"] == told["up"][::-1]
-    assert (told["first"], told["second"]) == ("ascending", "descending")
-    assert told["filtered"] == [4, 12]
-    assert told["said"] == "4 of 12 rows"
-    assert told["overflow"] <= 0
-    assert told["drawn"] == told["figures"] > 0
-    assert [name for name in told["loaded"] if not name.startswith("data:")] == []
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("pages")
+    run.render(write_run(where / "store"), where / "run.html")
+    for number in range(6):
+        outcomes = {"passed": 3, "failed": number % 2}
+        write_run(where / "store", parts="boot", boots=1 + number, facts={"outcomes": outcomes})
+    compare.render(comparisons.made(), where / "compare.html")
+    trend.render(tracks.made(), where / "trend.html")
+    index.render(where / "store", where / "index.html")
+    return where
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def chromium(downloads: Path) -> Iterator[Chrome]:
+    with browser.chromium(downloads) as driver:
+        yield driver
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_quiet_fits_and_is_accessible(chromium: Chrome, pages: Path, name: str) -> None:
+    page = pages / f"{name}.html"
+    browser.loaded(chromium)
+    for width, dark in ((1280, False), (1280, True), (400, False)):
+        browser.show(chromium, page, width=width, dark=dark)
+        assert browser.faults(chromium) == [], (width, dark)
+    for width in (400, 1280):
+        browser.show(chromium, page, width=width)
+        wide = "return document.documentElement.scrollWidth"
+        assert chromium.execute_script(wide) <= width
+        drawn = chromium.execute_script(
+            "return [...document.querySelectorAll('svg:not(.spark)')]"
+            ".filter((one) => one.getBoundingClientRect().width > 100).length"
+        )
+        figures = chromium.execute_script("return document.querySelectorAll('figure').length")
+        assert drawn == figures
+        assert figures or name == "index"
+    assert browser.loaded(chromium) == []
+    assert browser.said(chromium) == []
+
+
+def focused(chromium: Chrome) -> WebElement:
+    return chromium.switch_to.active_element
+
+
+def press(chromium: Chrome, *keys: str) -> None:
+    from selenium.webdriver import ActionChains
+
+    ActionChains(chromium).send_keys(*keys).perform()
+
+
+def tab_to(chromium: Chrome, wanted: WebElement, most: int = 200) -> None:
+    """By the keyboard alone, from the top of the page."""
+    from selenium.webdriver.common.keys import Keys
+
+    chromium.execute_script("document.activeElement.blur(); window.getSelection().empty()")
+    for _ in range(most):
+        press(chromium, Keys.TAB)
+        if focused(chromium) == wanted:
+            break
+    else:
+        pytest.fail(f"the keyboard does not reach {wanted.get_attribute('outerHTML')}")
+    outline = wanted.value_of_css_property("outline-style")
+    assert outline != "none", "where the focus is must be seen"
+
+
+def column(table: WebElement, at: int) -> list[float]:
+    cells = table.find_elements("css selector", f"tbody tr > :nth-child({at + 1})")
+    keys = [cell.get_attribute("data-sort") for cell in cells]
+    return [float(key) for key in keys if key]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tables_sort_filter_and_are_saved_by_keyboard(
+    chromium: Chrome, pages: Path, downloads: Path, name: str
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.show(chromium, pages / f"{name}.html")
+    place, at, word = TABLES[name]
+    table = chromium.find_element("css selector", place)
+    head = table.find_element("css selector", f"thead th:nth-child({at + 1})")
+    box = chromium.find_element("css selector", f"[data-filter={table.get_attribute('id')}]")
+    save = chromium.find_element("css selector", f"[data-csv={table.get_attribute('id')}]")
+    assert head.get_attribute("aria-sort") == "none"
+    tab_to(chromium, head.find_element("tag name", "button"))
+    for key, way in ((Keys.ENTER, "ascending"), (Keys.SPACE, "descending")):
+        press(chromium, key)
+        assert head.get_attribute("aria-sort") == way
+        values = column(table, at)
+        assert len(values) > 3
+        assert values == sorted(values, reverse=way == "descending")
+    tab_to(chromium, box)
+    press(chromium, word)
+    shown = [row for row in table.find_elements("css selector", "tbody tr") if row.is_displayed()]
+    every = len(table.find_elements("css selector", "tbody tr"))
+    assert 0 < len(shown) < every
+    tools = box.find_element("xpath", "./ancestor::p")
+    assert tools.find_element("css selector", "[aria-live]").text == f"{len(shown)} of {every} rows"
+    press(chromium, Keys.TAB)
+    assert focused(chromium) == save
+    press(chromium, Keys.ENTER)
+    found = saved(downloads)
+    assert len(found) == len(shown) + 1
+    assert all(word in " ".join(row).replace(", ", " ") for row in found[1:])
+    assert browser.said(chromium) == []
+
+
+def saved(downloads: Path) -> list[list[str]]:
+    """The rows of the one file that the browser has just saved."""
+    until = time.monotonic() + 10
+    while not (found := list(downloads.glob("*.csv"))):
+        assert time.monotonic() < until, list(downloads.iterdir())
+        time.sleep(0.02)
+    (file,) = found
+    rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
+    file.unlink()
+    return rows
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_raw_data_are_unpacked_and_saved(
+    chromium: Chrome, pages: Path, downloads: Path, name: str
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.show(chromium, pages / f"{name}.html")
+    chromium.find_element("id", "download").send_keys(Keys.ENTER)
+    rows = saved(downloads)
+    assert len(rows) > 6
+    assert len({len(row) for row in rows}) == 1
+    assert browser.said(chromium) == []
+
+
+def test_saved_table_is_no_formula(chromium: Chrome, downloads: Path, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page = tmp_path / "page.html"
+    compare.render(comparisons.made({"regressed": 2, "pass": 1}, text='=cmd|"x",1'), page)
+    browser.show(chromium, page)
+    chromium.find_element("css selector", "#figures [data-csv]").send_keys(Keys.ENTER)
+    head, first, *_ = saved(downloads)
+    told = dict(zip(head, first, strict=True))
+    assert told["Hypervisor"] == """'=cmd|"x",1"""
+    assert told["Worse by"] == "+50%"
+    assert told["Base"] == "100"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from harness.results import RunFacts, RunWriter, Sample
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HOST = "0123456789ab"
+VERSION_1 = "20260102T030405Z-0000a1"  # the run of fixtures/v1.parquet, of schema version 1
 NS_A_CYCLE = 0.5
 
 # case -> cost in ns above the control, exits an operation
@@ -166,3 +168,11 @@ def write_run(directory: Path, *, parts: str = "", boots: int = 5, **more: Any) 
         for sample in getattr(maker, part)():
             writer.add(sample)
     return writer.close()
+
+
+def version_1(directory: Path) -> Path:
+    """A run file of schema version 1, as the harness of that time wrote it, put into a store."""
+    path = directory / "2026-01" / f"{VERSION_1}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(__file__).parent / "fixtures" / "v1.parquet", path)
+    return path

@@ -1,59 +1,47 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import os
-import signal
-import subprocess
-import sys
-import threading
+import json
+import math
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import ResultError
-from harness.results import RunWriter, load, new_run_id, query, recover, runs
-from harness.results.schema import COLUMNS
-from tests.results.synthetic import Synthetic, facts, write_run
+from harness.results import RunWriter, load, new_run_id, query, runs, usable
+from harness.results.schema import COLUMNS, FACTS_KEY, SCHEMA_VERSION, VERSION_KEY, Sample
+from harness.results.store import boot_medians, facts_of
+from tests.results.synthetic import VERSION_1, Synthetic, facts, version_1, write_run
 
-NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _filled(directory: Path, boots: int = 2) -> RunWriter:
-    writer = RunWriter(directory, facts())
-    for sample in Synthetic(writer.run, boots=boots).boot():
-        writer.add(sample)
-    return writer
+COUNT = "SELECT count(*) AS n FROM samples"
 
 
-def _files(directory: Path) -> list[str]:
-    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file())
+def _rewritten(
+    path: Path,
+    change: Callable[[pa.Table], pa.Table] = lambda table: table,
+    metadata: Mapping[bytes, bytes] | None = None,
+) -> Path:
+    """A run file as somebody else would leave it."""
+    table = pq.read_table(path)
+    kept = {**table.schema.metadata, **(metadata or {})}
+    pq.write_table(change(table).replace_schema_metadata(kept), path)
+    return path
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path, facts())
-    samples = list(Synthetic(writer.run, boots=2, batches=3).everything())
-    for sample in samples:
-        writer.add(sample)
-    path = writer.close({"exit_status": 1, "outcomes": {"failed": 2}})
+def _values(values: list[float | None]) -> Callable[[pa.Table], pa.Table]:
+    """The first samples' values replaced."""
 
-    month = f"{writer.run[:4]}-{writer.run[4:6]}"
-    assert path == tmp_path / month / f"{writer.run}.parquet"
-    assert _files(tmp_path) == [f"{month}/{writer.run}.parquet"]
-    told, frame = load(path)
-    assert tuple(frame.columns) == COLUMNS
-    rows = frame.assign(time=frame["time"].dt.to_pydatetime()).to_dict("records")
-    assert rows == [sample.row() for sample in samples]
-    assert told["run"] == writer.run
-    assert told["exit_status"] == 1
-    assert told["outcomes"] == {"failed": 2}
-    assert told["cpu_model"] == facts()["cpu_model"]
-    assert told["complete"] is True
-    assert told["start"] < told["end"]
+    def change(table: pa.Table) -> pa.Table:
+        kept = table["value"].to_pylist()[len(values) :]
+        return table.set_column(1, "value", pa.array([*values, *kept], pa.float64()))
+
+    return change
 
 
 def test_run_ids_sort_by_time_and_never_repeat() -> None:
@@ -61,14 +49,6 @@ def test_run_ids_sort_by_time_and_never_repeat() -> None:
     late = new_run_id(datetime(2026, 1, 10, tzinfo=UTC))
     assert early < late
     assert len({new_run_id() for _ in range(200)}) == 200
-
-
-@pytest.mark.parametrize("run", ["../../etc/x", "", "20260102T030405Z-abcdef/..", "x"])
-def test_malformed_run_id_writes_nothing(tmp_path: Path, run: str) -> None:
-    if run:
-        with pytest.raises(ResultError, match="no run id"):
-            RunWriter(tmp_path / "store", {}, run=run)
-        assert not (tmp_path / "store").exists()
 
 
 def test_newest_and_named_run(tmp_path: Path) -> None:
@@ -81,147 +61,6 @@ def test_newest_and_named_run(tmp_path: Path) -> None:
     assert load(tmp_path, first.run)[0]["run"] == first.run
     with pytest.raises(ResultError, match="no run 2027"):
         load(tmp_path, "20270101T000000Z-00000a")
-
-
-def test_sample_of_another_run_is_refused(tmp_path: Path) -> None:
-    writer = _filled(tmp_path)
-    stranger = next(Synthetic(new_run_id()).boot())
-    with pytest.raises(ResultError, match="is of run"):
-        writer.add(stranger)
-    assert len(load(writer.close())[1]) == writer.count
-
-
-def test_closed_twice_is_harmless_and_add_after_is_not(tmp_path: Path) -> None:
-    writer = _filled(tmp_path)
-    path = writer.close()
-    assert writer.close() == path
-    with pytest.raises(ResultError, match="closed"):
-        writer.add(next(Synthetic(writer.run).boot()))
-
-
-def test_threads_may_add_at_once(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path, {})
-    batch = list(Synthetic(writer.run, boots=25).boot())
-
-    def work() -> None:
-        for sample in batch:
-            writer.add(sample)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    told, frame = load(writer.close())
-    assert len(frame) == 4 * len(batch)
-    assert "lost_lines" not in told
-
-
-CRASH = """
-import os, signal, sys
-from pathlib import Path
-from harness.results import RunWriter
-from tests.results.synthetic import Synthetic, facts
-writer = RunWriter(Path(sys.argv[1]), facts())
-for sample in Synthetic(writer.run, boots=3).boot():
-    writer.add(sample)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_killed_session_loses_no_sample(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    child = subprocess.run(
-        [sys.executable, "-c", CRASH, str(tmp_path)], cwd=root, check=False, timeout=60
-    )
-    assert child.returncode == -signal.SIGKILL
-    assert runs(tmp_path) == []
-    (spool,) = tmp_path.glob("*.jsonl")
-    with spool.open("ab") as stream:
-        stream.write(b'{"metric": "boot.re')  # the line it was writing when it died
-    (path,) = recover(tmp_path)
-    told, frame = load(path)
-    assert len(frame) == 12
-    assert told["complete"] is False
-    assert told["lost_lines"] == 1
-    assert told["host"] == "emulated"
-    assert not spool.exists()
-    assert recover(tmp_path) == []
-
-
-def test_recover_leaves_living_sessions_and_strangers_alone(tmp_path: Path) -> None:
-    writer = _filled(tmp_path)
-    stranger = tmp_path / "notes.jsonl"
-    stranger.write_text("{}\n")
-    assert recover(tmp_path) == []
-    assert writer.spool.exists()
-    assert stranger.read_text() == "{}\n"
-    assert len(load(writer.close())[1]) == writer.count
-
-
-def test_recover_sets_a_spool_of_rubbish_aside(tmp_path: Path) -> None:
-    spool = tmp_path / "20260102T030405Z-abcdef.jsonl"
-    spool.write_bytes(b"\x00\xff rubbish\n")
-    assert recover(tmp_path) == []
-    assert _files(tmp_path) == ["20260102T030405Z-abcdef.broken"]
-
-
-def test_close_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = _filled(tmp_path)
-
-    def half(table: Any, stream: Any, **_: Any) -> None:
-        stream.write(b"PAR1 half a file")
-        raise NO_SPACE
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pq, "write_table", half)
-        with pytest.raises(ResultError, match="No space left") as caught:
-            writer.close({"exit_status": 0})
-    assert "Free space" in caught.value.mend
-    assert str(writer.spool) in caught.value.mend
-    assert _files(tmp_path) == [writer.spool.name]
-    (path,) = recover(tmp_path)
-    told, frame = load(path)
-    assert len(frame) == writer.count
-    assert told["exit_status"] == 0
-    assert told["complete"] is True
-
-
-def test_full_disk_at_add_leaves_whole_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writer = _filled(tmp_path)
-    sample = next(Synthetic(writer.run).boot())
-    real = os.pwrite
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: len(data) // 2], at))
-        with pytest.raises(ResultError, match="No space left"):
-            writer.add(sample)
-    writer.add(dataclasses.replace(sample, value=42.0))
-    told, frame = load(writer.close())
-    assert "lost_lines" not in told
-    assert len(frame) == writer.count
-    assert frame["value"].iloc[-1] == 42.0
-
-
-def test_store_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ResultError, match="cannot be written") as caught:
-        RunWriter(tmp_path / "file" / "store", {})
-    assert caught.value.mend
-
-
-def test_broken_file_and_other_version(tmp_path: Path) -> None:
-    path = write_run(tmp_path, parts="boot")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ResultError, match="no readable Parquet"):
-        load(path)
-    pq.write_table(pa.table({"x": [1]}), path)
-    with pytest.raises(ResultError, match="schema version is none"):
-        load(path)
-    with pytest.raises(ResultError, match="no such run file"):
-        load(tmp_path / "absent.parquet")
 
 
 def test_query_spans_runs(tmp_path: Path) -> None:
@@ -240,3 +79,205 @@ def test_query_spans_runs(tmp_path: Path) -> None:
         query(directory, "SELECT nothing FROM nowhere")
     with pytest.raises(ResultError, match="holds no runs"):
         query(tmp_path / "empty", "SELECT 1")
+
+
+def test_medians_are_of_boots_and_leave_the_host_out(tmp_path: Path) -> None:
+    files = [write_run(tmp_path, parts="boot exits utilization", boots=3) for _ in range(2)]
+    made = boot_medians(files)
+    assert len(made) == 2 * 3 * (4 + 3 * 5)
+    assert not made["metric"].str.startswith("host.").any()
+    _, frame = load(files[0])
+    wanted = frame[(frame["metric"] == "exit.cpuid") & (frame["boot"] == 2)]["value"]
+    mine = made[(made["run"] == files[0].stem) & (made["metric"] == "exit.cpuid")]
+    assert mine[mine["boot"] == 2][["value", "n"]].to_numpy().tolist() == [
+        [pytest.approx(wanted.median()), 30]
+    ]
+    assert boot_medians([]).empty
+
+
+# -- attempts ------------------------------------------------------------------------------------
+
+
+def _retried(directory: Path) -> tuple[Path, list[Sample]]:
+    """A run whose test of boot 1 was run once more, and the samples that count."""
+    writer = RunWriter(directory, facts())
+    maker = Synthetic(writer.run, boots=3)
+    samples = [*maker.boot(), *maker.utilization(2)]
+    again = [
+        dataclasses.replace(sample, value=2 * sample.value, attempt=2)
+        for sample in samples
+        if sample.boot == 1
+    ]
+    native = dataclasses.replace(again[0], hypervisor="native", attempt=1)  # not run again
+    for sample in (*samples, *again, native):
+        writer.add(sample)
+    return writer.close(), [*(one for one in samples if one.boot != 1), *again, native]
+
+
+def test_only_the_last_attempt_counts_and_none_is_lost(tmp_path: Path) -> None:
+    path, counting = _retried(tmp_path)
+    _, frame = load(path)
+    rows = frame.assign(time=frame["time"].dt.to_pydatetime()).to_dict("records")
+    assert rows == [sample.row() for sample in counting]
+    assert query(tmp_path, COUNT)["n"].item() == len(counting)
+    asked = query(tmp_path, "SELECT metric, value, attempt FROM samples WHERE boot = 1")
+    assert sorted(asked["attempt"]) == [1, 2, 2, 2, 2]
+    medians = boot_medians([path])
+    assert medians["n"].max() == 1
+    assert set(medians["value"]) == {one.value for one in counting if one.test}
+    kept = pq.read_table(path)
+    assert len(kept) == len(counting) + 4
+    assert pc.max(kept["attempt"]).as_py() == 2
+
+
+# -- versions ------------------------------------------------------------------------------------
+
+
+def test_version_1_is_read(tmp_path: Path) -> None:
+    path = version_1(tmp_path)
+    told, frame = load(path)
+    assert (told["run"], told["host"]) == (VERSION_1, "emulated")
+    assert tuple(frame.columns) == COLUMNS
+    assert len(frame) == len(pq.read_table(path)) == 187
+    assert set(frame["attempt"]) == {1}
+    assert frame["attempt"].dtype == "int32"
+    assert facts_of(path) == told
+    assert query(tmp_path, "SELECT count(*) AS n, max(attempt) AS a FROM samples").to_dict(
+        "records"
+    ) == [{"n": 187, "a": 1}]
+    assert len(boot_medians([path])) == 3 * (4 + 3 * 5)
+
+
+def test_versions_mix_in_one_store(tmp_path: Path) -> None:
+    old, (retried, counting) = version_1(tmp_path), _retried(tmp_path)
+    new = write_run(tmp_path, parts="boot", boots=2)
+    told = query(
+        tmp_path,
+        "SELECT run, count(*) AS n, max(attempt) AS attempt, any_value(facts->>'host') AS host "
+        "FROM samples JOIN runs USING (run) GROUP BY run ORDER BY run",
+    )
+    assert dict(zip(told["run"], told["n"], strict=True)) == {
+        old.stem: 187,
+        retried.stem: len(counting),
+        new.stem: 8,
+    }
+    assert set(told["host"]) == {"emulated"}
+    both = boot_medians([old, retried, new])
+    assert both.groupby("run").size().to_dict() == {old.stem: 57, retried.stem: 13, new.stem: 8}
+
+
+def test_newer_version_asks_for_an_update(tmp_path: Path) -> None:
+    later = str(SCHEMA_VERSION + 1).encode()
+    path = _rewritten(write_run(tmp_path, parts="boot"), metadata={VERSION_KEY: later})
+    for read in (load, facts_of, lambda path: boot_medians([path])):
+        with pytest.raises(ResultError, match=f"schema version is {SCHEMA_VERSION + 1}") as caught:
+            read(path)
+    with pytest.raises(ResultError) as caught:
+        load(path)
+    assert "Update the harness" in caught.value.mend
+
+
+# -- bad input -----------------------------------------------------------------------------------
+
+
+def _cut(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def _without(column: str) -> Callable[[Path], object]:
+    return lambda path: _rewritten(path, lambda table: table.drop_columns([column]))
+
+
+def _flipped(path: Path) -> None:
+    """Bits that the disk lost: the end of the file is whole."""
+    whole = bytearray(path.read_bytes())
+    whole[40:400] = bytes(360)
+    path.write_bytes(whole)
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (_cut, "no readable Parquet"),
+    "empty": (lambda path: path.write_bytes(b""), "no readable Parquet"),
+    "text": (lambda path: path.write_text("value\n1\n"), "no readable Parquet"),
+    "strange": (lambda path: pq.write_table(pa.table({"x": [1]}), path), "schema version is none"),
+    "no number": (
+        lambda path: _rewritten(path, metadata={VERSION_KEY: b"\xff"}),
+        "its schema version is",
+    ),
+    "no column": (_without("metric"), "its column metric is missing"),
+    "other type": (
+        lambda path: _rewritten(
+            path, lambda table: table.set_column(1, "value", table["value"].cast(pa.string()))
+        ),
+        "its column value is of type string, expected double",
+    ),
+    "no facts": (lambda path: _rewritten(path, metadata={FACTS_KEY: b"["}), "its facts cannot"),
+    "facts of a kind": (lambda path: _rewritten(path, metadata={FACTS_KEY: b"1"}), "its facts"),
+}
+
+
+@pytest.mark.parametrize(("breaks", "cause"), BROKEN.values(), ids=BROKEN)
+def test_one_broken_file_among_many(
+    tmp_path: Path, breaks: Callable[[Path], object], cause: str
+) -> None:
+    good = write_run(tmp_path, parts="boot", boots=2)
+    bad = write_run(tmp_path, parts="boot", boots=2)
+    breaks(bad)
+    with pytest.raises(ResultError, match=cause) as caught:
+        load(bad)
+    assert caught.value.mend
+    with pytest.raises(ResultError, match=cause):
+        facts_of(bad)
+    assert set(runs(tmp_path)) == {good, bad}
+    found, problems = usable(runs(tmp_path))
+    assert found == [good]
+    assert len(problems) == 1
+    assert str(bad) in problems[0]
+    told: list[str] = []
+    assert query(tmp_path, COUNT, told)["n"].item() == 8
+    assert query(tmp_path, "SELECT run FROM runs", told)["run"].tolist() == [good.stem]
+    assert len(boot_medians(runs(tmp_path), told)) == 8
+    assert told == problems * 3
+    with pytest.raises(ResultError, match="none of 1 run files can be read"):
+        boot_medians([bad])
+
+
+def test_file_that_is_broken_in_its_middle(tmp_path: Path) -> None:
+    good = write_run(tmp_path, parts="boot", boots=2)
+    bad = write_run(tmp_path, parts="exits", boots=2)
+    _flipped(bad)
+    with pytest.raises(ResultError, match="no readable Parquet"):
+        load(bad)
+    told: list[str] = []
+    assert len(boot_medians([good, bad], told)) == 8
+    assert len(told) == 1
+    assert str(bad) in told[0]
+
+
+def test_numbers_that_are_not_finite_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = write_run(tmp_path, parts="boot", boots=2)
+    _rewritten(path, _values([math.nan, math.inf, -math.inf, None]))
+    told, frame = load(path)
+    assert told["notes"] == ["4 samples are not finite numbers: left out"]
+    assert len(frame) == 4
+    assert frame.index.tolist() == [0, 1, 2, 3]
+    assert query(tmp_path, COUNT)["n"].item() == 4
+    assert len(boot_medians([path])) == 4
+    _rewritten(path, _values([1.0, 1.0, 1.0, math.nan]))
+    assert load(path)[0]["notes"] == ["1 sample is not a finite number: left out"]
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="no such run file"):
+        load(tmp_path / "absent.parquet")
+    with pytest.raises(ResultError, match="no such run file"):
+        facts_of(tmp_path / "absent.parquet")
+
+
+def test_facts_may_be_changed_by_who_asked(tmp_path: Path) -> None:
+    path = write_run(tmp_path, parts="boot")
+    told: Any = facts_of(path)
+    told["host"] = "elsewhere"
+    assert facts_of(path)["host"] == "emulated"
+    assert json.loads(query(tmp_path, "SELECT facts FROM runs")["facts"].item())

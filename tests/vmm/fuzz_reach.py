@@ -65,6 +65,8 @@ def arguments(source: Source) -> dict[str, dict[str, Any]]:
         "step": {"vcpu": 0, "give_up": source.chance()},
         "read_memory": {"gpa": at, "size": source.pick((0, 1, CHUNK, CHUNK + 1, -1, number))},
         "write_memory": {"gpa": at, "data": source.pick(("", "AAAA", "A", "\x80", "AAAA" * 99))},
+        "log_writes": {"on": source.chance()},
+        "written": {},
         "hook": hook(source),
         "unhook": {"hook": small},
         "reply": {"call": small, "value": source.pick((None, number, "x"))},

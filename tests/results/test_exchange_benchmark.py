@@ -10,7 +10,8 @@ import pytest
 from pytest_benchmark.stats import Stats
 
 from harness.errors import ResultError
-from harness.results import benchmark_json, load
+from harness.results import load
+from harness.results.exchange import benchmark_json
 from tests.results.synthetic import write_run
 
 

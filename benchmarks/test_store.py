@@ -1,0 +1,111 @@
+"""The store with a million samples: closing a run, one series over all runs, all boots' medians.
+
+    pytest benchmarks/test_store.py
+
+RUNS runs of RUN samples each, as a night's suites leave them: 40 metrics, 5 boots, 50 batches, made
+up. Asked again at once ("warm"): the files lie in memory, and their ends are known. Nothing is
+asserted of the figures.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.results import RunWriter, Sample, new_run_id, query, runs
+from harness.results.spool import keep
+from harness.results.store import boot_medians, usable
+from tests.results.synthetic import facts
+
+RUNS, METRICS, BOOTS, BATCHES = 100, 40, 5, 50
+RUN = METRICS * BOOTS * BATCHES
+START = datetime(2026, 1, 1, 2, tzinfo=UTC)
+SERIES = """
+    SELECT run, median(value) AS value FROM samples
+    WHERE metric = 'made.17' AND hypervisor = 'kvm' GROUP BY run ORDER BY run
+"""
+
+
+def night(number: int) -> tuple[str, Iterator[Sample]]:
+    """A run's name and its samples."""
+    start = START + timedelta(days=number)
+    run, random = new_run_id(start), np.random.default_rng(number)
+    noise = iter(random.lognormal(0, 0.03, RUN).tolist())
+    return run, (
+        Sample(
+            metric=f"made.{metric}",
+            value=100 * next(noise),
+            unit="us",
+            better="lower",
+            run=run,
+            suite="made",
+            test=f"suites/made/test_made.py::test_{metric}[{boot}]",
+            parameters={"vcpus": 1, "depth": metric % 4},
+            hypervisor="kvm",
+            backend="vmx",
+            host="0123456789ab",
+            image="sha256:feed",
+            commit=f"{number:040x}",
+            time=start + timedelta(seconds=60 * boot, milliseconds=batch),
+            boot=boot,
+            batch=batch,
+        )
+        for metric, boot, batch in itertools.product(range(METRICS), range(BOOTS), range(BATCHES))
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("store")
+    for number in range(RUNS):
+        run, samples = night(number)
+        keep(made, facts(run=run), samples)
+    return made
+
+
+def test_take_a_sample(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    run, samples = night(RUNS)
+    (sample, *_) = samples
+    writer = RunWriter(tmp_path, facts(), run=run)
+    benchmark(writer.add, sample)  # type: ignore[no-untyped-call]
+
+
+def test_close_a_run_beside_a_million_samples(benchmark: BenchmarkFixture, store: Path) -> None:
+    made: list[Path] = []
+
+    def filled() -> tuple[tuple[RunWriter], dict[str, object]]:
+        for path in made:
+            path.unlink(missing_ok=True)
+        run, samples = night(RUNS)
+        writer = RunWriter(store, facts(), run=run)
+        for sample in samples:
+            writer.add(sample)
+        return (writer,), {}
+
+    def close(writer: RunWriter) -> None:
+        made.append(writer.close())
+
+    benchmark.pedantic(close, setup=filled, rounds=5)  # type: ignore[no-untyped-call]
+    made[-1].unlink()
+
+
+def test_one_series(benchmark: BenchmarkFixture, store: Path) -> None:
+    found = benchmark(query, store, SERIES)  # type: ignore[no-untyped-call]
+    assert len(found) == RUNS
+
+
+def test_which_files_can_be_read(benchmark: BenchmarkFixture, store: Path) -> None:
+    benchmark(usable, runs(store))  # type: ignore[no-untyped-call]
+
+
+def test_medians_of_all_boots(benchmark: BenchmarkFixture, store: Path) -> None:
+    found = benchmark.pedantic(  # type: ignore[no-untyped-call]
+        boot_medians, (runs(store),), rounds=5
+    )
+    assert len(found) == RUNS * METRICS * BOOTS

@@ -1,0 +1,212 @@
+"""Two revisions of a checkout measured in turn, and the commit between them that made it worse.
+
+Each revision is checked out in a worktree of its own. A command measures it there and leaves one
+run; the runs stay in DIR/bisect/<time>/<commit>, apart from the nightly ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness import scratch
+from harness.errors import HarnessError, ResultError
+from harness.results import new_run_id
+from harness.results.compare import SERIES
+from harness.results.paired import paired
+from harness.results.store import runs
+from harness.results.track import series_id
+
+FEWEST = 6  # pairs: of fewer no difference can be shown
+
+
+class Repository:
+    """A git checkout. Raises HarnessError when it is none."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory
+        self.root = Path(self.git("rev-parse", "--show-toplevel"))
+
+    def git(self, *words: str) -> str:
+        argv = ["git", "-C", str(self.root), *words]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise HarnessError(f"git cannot be run: {error}", mend="Install git.") from error
+        if done.returncode:
+            raise HarnessError(f"git {words[0]}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout.strip()
+
+    def commit(self, revision: str) -> str:
+        wanted = f"{revision}^{{commit}}"
+        return self.git("rev-parse", "--verify", "--quiet", "--end-of-options", wanted)
+
+    def between(self, base: str, new: str) -> list[str]:
+        """The commits after base up to new, oldest first, along the first parents.
+
+        Raises HarnessError when base is no ancestor of new."""
+        self.git("merge-base", "--is-ancestor", base, new)
+        return self.git("rev-list", "--reverse", "--first-parent", f"{base}..{new}").split()
+
+    def subject(self, commit: str) -> str:
+        return self.git("show", "--no-patch", "--format=%h %s (%an, %as)", commit)
+
+
+@dataclass
+class Measurer:
+    """Measures commits in worktrees, which go at the end; the runs stay.
+
+    command: its words; "{results}" in one is the directory for the run. tell: takes a line of
+    progress.
+    """
+
+    repository: Repository
+    results: Path
+    command: Sequence[str]
+    tell: Callable[[str], None]
+    _worktrees: dict[str, Path] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        self._scratch = scratch.make()
+        self.kept = (self.results / "bisect" / new_run_id()).resolve()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for tree in self._worktrees.values():
+            with contextlib.suppress(HarnessError):
+                self.repository.git("worktree", "remove", "--force", str(tree))
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        with contextlib.suppress(HarnessError):
+            self.repository.git("worktree", "prune")
+
+    def measure(self, commit: str) -> Path:
+        """The run file of one measurement. Raises HarnessError when the command left none."""
+        if commit not in self._worktrees:
+            tree = self._scratch / commit[:12]
+            self.repository.git("worktree", "add", "--detach", "--force", str(tree), commit)
+            self._worktrees[commit] = tree
+        place = self.kept / commit[:12]
+        before = set(runs(place))
+        argv = [word.replace("{results}", str(place)) for word in self.command]
+        start = time.monotonic()
+        log = self.kept / f"{commit[:12]}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with log.open("ab") as stream:
+                done = subprocess.run(
+                    argv, cwd=self._worktrees[commit], stdout=stream, stderr=stream, check=False
+                )
+        except OSError as error:
+            raise HarnessError(f"{argv[0]} cannot be run: {error.strerror}") from error
+        made = sorted(set(runs(place)) - before)
+        self.tell(f"  {commit[:12]}: {time.monotonic() - start:.1f} s")
+        if len(made) != 1:
+            raise HarnessError(
+                f"the command left {len(made)} runs of {commit[:12]} (exit status "
+                f"{done.returncode}): see {log}",
+                mend="It must measure the checkout that it is started in, and write to {results}.",
+            )
+        return made[0]
+
+    def in_turn(self, base: str, new: str, rounds: int) -> list[tuple[Path, Path]]:
+        """Pairs of runs, base and new, measured A B B A."""
+        pairs = []
+        for number in range(rounds):
+            self.tell(f"pair {number + 1} of {rounds}: {base[:12]}, {new[:12]}")
+            order = (base, new) if number % 2 == 0 else (new, base)
+            made = {commit: self.measure(commit) for commit in order}
+            pairs.append((made[base], made[new]))
+        return pairs
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A figure that is worse; row: of paired.Paired.table."""
+
+    row: dict[Any, Any]
+
+    @property
+    def words(self) -> str:
+        row = self.row
+        setting = f" {row['parameters']}" if row["parameters"] != "{}" else ""
+        return (
+            f"{row['metric']}{setting} ({row['hypervisor']}, {row['backend']}) is worse by "
+            f"{row['effect']:.1%} ({row['low']:.1%} to {row['high']:.1%}), p {row['p']:.3g}, "
+            f"{row['pairs']} pairs: {row['base']:.4g} to {row['new']:.4g} {row['unit']}"
+        )
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """commit: "" when it could not be told. lines: what was found, for people."""
+
+    commit: str
+    lines: Sequence[str]
+
+
+def confirm(
+    measurer: Measurer, base: str, new: str, rounds: int, series: str | None = None
+) -> Confirmed | None:
+    """The figure (by its id, else the one that became worst) that is confirmed to be worse; None
+    when there is none. Raises HarnessError."""
+    if rounds < FEWEST:
+        raise HarnessError(f"{rounds} rounds can show nothing", mend=f"Take {FEWEST} or more.")
+    if base == new:
+        raise HarnessError(f"both revisions are {base[:12]}")
+    table = paired(measurer.in_turn(base, new, rounds)).regressed
+    if series:
+        table = table[[series_id(key) == series for key in table[SERIES].itertuples(index=False)]]
+    return Confirmed(table.iloc[0].to_dict()) if len(table) else None
+
+
+def bisect(measurer: Measurer, base: str, new: str, rounds: int, found: Confirmed) -> Bisection:
+    """The first commit at which a confirmed figure is worse by more than half of it.
+
+    A commit that cannot be measured is passed over. Raises HarnessError when base is no ancestor
+    of new.
+    """
+    commits = measurer.repository.between(base, new)
+    good, bad = -1, len(commits) - 1  # places; good: before the first
+    broken: set[int] = set()
+    while candidates := [n for n in range(good + 1, bad) if n not in broken]:
+        middle = min(candidates, key=lambda n: abs(n - (good + bad) / 2))
+        commit = commits[middle]
+        measurer.tell(f"{bad - good - 1} commits to tell apart; now {commit[:12]}")
+        try:
+            worse = _worse(measurer, base, commit, rounds, found)
+        except (HarnessError, ResultError) as error:
+            measurer.tell(f"passed over: {error}")
+            broken.add(middle)
+            continue
+        if worse > found.row["effect"] / 2:
+            bad = middle
+        else:
+            good = middle
+    told = [f"first worse: {measurer.repository.subject(commits[bad])}"]
+    if bad - good > 1:
+        told.append(f"or one of the {bad - good - 1} before it that could not be measured")
+        return Bisection("", told)
+    return Bisection(commits[bad], told)
+
+
+def _worse(measurer: Measurer, base: str, commit: str, rounds: int, found: Confirmed) -> float:
+    """By how much the figure is worse there than at base."""
+    table = paired(measurer.in_turn(base, commit, rounds)).table
+    mine = table[(table[SERIES] == [found.row[name] for name in SERIES]).all(axis=1)]
+    if mine.empty:
+        raise ResultError(f"{commit[:12]} does not measure {found.row['metric']}")
+    row = mine.iloc[0]
+    measurer.tell(f"  worse by {row['effect']:.1%} ({row['low']:.1%} to {row['high']:.1%})")
+    return float(row["effect"])

@@ -1,0 +1,63 @@
+"""What subcommands have in common: words of the command line, exit statuses, pages."""
+
+# ruff: noqa: PLC0415 - pandas and rich: only for who asks for them
+from __future__ import annotations
+
+import argparse
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# as argparse has it: there is no public name
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+OK, FAILED, REGRESSED = 0, 1, 3  # 2 is argparse's own: the words are off
+
+
+def parser(commands: Commands, name: str, what: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
+    return made
+
+
+def with_store(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """It reads a store."""
+    one.add_argument(
+        "--results",
+        default="results",
+        metavar="DIR",
+        help="where the runs are: a directory, or a URL that fsspec understands (default: results)",
+    )
+    return one
+
+
+def store(arguments: argparse.Namespace) -> Path:
+    """The runs' directory; of a URL its mirror, brought up to date. Raises ResultError."""
+    from harness.results.remote import local
+
+    return local(arguments.results)
+
+
+def with_page(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """It makes a page."""
+    one.add_argument("-o", "--out", type=Path, metavar="FILE", help="where the page goes")
+    one.add_argument("--open", action="store_true", help="show it in the browser")
+    return one
+
+
+def show(page: Path, arguments: argparse.Namespace) -> int:
+    """Tell where a page is, and show it if that was asked for."""
+    sys.stdout.write(f"{page}\n")
+    if arguments.open and not webbrowser.open(page.resolve().as_uri()):
+        sys.stderr.write("no browser could be started: open the file above\n")
+        return FAILED
+    return OK
+
+
+def console() -> Console:
+    """The terminal; without one, as wide as a log may be."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)

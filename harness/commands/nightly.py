@@ -1,0 +1,97 @@
+"""`compare`, `track`, `acknowledge`: verdicts on the terminal, and exit statuses for CI."""
+
+# ruff: noqa: PLC0415 - pandas and rich: only for who asks for them
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.commands.common import (
+    OK,
+    REGRESSED,
+    Commands,
+    console,
+    parser,
+    store,
+    with_store,
+)
+from harness.commands.report import WORDS, nights
+from harness.errors import ResultError
+
+EXIT = f"Exit status: {OK} when nothing regressed, {REGRESSED} when something did, 1 for errors."
+
+
+def add(commands: Commands) -> None:
+    compare = parser(commands, "compare", f"compare two runs, commits or dates. {EXIT}")
+    compare.add_argument("base", metavar="BASE", help=WORDS)
+    compare.add_argument("new", metavar="NEW", nargs="?", default="latest")
+    compare.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="for a pull request's comment; - for stdout"
+    )
+    with_store(compare).set_defaults(run=_compare)
+    track = parser(commands, "track", f"find changes in the history of every figure. {EXIT}")
+    nights(track)
+    with_store(track).set_defaults(run=_track)
+    known = parser(
+        commands, "acknowledge", "say that a series' change is known, or begin a series anew"
+    )
+    known.add_argument("series", metavar="ID", help="of the series, as track shows it")
+    known.add_argument("--why", required=True, metavar="TEXT", help="kept, and shown with it")
+    known.add_argument(
+        "--reset", action="store_true", help="no run up to now counts for this series any more"
+    )
+    with_store(known).set_defaults(run=_acknowledge)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from harness.results.compare import compare
+    from harness.results.select import select
+    from reports import markdown, terminal
+
+    where = store(arguments)
+    found = compare(select(where, arguments.base), select(where, arguments.new))
+    if arguments.markdown is None:
+        terminal.comparison(console(), found)
+    elif str(arguments.markdown) == "-":
+        sys.stdout.write(markdown.comment(found))
+    else:
+        arguments.markdown.write_text(markdown.comment(found), encoding="utf-8")
+    return REGRESSED if found.counts["regressed"] else OK
+
+
+def _track(arguments: argparse.Namespace) -> int:
+    from harness.results.track import track
+    from reports import terminal
+
+    found = track(store(arguments), arguments.nights)
+    terminal.track(console(), found)
+    return REGRESSED if found.counts["regressed"] else OK
+
+
+def _acknowledge(arguments: argparse.Namespace) -> int:
+    from harness.results.acknowledged import acknowledge
+    from harness.results.remote import push
+    from harness.results.track import ID, track
+
+    where = store(arguments)
+    found = track(where)
+    mine = found.series[found.series[ID] == arguments.series]
+    if mine.empty:
+        raise ResultError(
+            f"there is no series {arguments.series!r}", mend="See `python -m harness track`."
+        )
+    changes = found.changes[found.changes[ID] == arguments.series]
+    if arguments.reset:
+        run = found.runs[-1].get("run", "")
+    elif changes.empty:
+        raise ResultError(
+            f"series {arguments.series} has no change to be acknowledged",
+            mend="To begin it anew, say --reset.",
+        )
+    else:
+        run = str(changes["run"].iloc[-1])
+    made = acknowledge(where, arguments.series, run, arguments.why, reset=arguments.reset)
+    push(arguments.results)
+    sys.stdout.write(f"{made}\n")
+    return OK

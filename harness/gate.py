@@ -1,0 +1,47 @@
+"""`--baseline` and `--gate`: a session's own run against an earlier one, at the session's end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.results.compare import Comparison, compare
+from harness.results.select import Selected, select
+
+MOST = 10  # figures that are told one by one
+
+
+@dataclass(frozen=True)
+class Gate:
+    """base: chosen before the session's own run is there."""
+
+    base: Selected
+
+    @classmethod
+    def at(cls, store: Path, word: str) -> Gate:
+        """Raises ResultError when the word means no run; see select."""
+        return cls(select(store, word))
+
+    def compare(self, run: Path) -> Comparison:
+        """With the session's own run. Raises ResultError when they cannot be compared."""
+        return compare(self.base, select(run.parent, str(run)))
+
+
+def lines(found: Comparison) -> Iterator[str]:
+    """For the terminal: how many of each verdict, and what regressed."""
+    told = ", ".join(f"{count} {verdict}" for verdict, count in found.counts.items())
+    yield f"against {found.base.label} ({', '.join(found.base.names)}): {told}"
+    worse = found.table[found.table["verdict"] == "regressed"].to_dict("records")
+    for row in worse[:MOST]:
+        setting = f" {row['parameters']}" if row["parameters"] != "{}" else ""
+        yield (
+            f"regressed: {row['metric']}{setting} ({row['hypervisor']}) by {row['effect']:.1%} "
+            f"({row['low']:.1%} to {row['high']:.1%}): {row['base']:.4g} to {row['new']:.4g} "
+            f"{row['unit']}"
+        )
+    if len(worse) > MOST:
+        yield f"and {len(worse) - MOST} more"
+    for name, before, after in found.environment:
+        yield f"differs: {name}: {before} to {after}"
+    yield from found.notes

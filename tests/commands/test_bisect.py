@@ -1,0 +1,159 @@
+"""Bisecting: a repository whose commits become slower at a known one, measured for real."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+
+# Leaves a run with the samples of one figure: how long the checkout's work.py says that it takes.
+MEASURE = """
+import datetime, pathlib, random, sys
+from harness.results import RunWriter, Sample
+from tests.results.synthetic import facts
+level = float(pathlib.Path("work").read_text())
+writer = RunWriter(pathlib.Path(sys.argv[1]), facts())
+for boot in range(3):
+    writer.add(Sample(metric="a.work", value=level * random.lognormvariate(0, 0.01), unit="us",
+        better="lower", run=writer.run, suite="made", test="made", parameters={}, hypervisor="kvm",
+        backend="emulated", host="h", image="", commit="", time=datetime.datetime.now(datetime.UTC),
+        boot=boot))
+print(writer.close())
+"""
+LEVELS = ["10", "10", "13", "13"]
+ROOT = Path(__file__).parents[2]
+
+
+class Repository:
+    """A git repository with one commit a level."""
+
+    def __init__(self, path: Path, levels: list[str]) -> None:
+        self.path = path
+        path.mkdir()
+        self.git("init", "-q", "-b", "trunk")
+        self.commits = []
+        for number, level in enumerate(levels):
+            (path / "work").write_text(level)
+            (path / "number").write_text(str(number))
+            self.git("add", ".")
+            self.git("commit", "-q", "-m", f"change {number}")
+            self.commits.append(self.git("rev-parse", "HEAD"))
+
+    def git(self, *words: str) -> str:
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        argv = ["git", "-C", str(self.path), *who, *words]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+    @property
+    def worktrees(self) -> int:
+        return len(self.git("worktree", "list").splitlines())
+
+
+@pytest.fixture
+def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of a command that measures where it is started."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    script = tmp_path / "measure.py"
+    script.write_text(MEASURE)
+    return ["--results", str(tmp_path / "results"), "--command", sys.executable, str(script)]
+
+
+def run(*words: str) -> int:
+    return main(["bisect", *words])
+
+
+def test_it_names_the_commit(
+    tmp_path: Path,
+    measure: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    there = Repository(tmp_path / "repository", LEVELS)
+    monkeypatch.chdir(there.path)
+    status = run("HEAD~3", "--rounds", "6", *measure, "{results}")
+    told = capsys.readouterr().out
+    assert status == 3, told
+    assert "confirmed: a.work (kvm, emulated) is worse by " in told
+    assert (
+        f"first worse: {there.git('show', '--no-patch', '--format=%h', there.commits[2])}" in told
+    )
+    assert "change 2" in told.splitlines()[-1]
+    assert there.worktrees == 1, "worktrees are left"
+    kept = list((tmp_path / "results" / "bisect").rglob("*.parquet"))
+    assert len(kept) >= 24, "what was measured stays"
+
+
+def test_equals(
+    tmp_path: Path,
+    measure: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    there = Repository(tmp_path / "repository", ["10", "10"])
+    monkeypatch.chdir(there.path)
+    assert run("HEAD~1", "--rounds", "6", *measure, "{results}") == 0
+    assert "no difference is confirmed by 6 pairs" in capsys.readouterr().out
+
+
+def test_a_commit_that_cannot_be_measured_is_passed_over(
+    tmp_path: Path,
+    measure: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    there = Repository(tmp_path / "repository", ["10", "10", "broken", "13"])
+    monkeypatch.chdir(there.path)
+    assert run("HEAD~3", "--rounds", "6", *measure, "{results}") == 1
+    told = capsys.readouterr().out
+    assert "passed over: the command left 0 runs" in told
+    assert "or one of the 1 before it that could not be measured" in told
+    assert there.worktrees == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("HEAD", "HEAD"), "both revisions are"),
+        (("HEAD~1", "--rounds", "5"), "5 rounds can show nothing"),
+        (("no-such-branch",), "git rev-parse"),
+        (("--upload-pack=x",), None),
+    ],
+)
+def test_bad_words(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    what: str | None,
+) -> None:
+    there = Repository(tmp_path / "repository", ["10", "10"])
+    monkeypatch.chdir(there.path)
+    if what is None:
+        with pytest.raises(SystemExit):
+            run(*words)
+        return
+    assert run(*words) == 1
+    assert what in capsys.readouterr().err
+
+
+def test_a_command_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = Repository(tmp_path / "repository", ["10", "13"])
+    monkeypatch.chdir(there.path)
+    words = ("HEAD~1", "--results", str(tmp_path / "r"), "--command", "/no/such/program")
+    assert run(*words) == 1
+    assert "/no/such/program cannot be run" in capsys.readouterr().err
+    assert there.worktrees == 1
+
+
+def test_no_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("HEAD") == 1
+    assert "not a git repository" in capsys.readouterr().err

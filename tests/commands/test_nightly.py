@@ -1,0 +1,94 @@
+"""Verdicts on the terminal, and exit statuses that CI goes by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main, parser
+from harness.results.track import ID, track
+from tests.results.nightly import night
+
+README = Path(__file__).parents[2] / "docs" / "nightly.md"
+
+
+def slower(store: Path, nights: int = 36, at: int = 28) -> None:
+    for number in range(nights):
+        levels = {"a.same": 10.0, "a.slower": 12.0 if number >= at else 10.0}
+        night(store, number, levels, boots=8)
+
+
+def run(store: Path, *words: str) -> int:
+    return main([words[0], "--results", str(store), *words[1:]])
+
+
+def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slower(tmp_path, nights=3, at=2)
+    assert run(tmp_path, "compare", "previous", "latest") == 3
+    told = capsys.readouterr().out
+    assert "a.slower" in told
+    assert "regressed" in told
+    assert run(tmp_path, "compare", "2026-03-01", "2026-03-02") == 0
+
+
+def test_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slower(tmp_path, nights=2, at=1)
+    assert run(tmp_path, "compare", "previous", "--markdown", "-") == 3
+    assert "a.slower" in capsys.readouterr().out
+    where = tmp_path / "comment.md"
+    assert run(tmp_path, "compare", "previous", "--markdown", str(where)) == 3
+    assert "a.slower" in where.read_text()
+
+
+def test_track_and_acknowledge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slower(tmp_path)
+    assert run(tmp_path, "track") == 3
+    told = capsys.readouterr().out
+    series = str(track(tmp_path).series[ID][0])
+    assert series in told, "a series is acknowledged by its id: it must be shown"
+    assert run(tmp_path, "acknowledge", series, "--why", "a price worth paying") == 0
+    assert run(tmp_path, "track") == 0
+    assert "a price worth paying" not in told
+    assert run(tmp_path, "acknowledge", series, "--reset", "--why", "measured anew") == 0
+    assert track(tmp_path).changes.empty
+
+
+def test_what_cannot_be_acknowledged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slower(tmp_path)
+    assert run(tmp_path, "acknowledge", "feedfeed", "--why", "?") == 1
+    assert "there is no series 'feedfeed'" in capsys.readouterr().err
+    same = track(tmp_path).series.set_index("metric")[ID]["a.same"]
+    assert run(tmp_path, "acknowledge", str(same), "--why", "?") == 1
+    assert "has no change to be acknowledged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["run", "compare", "trend", "index"])
+def test_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str], page: str) -> None:
+    slower(tmp_path, nights=3, at=2)
+    words = ["previous"] if page == "compare" else []
+    out = tmp_path / "pages" / "page.html"
+    assert main(["report", page, *words, "--results", str(tmp_path), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert "<html" in out.read_text()
+
+
+@pytest.mark.parametrize("words", [["compare", "latest"], ["track"], ["report", "run"]])
+def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main([*words, "--results", str(tmp_path / "nowhere")]) == 1
+    assert "run" in capsys.readouterr().err
+
+
+def test_an_index_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    assert main(["report", "index", "--results", str(tmp_path), "--out", str(out)]) == 0
+    assert "no runs" in out.read_text().lower()
+
+
+def test_the_commands_of_the_guide_are_ones() -> None:
+    """What docs/nightly.md has CI run is understood."""
+    lines = [line.partition("python -m harness ")[2] for line in README.read_text().splitlines()]
+    commands = [line.strip().split() for line in lines if line and "`" not in line]
+    assert len(commands) >= 4
+    for words in commands:
+        assert callable(parser().parse_args(words).run)

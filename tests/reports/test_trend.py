@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import io
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reports.history import spark, thinned
+from reports.trend import render, to_html
+from tests.reports import tracks
+from tests.reports.checks import HOSTILE, sound
+from tests.reports.page import Element, parse
+
+
+@pytest.fixture(scope="module")
+def page() -> Element:
+    return sound(to_html(tracks.made()))
+
+
+def test_key_figures(page: Element) -> None:
+    told = {card.all("dt")[0].text: card.text for card in page.id("key").all("div")}
+    assert set(told) == {"Worst regression", "Regressed", "Improved", "Inconclusive", "Pass"}
+    assert "io.clat.1 depth 1 on kvm: 500 µs became 600 µs" in told["Worst regression"]
+
+
+def test_what_changed_is_told_newest_first(page: Element) -> None:
+    (table,) = page.id("changed").all("table")
+    told = [[cell.text for cell in row.all("td")] for row in table.all("tbody")[0].all("tr")]
+    assert [row[0] for row in told] == ["26 Jan 2026", "22 Jan 2026", "22 Jan 2026"]
+    assert told[0][1] == "+20 %"
+    assert ".." in told[0][3]
+    assert told[0][4] == "kernel: 6.1.0-1 → 6.1.0-0-synthetic"
+    assert [row[5] for row in told] == ["–", "–", "a new kernel"]
+
+
+def test_charts_are_of_what_regressed_or_improved(page: Element) -> None:
+    figures = page.id("charts").all("figure")
+    assert len(figures) == 2
+    assert "regressed, +20 %" in figures[0].text
+    assert "worse from 26 Jan 2026" in figures[0].all("desc")[0].text
+    for drawing in figures[0].all("svg"):
+        paths = [path.attributes for path in drawing.all("path")]
+        assert sum(path["class"] == "level" for path in paths) == 2
+        assert sum(path["class"] == "c-bad cut" for path in paths) == 1
+        (points,) = (path["d"] for path in paths if path["class"] == "points")
+        assert points.count("M") == 40
+
+
+def test_every_series_has_a_row_with_its_line(page: Element) -> None:
+    (table,) = page.id("series").all("table")
+    body = table.all("tbody")[0].all("tr")
+    assert len(body) == 8
+    assert all(len(row.all("svg")) == 1 for row in body)
+    labels = [row.all("svg")[0].attributes["aria-label"] for row in body]
+    assert labels[0] == "worse from 26 Jan 2026"
+    assert labels.count("no change") == 5
+
+
+def test_points_are_all_there(tmp_path: Path) -> None:
+    found = tracks.made()
+    page = parse(render(found, tmp_path / "page.html").read_text(encoding="utf-8"))
+    packed = base64.b64decode(page.id("download").attributes["href"].split(",")[1])
+    csv = pd.read_csv(io.BytesIO(gzip.decompress(packed)))
+    assert csv["value"].tolist() == pytest.approx(found.points["value"].tolist(), rel=1e-5)
+    assert csv["run"].tolist() == found.points["run"].tolist()
+
+
+def test_hundreds_of_series_over_months_stay_small() -> None:
+    page = sound(to_html(tracks.made(500, 120)))
+    assert len(page.id("charts").all("figure")) == 20
+    assert "more are in the table of all figures" in page.id("charts").text
+    packed = base64.b64decode(page.id("download").attributes["href"].split(",")[1])
+    assert len(pd.read_csv(io.BytesIO(gzip.decompress(packed)))) == 500, "a row a series"
+
+
+def test_too_many_points_are_said_to_be() -> None:
+    page = sound(to_html(tracks.made(800, 180)))
+    assert "too many to lie in a page" in page.id("raw").text
+    assert "300 rows more are not shown" in page.id("series").text
+
+
+def test_hostile_text_stays_text() -> None:
+    found = tracks.made(metric=HOSTILE, cpu_model=HOSTILE, kernel=HOSTILE)
+    changes = found.changes.assign(acknowledged=HOSTILE, commit=HOSTILE)
+    told = dataclasses.replace(found, changes=changes, notes=[HOSTILE])
+    page = sound(to_html(told))
+    assert HOSTILE in page.id("changed").text
+    assert HOSTILE in page.id("series").text
+
+
+def test_history_without_a_change(tmp_path: Path) -> None:
+    found = tracks.made(2, 5)
+    series = found.series.assign(verdict="pass")
+    page = sound(to_html(dataclasses.replace(found, changes=found.changes[:0], series=series)))
+    assert "No change was found" in page.id("changed").text
+    assert "Nothing regressed or improved" in page.id("charts").text
+
+
+@given(st.lists(st.floats(-1e12, 1e12) | st.just(math.nan), max_size=300), st.integers(2, 120))
+def test_lines_of_any_values_are_thin_and_keep_their_peaks(values: list[float], most: int) -> None:
+    kept = [value for _, value in thinned(values, most)]
+    known = [value for value in values if math.isfinite(value)]
+    assert len(kept) <= max(most, 2)
+    if known:
+        assert (min(kept), max(kept)) == (min(known), max(known))
+    assert parse(str(spark(values, [], "no change", most))).all("svg")

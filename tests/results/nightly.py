@@ -1,0 +1,72 @@
+"""Made-up nights, for tests only: stores whose runs have known levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.results import RunWriter, Sample
+from harness.results.schema import RunFacts
+from tests.results.synthetic import HOST, facts
+
+FIRST = datetime(2026, 3, 1, 2, 0, 0, tzinfo=UTC)
+
+
+def night(
+    store: Path,
+    number: int,
+    levels: Mapping[str, float],
+    *,
+    boots: int = 6,
+    spread: float = 0.01,
+    better: str = "lower",
+    backend: str = "vmx",
+    **known: Any,
+) -> Path:
+    """A run in the night of that number: each metric lognormal about its level, a sample a boot."""
+    start = FIRST + timedelta(days=number)
+    about: RunFacts = facts(
+        **{
+            **{"emulated": False, "backend": backend, "commit": commit(number)},
+            **{"start": start.isoformat(), "end": (start + timedelta(hours=1)).isoformat()},
+            **known,
+        }
+    )
+    random = np.random.default_rng(number)
+    run = f"{start:%Y%m%dT%H%M%SZ}-{number:06x}"
+    writer = RunWriter(store, about, run=run)
+    for metric, level in levels.items():
+        for boot in range(boots):
+            value = level * float(random.lognormal(0, spread))
+            writer.add(
+                Sample(
+                    metric=metric,
+                    value=value,
+                    unit="us",
+                    better=better,
+                    run=run,
+                    suite="made",
+                    test=f"made.py::test_it[{boot}]",
+                    parameters={},
+                    hypervisor="kvm",
+                    backend=backend,
+                    host=HOST,
+                    image=f"sha256:{number:04x}",
+                    commit=commit(number),
+                    time=start + timedelta(seconds=boot),
+                    boot=boot,
+                )
+            )
+    return writer.close()
+
+
+def commit(number: int) -> str:
+    return f"{number:040x}"
+
+
+def nights(store: Path, levels: Sequence[Mapping[str, float]], **known: Any) -> list[Path]:
+    return [night(store, number, one, **known) for number, one in enumerate(levels)]

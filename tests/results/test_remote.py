@@ -1,0 +1,300 @@
+"""Stores elsewhere, of each kind that a server is to be had for: all on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from harness.errors import ResultError
+from harness.results import load, runs
+from harness.results.acknowledged import acknowledge, acknowledgements
+from harness.results.remote import Remote, local, push
+from tests.results.synthetic import write_run
+from tests.sshd import LoopbackServer, make_key
+
+Move = Callable[[str], None]
+
+
+@pytest.fixture(autouse=True)
+def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home and a cache of nobody's."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-0"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+
+
+@pytest.fixture
+def other_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Move:
+    """Go to a machine of that name: it has a cache of its own."""
+
+    def move(name: str) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{name}"))
+
+    return move
+
+
+def _known_to_home(server: LoopbackServer, home: Path) -> None:
+    folder = home / ".ssh"
+    folder.mkdir(parents=True)
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {server.host_key}\n")
+    (folder / "id_ed25519").write_bytes(server.client_key.read_bytes())
+    (folder / "id_ed25519").chmod(0o600)
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[LoopbackServer]:
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    server = LoopbackServer(folder)
+    server.configure("Subsystem sftp internal-sftp")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of a server that speaks S3."""
+    for module in ("s3fs", "moto", "flask"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed (pip install -e .[dev])")
+    from moto.server import ThreadedMotoServer
+
+    for word, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("REGION", "eu-a-1")):
+        monkeypatch.setenv(f"AWS_{word}", value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    name = f"nights-{secrets.token_hex(4)}"  # servers of one process share their buckets
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
+    yield name
+    server.stop()
+
+
+@pytest.fixture(params=["file", "memory", "sftp", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty store."""
+    if request.param == "sftp":
+        server = request.getfixturevalue("sshd")
+        _known_to_home(server, tmp_path / "home")
+        yield f"sftp://{server.user}@127.0.0.1:{server.port}{tmp_path}/far/store"
+    elif request.param == "s3":
+        yield f"s3://{request.getfixturevalue('bucket')}/nights"
+    elif request.param == "memory":
+        yield f"memory://{tmp_path.name}/store/"
+        fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+    else:
+        yield f"file://{tmp_path}/far/store"
+
+
+def test_from_one_machine_to_another(url: str, other_machine: Move) -> None:
+    here = local(url)
+    assert runs(here) == []
+    assert push(url) == []
+    first = write_run(here, parts="boot")
+    assert push(url) == [f"{first.parent.name}/{first.name}"]
+    assert push(url) == []
+
+    other_machine("b")
+    there = local(url)
+    assert there != here
+    (copy,) = runs(there)
+    assert copy.read_bytes() == first.read_bytes()
+    second = write_run(there, parts="boot")
+    said = acknowledge(there, "a1", second.stem, "a new compiler")
+    (there / "run.html").write_text("pages stay")
+    assert len(push(url)) == 2
+
+    other_machine("0")
+    assert len(Remote(url).pull()) == 2
+    assert [path.stem for path in runs(here)] == sorted([first.stem, second.stem])
+    assert load(here, second.stem)[0]["run"] == second.stem
+    assert acknowledgements(here).why("a1", second.stem) == "a new compiler"
+    assert (here / "acknowledged" / said.name).exists()
+    assert not (here / "run.html").exists()
+    assert not list(here.rglob("*.tmp"))
+
+
+def test_runs_that_could_not_be_sent_are_sent_later(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = local(url)
+    path = write_run(here, parts="boot")
+    real = Remote(url)._class()
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError("the line was cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(real, "put_file" if "s3" in url else "mv", broken)
+        if "s3" in url:
+            patch.setattr(real, "_put_file", broken)
+        with pytest.raises(ResultError, match=r"cannot be written.*the line was cut") as caught:
+            push(url)
+    assert str(here) in caught.value.mend
+    assert path.exists()
+    assert not [one for one in _files(url) if one.endswith((".tmp", ".parquet"))]
+    later = write_run(here, parts="boot")
+    assert [Path(name).stem for name in push(url)] == [path.stem, later.stem]
+
+
+def _files(url: str) -> list[str]:
+    with Remote(url)._open() as (files, root):
+        try:
+            return [str(name) for name in files.find(root)]
+        except FileNotFoundError:
+            return []
+
+
+def test_unfinished_and_strange_files_are_not_taken_for_runs(
+    tmp_path: Path, other_machine: Move
+) -> None:
+    url = f"file://{tmp_path}/store"
+    path = write_run(local(url), parts="boot")
+    push(url)
+    month = tmp_path / "store" / path.parent.name
+    (month / f".{path.name}.0123abcd.tmp").write_bytes(b"PAR1")
+    (month / "notes.txt").write_text("by hand")
+    (tmp_path / "store" / "README").write_text("by hand")
+    other_machine("b")
+    assert [one.name for one in local(url).rglob("*") if one.is_file()] == [path.name]
+
+
+def test_directory_is_itself(tmp_path: Path) -> None:
+    assert local(str(tmp_path)) == tmp_path
+    assert local("~/x") == tmp_path / "home" / "x"
+    assert push(str(tmp_path)) == []
+
+
+def test_mirror_is_one_for_each_url() -> None:
+    mirrors = {Remote(f"memory://{name}").mirror for name in ("a/b", "a-b", "a", "a/b/c")}
+    assert len(mirrors) == 4
+    assert Remote("memory://a/").mirror == Remote("memory://a").mirror
+
+
+@pytest.mark.parametrize(
+    ("word", "cause", "mend"),
+    [
+        ("nowhere://x", "Protocol not known", "a URL of file, sftp or s3"),
+        ("sftp://me:secret@host/x", "password", "key"),
+    ],
+)
+def test_urls_that_cannot_be(word: str, cause: str, mend: str) -> None:
+    with pytest.raises(ResultError, match=cause) as caught:
+        Remote(word)
+    assert mend in caught.value.mend
+    assert "secret" not in str(caught.value)
+
+
+def test_s3_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(ResultError, match="s3fs") as caught:
+        Remote("s3://bucket/x")
+    assert "pip install pytest-hypervisor[s3]" in caught.value.mend
+
+
+# -- SFTP trusts nobody --------------------------------------------------------------------------
+
+
+def _sftp(server: LoopbackServer, path: Path) -> str:
+    return f"sftp://{server.user}@127.0.0.1:{server.port}{path}"
+
+
+def test_unknown_host_is_refused(tmp_path: Path, sshd: LoopbackServer) -> None:
+    _known_to_home(sshd, tmp_path / "home")
+    known = tmp_path / "home" / ".ssh" / "known_hosts"
+    known.write_text("")
+    with pytest.raises(ResultError, match=r"host key .* is not known") as caught:
+        local(_sftp(sshd, tmp_path / "store"))
+    assert "ssh-keyscan" in caught.value.mend
+    assert known.read_text() == ""
+    assert not (tmp_path / "store").exists()
+
+
+def test_host_with_another_key_is_refused(tmp_path: Path, sshd: LoopbackServer) -> None:
+    _known_to_home(sshd, tmp_path / "home")
+    known = tmp_path / "home" / ".ssh" / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{sshd.port} {make_key(tmp_path / 'other')}\n")
+    with pytest.raises(ResultError, match="cannot be read") as caught:
+        local(_sftp(sshd, tmp_path / "store"))
+    assert "in between" in caught.value.mend
+
+
+def test_key_that_the_host_does_not_take(tmp_path: Path, sshd: LoopbackServer) -> None:
+    _known_to_home(sshd, tmp_path / "home")
+    make_key(tmp_path / "home" / ".ssh" / "id_ed25519")
+    with pytest.raises(ResultError, match="cannot be read") as caught:
+        local(_sftp(sshd, tmp_path / "store"))
+    assert "authorized_keys" in caught.value.mend
+
+
+def test_host_that_is_gone(tmp_path: Path, sshd: LoopbackServer) -> None:
+    _known_to_home(sshd, tmp_path / "home")
+    url = _sftp(sshd, tmp_path / "store")
+    path = write_run(local(url), parts="boot")
+    sshd.close()
+    with pytest.raises(ResultError, match="cannot be written") as caught:
+        push(url)
+    assert str(Remote(url).mirror) in caught.value.mend
+    assert path.exists()
+
+
+# -- a session -----------------------------------------------------------------------------------
+
+MEASURED = """
+def test_it(record_sample):
+    record_sample("x", 1.0, "s", "lower")
+"""
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_session_sends_its_run(tmp_path: Path, writable: bool) -> None:
+    project, store = tmp_path / "project", tmp_path / "far" / "store"
+    project.mkdir()
+    processes = Path(__file__).parents[1] / "plugin" / "processes.py"
+    (project / "conftest.py").write_text("")
+    (project / "processes.py").write_text(processes.read_text())
+    info = project / "example-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[harness.hypervisors]\nprocesses = processes:ProcessHypervisor\n"
+    )
+    (project / "test_it.py").write_text(MEASURED)
+    if not writable:
+        store.parent.write_text("no folder")
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--hypervisor=processes"]
+    done = subprocess.run(
+        [*argv, f"--results=file://{store}", "--virt-report=no"],
+        cwd=project,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{project}:{Path(__file__).parents[2]}",
+            "XDG_RUNTIME_DIR": str(tmp_path / "run"),
+            "CI": "true",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    mirror = Remote(f"file://{store}").mirror
+    (kept,) = runs(mirror)
+    assert len(load(kept)[1]) >= 1
+    if writable:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [path.name for path in runs(store)] == [kept.name]
+    else:
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "cannot be written" in done.stdout
+        assert str(mirror) in done.stdout

@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from harness.errors import ResultError
+from harness.results import RunWriter, load, new_run_id, query, recover, runs, usable
+from harness.results.schema import COLUMNS
+from tests.results.synthetic import Synthetic, facts
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _filled(directory: Path, boots: int = 2) -> RunWriter:
+    writer = RunWriter(directory, facts())
+    for sample in Synthetic(writer.run, boots=boots).boot():
+        writer.add(sample)
+    return writer
+
+
+def _files(directory: Path) -> list[str]:
+    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file())
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path, facts())
+    samples = list(Synthetic(writer.run, boots=2, batches=3).everything())
+    for sample in samples:
+        writer.add(sample)
+    path = writer.close({"exit_status": 1, "outcomes": {"failed": 2}})
+
+    month = f"{writer.run[:4]}-{writer.run[4:6]}"
+    assert path == tmp_path / month / f"{writer.run}.parquet"
+    assert _files(tmp_path) == [f"{month}/{writer.run}.parquet"]
+    told, frame = load(path)
+    assert tuple(frame.columns) == COLUMNS
+    rows = frame.assign(time=frame["time"].dt.to_pydatetime()).to_dict("records")
+    assert rows == [sample.row() for sample in samples]
+    assert told["run"] == writer.run
+    assert told["exit_status"] == 1
+    assert told["outcomes"] == {"failed": 2}
+    assert told["cpu_model"] == facts()["cpu_model"]
+    assert told["complete"] is True
+    assert told["start"] < told["end"]
+
+
+@pytest.mark.parametrize("run", ["../../etc/x", "", "20260102T030405Z-abcdef/..", "x"])
+def test_malformed_run_id_writes_nothing(tmp_path: Path, run: str) -> None:
+    if run:
+        with pytest.raises(ResultError, match="no run id"):
+            RunWriter(tmp_path / "store", {}, run=run)
+        assert not (tmp_path / "store").exists()
+
+
+def test_sample_of_another_run_is_refused(tmp_path: Path) -> None:
+    writer = _filled(tmp_path)
+    stranger = next(Synthetic(new_run_id()).boot())
+    with pytest.raises(ResultError, match="is of run"):
+        writer.add(stranger)
+    assert len(load(writer.close())[1]) == writer.count
+
+
+def test_closed_twice_is_harmless_and_add_after_is_not(tmp_path: Path) -> None:
+    writer = _filled(tmp_path)
+    path = writer.close()
+    assert writer.close() == path
+    with pytest.raises(ResultError, match="closed"):
+        writer.add(next(Synthetic(writer.run).boot()))
+
+
+def test_threads_may_add_at_once(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path, {})
+    batch = list(Synthetic(writer.run, boots=25).boot())
+
+    def work() -> None:
+        for sample in batch:
+            writer.add(sample)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told, frame = load(writer.close())
+    assert len(frame) == 4 * len(batch)
+    assert "lost_lines" not in told
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from harness.results import RunWriter
+from tests.results.synthetic import Synthetic, facts
+writer = RunWriter(Path(sys.argv[1]), facts())
+for sample in Synthetic(writer.run, boots=3).boot():
+    writer.add(sample)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_session_loses_no_sample(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    child = subprocess.run(
+        [sys.executable, "-c", CRASH, str(tmp_path)], cwd=root, check=False, timeout=60
+    )
+    assert child.returncode == -signal.SIGKILL
+    assert runs(tmp_path) == []
+    (spool,) = tmp_path.glob("*.jsonl")
+    with spool.open("ab") as stream:
+        stream.write(b'{"metric": "boot.re')  # the line it was writing when it died
+    (path,) = recover(tmp_path)
+    told, frame = load(path)
+    assert len(frame) == 12
+    assert told["complete"] is False
+    assert told["lost_lines"] == 1
+    assert told["host"] == "emulated"
+    assert not spool.exists()
+    assert recover(tmp_path) == []
+
+
+def test_recover_leaves_living_sessions_and_strangers_alone(tmp_path: Path) -> None:
+    writer = _filled(tmp_path)
+    stranger = tmp_path / "notes.jsonl"
+    stranger.write_text("{}\n")
+    assert recover(tmp_path) == []
+    assert writer.spool.exists()
+    assert stranger.read_text() == "{}\n"
+    assert len(load(writer.close())[1]) == writer.count
+
+
+def test_recover_sets_a_spool_of_rubbish_aside(tmp_path: Path) -> None:
+    spool = tmp_path / "20260102T030405Z-abcdef.jsonl"
+    spool.write_bytes(b"\x00\xff rubbish\n")
+    assert recover(tmp_path) == []
+    assert _files(tmp_path) == ["20260102T030405Z-abcdef.broken"]
+
+
+def test_close_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = _filled(tmp_path)
+
+    def half(table: Any, stream: Any, **_: Any) -> None:
+        stream.write(b"PAR1 half a file")
+        raise NO_SPACE
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", half)
+        with pytest.raises(ResultError, match="No space left") as caught:
+            writer.close({"exit_status": 0})
+    assert "Free space" in caught.value.mend
+    assert str(writer.spool) in caught.value.mend
+    assert _files(tmp_path) == [writer.spool.name]
+    (path,) = recover(tmp_path)
+    told, frame = load(path)
+    assert len(frame) == writer.count
+    assert told["exit_status"] == 0
+    assert told["complete"] is True
+
+
+def test_full_disk_at_add_leaves_whole_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = _filled(tmp_path)
+    sample = next(Synthetic(writer.run).boot())
+    real = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: len(data) // 2], at))
+        with pytest.raises(ResultError, match="No space left"):
+            writer.add(sample)
+    writer.add(dataclasses.replace(sample, value=42.0))
+    told, frame = load(writer.close())
+    assert "lost_lines" not in told
+    assert len(frame) == writer.count
+    assert frame["value"].iloc[-1] == 42.0
+
+
+def test_store_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="cannot be written") as caught:
+        RunWriter(tmp_path / "file" / "store", {})
+    assert caught.value.mend
+
+
+def test_spool_of_version_1_is_recovered(tmp_path: Path) -> None:
+    writer = _filled(tmp_path)
+    lines = [json.loads(line) for line in writer.spool.read_text().splitlines()]
+    for line in lines:
+        line.pop("attempt", None)
+    old = tmp_path / "20260102T030405Z-0000a2.jsonl"
+    old.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path,) = recover(tmp_path)
+    told, frame = load(path)
+    assert told["run"] == old.stem
+    assert "lost_lines" not in told
+    assert set(frame["attempt"]) == {1}
+    assert len(frame) == writer.count
+
+
+def test_empty_spool_is_left_to_the_session_that_makes_it(tmp_path: Path) -> None:
+    spool = tmp_path / "20260102T030405Z-abcdef.jsonl"
+    spool.touch()
+    assert recover(tmp_path) == []
+    assert spool.exists()
+    os.utime(spool, (0, 0))  # of one that died before it could lock it
+    assert recover(tmp_path) == []
+    assert _files(tmp_path) == []
+
+
+# -- SIGKILL at any moment -----------------------------------------------------------------------
+
+KILLS = 100
+PER_RUN = 40
+# Imports once; each line on its standard input is a session of its own, in a process of its own:
+# it may recover what the one before left, then writes runs until it is killed, and tells after
+# each sample that it was taken.
+SESSIONS = """
+import itertools, os, sys
+from pathlib import Path
+from harness.results import RunWriter, recover
+from tests.results.synthetic import Synthetic, facts
+
+store = Path(sys.argv[1])
+samples = list(Synthetic("x", boots=1, batches=1).everything())[:PER_RUN]
+
+def tell(text):
+    os.write(1, f"{text}\\n".encode())
+
+def session(first):
+    import dataclasses
+    if first == "recover":
+        recover(store)
+    while True:
+        writer = RunWriter(store, facts())
+        tell(f"run {writer.run}")
+        for number, sample in enumerate(samples, 1):
+            writer.add(dataclasses.replace(sample, run=writer.run, value=float(number)))
+            tell(number)
+        writer.close()
+        tell("closed")
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        try:
+            session(line.strip())
+        except BaseException as error:
+            tell(f"error {error!r}")
+        os._exit(1)
+    tell(f"child {child}")
+    os.waitpid(child, 0)
+    tell("dead")
+""".replace("PER_RUN", str(PER_RUN))
+
+
+class _Killer:
+    """Sessions that are killed. taken: run -> samples that were acknowledged. closed: runs that
+    were said to be."""
+
+    def __init__(self, store: Path) -> None:
+        self.taken: dict[str, int] = {}
+        self.closed: set[str] = set()
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SESSIONS, str(store)],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def kill_one(self, first: str, after: float) -> None:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(f"{first}\n")
+        self._server.stdin.flush()
+        kind, _, child = self._server.stdout.readline().strip().partition(" ")
+        early: list[str] = []
+        while kind != "child":  # the session may be quicker to speak than its parent
+            early.append(f"{kind} {child}".strip())
+            kind, _, child = self._server.stdout.readline().strip().partition(" ")
+        time.sleep(after)
+        os.kill(int(child), signal.SIGKILL)
+        run = ""
+        for line in itertools.chain(early, map(str.strip, self._server.stdout)):
+            word, _, rest = line.partition(" ")
+            assert word != "error", rest
+            if word == "dead":
+                return
+            if word == "run":
+                run = rest
+                self.taken[run] = 0
+            elif word == "closed":
+                self.closed.add(run)
+            else:
+                self.taken[run] = int(word)
+
+    def end(self) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        assert self._server.wait(20) == 0
+
+
+def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path) -> None:
+    chance = random.Random(20261126)  # noqa: S311 - no secret
+    killer = _Killer(tmp_path)
+    for _ in range(KILLS):
+        killer.kill_one(chance.choice(["recover", "write"]), chance.uniform(0, 0.08))
+        there = {path.stem for path in runs(tmp_path)}
+        assert usable(runs(tmp_path))[1] == [], "the store opens"
+        assert killer.closed <= there
+        assert set(killer.taken) <= there | {path.stem for path in tmp_path.glob("*.jsonl")}
+    killer.end()
+    for spool in tmp_path.glob("*.jsonl"):
+        if not spool.stat().st_size:  # killed before it said anything
+            assert spool.stem not in killer.taken
+            os.utime(spool, (0, 0))
+    recover(tmp_path)
+    assert all(path.suffix == ".parquet" for path in tmp_path.rglob("*") if path.is_file())
+    counted = query(
+        tmp_path,
+        "SELECT run, count(*) AS n, list(value ORDER BY value) AS v FROM samples GROUP BY run",
+    )
+    found = dict(zip(counted["run"], map(list, counted["v"].tolist()), strict=True))
+    for run, taken in killer.taken.items():
+        kept = found.get(run, [])
+        assert kept == [float(n) for n in range(1, len(kept) + 1)]
+        assert taken <= len(kept) <= taken + 1, "one may have been taken and not told"
+        assert len(kept) == PER_RUN or run not in killer.closed
+    broken_off = set(killer.taken) - killer.closed
+    assert len(broken_off) > KILLS / 4, "or the kills were not where they ought to be"
+    assert killer.closed
+
+
+NEIGHBOUR = """
+import sys
+from pathlib import Path
+from harness.results import RunWriter, recover
+from tests.results.synthetic import Synthetic, facts
+
+store, rounds = Path(sys.argv[1]), int(sys.argv[2])
+for number in range(rounds):
+    writer = RunWriter(store, facts())
+    recover(store)
+    for sample in Synthetic(writer.run, boots=2).boot():
+        writer.add(sample)
+    recover(store)
+    if number % 3:
+        writer.close()
+    else:
+        writer._release()  # as the kernel does for one that died
+    print(writer.run)
+"""
+
+
+def test_sessions_side_by_side_lose_nothing(tmp_path: Path) -> None:
+    neighbours = [
+        subprocess.Popen(
+            [sys.executable, "-c", NEIGHBOUR, str(tmp_path), "60"],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    written = [run for one in neighbours for run in one.communicate(timeout=60)[0].split()]
+    assert [one.returncode for one in neighbours] == [0, 0]
+    recover(tmp_path)
+    assert len(written) == 120
+    counted = query(tmp_path, "SELECT run, count(*) AS n FROM samples GROUP BY run")
+    assert dict(zip(counted["run"], counted["n"], strict=True)) == dict.fromkeys(written, 8)
+    assert all(path.suffix == ".parquet" for path in tmp_path.rglob("*") if path.is_file())
