@@ -73,7 +73,7 @@ def test_take_a_sample(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     run, samples = night(RUNS)
     (sample, *_) = samples
     writer = RunWriter(tmp_path, facts(), run=run)
-    benchmark(writer.add, sample)  # type: ignore[no-untyped-call]
+    benchmark(writer.add, sample)
 
 
 def test_close_a_run_beside_a_million_samples(benchmark: BenchmarkFixture, store: Path) -> None:
@@ -96,12 +96,12 @@ def test_close_a_run_beside_a_million_samples(benchmark: BenchmarkFixture, store
 
 
 def test_one_series(benchmark: BenchmarkFixture, store: Path) -> None:
-    found = benchmark(query, store, SERIES)  # type: ignore[no-untyped-call]
+    found = benchmark(query, store, SERIES)
     assert len(found) == RUNS
 
 
 def test_which_files_can_be_read(benchmark: BenchmarkFixture, store: Path) -> None:
-    benchmark(usable, runs(store))  # type: ignore[no-untyped-call]
+    benchmark(usable, runs(store))
 
 
 def test_medians_of_all_boots(benchmark: BenchmarkFixture, store: Path) -> None:

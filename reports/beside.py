@@ -165,7 +165,7 @@ def _overhead(row: dict[Hashable, Any] | None) -> list[Cell]:
     return [
         share(
             row["overhead"] if row else float("nan"),
-            flagged=not row or row["verdict"] == "no difference",
+            flagged=row is not None and row["verdict"] == "no difference",
         ),
         Cell(text.span(low * 100, high * 100, "%"), low * 100),
         words(row["verdict"] if row else ""),

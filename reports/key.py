@@ -26,8 +26,15 @@ def _boot(run: Run) -> list[KeyFigure]:
             f"from create to the first answer over SSH, {_where(row)}{', ' if setting else ''}"
             f"{setting}: median of {text.count(row['boots'], 'boot')}{_interval(row, 's')}"
         )
-        answers.append(KeyFigure("Boot to ready", text.time(row["median"], "s"), sentence))
+        label = _label(run, "Boot to ready", row)
+        answers.append(KeyFigure(label, text.time(row["median"], "s"), sentence))
     return answers
+
+
+def _label(run: Run, label: str, row: dict[Hashable, Any]) -> str:
+    """With the hypervisor's name where there are several."""
+    several = "," in run.facts.get("hypervisor", "")
+    return f"{label}, {row['hypervisor']}" if several else label
 
 
 def _where(row: dict[Hashable, Any]) -> str:
@@ -56,8 +63,14 @@ def _exits(run: Run) -> list[KeyFigure]:
                 f"median of {text.count(row['boots'], 'boot')}, n = {row['n']:,}"
                 f"{_interval(row, 'ns')}"
             )
-            answers.append(KeyFigure(label, text.time(row["median"], "ns"), sentence))
+            name = _label(run, label, row) + _ring(row)
+            answers.append(KeyFigure(name, text.time(row["median"], "ns"), sentence))
     return answers
+
+
+def _ring(row: dict[Hashable, Any]) -> str:
+    ring = decode(row["parameters"]).get("ring")
+    return "" if ring is None else f", ring {ring}"
 
 
 def _io(run: Run) -> list[KeyFigure]:
@@ -85,7 +98,8 @@ def _io(run: Run) -> list[KeyFigure]:
                     f"{text.setting(decode(best['parameters']))}"
                 )
             sentence += f"; {text.count(worst['guest_boots'], 'boot')}"
-            answers.append(KeyFigure(label, text.percent(worst["overhead"]), sentence))
+            name = _label(run, label, worst)
+            answers.append(KeyFigure(name, text.percent(worst["overhead"]), sentence))
     return answers
 
 

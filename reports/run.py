@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.results.schema import RunFacts
-from reports import beside, measured, session
+from reports import beside, measured, series, session
 from reports.key import key_figures
 from reports.page import EMULATED, Run
 from reports.render import Page, html, raw, write
@@ -45,7 +45,8 @@ def to_html(run: Run, source: Path) -> str:
         tag="emulated" if run.emulated else "",
     )
     when = session.when(facts.get("start", ""))
-    return html("run.html", page, facts=facts, when=when, source=source.name)
+    more = {"facts": facts, "when": when, "source": source.name, "commit": series.commit(facts)}
+    return html("run.html", page, **more)
 
 
 def _title(facts: RunFacts) -> str:

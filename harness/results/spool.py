@@ -26,6 +26,7 @@ from harness.errors import ResultError
 from harness.results.schema import COLUMNS, SCHEMA, RunFacts, Sample, lacking, with_metadata
 from harness.results.store import RUN_ID, new_run_id, target
 
+_REPEATED = [name for name in COLUMNS if name != "value"]  # measured values hardly ever are
 _STILLBORN = 60.0  # seconds after which an empty spool is that of a session that died at its start
 
 
@@ -235,7 +236,13 @@ def _write(
         table = pa.Table.from_pylist(rows, schema=SCHEMA).cast(with_metadata(run, facts))
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as stream:
-            pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+            pq.write_table(
+                table,
+                stream,
+                compression="zstd",
+                use_dictionary=_REPEATED,
+                write_page_checksum=True,
+            )
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -41,7 +42,10 @@ from harness.results.statistics import BOOT, KEYS
 
 RUN_ID = re.compile(r"(\d{4})(\d{2})\d{2}T\d{6}Z-[0-9a-f]{6}")
 _TEST = ["run", "test", "hypervisor"]  # what an attempt is of: with its parameters in its name
-_ALL = ", ".join(f'"{name}"' for name in COLUMNS)
+# a table without rows
+_NOTHING = ", ".join(
+    f'CAST(NULL AS {"DOUBLE" if name == "value" else "VARCHAR"}) AS "{name}"' for name in COLUMNS
+)
 # what DuckDB says of the words of a query, not of the files
 _WORDING = (
     duckdb.ParserException,
@@ -169,41 +173,41 @@ def _ask(files: Sequence[Path], sql: str, problems: list[str] | None) -> pd.Data
     return answer
 
 
+@cache
+def _database(_process: int) -> duckdb.DuckDBPyConnection:
+    """Started once: that takes longer than to ask for a series. A forked process needs its own."""
+    made = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    made.execute("SET parquet_metadata_cache = true")
+    return made
+
+
 def _answer(files: Sequence[Path], sql: str) -> pd.DataFrame:
-    with contextlib.closing(
-        duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
-    ) as connection:
-        _view(connection, files)
+    with contextlib.closing(_database(os.getpid()).cursor()) as connection:
+        connection.execute(f"CREATE TEMP VIEW samples AS {_samples(files)}")
         about = {"run": [path.stem for path in files], "facts": [_footer(p).facts for p in files]}
         connection.register("runs", pd.DataFrame(about, dtype=str))
-        answer: pd.DataFrame = connection.sql(sql).df()
-        return answer
+        return connection.execute(sql).df()
 
 
-def _view(connection: duckdb.DuckDBPyConnection, files: Iterable[Path]) -> None:
-    """The view samples: files of one version read as one table, with what they lack; only where a
-    test was run once more must its attempts be looked at."""
+def _samples(files: Iterable[Path]) -> str:
+    """SQL, of names that are all ours, for the samples of files: those of one version are read as
+    one table, with what they lack; only where a test was run once more must its attempts be looked
+    at."""
     alike: dict[tuple[int, bool], list[str]] = {}
     for path in files:
         footer = _footer(path)
         alike.setdefault((footer.version, footer.attempts > 1), []).append(str(path))
-    parts: list[duckdb.DuckDBPyRelation] = []
+    parts: list[str] = []
     for (version, retried), paths in alike.items():
         lacks = lacking(version)
-        columns = [f'{lacks[c]!r} AS "{c}"' if c in lacks else f'"{c}"' for c in COLUMNS]
-        part = connection.read_parquet(paths).project(", ".join(columns))
-        part = part.filter("isfinite(value)")
+        columns = ", ".join(f'{lacks[c]!r} AS "{c}"' if c in lacks else f'"{c}"' for c in COLUMNS)
+        listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+        part = f"SELECT {columns} FROM read_parquet([{listed}]) WHERE isfinite(value)"  # noqa: S608
         if retried:
-            last = f"max(attempt) OVER (PARTITION BY {', '.join(_TEST)}) AS last"
-            part = part.project(f"{_ALL}, {last}").filter("attempt = last OR test = ''")
-            part = part.project(_ALL)
+            last = f"max(attempt) OVER (PARTITION BY {', '.join(_TEST)})"
+            part = f"SELECT * FROM ({part}) QUALIFY test = '' OR attempt = {last}"  # noqa: S608
         parts.append(part)
-    if not parts:
-        parts = [connection.from_arrow(SCHEMA.empty_table())]
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole.union(part)
-    whole.create_view("samples")
+    return " UNION ALL ".join(parts) or f"SELECT {_NOTHING} WHERE false"
 
 
 # -- files ---------------------------------------------------------------------------------------

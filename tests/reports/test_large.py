@@ -55,8 +55,10 @@ def million() -> pd.DataFrame:
         for number in range(40):
             more = {"hypervisor": name, "parameters": canonical({"depth": number}), "batches": 30}
             blocks.append(block("io.iops", "IOPS", "higher", 4000, **more))
-    for part in ("user", "system", "guest", "iowait", "steal", "idle"):
-        blocks.append(block(f"host.cpu.{part}", "%", "", 15, boots=1, batches=41_000))
+    blocks += [
+        block(f"host.cpu.{part}", "%", "", 15, boots=1, batches=41_000)
+        for part in ("user", "system", "guest", "iowait", "steal", "idle")
+    ]
     return pd.concat(blocks, ignore_index=True)
 
 

@@ -130,6 +130,12 @@ def test_key_figures_answer_in_words(page: Element) -> None:
     assert "1 skipped" in keys["Tests"]
 
 
+def test_key_figures_of_several_hypervisors_say_whose_they_are(tmp_path: Path) -> None:
+    page = page_of(tmp_path, parts="boot exits", facts={"hypervisor": "kvm, qemu"})
+    labels = [card.all("dt")[0].text for card in page.id("key").all("div")]
+    assert labels[:3] == ["Boot to ready, kvm", "Cheapest exit, kvm", "Dearest exit, kvm"]
+
+
 def test_figures_are_those_of_the_samples(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     _, frame = load(run)
