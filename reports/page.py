@@ -18,7 +18,7 @@ from reports.figures import Figure
 STAGES = ("kernel", "init", "sshd", "ready")
 # texts of samples that are few, however many samples there are
 NAMES = (
-    *("unit", "better", "run", "suite", "test", "parameters", "hypervisor", "backend"),
+    *("metric", "unit", "better", "run", "suite", "test", "parameters", "hypervisor", "backend"),
     *("host", "image", "commit"),
 )
 MOST_ROWS = 500  # of a table on a page

@@ -51,10 +51,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from reports.compare import render
-
     from harness.results.compare import compare
     from harness.results.select import select
+    from reports.compare import render
 
     where = store(arguments)
     found = compare(select(where, arguments.base), select(where, arguments.new))
@@ -62,9 +61,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _trend(arguments: argparse.Namespace) -> int:
-    from reports.trend import render
-
     from harness.results.track import track
+    from reports.trend import render
 
     where = store(arguments)
     made = render(track(where, arguments.nights), arguments.out or where / "trend.html")

@@ -66,7 +66,7 @@ def _row(key: Any, group: pd.DataFrame) -> dict[str, Any]:
     named = dict(zip(SERIES, key, strict=True))
     sign = 1.0 if named["better"] == "lower" else -1.0
     logs = sign * np.log(group["new"].to_numpy() / group["base"].to_numpy())
-    low, high = central(draw(logs, np.random.default_rng(SEED))) if logs.size > 1 else _UNKNOWN
+    low, high = central(draw(logs)) if logs.size > 1 else _UNKNOWN
     return {
         **named,
         **{"base": group["base"].median(), "new": group["new"].median(), "pairs": logs.size},

@@ -182,12 +182,11 @@ class Remote:
         except ResultError as error:
             raise ResultError(error.cause, mend=f"{error.mend} {mend}".strip()) from error
         except Exception as error:
-            cause, first = str(error) or type(error).__name__, ""
+            cause, first = str(error) or type(error).__name__, "Look whether it can be reached"
             if isinstance(error, HarnessError):
-                cause, first = error.cause, f"{error.mend}. "
+                cause, first = error.cause, error.mend
             raise ResultError(
-                f"{self.url} cannot be {what}: {cause}",
-                mend=first + (mend or "Look whether it can be reached from here."),
+                f"{self.url} cannot be {what}: {cause}", mend=f"{first}. {mend}".strip()
             ) from error
 
 

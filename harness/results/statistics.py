@@ -3,15 +3,17 @@
 Boots, not batches, are what repeats independently: batches of one boot share its memory layout,
 its host load and its clock. So every location here is the median of the boots' medians, and every
 interval a cluster bootstrap: boots are drawn with replacement, RESAMPLES times, by a generator
-seeded with SEED for each row anew (so no row depends on another), and the interval is the central
-CONFIDENCE of the drawn medians (percentile method; the bias-corrected one is unsound for medians
-of few values). With one boot there is no interval. Rows of different backends are never merged.
+seeded with SEED (the same draws for all rows of as many boots, so no row depends on another), and
+the interval is the central CONFIDENCE of the drawn medians (percentile method; the bias-corrected
+one is unsound for medians of few values). With one boot there is no interval. Rows of different
+backends are never merged.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,10 +39,19 @@ _EXIT = re.compile(r"^exit\.(?P<case>[^.]+)(?P<kind>\.cycles|\.exits_per_op)?$")
 Floats = NDArray[np.float64]
 
 
-def draw(medians: Floats, random: np.random.Generator) -> Floats:
-    """RESAMPLES medians of boots drawn with replacement."""
-    drawn = random.integers(0, medians.size, size=(RESAMPLES, medians.size))
-    return np.asarray(np.median(medians[drawn], axis=1), dtype=np.float64)
+@cache
+def _middle(boots: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Of RESAMPLES draws of so many boots: which two of the sorted boots lie in the middle."""
+    random = np.random.default_rng([SEED, side])
+    drawn = np.sort(random.integers(0, boots, size=(RESAMPLES, boots)), axis=1)
+    return drawn[:, (boots - 1) // 2], drawn[:, boots // 2]
+
+
+def draw(medians: Floats, side: int = 0) -> Floats:
+    """RESAMPLES medians of boots drawn with replacement; two sides are drawn apart."""
+    low, high = _middle(medians.size, side)
+    ordered = np.sort(medians)
+    return np.asarray((ordered[low] + ordered[high]) / 2)
 
 
 def central(values: Floats) -> tuple[float, float]:
@@ -54,7 +65,7 @@ def interval(medians: Sequence[float] | Floats) -> tuple[float, float] | None:
     boots = np.asarray(medians, dtype=np.float64)
     if boots.size < 2:
         return None
-    return central(draw(boots, np.random.default_rng(SEED)))
+    return central(draw(boots))
 
 
 def few(boots: int) -> list[str]:
@@ -70,7 +81,11 @@ def few(boots: int) -> list[str]:
 
 def boot_medians(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a boot and key: KEYS, run, boot, value (the boot's median)."""
-    return frame.groupby([*KEYS, *BOOT], sort=True, dropna=False)["value"].median().reset_index()
+    return (
+        frame.groupby([*KEYS, *BOOT], sort=True, dropna=False, observed=True)["value"]
+        .median()
+        .reset_index()
+    )
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
@@ -80,11 +95,11 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     interval; NaN with one boot), mean, min, p99 (over all samples), cv (standard deviation over
     mean; NaN with one sample or a mean of 0), flags (list of text).
     """
-    groups = frame.groupby(KEYS, sort=True, dropna=False)["value"]
+    groups = frame.groupby(KEYS, sort=True, dropna=False, observed=True)["value"]
     table = groups.agg(n="size", mean="mean", min="min", deviation="std").reset_index()
     table["p99"] = groups.quantile(0.99).to_numpy()
     table["cv"] = table.pop("deviation") / table["mean"].abs().replace(0.0, np.nan)
-    by_key = boot_medians(frame).groupby(KEYS, sort=True, dropna=False)["value"]
+    by_key = boot_medians(frame).groupby(KEYS, sort=True, dropna=False, observed=True)["value"]
     located = [_locate(values.to_numpy(dtype=np.float64)) for _, values in by_key]
     for column in ("boots", "median", "low", "high", "flags"):
         table[column] = pd.Series([row[column] for row in located], dtype=_DTYPES.get(column))
@@ -115,11 +130,14 @@ def exit_parts(metric: str) -> tuple[str, str] | None:
 
 def exits(frame: pd.DataFrame) -> pd.DataFrame:
     """The exit.* samples with columns case and kind added."""
-    parts = frame["metric"].map(exit_parts)
-    mine = frame[parts.notna()].copy()
-    mine["case"] = [part[0] for part in parts.dropna()]
-    mine["kind"] = [part[1] for part in parts.dropna()]
-    return mine
+    parts = {metric: exit_parts(metric) for metric in frame["metric"].unique()}
+    known = {metric: part for metric, part in parts.items() if part}
+    mine = frame[frame["metric"].isin(list(known))]
+    names = mine["metric"].astype(str)
+    return mine.assign(
+        case=names.map({metric: part[0] for metric, part in known.items()}),
+        kind=names.map({metric: part[1] for metric, part in known.items()}),
+    )
 
 
 def subtract_control(frame: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +152,12 @@ def subtract_control(frame: pd.DataFrame) -> pd.DataFrame:
     costs["setting"] = costs["parameters"].map(_setting)
     keys = [*WHERE, *BOOT, "kind", "setting"]
     is_control = costs["case"] == "control"
-    control = costs[is_control].groupby(keys, dropna=False)["value"].median().rename("control")
+    control = (
+        costs[is_control]
+        .groupby(keys, dropna=False, observed=True)["value"]
+        .median()
+        .rename("control")
+    )
     net = costs[~is_control].merge(control.reset_index(), on=keys, how="inner")
     net["value"] -= net["control"]
     return net[[*frame.columns, "case", "kind"]]
@@ -210,5 +233,5 @@ def utilization(frame: pd.DataFrame) -> pd.DataFrame:
     the minimum.
     """
     mine = frame[frame["metric"].str.startswith("host.")]
-    groups = mine.groupby(["host", "metric", "unit"], sort=True)["value"]
+    groups = mine.groupby(["host", "metric", "unit"], sort=True, observed=True)["value"]
     return groups.agg(n="size", mean="mean", peak="max", low="min").reset_index()

@@ -215,7 +215,7 @@ def _verdict(
     noise = 1.4826 * spread / middle if middle > 0 else math.nan
     flags = []
     if len(known) < changes.START:
-        flags.append(f"{len(known)} runs: judged from {changes.START}")
+        flags.append(f"too few runs ({len(known)}): judged from {changes.START}")
     elif math.isnan(noise):
         flags.append("not above 0")
     elif noise > TOLERANCE / 2:

@@ -101,7 +101,7 @@ def test_benchmark_json_is_that_of_a_session(harness: Harness, run_file: Path) -
 
 def test_junit_tells_figures_and_claims_no_outcome(harness: Harness, run_file: Path) -> None:
     _, out, _ = harness("export", "latest", "--format=junit")
-    (suite,) = ET.fromstring(out)  # noqa: S314 - our own
+    (suite,) = ET.fromstring(out.encode())  # noqa: S314 - our own
     assert "failures" not in suite.attrib
     known = {p.attrib["name"]: p.attrib["value"] for p in suite.findall("properties/property")}
     assert known["run"] == run_file.stem
@@ -120,7 +120,7 @@ def test_junit_tells_figures_and_claims_no_outcome(harness: Harness, run_file: P
 
 def test_junit_of_names_that_xml_cannot_say(tmp_path: Path) -> None:
     path = write_run(tmp_path, parts="boot", test="made.py::test_<&\x00\x1b[1m\"'>")
-    (suite,) = ET.fromstring(exchange.exported(path, "junit"))  # noqa: S314 - our own
+    (suite,) = ET.fromstring(exchange.exported(path, "junit").encode())  # noqa: S314 - our own
     assert suite[1].attrib["name"] == "test_<&\ufffd\ufffd[1m\"'>[0]"
 
 

@@ -61,7 +61,7 @@ def test_a_short_history_is_inconclusive(tmp_path: Path) -> None:
     nights(tmp_path, [{"a.new": 10.0}] * 5)
     found = track(tmp_path)
     assert verdicts(found) == {"a.new": "inconclusive"}
-    assert found.series["flags"][0] == ["5 runs: judged from 20"]
+    assert found.series["flags"][0] == ["too few runs (5): judged from 20"]
 
 
 def test_a_noisy_one_too(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def xml(facts: RunFacts, frame: pd.DataFrame) -> str:
         case = ET.SubElement(suite, "testcase", classname=_text(place), name=_text(name or file))
         _properties(case, [_figure(row) for row in rows.to_dict("records")])
     ET.indent(suites)
-    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+    text = ET.tostring(suites, encoding="unicode")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
 
 
 def _figures(frame: pd.DataFrame) -> pd.DataFrame:
