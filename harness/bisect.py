@@ -7,10 +7,11 @@ run; the runs stay in DIR/bisect/<time>/<commit>, apart from the nightly ones.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +21,8 @@ from harness import scratch
 from harness.errors import HarnessError, ResultError
 from harness.results import new_run_id
 from harness.results.compare import SERIES
-from harness.results.paired import paired
+from harness.results.paired import enough, paired
 from harness.results.store import runs
-from harness.results.track import series_id
-
-FEWEST = 6  # pairs: of fewer no difference can be shown
 
 
 class Repository:
@@ -45,14 +43,26 @@ class Repository:
         return done.stdout.strip()
 
     def commit(self, revision: str) -> str:
+        """Raises HarnessError when git knows none by that name."""
         wanted = f"{revision}^{{commit}}"
-        return self.git("rev-parse", "--verify", "--quiet", "--end-of-options", wanted)
+        try:
+            return self.git("rev-parse", "--verify", "--quiet", "--end-of-options", wanted)
+        except HarnessError as error:
+            raise HarnessError(
+                f"git knows no revision {revision!r}", mend="Name a commit, a branch or a tag."
+            ) from error
 
     def between(self, base: str, new: str) -> list[str]:
         """The commits after base up to new, oldest first, along the first parents.
 
         Raises HarnessError when base is no ancestor of new."""
-        self.git("merge-base", "--is-ancestor", base, new)
+        try:
+            self.git("merge-base", "--is-ancestor", base, new)
+        except HarnessError as error:
+            raise HarnessError(
+                f"{base[:12]} is no ancestor of {new[:12]}: there is no way between them",
+                mend="Name a good revision that the bad one was made from, or say --only-confirm.",
+            ) from error
         return self.git("rev-list", "--reverse", "--first-parent", f"{base}..{new}").split()
 
     def subject(self, commit: str) -> str:
@@ -120,15 +130,13 @@ class Measurer:
             )
         return made[0]
 
-    def in_turn(self, base: str, new: str, rounds: int) -> list[tuple[Path, Path]]:
-        """Pairs of runs, base and new, measured A B B A."""
-        pairs = []
-        for number in range(rounds):
-            self.tell(f"pair {number + 1} of {rounds}: {base[:12]}, {new[:12]}")
+    def in_turn(self, base: str, new: str) -> Iterator[tuple[Path, Path]]:
+        """Pairs of runs, base and new, measured A B B A, as many as are taken."""
+        for number in itertools.count():
+            self.tell(f"pair {number + 1}: {base[:12]}, {new[:12]}")
             order = (base, new) if number % 2 == 0 else (new, base)
             made = {commit: self.measure(commit) for commit in order}
-            pairs.append((made[base], made[new]))
-        return pairs
+            yield made[base], made[new]
 
 
 @dataclass(frozen=True)
@@ -157,21 +165,31 @@ class Bisection:
 
 
 def confirm(
-    measurer: Measurer, base: str, new: str, rounds: int, series: str | None = None
+    measurer: Measurer, base: str, new: str, rounds: int | None = None, series: str = ""
 ) -> Confirmed | None:
     """The figure (by its id, else the one that became worst) that is confirmed to be worse; None
-    when there is none. Raises HarnessError."""
-    if rounds < FEWEST:
-        raise HarnessError(f"{rounds} rounds can show nothing", mend=f"Take {FEWEST} or more.")
+    when there is none.
+
+    rounds: pairs; None for as many as it takes to show one among all figures. Raises HarnessError
+    when so few could show nothing, and when a measurement fails.
+    """
     if base == new:
         raise HarnessError(f"both revisions are {base[:12]}")
-    table = paired(measurer.in_turn(base, new, rounds)).regressed
-    if series:
-        table = table[[series_id(key) == series for key in table[SERIES].itertuples(index=False)]]
+    turns = measurer.in_turn(base, new)
+    pairs = [next(turns)]
+    figures = len(paired(pairs, series).table)
+    needed = enough(figures)
+    if rounds is not None and rounds < needed:
+        raise HarnessError(
+            f"{rounds} rounds can show nothing among {figures} figures",
+            mend=f"Take {needed}, or name one figure with --series (then {enough(1)} are enough).",
+        )
+    pairs += itertools.islice(turns, (rounds or needed) - 1)
+    table = paired(pairs, series).regressed
     return Confirmed(table.iloc[0].to_dict()) if len(table) else None
 
 
-def bisect(measurer: Measurer, base: str, new: str, rounds: int, found: Confirmed) -> Bisection:
+def bisect(measurer: Measurer, base: str, new: str, found: Confirmed) -> Bisection:
     """The first commit at which a confirmed figure is worse by more than half of it.
 
     A commit that cannot be measured is passed over. Raises HarnessError when base is no ancestor
@@ -185,7 +203,7 @@ def bisect(measurer: Measurer, base: str, new: str, rounds: int, found: Confirme
         commit = commits[middle]
         measurer.tell(f"{bad - good - 1} commits to tell apart; now {commit[:12]}")
         try:
-            worse = _worse(measurer, base, commit, rounds, found)
+            worse = _worse(measurer, base, commit, found)
         except (HarnessError, ResultError) as error:
             measurer.tell(f"passed over: {error}")
             broken.add(middle)
@@ -201,9 +219,9 @@ def bisect(measurer: Measurer, base: str, new: str, rounds: int, found: Confirme
     return Bisection(commits[bad], told)
 
 
-def _worse(measurer: Measurer, base: str, commit: str, rounds: int, found: Confirmed) -> float:
+def _worse(measurer: Measurer, base: str, commit: str, found: Confirmed) -> float:
     """By how much the figure is worse there than at base."""
-    table = paired(measurer.in_turn(base, commit, rounds)).table
+    table = paired(list(itertools.islice(measurer.in_turn(base, commit), enough(1)))).table
     mine = table[(table[SERIES] == [found.row[name] for name in SERIES]).all(axis=1)]
     if mine.empty:
         raise ResultError(f"{commit[:12]} does not measure {found.row['metric']}")

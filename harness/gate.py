@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.results.compare import Comparison, compare
 from harness.results.select import Selected, select
+from harness.results.store import runs
 
 MOST = 10  # figures that are told one by one
+UNABLE = (
+    "too few boots for so many figures: one that regressed alone could not be shown (take "
+    "--profile=full, or fewer tests)"
+)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """base: chosen before the session's own run is there."""
+    """base: chosen before the session's own run is there. history: the runs that were there."""
 
     base: Selected
+    history: Sequence[Path] = ()
 
     @classmethod
     def at(cls, store: Path, word: str) -> Gate:
         """Raises ResultError when the word means no run; see select."""
-        return cls(select(store, word))
+        return cls(select(store, word), runs(store))
 
     def compare(self, run: Path) -> Comparison:
         """With the session's own run. Raises ResultError when they cannot be compared."""
-        return compare(self.base, select(run.parent, str(run)))
+        return compare(self.base, select(run.parent, str(run)), self.history)
 
 
 def lines(found: Comparison) -> Iterator[str]:
@@ -42,6 +48,8 @@ def lines(found: Comparison) -> Iterator[str]:
         )
     if len(worse) > MOST:
         yield f"and {len(worse) - MOST} more"
+    if not found.able:
+        yield UNABLE
     for name, before, after in found.environment:
         yield f"differs: {name}: {before} to {after}"
     yield from found.notes

@@ -369,7 +369,7 @@ def _gate_closed(state: Session) -> bool:
     if not any(made["compared"] for made in state.outputs):
         state.notes.append("--gate=fail: nothing was compared, no test measured anything")
         return True
-    return any(made["regressed"] for made in state.outputs)
+    return any(made["regressed"] or not made["able"] for made in state.outputs)
 
 
 def _fail(session: pytest.Session) -> None:

@@ -38,7 +38,8 @@ DISTRIBUTIONS = ("pytest-hypervisor", "pytest", "paramiko", "pandas", "pyarrow",
 class Outputs:
     """What a run left: files, lines for the terminal, and what went wrong.
 
-    comparison: the page. compared: lines on the baseline; regressed: how many figures did.
+    comparison: the page. compared: lines on the baseline; regressed: how many figures did; able:
+    whether one alone could have been shown.
     """
 
     samples: str = ""
@@ -48,6 +49,7 @@ class Outputs:
     figures: list[str] = field(default_factory=list)
     compared: list[str] = field(default_factory=list)
     regressed: int = 0
+    able: bool = False
     problems: list[str] = field(default_factory=list)
 
 
@@ -216,11 +218,13 @@ class Recorder:
         settings = self._session.settings
         try:
             found = gate.compare(parquet)
-        except HarnessError as error:
+        except Exception as error:  # as of all that is made of samples: they are safe by now
             told = made.problems if settings.gate == "fail" else made.compared
-            told.append(f"comparison: {error}")
+            cause = error if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            told.append(f"comparison: {cause}")
             return
         made.compared, made.regressed = list(lines(found)), found.counts["regressed"]
+        made.able = found.able
         if settings.no_report:
             return
         try:

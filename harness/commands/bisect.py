@@ -6,15 +6,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from harness.commands.common import FAILED, OK, REGRESSED, Commands, parser
-
-if TYPE_CHECKING:
-    from harness.bisect import Bisection
+from harness.commands.common import OK, REGRESSED, Commands, parser
+from harness.errors import HarnessError
 
 DEFAULT = [sys.executable, "-m", "pytest", "suites", "--results={results}"]
-ROUNDS = 8
 
 
 def add(commands: Commands) -> None:
@@ -27,15 +23,19 @@ def add(commands: Commands) -> None:
     one.add_argument("base", metavar="BASE", help="what git knows the good revision by")
     one.add_argument("new", metavar="NEW", nargs="?", default="HEAD", help="(default: HEAD)")
     one.add_argument(
-        "--series", metavar="ID", help="of track: which figure (default: what became worst)"
+        "--series",
+        default="",
+        metavar="ID",
+        help="of track: which figure (default: what became worst)",
     )
     one.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"pairs of runs, at least 6 (default: {ROUNDS})"
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="pairs of runs (default: as many as it takes to show one figure among all)",
     )
     one.add_argument("--only-confirm", action="store_true", help="do not look for the commit")
-    one.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="(default: results)"
-    )
+    one.add_argument("--results", default="results", metavar="DIR", help="(default: results)")
     one.add_argument(
         "--command",
         nargs=argparse.REMAINDER,
@@ -49,22 +49,27 @@ def add(commands: Commands) -> None:
 
 def _bisect(arguments: argparse.Namespace) -> int:
     from harness.bisect import Measurer, Repository, bisect, confirm
+    from harness.results.remote import is_url
 
     def tell(line: str) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
+    if not arguments.command:
+        raise HarnessError("--command: which?", mend="Say what measures a checkout, as last words.")
+    if is_url(arguments.results):
+        raise HarnessError("bisect keeps its runs in a directory", mend="Say --results=DIR.")
     repository = Repository(Path.cwd())
     base, new = repository.commit(arguments.base), repository.commit(arguments.new)
-    with Measurer(repository, arguments.results, arguments.command, tell) as measurer:
+    if not arguments.only_confirm:
+        repository.between(base, new)  # said before hours of measuring
+    with Measurer(repository, Path(arguments.results), arguments.command, tell) as measurer:
         found = confirm(measurer, base, new, arguments.rounds, arguments.series)
         if found is None:
-            tell(f"no difference is confirmed by {arguments.rounds} pairs")
+            tell("no difference is confirmed")
             return OK
         tell(f"confirmed: {found.words}")
-        if arguments.only_confirm:
-            return REGRESSED
-        made: Bisection = bisect(measurer, base, new, arguments.rounds, found)
-    for line in made.lines:
-        tell(line)
-    return REGRESSED if made.commit else FAILED
+        if not arguments.only_confirm:
+            for line in bisect(measurer, base, new, found).lines:
+                tell(line)
+    return REGRESSED

@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     nights(track)
     with_store(track).set_defaults(run=_track)
     known = parser(
-        commands, "acknowledge", "say that a series' change is known, or begin a series anew"
+        commands, "acknowledge", "say that a series' changes are known, or begin a series anew"
     )
     known.add_argument("series", metavar="ID", help="of the series, as track shows it")
     known.add_argument("--why", required=True, metavar="TEXT", help="kept, and shown with it")
@@ -47,17 +47,25 @@ def add(commands: Commands) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     from harness.results.compare import compare
     from harness.results.select import select
+    from harness.results.store import runs
     from reports import markdown, terminal
 
     where = store(arguments)
-    found = compare(select(where, arguments.base), select(where, arguments.new))
+    found = compare(select(where, arguments.base), select(where, arguments.new), runs(where))
     if arguments.markdown is None:
         terminal.comparison(console(), found)
     elif str(arguments.markdown) == "-":
         sys.stdout.write(markdown.comment(found))
     else:
-        arguments.markdown.write_text(markdown.comment(found), encoding="utf-8")
+        _write(arguments.markdown, markdown.comment(found))
     return REGRESSED if found.counts["regressed"] else OK
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _track(arguments: argparse.Namespace) -> int:
@@ -74,24 +82,27 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
     from harness.results.remote import push
     from harness.results.track import ID, track
 
+    if not arguments.why.strip():
+        raise ResultError("--why: why?", mend="Say it for those who read the page next year.")
     where = store(arguments)
     found = track(where)
-    mine = found.series[found.series[ID] == arguments.series]
-    if mine.empty:
+    if arguments.series not in set(found.series[ID]):
         raise ResultError(
             f"there is no series {arguments.series!r}", mend="See `python -m harness track`."
         )
-    changes = found.changes[found.changes[ID] == arguments.series]
+    mine = found.changes[
+        (found.changes[ID] == arguments.series) & (found.changes["acknowledged"] == "")
+    ]
+    names = [str(run) for run in mine["run"]]
     if arguments.reset:
-        run = found.runs[-1].get("run", "")
-    elif changes.empty:
+        names = [str(found.points.loc[found.points[ID] == arguments.series, "run"].max())]
+    if not names:
         raise ResultError(
             f"series {arguments.series} has no change to be acknowledged",
             mend="To begin it anew, say --reset.",
         )
-    else:
-        run = str(changes["run"].iloc[-1])
-    made = acknowledge(where, arguments.series, run, arguments.why, reset=arguments.reset)
+    for run in names:
+        made = acknowledge(where, arguments.series, run, arguments.why, reset=arguments.reset)
+        sys.stdout.write(f"{made}\n")
     push(arguments.results)
-    sys.stdout.write(f"{made}\n")
     return OK

@@ -15,7 +15,9 @@ def add(commands: Commands) -> None:
         title="pages", required=True, metavar="PAGE"
     )
     run = parser(pages, "run", "a run: utilization, overhead, suites, environment")
-    run.add_argument("which", nargs="?", default="latest", metavar="RUN", help=WORDS)
+    run.add_argument(
+        "which", nargs="?", default="latest", metavar="RUN", help=f"{WORDS} (default: latest)"
+    )
     compare = parser(pages, "compare", "two runs, commits or dates side by side")
     compare.add_argument("base", metavar="BASE", help=WORDS)
     compare.add_argument("new", metavar="NEW", nargs="?", default="latest")
@@ -26,7 +28,7 @@ def add(commands: Commands) -> None:
         with_page(with_store(one)).set_defaults(run=make)
 
 
-WORDS = "a run's name or file, a date, a commit, latest or previous (default: latest)"
+WORDS = "a run's name or file, a date, a commit, latest or previous"
 
 
 def nights(one: argparse.ArgumentParser) -> None:
@@ -53,10 +55,11 @@ def _run(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     from harness.results.compare import compare
     from harness.results.select import select
+    from harness.results.store import runs
     from reports.compare import render
 
     where = store(arguments)
-    found = compare(select(where, arguments.base), select(where, arguments.new))
+    found = compare(select(where, arguments.base), select(where, arguments.new), runs(where))
     return show(render(found, arguments.out or Path("compare.html")), arguments)
 
 

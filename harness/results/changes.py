@@ -4,12 +4,15 @@ Every night is looked at as it was when it was the newest: what is called a chan
 and the next is looked for from there on. A night's question has three parts.
 
 Where: E-divisive's statistic (Matteson and James, arXiv 1306.4933, eq. 5, alpha 1: the distance of
-two empirical distributions, from all pairs' distances) is the largest of all splits of the nights
-since the last change. A split counts as news when the new level has LEAST to RECENT nights.
+two empirical distributions, from all pairs' distances) is the largest of all splits that leave
+LEAST to RECENT nights to the new level, of the nights since the last change. Older splits are no
+news; and were they allowed, one that is small or long known would hide all that come after it.
 
-Whether: Mann and Whitney's exact test of the two levels, in place of the papers' permutations
-(arXiv 2301.03034 took Student's test for the same reason: a million permutations a night). Below
-ALPHA, and kept by Benjamini and Hochberg's procedure over all series of that night.
+Whether: Mann and Whitney's exact test of the new level and the last REACH nights of the old one, in
+place of the papers' permutations (arXiv 2301.03034 took Student's test for the same reason: a
+million permutations a night). Below ALPHA, and kept by Benjamini and Hochberg's procedure over all
+series of that night. The split was chosen on the same nights and is asked for again every night, so
+these are no rates of error; the rates were measured.
 
 How much: the medians differ by EFFECT.
 
@@ -34,6 +37,7 @@ LEAST = 4  # nights on the new level
 RECENT = 10  # nights on the new level, at most, for it to be news
 BEFORE = 8  # nights on the old one, at least
 START = 20  # nights before the first is judged
+REACH = 120  # nights of the old level that the test looks back on
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -78,23 +82,25 @@ def _nights(values: Floats, since: Numbers | None) -> Iterator[list[Change]]:
 class _Sums:
     """Of the distances of pairs of nights, for each series and each place of a split up to now.
 
-    base: where the present level begins. known: nights with a value before each place. left: pairs
-    from the base up to the place. right: pairs from the place up to now.
+    base: where the present level begins; first: where the series does. known: nights with a value
+    before each place. left: pairs from the base up to the place. right: pairs from the place up to
+    now.
     """
 
     values: Floats
+    first: Numbers
     base: Numbers
     known: Numbers
     left: Floats
     right: Floats
 
     @classmethod
-    def start(cls, values: Floats, base: Numbers) -> _Sums:
+    def start(cls, values: Floats, first: Numbers) -> _Sums:
         series, nights = values.shape
         known = np.zeros((series, nights + 1), dtype=np.int64)
         known[:, 1:] = np.cumsum(~np.isnan(values), axis=1)
         empty = np.zeros((2, series, nights + 1))
-        return cls(values, base.copy(), known, empty[0], empty[1])
+        return cls(values, first, first.copy(), known, empty[0], empty[1])
 
     def add(self, night: int) -> None:
         """One night more."""
@@ -119,8 +125,9 @@ class _Sums:
         start = np.take_along_axis(self.known, self.base[:, None], axis=1)
         before = self.known[:, : night + 1] - start
         after = self.known[:, night + 1, None] - self.known[:, : night + 1]
-        allowed = (before >= BEFORE) & (after >= LEAST) & (place >= self.base[:, None])
-        allowed &= (before + after >= START) | (self.base > 0)[:, None]
+        allowed = (before >= BEFORE) & (after >= LEAST) & (after <= RECENT)
+        allowed &= place >= self.base[:, None]
+        allowed &= (before + after >= START) | (self.base > self.first)[:, None]
         q = divergence(
             self.left[:, : night + 1],
             self.right[:, : night + 1],
@@ -154,11 +161,12 @@ def _judge(values: Floats, state: _Sums, night: int) -> list[Change]:
     place, before, after = state.splits(night)
     tested = (place >= 0) & ~np.isnan(values[:, night])
     p = np.ones(len(values))
-    news = np.flatnonzero(tested & (after <= RECENT))
+    news = np.flatnonzero(tested)
     if not len(news):
         return []
-    above = _above(values[news, : night + 1], state.base[news], place[news])
-    p[news] = rank_test(above, before[news], after[news])
+    since = _reach(state.known[news], state.base[news], place[news])
+    above = _above(values[news, : night + 1], since, place[news])
+    p[news] = rank_test(above, np.minimum(before[news], REACH), after[news])
     kept = scipy.stats.false_discovery_control(p[tested]) <= FALSE_DISCOVERIES
     found = []
     for one in np.flatnonzero(tested)[kept & (p[tested] < ALPHA)]:
@@ -169,6 +177,12 @@ def _judge(values: Floats, state: _Sums, night: int) -> list[Change]:
             base = int(state.base[one])
             found.append(Change(int(one), base, int(at), night, old, new, float(p[one])))
     return found
+
+
+def _reach(known: Numbers, base: Numbers, place: Numbers) -> Numbers:
+    """From where on the old level has no more than REACH nights, but not before it begins."""
+    beyond = np.take_along_axis(known, place[:, None], axis=1) - known > REACH
+    return np.asarray(np.maximum(base, beyond.sum(axis=1)))
 
 
 def _above(values: Floats, base: Numbers, place: Numbers) -> Floats:

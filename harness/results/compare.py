@@ -2,8 +2,10 @@
 
 A figure *regressed* or *improved* when its boots differ by the same rule as hypervisors side by
 side do (differences.py): no chance by Mann and Whitney's test with Benjamini and Hochberg's bound
-over all figures, and above EFFECT. It is a *pass* when nothing was shown and the interval also says
-that it is not worse by TOLERANCE. All else is *inconclusive*: too few boots, or too much noise.
+over all figures, and above EFFECT; and when it differs by more than runs of equals do, as far as
+earlier runs are there to tell (NOISE). It is a *pass* when nothing was shown, and the interval says
+that it is not worse by TOLERANCE and may be no worse at all. All else is *inconclusive*: too few
+boots, or too much noise.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,29 +21,34 @@ import pandas as pd
 
 from harness.errors import ResultError
 from harness.results import differences
-from harness.results.differences import Side
+from harness.results.differences import EFFECT, FALSE_DISCOVERIES, Side, least_p
 from harness.results.schema import RunFacts
 from harness.results.select import Selected
 from harness.results.statistics import KEYS, few
-from harness.results.store import boot_medians
+from harness.results.store import boot_medians, facts_of, usable
 
 TOLERANCE = 0.10  # a figure that may be worse by that is no pass
+NOISE = 5.0  # standard deviations of a difference of runs' medians, which equals hardly ever reach
+HISTORY = 30  # runs that are looked back on for that
+ENOUGH = 5  # of them, for it to be known; and runs a side that are repetitions of their own
 # Images and host kernels change from night to night: they are told of, but part no series.
 SERIES = [key for key in KEYS if key not in ("image", "host")]
 VERDICTS = ("regressed", "improved", "inconclusive", "pass")
+KIND = ("cpu_model", "backend", "profile")  # runs that differ in these are of different kinds
 # of RunFacts: what may be why figures differ
 ENVIRONMENT = (
     *("host", "hostname", "cpu_model", "cpus", "memory", "kernel", "microcode", "governor", "smt"),
-    *("mitigations", "image", "versions", "fingerprint"),
+    *("mitigations", "image", "versions", "fingerprint", "profile"),
 )
 
 
 @dataclass(frozen=True)
 class Comparison:
     """table: a row a series, those that ask for attention first: SERIES; base, new (median of the
-    boots' medians; NaN where a side has none), base_n, new_n (samples), base_boots, new_boots,
-    effect (0.2: worse by 20 %), low, high (its interval), p, verdict (of VERDICTS), flags (list of
-    text). environment: what differs between the hosts: name, base's, new's. notes: doubts about
+    boots' medians; NaN where a side has none), base_n, new_n (samples), base_boots, new_boots (or
+    runs, where each side has ENOUGH), effect (0.2: worse by 20 %), low, high (its interval), p,
+    floor (what runs of equals may differ by; NaN if not known), verdict (of VERDICTS), flags (list
+    of text). environment: what differs between the hosts: name, base's, new's. notes: doubts about
     the whole."""
 
     base: Selected
@@ -55,39 +63,87 @@ class Comparison:
         found = self.table["verdict"].value_counts()
         return {verdict: int(found.get(verdict, 0)) for verdict in VERDICTS}
 
+    @property
+    def able(self) -> bool:
+        """Whether one regression alone among these figures could have been shown."""
+        tested = self.table[self.table["p"].notna()]
+        boots = zip(tested["base_boots"], tested["new_boots"], strict=True)
+        least = [least_p(int(one), int(other)) for one, other in boots]
+        return bool(least) and min(least) * len(least) <= FALSE_DISCOVERIES
 
-def compare(base: Selected, new: Selected) -> Comparison:
+
+def compare(base: Selected, new: Selected, history: Sequence[Path] = ()) -> Comparison:
     """Compare all figures that have a better direction.
 
-    Raises ResultError when the sides are of different backends or CPUs, or share no figure.
+    history: other runs, oldest first; those of the same kind say how much runs of equals differ.
+    Raises ResultError when the sides are of different kinds, have a run in common, or share no
+    figure.
     """
-    sides = [_figures(side) for side in (base, new)]
-    _refuse_what_cannot_be(base, new, *sides)
-    before, after = ({_key(side.key): side for side in one} for one in sides)
+    if common := {*base.names} & {*new.names}:
+        raise ResultError(
+            f"{base.label} and {new.label} are both {', '.join(sorted(common))}",
+            mend="Name two runs; latest is the newest one, previous the one before it.",
+        )
+    _refuse_other_kinds(base, new)
+    notes: list[str] = []
+    together = min(len(base.files), len(new.files)) >= ENOUGH
+    before, after = (
+        _figures(side.files, notes, ["run"] if together else None) for side in (base, new)
+    )
+    if not before.keys() & after.keys():
+        raise ResultError(
+            f"{base.label} and {new.label} share no figure",
+            mend="Run the same tests, on the same hypervisors and with the same profile, in both.",
+        )
     rows = [_row(key, before.get(key), after.get(key)) for key in {**before, **after}]
-    judged = judge(pd.DataFrame(rows))
+    table = pd.DataFrame(rows)
+    table["floor"] = _floors(table, history, base, new)
+    judged = judge(table)
     order = judged["verdict"].map(VERDICTS.index)
     judged = judged.iloc[np.lexsort((-judged["effect"].abs().fillna(0), order))]
+    notes += [note for side in (base, new) for note in doubts(side.facts)]
+    if not together and max(len(base.files), len(new.files)) > 1:
+        notes.append(f"boots of several runs are taken together: fewer than {ENOUGH} runs a side")
     return Comparison(
-        base,
-        new,
-        judged.reset_index(drop=True),
-        environment(base.facts, new.facts),
-        [note for side in (base, new) for note in doubts(side.facts)],
+        base, new, judged.reset_index(drop=True), environment(base.facts, new.facts), notes
     )
 
 
 def judge(table: pd.DataFrame) -> pd.DataFrame:
-    """With the column verdict, by effect, p and interval of all rows together."""
-    none = [0.0] * len(table)
-    words = differences.verdicts(list(table["effect"]), list(table["p"]), none)
+    """With the column verdict, by effect, p, interval and floor of all rows together."""
+    floors = list(table["floor"])
+    words = differences.verdicts(list(table["effect"]), list(table["p"]), floors)
     names = {"worse": "regressed", "better": "improved"}
-    sure = (table["high"] <= TOLERANCE).tolist()
+    # what is surely worse by what counts is no pass, though too little for a verdict among many
+    sure = (table["high"] <= TOLERANCE) & ~(table["low"] > EFFECT)
     verdicts = [
         names.get(word) or ("pass" if word and safe else "inconclusive")
         for word, safe in zip(words, sure, strict=True)
     ]
     return table.assign(verdict=verdicts)
+
+
+def _floors(
+    table: pd.DataFrame, history: Sequence[Path], base: Selected, new: Selected
+) -> list[float]:
+    """NOISE standard deviations of the difference of both sides' medians, from what runs of the
+    same kind differed from one to the next; NaN where there are not ENOUGH."""
+    kind = kind_of(new.facts[-1])
+    others, _ = usable([path for path in history if path.stem not in {*base.names, *new.names}])
+    alike = [path for path in others if kind_of(facts_of(path)) == kind][-HISTORY:]
+    spread: dict[tuple[str, ...], float] = {}
+    if len(alike) >= ENOUGH:
+        medians = differences.comparable(boot_medians(alike, []))
+        runs = medians.groupby([*SERIES, "run"], observed=True)["value"].median().reset_index()
+        for key, values in runs.groupby(SERIES, observed=True)["value"]:
+            if len(values) >= ENOUGH and (values > 0).all():
+                # from one to the next, so that a change of the level among them hardly shows; of
+                # a normal distribution such steps are on average 2 / sqrt(pi) of its deviation
+                steps = np.abs(np.diff(np.log(values.to_numpy(dtype=np.float64))))
+                spread[tuple(map(str, key))] = float(np.mean(steps)) * math.sqrt(math.pi) / 2
+    scale = NOISE * math.sqrt(1 / len(base.files) + 1 / len(new.files))
+    keys = table[SERIES].itertuples(index=False, name=None)
+    return [scale * spread.get(tuple(map(str, key)), math.nan) for key in keys]
 
 
 def environment(base: Sequence[RunFacts], new: Sequence[RunFacts]) -> list[tuple[str, str, str]]:
@@ -129,18 +185,19 @@ def doubts(facts: Sequence[RunFacts]) -> list[str]:
     return said
 
 
-def _figures(side: Selected) -> list[Side]:
-    medians = boot_medians(side.files)
-    return differences.sides_of(differences.comparable(medians), SERIES)
+def _figures(
+    files: Sequence[Path], notes: list[str], unit: list[str] | None
+) -> dict[tuple[str, ...], Side]:
+    medians = differences.comparable(boot_medians(files, notes))
+    units = {"unit": unit} if unit else {}
+    sides = differences.sides_of(medians, SERIES, **units)
+    return {tuple(side.key[name] for name in SERIES): side for side in sides}
 
 
-def _key(key: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(key[name] for name in SERIES)
-
-
-def _row(key: tuple[str, ...], base: Side | None, new: Side | None) -> dict[str, Any]:
+def _row(key: tuple[str, ...], base: Side | None, new: Side | None) -> dict[Hashable, Any]:
+    named: dict[Hashable, Any] = dict(zip(SERIES, key, strict=True))
     row: dict[Hashable, Any] = {
-        **dict(zip(SERIES, key, strict=True)),
+        **named,
         **{"base": math.nan, "base_n": 0, "base_boots": 0},
         **{"new": math.nan, "new_n": 0, "new_boots": 0},
         **{"effect": math.nan, "low": math.nan, "high": math.nan, "p": math.nan, "flags": []},
@@ -151,36 +208,32 @@ def _row(key: tuple[str, ...], base: Side | None, new: Side | None) -> dict[str,
             row[f"{name}_n"], row[f"{name}_boots"] = side.n, side.medians.size
     if base is None or new is None:
         row["flags"] = [f"not measured in the {'base' if base is None else 'new run'}"]
-        return row  # type: ignore[return-value]
-    found = differences.difference(
-        new.medians, base.medians, dict(zip(SERIES, key, strict=True))["better"]
-    )
+        return row
+    found = differences.difference(new.medians, base.medians, named["better"])
     row.update(effect=found.effect, low=found.low, high=found.high, p=found.p)
-    fewest = min(base.medians.size, new.medians.size)
-    flags = few(fewest)
+    flags = few(min(base.medians.size, new.medians.size))
     if math.isnan(found.effect):
         flags.append("the base is not above 0")
     elif math.isnan(found.p):
         flags.append("too few boots to tell")
     row["flags"] = flags
-    return row  # type: ignore[return-value]
+    return row
 
 
-def _refuse_what_cannot_be(
-    base: Selected, new: Selected, before: list[Side], after: list[Side]
-) -> None:
-    for name, what in (("cpu_model", "CPUs"), ("backend", "backends")):
-        one, other = (
-            _words({str(run.get(name, "")) for run in side.facts}) for side in (base, new)
-        )
-        if one != other:
+def kind_of(facts: RunFacts) -> tuple[str, ...]:
+    """The values of KIND; a run of before there were profiles was a short one."""
+    told = {"profile": "short", **facts}
+    return tuple(str(told.get(name, "")) for name in KIND)
+
+
+def _refuse_other_kinds(base: Selected, new: Selected) -> None:
+    what = {"cpu_model": "CPUs", "backend": "backends", "profile": "profiles"}
+    kinds = [kind_of(run) for run in (*base.facts, *new.facts)]
+    for name, values in zip(KIND, zip(*kinds, strict=True), strict=True):
+        told = set(values)
+        if len(told) > 1:
             raise ResultError(
-                f"{base.label} and {new.label} are of different {what}: {one}, {other}",
-                mend="Compare runs of one kind of host: absolute figures of two say nothing about "
-                "what changed.",
+                f"{base.label} and {new.label} are of different {what[name]}: {_words(told)}",
+                mend="Compare runs of one kind of host and profile: absolute figures of two say "
+                "nothing about what changed.",
             )
-    if not {_key(side.key) for side in before} & {_key(side.key) for side in after}:
-        raise ResultError(
-            f"{base.label} and {new.label} share no figure",
-            mend="Run the same tests, on the same hypervisors and with the same profile, in both.",
-        )

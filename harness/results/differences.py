@@ -29,6 +29,7 @@ from harness.results.statistics import (
 
 EFFECT = 0.03  # what is less than that is called no difference
 FALSE_DISCOVERIES = 0.05  # of what is called a difference, how much may be none
+_EXACT = 2_500  # pairs of boots
 
 
 def overheads(frame: pd.DataFrame, baseline: str = "native") -> pd.DataFrame:
@@ -74,17 +75,20 @@ class Side:
     n: int
 
 
-def sides_of(frame: pd.DataFrame, keys: Sequence[str] = KEYS) -> list[Side]:
-    groups = frame.groupby([*keys, *BOOT], dropna=False, observed=True)["value"].agg(
-        ["median", "size"]
-    )
+def sides_of(
+    frame: pd.DataFrame, keys: Sequence[str] = KEYS, unit: Sequence[str] = BOOT
+) -> list[Side]:
+    """unit: what repeats: boots, or runs. A column n says of how many samples a value is."""
+    counted = frame if "n" in frame else frame.assign(n=1)
+    groups = counted.groupby([*keys, *unit], dropna=False, observed=True)
+    table = groups.agg(median=("value", "median"), size=("n", "sum"))
     return [
         Side(
             dict(zip(keys, map(str, key), strict=True)),
             boots["median"].to_numpy(dtype=np.float64),
             int(boots["size"].sum()),
         )
-        for key, boots in groups.reset_index().groupby(list(keys), dropna=False, observed=True)
+        for key, boots in table.reset_index().groupby(list(keys), dropna=False, observed=True)
     ]
 
 
@@ -147,8 +151,8 @@ class Difference:
     p: float = math.nan
 
 
-def difference(new: Floats, base: Floats, better: str) -> Difference:
-    """Of the boots' medians of two sides. better: "higher" or "lower"."""
+def difference(new: Floats, base: Floats, better: str, *, tested: bool = True) -> Difference:
+    """Of the boots' medians of two sides. better: "higher" or "lower". tested: with a p."""
     middle = float(np.median(base))
     if middle <= 0:
         return Difference(math.nan)
@@ -159,8 +163,11 @@ def difference(new: Floats, base: Floats, better: str) -> Difference:
         drawn = np.asarray(_overhead(draw(new, 0) / draw(base, 1), better))
     low, high = central(drawn) if np.isfinite(drawn).all() else (math.nan, math.nan)
     p = math.nan
-    if _can_tell(new.size, base.size):
-        p = float(scipy.stats.mannwhitneyu(new, base, method="exact").pvalue)
+    if tested and _can_tell(new.size, base.size):
+        # beyond that the exact one takes minutes, and the other is as good
+        exact = new.size * base.size <= _EXACT
+        test = scipy.stats.mannwhitneyu(new, base, method="exact" if exact else "asymptotic")
+        p = float(test.pvalue)
     return Difference(effect, low, high, p)
 
 
@@ -170,7 +177,12 @@ def _overhead(ratio: Any, better: str) -> Any:
 
 def _can_tell(one: int, other: int) -> bool:
     """Whether so many boots a side can show a difference at all: of 3 and 3 the least p is 0.1."""
-    return 2 / math.comb(one + other, one) <= FALSE_DISCOVERIES
+    return least_p(one, other) <= FALSE_DISCOVERIES
+
+
+def least_p(one: int, other: int) -> float:
+    """Of two sides that do not overlap: no test of so many boots can give less."""
+    return 2 / math.comb(one + other, one)
 
 
 def verdicts(overhead: Sequence[float], p: Sequence[float], floor: Sequence[float]) -> list[str]:

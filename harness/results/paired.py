@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from harness.errors import ResultError
 from harness.results import differences
-from harness.results.compare import SERIES
+from harness.results.compare import SERIES, kind_of
 from harness.results.differences import EFFECT, FALSE_DISCOVERIES
 from harness.results.statistics import SEED, Floats, central, draw
-from harness.results.store import boot_medians
+from harness.results.store import boot_medians, facts_of
+from harness.results.track import series_id
 
-PAIRS = 8  # of 5 or fewer no difference can be shown: the least p of n pairs is 2 / 2 ** n
 _EXACT = 12  # pairs, up to which all signs are gone through
 
 
@@ -36,9 +38,21 @@ class Paired:
         return self.table[self.table["confirmed"] & (self.table["effect"] > 0)]
 
 
-def paired(pairs: Sequence[tuple[Path, Path]]) -> Paired:
-    """pairs: the run files of base and new, in turn. Raises ResultError when one is broken."""
+def paired(pairs: Sequence[tuple[Path, Path]], series: str = "") -> Paired:
+    """pairs: the run files of base and new, in turn. series: the id of the only figure that is
+    asked about; fewer pairs tell it than tell one among many. Raises ResultError when a file is
+    broken, or the pairs share no such figure."""
     table = pd.concat([_ratios(number, *pair) for number, pair in enumerate(pairs)])
+    if series:
+        kind = kind_of(facts_of(pairs[0][0]))
+        keys = table[SERIES].drop_duplicates().itertuples(index=False, name=None)
+        mine = [key for key in keys if series_id((*kind, *key)) == series]
+        table = table[[key in mine for key in table[SERIES].itertuples(index=False, name=None)]]
+    if table.empty:
+        raise ResultError(
+            f"base and new have no figure {series} above 0 in common".replace("  ", " "),
+            mend="Have the command measure it in both (`python -m harness track` tells the ids).",
+        )
     rows = [_row(key, group) for key, group in table.groupby(SERIES, sort=True)]
     made = pd.DataFrame(rows, columns=[*SERIES, *_COLUMNS])
     known = made["p"].notna()
@@ -47,6 +61,11 @@ def paired(pairs: Sequence[tuple[Path, Path]]) -> Paired:
         kept = scipy.stats.false_discovery_control(made.loc[known, "p"]) <= FALSE_DISCOVERIES
         made.loc[known, "confirmed"] = kept & (made.loc[known, "effect"].abs() > EFFECT)
     return Paired(made.sort_values("effect", ascending=False).reset_index(drop=True))
+
+
+def enough(figures: int) -> int:
+    """How many pairs it takes to show one figure among so many."""
+    return next(n for n in itertools.count(1) if 2 / 2**n * figures <= FALSE_DISCOVERIES)
 
 
 _COLUMNS = ("base", "new", "pairs", "effect", "low", "high", "p")

@@ -40,7 +40,7 @@ def select(store: Path, word: str) -> Selected:
     """
     if word.endswith(".parquet"):
         return _made(word, [Path(word)])
-    found = runs(store)
+    found, _ = usable(runs(store))  # a broken run is nobody's
     if word in NEWEST:
         if len(found) < -NEWEST[word]:
             raise _nothing(store, word, found)
@@ -79,8 +79,7 @@ def _of_commit(found: list[Path], commit: str) -> list[Path]:
     """Of a checkout without changes of its own."""
     if not commit:
         return []
-    good, _ = usable(found)  # a broken run is nobody's
-    told = [(path, facts_of(path).get("commit", "")) for path in good]
+    told = [(path, facts_of(path).get("commit", "")) for path in found]
     return [path for path, its in told if its.startswith(commit) and not its.endswith("-dirty")]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,12 @@ _EXIT = re.compile(r"^exit\.(?P<case>[^.]+)(?P<kind>\.cycles|\.exits_per_op)?$")
 Floats = NDArray[np.float64]
 
 
-@cache
+@lru_cache(maxsize=64)
 def _middle(boots: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Of RESAMPLES draws of so many boots: which two of the sorted boots lie in the middle."""
     random = np.random.default_rng([SEED, side])
     drawn = np.sort(random.integers(0, boots, size=(RESAMPLES, boots)), axis=1)
-    return drawn[:, (boots - 1) // 2], drawn[:, boots // 2]
+    return drawn[:, (boots - 1) // 2].copy(), drawn[:, boots // 2].copy()  # not the whole table
 
 
 def draw(medians: Floats, side: int = 0) -> Floats:

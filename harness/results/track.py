@@ -1,9 +1,10 @@
 """The history of every figure, run after run: where it changed, and what that is to be called.
 
-A series *regressed* as long as its newest change (changes.py) is for the worse and nobody has
-acknowledged it; it *improved* for FRESH runs after one for the better. It is a *pass* when no
-change was found and its noise is small enough for a step of TOLERANCE to be seen within days; else,
-or while it is too short, it is *inconclusive*.
+A series *regressed* as long as a change for the worse (changes.py) that nobody has acknowledged
+still holds: its level is worse than before that change by EFFECT. It *improved* for FRESH runs
+after a change for the better. It is a *pass* when neither is so and its noise is small enough for a
+step of TOLERANCE to be seen within days; else, or while it is too short or no longer measured, it
+is *inconclusive*.
 """
 
 from __future__ import annotations
@@ -21,20 +22,27 @@ import pandas as pd
 from harness.errors import ResultError
 from harness.results import changes, differences
 from harness.results.acknowledged import Acknowledged, acknowledgements
-from harness.results.changes import Change, Floats
-from harness.results.compare import SERIES, TOLERANCE, VERDICTS, doubts, environment
+from harness.results.changes import LEAST, Change, Floats
+from harness.results.compare import (
+    SERIES,
+    TOLERANCE,
+    VERDICTS,
+    doubts,
+    environment,
+    kind_of,
+)
+from harness.results.differences import EFFECT
 from harness.results.schema import RunFacts
 from harness.results.store import boot_medians, facts_of, runs, usable
 
-NIGHTS = 180  # how far back it looks
-FRESH = 14  # runs in which an improvement is news
+NIGHTS = 180  # how many runs are shown
+FRESH = 14  # runs in which an improvement is news, and another kind of host is still one of ours
 ID = "id"  # a series' short name
-KIND = ("cpu_model", "backend")  # hosts that differ in these share no history
 
 
 @dataclass(frozen=True)
 class Track:
-    """runs: oldest first.
+    """runs: the newest ones that are shown, oldest first.
 
     points: a row a run and series: id, SERIES, run, time (its start, UTC), commit, value (median of
     the boots' medians), n, boots.
@@ -44,8 +52,9 @@ class Track:
     after)), acknowledged (why somebody said that it is known; "" if nobody did).
     series: a row a series, those that ask for attention first: id, SERIES, n (runs that have it),
     last (its value in the newest of them), level (median since its last change), verdict (of
-    compare.VERDICTS), and of the newest change effect, low, high, p, run, commit, before_commit
-    (NaN and "" where there is none); cv (of the noise about its levels), flags (list of text).
+    compare.VERDICTS), and of the change that it is for, else of the newest, effect, low, high, p,
+    run, commit, before_commit (NaN and "" where there is none); cv (of the noise about its levels),
+    flags (list of text).
     notes: doubts about the whole.
     """
 
@@ -63,44 +72,67 @@ class Track:
 
 
 def track(store: Path, nights: int = NIGHTS) -> Track:
-    """The last runs of a store that are of the same kind of host as the newest.
+    """All runs of a store are judged; nights: of how many runs points and changes are told.
 
-    Raises ResultError when there are none, or none has a figure with a better direction.
+    Runs of other kinds (compare.KIND) share no history: every kind that one of the newest FRESH
+    runs is of has series of its own. Runs of a checkout with changes of its own (-dirty) count only
+    where there are no others. Raises ResultError when there are no runs, or none has a figure with
+    a better direction.
     """
     files, notes = usable(runs(store))
     if not files:
         raise ResultError(f"{store} holds no runs", mend="Run a suite with --results first.")
-    kept, facts, left_out = _of_one_kind(files, nights)
-    notes = [*notes, *left_out, *doubts(facts)]
-    points = _points(kept, facts)
-    if points.empty:
+    about = {path: facts_of(path) for path in files}
+    clean = [path for path in files if not about[path].get("commit", "").endswith("-dirty")]
+    if clean and len(clean) < len(files):
+        notes.append(f"{len(files) - len(clean)} runs of changed checkouts (-dirty) are left out")
+        files = clean
+    kinds = dict.fromkeys(kind_of(about[path]) for path in files[-FRESH:])
+    if others := sum(kind_of(about[path]) not in kinds for path in files):
+        notes.append(f"{others} runs of other CPUs, backends or profiles are left out")
+    said = acknowledgements(store)
+    parts = []
+    for kind in kinds:
+        mine = [path for path in files if kind_of(about[path]) == kind]
+        facts = [about[path] for path in mine]
+        points = _points(mine, facts, kind, notes)
+        if not points.empty:
+            parts.append(_tracked(points, facts, said))
+            if len(kinds) > 1:
+                for flags in parts[-1].series["flags"]:
+                    flags.append(", ".join(filter(None, kind)))
+    if not parts:
         raise ResultError(
             f"the newest runs of {store} hold no figure that can become better or worse",
             mend="Record samples with better='lower' or 'higher'.",
         )
-    return _tracked(points, facts, acknowledgements(store), notes)
+    shown = [run for run in map(about.__getitem__, files) if kind_of(run) in kinds][-nights:]
+    return _together(parts, shown, [*notes, *doubts(shown)])
 
 
-def _of_one_kind(files: list[Path], nights: int) -> tuple[list[Path], list[RunFacts], list[str]]:
-    newest = facts_of(files[-1])
-    kept: list[Path] = []
-    facts: list[RunFacts] = []
-    others = 0
-    for path in files[-nights:]:
-        its = facts_of(path)
-        if all(its.get(name) == newest.get(name) for name in KIND):
-            kept.append(path)
-            facts.append(its)
-        else:
-            others += 1
-    told = f"{others} of these runs are of other CPUs or backends than the newest: left out"
-    return kept, facts, [told] if others else []
+def _together(parts: list[Track], shown: list[RunFacts], notes: list[str]) -> Track:
+    """One history of several kinds of host; of each what belongs to the runs that are shown."""
+    names = {run.get("run", "") for run in shown}
+    points, told, series = (
+        pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+        for name in ("points", "changes", "series")
+    )
+    points = points[points["run"].isin(names)]
+    told = told[told["found"].isin(names) | told["run"].isin(series["run"])].sort_values("run")
+    series = series[series[ID].isin(points[ID])]
+    order = np.lexsort((-series["effect"].abs().fillna(0), series["verdict"].map(VERDICTS.index)))
+    points, told, series = (
+        frame.reset_index(drop=True) for frame in (points, told, series.iloc[order])
+    )
+    return Track(shown, points, told, series, notes)
 
 
-def _points(files: list[Path], facts: list[RunFacts]) -> pd.DataFrame:
+def _points(
+    files: list[Path], facts: list[RunFacts], kind: tuple[str, ...], notes: list[str]
+) -> pd.DataFrame:
     """See Track.points."""
-    medians = differences.comparable(boot_medians(files))
-    grouped = medians.groupby([*SERIES, "run"], sort=True)
+    medians = differences.comparable(boot_medians(files, notes))
+    grouped = medians.groupby([*SERIES, "run"], sort=True, observed=True)
     points = grouped.agg(value=("value", "median"), n=("n", "sum"), boots=("value", "size"))
     points = points.reset_index()
     about = {run.get("run", path.stem): run for path, run in zip(files, facts, strict=True)}
@@ -109,20 +141,22 @@ def _points(files: list[Path], facts: list[RunFacts]) -> pd.DataFrame:
     points["commit"] = points["run"].map(
         {name: run.get("commit", "") for name, run in about.items()}
     )
-    points.insert(0, ID, [series_id(key) for key in points[SERIES].itertuples(index=False)])
+    keys = points[SERIES].drop_duplicates()
+    ids = {key: series_id((*kind, *key)) for key in keys.itertuples(index=False, name=None)}
+    rows = points[SERIES].itertuples(index=False, name=None)
+    points.insert(0, ID, [ids[key] for key in rows])
     return points
 
 
 def series_id(key: tuple[Any, ...]) -> str:
-    """Of the values of SERIES: short, and the same from run to run."""
-    return hashlib.sha256("\0".join(map(str, key)).encode()).hexdigest()[:8]
+    """Of a kind of host and the values of SERIES: short, and the same from run to run."""
+    return hashlib.sha256("\0".join(map(str, key)).encode()).hexdigest()[:12]
 
 
-def _tracked(
-    points: pd.DataFrame, facts: list[RunFacts], known: Acknowledged, notes: list[str]
-) -> Track:
+def _tracked(points: pd.DataFrame, facts: list[RunFacts], known: Acknowledged) -> Track:
+    """Of one kind of host."""
     names = [run.get("run", "") for run in facts]
-    table = points.pivot_table(index=ID, columns="run", values="value", sort=True)
+    table = points.pivot_table(index=ID, columns="run", values="value", sort=True, observed=True)
     table = table.reindex(columns=names)
     keys = points.drop_duplicates(ID).set_index(ID)[SERIES].loc[table.index].to_dict("records")
     values = table.to_numpy(dtype=np.float64)
@@ -132,8 +166,10 @@ def _tracked(
         {ID: table.index[one.series], **keys[one.series], **_change(one, values, keys, facts)}
         for one in found
     ]
-    for row in rows:
-        row["acknowledged"] = known.why(row[ID], row["run"])
+    for row, one in zip(rows, found, strict=True):
+        # a start may move by a run or two when runs before it are added
+        near = names[max(0, one.start - LEAST) : one.start + LEAST + 1]
+        row["acknowledged"] = next(filter(None, (known.why(row[ID], run) for run in near)), "")
     of_each: dict[int, list[int]] = {}
     for place, one in enumerate(found):
         of_each.setdefault(one.series, []).append(place)
@@ -142,22 +178,15 @@ def _tracked(
             ID: name,
             **keys[number],
             **_verdict(
-                values[number, since[number] :],
+                values[number],
+                since[number],
                 [(found[p], rows[p]) for p in of_each.get(number, [])],
-                len(names),
             ),
         }
         for number, name in enumerate(table.index)
     ]
-    judged = pd.DataFrame(series)
-    order = np.lexsort((-judged["effect"].abs().fillna(0), judged["verdict"].map(VERDICTS.index)))
-    return Track(
-        facts,
-        points,
-        pd.DataFrame(rows, columns=[ID, *SERIES, *_CHANGE]),
-        judged.iloc[order].reset_index(drop=True),
-        notes,
-    )
+    told = pd.DataFrame(rows, columns=[ID, *SERIES, *_CHANGE])
+    return Track(facts, points, told, pd.DataFrame(series), ())
 
 
 _CHANGE = (
@@ -181,7 +210,7 @@ def _change(
 ) -> dict[str, Any]:
     row = values[one.series]
     old, new = (_known(row[a:b]) for a, b in ((one.base, one.start), (one.start, one.found + 1)))
-    differs = differences.difference(new, old, keys[one.series]["better"])
+    differs = differences.difference(new, old, keys[one.series]["better"], tested=False)
     there = np.flatnonzero(~np.isnan(row[: one.start]))
     before, first = facts[int(there[-1])], facts[one.start]
     return {
@@ -202,31 +231,29 @@ def _known(values: Floats) -> Floats:
 
 
 def _verdict(
-    values: Floats, found: list[tuple[Change, dict[str, Any]]], runs_in_all: int
+    values: Floats, since: int, found: list[tuple[Change, dict[str, Any]]]
 ) -> dict[str, Any]:
-    """See Track.series. values: since the series was last begun anew."""
-    known = _known(values)
-    newest, told = found[-1] if found else (None, _NONE)
-    offset = runs_in_all - len(values)
-    level = values if newest is None else values[newest.start - offset :]
-    middle = float(np.nanmedian(level)) if len(known) else math.nan
-    spread = float(np.median(np.abs(_known(level) - middle))) if len(known) else math.nan
+    """See Track.series. since: where the series was begun anew."""
+    known = _known(values[since:])
+    newest = found[-1][0].start if found else since
+    level = _known(values[newest:])
+    middle = float(np.median(level)) if len(level) else math.nan
     # 1.4826: of a normal distribution the standard deviation, from the median deviation
-    noise = 1.4826 * spread / middle if middle > 0 else math.nan
+    noise = 1.4826 * float(np.median(np.abs(level - middle))) / middle if middle > 0 else math.nan
     flags = []
     if len(known) < changes.START:
         flags.append(f"too few runs ({len(known)}): judged from {changes.START}")
+    elif np.isnan(values[-LEAST:]).all():
+        flags.append(f"not measured in the newest {LEAST} runs")
     elif math.isnan(noise):
         flags.append("not above 0")
     elif noise > TOLERANCE / 2:
         flags.append(f"noise of {noise:.0%}: a step of {TOLERANCE:.0%} would not be seen in days")
-    word = "inconclusive" if flags else "pass"
-    if newest is not None:
-        recent = runs_in_all - newest.start <= FRESH
-        if told["effect"] > 0 and not told["acknowledged"]:
-            word = "regressed"
-        elif told["effect"] < 0 and recent and not told["acknowledged"]:
-            word = "improved"
+    word, told = "inconclusive" if flags else "pass", found[-1][1] if found else _NONE
+    if holds := [row for _, row in found if _holds(row, middle)]:
+        word, told = "regressed", holds[-1]
+    elif found and told["effect"] < 0 and len(values) - newest <= FRESH:
+        word = "improved" if not told["acknowledged"] else word
     return {
         "n": len(known),
         "last": float(known[-1]) if len(known) else math.nan,
@@ -236,3 +263,11 @@ def _verdict(
         "cv": noise,
         "flags": flags,
     }
+
+
+def _holds(row: dict[str, Any], level: float) -> bool:
+    """Whether a change for the worse that nobody acknowledged is still to be seen."""
+    if row["acknowledged"] or not row["effect"] > 0:
+        return False
+    worse = level / row["old"] - 1 if row["better"] == "lower" else 1 - level / row["old"]
+    return bool(worse >= EFFECT)

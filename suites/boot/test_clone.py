@@ -11,7 +11,6 @@ from harness.guest.factory import GuestFactory, ready
 from harness.guest.timeline import CLONE_STAGES
 
 pytestmark = pytest.mark.machine
-BOOTS = {"short": 3, "full": 6}
 CLONES = 3  # of one origin
 MEMORY = 128  # MiB
 AT_ONCE = 3

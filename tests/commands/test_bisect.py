@@ -74,7 +74,7 @@ def test_it_names_the_commit(
 ) -> None:
     there = Repository(tmp_path / "repository", LEVELS)
     monkeypatch.chdir(there.path)
-    status = run("HEAD~3", "--rounds", "6", *measure, "{results}")
+    status = run("HEAD~3", *measure, "{results}")
     told = capsys.readouterr().out
     assert status == 3, told
     assert "confirmed: a.work (kvm, emulated) is worse by " in told
@@ -95,8 +95,8 @@ def test_equals(
 ) -> None:
     there = Repository(tmp_path / "repository", ["10", "10"])
     monkeypatch.chdir(there.path)
-    assert run("HEAD~1", "--rounds", "6", *measure, "{results}") == 0
-    assert "no difference is confirmed by 6 pairs" in capsys.readouterr().out
+    assert run("HEAD~1", *measure, "{results}") == 0
+    assert "no difference is confirmed" in capsys.readouterr().out
 
 
 def test_a_commit_that_cannot_be_measured_is_passed_over(
@@ -107,7 +107,7 @@ def test_a_commit_that_cannot_be_measured_is_passed_over(
 ) -> None:
     there = Repository(tmp_path / "repository", ["10", "10", "broken", "13"])
     monkeypatch.chdir(there.path)
-    assert run("HEAD~3", "--rounds", "6", *measure, "{results}") == 1
+    assert run("HEAD~3", *measure, "{results}") == 3
     told = capsys.readouterr().out
     assert "passed over: the command left 0 runs" in told
     assert "or one of the 1 before it that could not be measured" in told
@@ -118,8 +118,10 @@ def test_a_commit_that_cannot_be_measured_is_passed_over(
     ("words", "what"),
     [
         (("HEAD", "HEAD"), "both revisions are"),
-        (("HEAD~1", "--rounds", "5"), "5 rounds can show nothing"),
-        (("no-such-branch",), "git rev-parse"),
+        (("no-such-branch",), "git knows no revision 'no-such-branch'"),
+        (("HEAD", "HEAD~1"), "is no ancestor of"),
+        (("HEAD~1", "--command"), "--command: which?"),
+        (("HEAD~1", "--results", "sftp://host/path"), "keeps its runs in a directory"),
         (("--upload-pack=x",), None),
     ],
 )
@@ -138,6 +140,21 @@ def test_bad_words(
         return
     assert run(*words) == 1
     assert what in capsys.readouterr().err
+
+
+def test_too_few_rounds(
+    tmp_path: Path,
+    measure: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    there = Repository(tmp_path / "repository", ["10", "13"])
+    monkeypatch.chdir(there.path)
+    assert run("HEAD~1", "--rounds", "5", *measure, "{results}") == 1
+    assert "5 rounds can show nothing among 1 figures" in capsys.readouterr().err
+    assert run("HEAD~1", "--series", "feed", *measure, "{results}") == 1
+    assert "have no figure feed" in capsys.readouterr().err
+    assert there.worktrees == 1
 
 
 def test_a_command_that_is_not_there(

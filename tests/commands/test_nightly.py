@@ -34,11 +34,18 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slower(tmp_path, nights=2, at=1)
-    assert run(tmp_path, "compare", "previous", "--markdown", "-") == 3
+    assert run(tmp_path, "compare", "previous", "latest", "--markdown", "-") == 3
     assert "a.slower" in capsys.readouterr().out
     where = tmp_path / "comment.md"
-    assert run(tmp_path, "compare", "previous", "--markdown", str(where)) == 3
+    assert run(tmp_path, "compare", "previous", "latest", "--markdown", str(where)) == 3
     assert "a.slower" in where.read_text()
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slower(tmp_path, nights=2, at=1)
+    nowhere = str(tmp_path / "nowhere" / "comment.md")
+    assert run(tmp_path, "compare", "previous", "latest", "--markdown", nowhere) == 1
+    assert "cannot be written: No such file" in capsys.readouterr().err
 
 
 def test_track_and_acknowledge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,14 +55,17 @@ def test_track_and_acknowledge(tmp_path: Path, capsys: pytest.CaptureFixture[str
     series = str(track(tmp_path).series[ID][0])
     assert series in told, "a series is acknowledged by its id: it must be shown"
     assert run(tmp_path, "acknowledge", series, "--why", "a price worth paying") == 0
+    capsys.readouterr()
     assert run(tmp_path, "track") == 0
-    assert "a price worth paying" not in told
+    assert "a price worth paying" in capsys.readouterr().out
     assert run(tmp_path, "acknowledge", series, "--reset", "--why", "measured anew") == 0
     assert track(tmp_path).changes.empty
 
 
 def test_what_cannot_be_acknowledged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slower(tmp_path)
+    assert run(tmp_path, "acknowledge", "feedfeed", "--why", " ") == 1
+    assert "--why: why?" in capsys.readouterr().err
     assert run(tmp_path, "acknowledge", "feedfeed", "--why", "?") == 1
     assert "there is no series 'feedfeed'" in capsys.readouterr().err
     same = track(tmp_path).series.set_index("metric")[ID]["a.same"]

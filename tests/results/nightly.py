@@ -33,6 +33,7 @@ def night(
         **{
             **{"emulated": False, "backend": backend, "commit": commit(number)},
             **{"start": start.isoformat(), "end": (start + timedelta(hours=1)).isoformat()},
+            "image": f"sha256:{number:04x}",
             **known,
         }
     )

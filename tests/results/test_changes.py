@@ -33,7 +33,8 @@ def divided(old: Floats, new: Floats) -> float:
 
 def best_split(values: Floats) -> int:
     """By the formula, of one series."""
-    splits = range(changes.BEFORE, len(values) - changes.LEAST + 1)
+    latest = len(values) - changes.LEAST
+    splits = range(max(changes.BEFORE, len(values) - changes.RECENT), latest + 1)
     return max(splits, key=lambda at: divided(values[:at], values[at:]))
 
 
@@ -118,6 +119,36 @@ def test_from_a_later_night_on() -> None:
     (found,) = watch(values)
     assert found.start == 30
     assert watch(values, np.asarray([35])) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "spread"),
+    [
+        (dict.fromkeys(range(180), 1 + 0.1 / 180), 0.005),  # a drift of 10 %
+        ({40: 1.025, 70: 1.025}, 0.01),  # each of them is small
+        ({40: 1.028, 70: 1.05}, 0.01),  # the second after one that is no news
+    ],
+    ids=["drift", "creep", "after-a-small-one"],
+)
+def test_what_creeps_is_found(steps: dict[int, float], spread: float) -> None:
+    values = noise((20, 180), 8, spread)
+    for night, factor in steps.items():
+        values[:, night:] *= factor
+    assert len({one.series for one in watch(values)}) >= 18
+
+
+def test_a_series_that_begins_anew_waits_again() -> None:
+    values = noise((1, 60), 9)
+    values[0, 39:] *= 1.2
+    (found,) = watch(values, np.asarray([30]))
+    assert found.found >= 30 + changes.START - 1
+
+
+def test_a_long_history() -> None:
+    values = noise((2, 700), 10)
+    values[0, 650:] *= 1.1
+    (found,) = watch(values)
+    assert (found.series, found.start) == (0, 650)
 
 
 def test_small_steps_are_none() -> None:

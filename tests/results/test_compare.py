@@ -6,12 +6,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.errors import ResultError
 from harness.results import compare as module
 from harness.results.compare import compare
 from harness.results.select import select
+from harness.results.store import runs
 from tests.results.nightly import commit, night, nights
 
 FOUR = {"a.same": 10.0, "a.slower": 10.0, "a.faster": 10.0}
@@ -32,7 +34,7 @@ def test_verdicts(tmp_path: Path) -> None:
     assert worst["effect"] == pytest.approx(0.2, abs=0.02)
     assert worst["low"] < worst["effect"] < worst["high"]
     assert (worst["base_boots"], worst["new_n"]) == (10, 10)
-    assert ("image", "sha256:feed", "sha256:feed") not in found.environment
+    assert found.environment == [("image", "sha256:0000", "sha256:0001")]
 
 
 def test_more_is_better_turns_it_round(tmp_path: Path) -> None:
@@ -76,21 +78,92 @@ def test_what_only_one_side_has(tmp_path: Path) -> None:
 
 
 def test_equal_builds_twenty_times(tmp_path: Path) -> None:
-    """A/A: 20 pairs of equal nights with 30 figures each, and no alarm."""
-    levels = {f"a.figure{n}": 10.0 + n for n in range(30)}
-    paths = nights(tmp_path, [levels] * 40, boots=6, spread=0.03)
-    alarms = []
-    for base, new in zip(paths[::2], paths[1::2], strict=True):
-        found = compare(select(tmp_path, base.stem), select(tmp_path, new.stem))
-        alarms.append(found.counts["regressed"] + found.counts["improved"])
+    """A/A: 20 pairs of equal nights with 30 figures each, of 10 boots, and no alarm; though every
+    night is a little slower or faster than the next, as hosts are."""
+    random = np.random.default_rng(11)
+    paths = [
+        night(
+            tmp_path,
+            number,
+            {f"a.n{n}": (10.0 + n) * float(random.lognormal(0, 0.02)) for n in range(30)},
+            boots=10,
+            spread=0.01,
+        )
+        for number in range(60)
+    ]
+    alarms: list[int] = []
+    without: list[int] = []
+    for base, new in zip(paths[20::2], paths[21::2], strict=True):
+        sides = select(tmp_path, base.stem), select(tmp_path, new.stem)
+        for told, history in ((alarms, paths[:20]), (without, [])):
+            found = compare(*sides, history)
+            told.append(found.counts["regressed"] + found.counts["improved"])
+            assert found.able
     assert alarms == [0] * 20
+    assert sum(without) > 20, "what runs of equals differ by must be known"
+
+
+def test_a_step_is_seen_through_the_noise_of_runs(tmp_path: Path) -> None:
+    random = np.random.default_rng(12)
+    for number in range(20):
+        level = 10.0 * float(random.lognormal(0, 0.01)) * (1.15 if number == 19 else 1)
+        night(tmp_path, number, {"a.it": level}, boots=8)
+    found = compare(select(tmp_path, "previous"), select(tmp_path, "latest"), runs(tmp_path))
+    assert verdicts(found) == {"a.it": "regressed"}
+    assert found.table["floor"][0] == pytest.approx(5 * 2**0.5 * 0.01, rel=0.5)
+
+
+def test_so_few_boots_of_so_many_figures_show_nothing(tmp_path: Path) -> None:
+    levels = {f"a.n{n}": 10.0 for n in range(30)}
+    night(tmp_path, 0, levels, boots=6)
+    night(tmp_path, 1, {**levels, "a.n3": 20.0}, boots=6)
+    found = compare(select(tmp_path, "previous"), select(tmp_path, "latest"))
+    assert verdicts(found)["a.n3"] == "inconclusive"
+    assert not found.able
+
+
+def test_what_is_surely_worse_is_no_pass(tmp_path: Path) -> None:
+    levels = {f"a.n{n}": 10.0 for n in range(30)}
+    night(tmp_path, 0, levels, boots=6, spread=0.001)
+    night(tmp_path, 1, {**levels, "a.n3": 10.7}, boots=6, spread=0.001)
+    found = compare(select(tmp_path, "previous"), select(tmp_path, "latest"))
+    assert verdicts(found)["a.n3"] == "inconclusive"
+    assert set(verdicts(found).values()) == {"inconclusive", "pass"}
+
+
+def test_many_runs_a_side_are_what_repeats(tmp_path: Path) -> None:
+    for number in range(10):
+        commit_of = "ab" * 20 if number % 2 else "cd" * 20
+        night(tmp_path, number, {"a.it": 10.0}, commit=commit_of)
+    found = compare(select(tmp_path, "abababab"), select(tmp_path, "cdcdcdcd"))
+    assert (found.table["base_boots"][0], found.table["base_n"][0]) == (5, 30)
+    night(tmp_path, 10, {"a.it": 10.0}, commit="ef" * 20)
+    few = compare(select(tmp_path, "abababab"), select(tmp_path, "efefefef"))
+    assert few.table["base_boots"][0] == 30
+    assert few.notes == ["boots of several runs are taken together: fewer than 5 runs a side"]
+
+
+def test_a_run_and_itself(tmp_path: Path) -> None:
+    night(tmp_path, 0, FOUR)
+    with pytest.raises(ResultError, match="are both 20260301T020000Z-000000"):
+        compare(select(tmp_path, "latest"), select(tmp_path, "2026-03-01"))
+
+
+def test_a_run_that_is_broken_in_the_middle_is_told(tmp_path: Path) -> None:
+    paths = [night(tmp_path, number, FOUR, commit="ab" * 20) for number in range(2)]
+    data = bytearray(paths[0].read_bytes())
+    data[10:400] = bytes(390)
+    paths[0].write_bytes(data)
+    night(tmp_path, 2, FOUR)
+    notes = compare(select(tmp_path, "abababab"), select(tmp_path, "latest")).notes
+    assert any(paths[0].stem in note for note in notes)
 
 
 def test_the_environment_is_told(tmp_path: Path) -> None:
     night(tmp_path, 0, FOUR, kernel="6.1.0-1", mitigations={"meltdown": "PTI", "mds": "no"})
     night(tmp_path, 1, FOUR, kernel="6.1.0-2", mitigations={"meltdown": "off", "mds": "no"})
     found = compare(select(tmp_path, "previous"), select(tmp_path, "latest"))
-    assert found.environment == [
+    assert found.environment[:-1] == [
         ("kernel", "6.1.0-1", "6.1.0-2"),
         ("mitigations: meltdown", "PTI", "off"),
     ]
@@ -108,7 +181,11 @@ def test_doubtful_runs_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("more", "what"),
-    [({"backend": "svm"}, "backends: vmx, svm"), ({"cpu_model": "Other"}, "different CPUs")],
+    [
+        ({"backend": "svm"}, "backends: svm, vmx"),
+        ({"cpu_model": "Other"}, "different CPUs"),
+        ({"profile": "full"}, "profiles: full, short"),
+    ],
 )
 def test_other_kinds_of_host_are_refused(tmp_path: Path, more: dict[str, Any], what: str) -> None:
     night(tmp_path, 0, FOUR)

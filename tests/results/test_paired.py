@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from harness.results.paired import paired, sign_test
+from harness.errors import ResultError
+from harness.results.compare import SERIES, kind_of
+from harness.results.paired import enough, paired, sign_test
+from harness.results.store import facts_of
+from harness.results.track import series_id
 from tests.results.nightly import night
 
 Pairs = list[tuple[Path, Path]]
@@ -43,6 +47,32 @@ def test_better_is_no_regression(tmp_path: Path) -> None:
     found = paired(pairs(tmp_path, 0.9))
     assert found.table["confirmed"].sum() == 1
     assert found.regressed.empty
+
+
+def test_one_among_many_takes_more_pairs(tmp_path: Path) -> None:
+    levels = {f"a.n{n}": 10.0 for n in range(30)}
+    made = [
+        (night(tmp_path, 2 * n, levels), night(tmp_path, 2 * n + 1, {**levels, "a.n3": 15.0}))
+        for n in range(enough(30))
+    ]
+    assert list(paired(made).regressed["metric"]) == ["a.n3"]
+    few = paired(made[: enough(1)])
+    assert few.regressed.empty, "so few cannot tell, among 30"
+    (mine,) = few.table[few.table["metric"] == "a.n3"][SERIES].itertuples(index=False, name=None)
+    named = series_id((*kind_of(facts_of(made[0][0])), *mine))
+    assert list(paired(made[: enough(1)], named).regressed["metric"]) == ["a.n3"]
+
+
+def test_how_many_pairs_are_enough() -> None:
+    assert [enough(figures) for figures in (1, 2, 30, 266)] == [6, 7, 11, 14]
+
+
+def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
+    made = [(night(tmp_path, 0, {"a.one": 1.0}), night(tmp_path, 1, {"a.other": 1.0}))]
+    with pytest.raises(ResultError, match="have no figure above 0 in common"):
+        paired(made)
+    with pytest.raises(ResultError, match="have no figure feed above 0 in common"):
+        paired(pairs(tmp_path / "other", 1.0, count=1), "feed")
 
 
 def test_few_pairs_tell_nothing(tmp_path: Path) -> None:
