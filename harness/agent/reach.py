@@ -82,6 +82,7 @@ class Reach:
         self._replies: dict[int, tuple[int | None, str] | None] = {}  # None: not yet
         self._hooks: dict[int, Hook] = {}
         self._interrupts: list[Callable[[int], None]] = []  # by device
+        self._bits = b""  # of the slot that was asked for last
 
     def operations(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -91,6 +92,7 @@ class Reach:
             "read_memory": self._read_memory,
             "write_memory": self._write_memory,
             "log_writes": self._log_writes,
+            "logged": self._logged,
             "written": self._written,
             "hook": self._hook,
             "unhook": self._unhook,
@@ -175,13 +177,21 @@ class Reach:
             self._machine.vm.log_writes(bool(on))
         return True
 
-    def _written(self) -> list[tuple[int, str]]:
-        """As of Vm.written, the bits in base64."""
+    def _logged(self) -> list[tuple[int, int]]:
         with self._lock:
-            found = self._machine.vm.written()
-        if not found:
-            raise ValueError("writes are not logged: log_writes first")
-        return [(gpa, base64.b64encode(bits).decode()) for gpa, bits in found]
+            return self._machine.vm.logged()
+
+    def _written(self, slot: Any, at: Any = 0) -> tuple[str, bool]:
+        """As of Vm.written, from byte `at` on, in base64: a piece, and whether there is more of it.
+        At 0 KVM is asked anew."""
+        with self._lock:
+            if slot not in dict(self._machine.vm.logged()):
+                raise ValueError("writes are not logged: log_writes first")
+            if at == 0:
+                self._bits = self._machine.vm.written(slot)
+            start = checked("at", at, len(self._bits) + 1)
+            piece = self._bits[start : start + CHUNK]
+        return base64.b64encode(piece).decode(), start + CHUNK < len(self._bits)
 
     # upcalls
 

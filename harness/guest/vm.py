@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from harness.errors import GuestEnded, hide_frames
+from harness.errors import GuestEnded, HarnessError, hide_frames
 from harness.guest.devices import PciDevice, PortDevice
 from harness.guest.upcalls import Upcalls
 from harness.guest.vcpu import Ask, Vcpu
@@ -25,6 +25,7 @@ class Memory:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
+        self._logs = 0
 
     def __getitem__(self, where: slice) -> bytes:
         """Raises HarnessError outside of guest memory."""
@@ -47,13 +48,16 @@ class Memory:
     @contextlib.contextmanager
     def writes_logged(self) -> Iterator[WriteLog]:
         """KVM notes which pages the vCPUs write, for as long as the block lasts. The first write to
-        each page costs an exit then. What devices write is not noted."""
+        each page costs an exit then. What devices write is not noted. Such blocks may be nested."""
         self._ask("log_writes", on=True)
+        self._logs += 1
         try:
             yield WriteLog(self._ask)
         finally:
-            with contextlib.suppress(GuestEnded):
-                self._ask("log_writes", on=False)
+            self._logs -= 1
+            if not self._logs:
+                with contextlib.suppress(GuestEnded):
+                    self._ask("log_writes", on=False)
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,24 @@ class WriteLog:
 
     def pages(self) -> list[int]:
         """Guest-physical addresses of the pages (4 KiB) written since this was last asked."""
+        slots = self._ask("logged")
+        if not slots:
+            raise HarnessError("writes are not logged any more", mend="ask within the block")
         return [
             gpa + PAGE * (8 * place + bit)
-            for gpa, bits in self._ask("written")
-            for place, byte in enumerate(base64.b64decode(bits))
+            for slot, gpa in slots
+            for place, byte in enumerate(self._bits(slot))
             if byte
             for bit in range(8)
             if byte >> bit & 1
         ]
+
+    def _bits(self, slot: int) -> bytes:
+        found, more = b"", True
+        while more:
+            piece, more = self._ask("written", slot=slot, at=len(found))
+            found += base64.b64decode(piece)
+        return found
 
 
 def _range(where: slice) -> tuple[int, int]:

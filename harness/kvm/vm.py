@@ -131,18 +131,21 @@ class Vm:
                 self._set_slot(number, wanted, *where)
                 self._slots[number] = (wanted, *where)  # type: ignore[assignment]
 
-    def written(self) -> list[tuple[int, bytes]]:
-        """Of each slot whose writes are noted: its address, and a bit a page of 4 KiB that was
-        written since this was last asked (KVM_GET_DIRTY_LOG). What devices wrote is not in it."""
-        found = []
-        for number, (flags, gpa, size, _) in enumerate(self._slots):
-            if flags & structs.MEM_LOG_DIRTY_PAGES:
-                # whole words of 64 bits, as KVM writes them
-                bits = ctypes.create_string_buffer(-(-size // (_PAGE * 64)) * 8)
-                asked = structs.DIRTY_LOG.pack(number, 0, ctypes.addressof(bits))
-                ioctl(self.fd, ioctls.GET_DIRTY_LOG, asked)
-                found.append((gpa, bits.raw))
-        return found
+    def logged(self) -> list[tuple[int, int]]:
+        """Number and address of each slot whose writes are noted."""
+        noted = structs.MEM_LOG_DIRTY_PAGES
+        return [
+            (number, gpa) for number, (flags, gpa, *_) in enumerate(self._slots) if flags & noted
+        ]
+
+    def written(self, slot: int) -> bytes:
+        """A bit a page of 4 KiB of a slot that was written since this was last asked
+        (KVM_GET_DIRTY_LOG). What devices wrote is not in it."""
+        # whole words of 64 bits, as KVM writes them
+        bits = ctypes.create_string_buffer(-(-self._slots[slot][2] // (_PAGE * 64)) * 8)
+        asked = structs.DIRTY_LOG.pack(slot, 0, ctypes.addressof(bits))
+        ioctl(self.fd, ioctls.GET_DIRTY_LOG, asked)
+        return bits.raw
 
     # interrupts
 

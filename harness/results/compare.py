@@ -3,7 +3,7 @@
 A figure *regressed* or *improved* when its boots differ by the same rule as hypervisors side by
 side do (differences.py): no chance by Mann and Whitney's test with Benjamini and Hochberg's bound
 over all figures, and above EFFECT; and when it differs by more than runs of equals do, as far as
-earlier runs are there to tell (NOISE). It is a *pass* when nothing was shown, and the interval says
+earlier runs are there to tell. It is a *pass* when nothing was shown, and the interval says
 that it is not worse by TOLERANCE and may be no worse at all. All else is *inconclusive*: too few
 boots, or too much noise.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
 from harness.errors import ResultError
 from harness.results import differences
@@ -28,7 +29,7 @@ from harness.results.statistics import KEYS, few
 from harness.results.store import boot_medians, facts_of, usable
 
 TOLERANCE = 0.10  # a figure that may be worse by that is no pass
-NOISE = 5.0  # standard deviations of a difference of runs' medians, which equals hardly ever reach
+ALARMS = 0.001  # comparisons of equals in which some figure differs by more than runs of equals do
 HISTORY = 30  # runs that are looked back on for that
 ENOUGH = 5  # of them, for it to be known; and runs a side that are repetitions of their own
 # Images and host kernels change from night to night: they are told of, but part no series.
@@ -126,8 +127,12 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
 def _floors(
     table: pd.DataFrame, history: Sequence[Path], base: Selected, new: Selected
 ) -> list[float]:
-    """NOISE standard deviations of the difference of both sides' medians, from what runs of the
-    same kind differed from one to the next; NaN where there are not ENOUGH."""
+    """What the difference of both sides' medians hardly ever reaches, from what runs of the same
+    kind differed from one to the next; NaN where there are not ENOUGH.
+
+    By Student's distribution, as the deviation is estimated, with Bonferroni's bound over all
+    figures.
+    """
     kind = kind_of(new.facts[-1])
     others, _ = usable([path for path in history if path.stem not in {*base.names, *new.names}])
     alike = [path for path in others if kind_of(facts_of(path)) == kind][-HISTORY:]
@@ -140,8 +145,11 @@ def _floors(
                 # from one to the next, so that a change of the level among them hardly shows; of
                 # a normal distribution such steps are on average 2 / sqrt(pi) of its deviation
                 steps = np.abs(np.diff(np.log(values.to_numpy(dtype=np.float64))))
-                spread[tuple(map(str, key))] = float(np.mean(steps)) * math.sqrt(math.pi) / 2
-    scale = NOISE * math.sqrt(1 / len(base.files) + 1 / len(new.files))
+                deviation = float(np.mean(steps)) * math.sqrt(math.pi) / 2
+                # steps that share a run are not independent: so many degrees of freedom are left
+                reach = scipy.stats.t.isf(ALARMS / (2 * len(table)), 0.65 * len(steps))
+                spread[tuple(map(str, key))] = float(reach) * deviation
+    scale = math.sqrt(1 / len(base.files) + 1 / len(new.files))
     keys = table[SERIES].itertuples(index=False, name=None)
     return [scale * spread.get(tuple(map(str, key)), math.nan) for key in keys]
 

@@ -54,6 +54,8 @@ def test_pages_that_are_written_are_known(payload: PayloadFactory) -> None:
     with guest.vm.memory.writes_logged() as log:
         assert wait_until(lambda: log.pages() == [COUNTER])
         assert wait_until(lambda: log.pages() == [COUNTER]), "and again after it was asked"
+        with guest.vm.memory.writes_logged() as inner:
+            assert wait_until(lambda: inner.pages() == [COUNTER])
         with guest.vm.paused():
             log.pages()
             assert log.pages() == [], "nobody writes"

@@ -110,7 +110,7 @@ def test_a_step_is_seen_through_the_noise_of_runs(tmp_path: Path) -> None:
         night(tmp_path, number, {"a.it": level}, boots=8)
     found = compare(select(tmp_path, "previous"), select(tmp_path, "latest"), runs(tmp_path))
     assert verdicts(found) == {"a.it": "regressed"}
-    assert found.table["floor"][0] == pytest.approx(5 * 2**0.5 * 0.01, rel=0.5)
+    assert 0.02 < found.table["floor"][0] < 0.12
 
 
 def test_so_few_boots_of_so_many_figures_show_nothing(tmp_path: Path) -> None:
