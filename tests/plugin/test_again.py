@@ -49,5 +49,7 @@ def test_once_more(run: Run, pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=2, failed=1)
     told = [line for line in result.outlines if line.startswith("  ") and "once more" in line]
     assert len(told) == 2, "the summary names them"
-    facts, _ = load(Path(result.outlines[-1].partition(": ")[2]))
+    facts, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert facts["outcomes"] == {"passed": 2, "failed": 1}
+    (kept,) = frame[frame["metric"] == "x"].to_dict("records")
+    assert (kept["value"], kept["attempt"]) == (2.0, 2), "the first attempt's are no figures"

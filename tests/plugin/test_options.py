@@ -68,6 +68,8 @@ def test_the_ini_file_sets_what_the_command_line_does_not(
         (["--guest-keep=some"], "must be one of no, failed, always"),
         (["--guest-boot=floppy"], "must be one of auto, pvh, linux64"),
         (["--gate=maybe"], "must be one of off, report, fail"),
+        (["--results=nowhere://x"], "nowhere"),
+        (["--results=sftp://me:secret@host/x"], "password"),
         (["--gate=fail"], "--gate=fail: against what? Name a run with --baseline=RUN"),
     ],
 )

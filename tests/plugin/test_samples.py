@@ -48,6 +48,7 @@ def test_samples_carry_how_they_came_about(run: Run, pytester: pytest.Pytester) 
     assert (used.value, used.unit, used.test, used.batch) == (12.5, "%", "", 0)
     assert facts["outcomes"] == {"passed": 1, "skipped": 1}
     assert facts["exit_status"] == 0
+    assert facts["profile"] == "short"
     assert facts["command"].startswith("pytest ")
     assert facts["image"] == "0123456789abcdef"
 
