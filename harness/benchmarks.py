@@ -36,6 +36,7 @@ class Feed:
         takes = theirs is not None and asked and not theirs.disabled
         self._to = theirs.benchmarks if takes else None
         self._made: dict[str, Any] = {}
+        self._tried: dict[tuple[str, str], list[float]] = {}  # first attempts, by test
 
     def add(self, sample: Sample) -> None:
         """One more; what is no time and no rate is left out."""
@@ -55,7 +56,13 @@ class Feed:
             metadata: Any = Metadata  # which has no types
             made = self._made[known["fullname"]] = metadata(fixture, 1, dict(OPTIONS))
             self._to.append(made)
-        self._made[known["fullname"]].update(seconds)
+        rounds = self._made[known["fullname"]]
+        tried = self._tried.setdefault((known["fullname"], sample.test), [])
+        if sample.attempt == 1:
+            tried.append(seconds)
+        while sample.attempt > 1 and tried:  # of a test that runs once more, the second one counts
+            rounds.stats.data.remove(tried.pop())
+        rounds.update(seconds)
 
 
 def choose(

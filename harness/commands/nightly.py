@@ -25,7 +25,9 @@ EXIT = f"Exit status: {OK} when nothing regressed, {REGRESSED} when something di
 def add(commands: Commands) -> None:
     compare = parser(commands, "compare", f"compare two runs, commits or dates. {EXIT}")
     compare.add_argument("base", metavar="BASE", help=WORDS)
-    compare.add_argument("new", metavar="NEW", nargs="?", default="latest")
+    compare.add_argument(
+        "new", metavar="NEW", nargs="?", default="latest", help="alike (default: latest)"
+    )
     compare.add_argument(
         "--markdown", type=Path, metavar="FILE", help="for a pull request's comment; - for stdout"
     )

@@ -20,7 +20,9 @@ def add(commands: Commands) -> None:
     )
     compare = parser(pages, "compare", "two runs, commits or dates side by side")
     compare.add_argument("base", metavar="BASE", help=WORDS)
-    compare.add_argument("new", metavar="NEW", nargs="?", default="latest")
+    compare.add_argument(
+        "new", metavar="NEW", nargs="?", default="latest", help="alike (default: latest)"
+    )
     trend = parser(pages, "trend", "every figure over the runs, and where it changed")
     nights(trend)
     index = parser(pages, "index", "a list of all runs")

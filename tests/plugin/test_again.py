@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,10 @@ SOURCE = """
 
 def test_once_more(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
-    result = run(SOURCE, "--virt-report=no")
+    result = run(SOURCE, "--virt-report=no", "--benchmark-json=benchmark.json")
     result.assert_outcomes(passed=2, failed=1)
+    (theirs,) = json.loads((pytester.path / "benchmark.json").read_text())["benchmarks"]
+    assert theirs["stats"]["data"] == [2.0], "of pytest-benchmark's rounds neither"
     told = [line for line in result.outlines if line.startswith("  ") and "once more" in line]
     assert len(told) == 2, "the summary names them"
     facts, frame = load(Path(result.outlines[-1].partition(": ")[2]))
