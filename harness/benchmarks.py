@@ -44,7 +44,7 @@ class Feed:
             return
         from harness.results.exchange.benchmark_json import OPTIONS, in_seconds, named
 
-        if (seconds := in_seconds(sample.value, sample.unit)) is None:
+        if (seconds := in_seconds(sample.value, sample.unit, sample.better)) is None:
             return
         about = {name: str(getattr(sample, name)) for name in _ABOUT}
         about["test"] = sample.test.partition("[")[0]

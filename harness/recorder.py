@@ -64,8 +64,11 @@ class Recorder:
         self._commit = commit(session.config.rootpath)
         self._ticks = 0
         self._trouble = ""
-        for path in recover(session.settings.results):  # of sessions that died
+        problems: list[str] = []
+        for path in recover(session.settings.results, problems):  # of sessions that died
             session.progress(f"samples of an interrupted run kept: {path}")
+        for problem in problems:
+            session.note(problem)
         self._writer = RunWriter(session.settings.results, self._facts(), run=session.run)
         self._feed = Feed(session.config)
         self.outcomes: dict[str, int] = {}
@@ -261,7 +264,10 @@ class Recorder:
 
 
 def command(config: pytest.Config) -> str:
-    return shlex.join(["pytest", *map(str, config.invocation_params.args)])
+    from harness.results.remote import without_passwords
+
+    words = [without_passwords(str(word)) for word in config.invocation_params.args]
+    return shlex.join(["pytest", *words])
 
 
 def versions() -> dict[str, str]:

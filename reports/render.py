@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import hashlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.errors import ResultError
+from harness.results.whole import whole
 from reports.page import KeyFigure, Section
 
 MOST = 1_040_000  # bytes of a page: below 1 MiB
@@ -72,15 +72,11 @@ def html(template: str, page: Page, **more: Any) -> str:
 
 def write(page: str, out: Path) -> Path:
     """Write a page at once or not at all. Raises ResultError; what was there before then stays."""
-    partial = out.with_name(out.name + ".tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # facts may carry what is no UTF-8 (a command line); the page must still be written
-        partial.write_bytes(page.encode("utf-8", "replace"))
-        partial.replace(out)
+        with whole(out) as partial:
+            # facts may carry what is no UTF-8 (a command line); the page must still be written
+            partial.write_bytes(page.encode("utf-8", "replace"))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise ResultError(
             f"the report cannot be written to {out}: {error.strerror}",
             mend="Name another place, or free space there; the samples are safe.",
@@ -92,9 +88,22 @@ def raw(name: str, frame: pd.DataFrame) -> Raw:
     """A frame as a CSV file to be downloaded."""
     encoded = ""
     if len(frame) <= _MOST_RAW_ROWS:
-        packed = gzip.compress(frame.to_csv(index=False).encode("utf-8", "replace"), mtime=0)
+        packed = gzip.compress(
+            _plain(frame).to_csv(index=False).encode("utf-8", "replace"), mtime=0
+        )
         encoded = base64.b64encode(packed).decode("ascii")
     return Raw(name, len(frame), encoded if len(encoded) <= _MOST_RAW else "")
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """A spreadsheet takes text that begins so for a formula."""
+    texts = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    guarded = {
+        name: frame[name].astype(str).str.replace(r"^([=+\-@\t\r])", r"'\1", regex=True)
+        for name in texts
+        if frame[name].astype(str).str.match(r"[=+\-@\t\r]").any()
+    }
+    return frame.assign(**guarded)
 
 
 @cache

@@ -59,15 +59,17 @@ def names(table: pd.DataFrame) -> list[Name]:
     parts = table[["metric", "hypervisor", "backend", "unit", "better"]].assign(short=short)
     twice = parts.duplicated(keep=False).tolist()
     backends = table.groupby("hypervisor")["backend"].nunique()
+    kinds = table["kind"] if "kind" in table else [""] * len(table)
     return [
         Name(
             str(metric),
             long if again else brief,
-            where(hypervisor, backend) if backends[hypervisor] > 1 else str(hypervisor),
+            (where(hypervisor, backend) if backends[hypervisor] > 1 else str(hypervisor))
+            + (f", {kind}" if kind else ""),
         )
-        for metric, hypervisor, backend, brief, long, again in zip(
+        for metric, hypervisor, backend, brief, long, again, kind in zip(
             *(table[name] for name in ("metric", "hypervisor", "backend")),
-            *(short, full, twice),
+            *(short, full, twice, kinds),
             strict=True,
         )
     ]
@@ -156,7 +158,9 @@ def emulated(facts: Sequence[RunFacts]) -> bool:
 
 
 def host(facts: Sequence[RunFacts]) -> str:
-    """Where the newest ran."""
+    """Where they ran, as far as it was one kind of host."""
+    if len({(run.get("backend"), run.get("cpu_model")) for run in facts}) > 1:
+        return "hosts of several kinds"
     newest = facts[-1] if facts else RunFacts()
     backend = newest.get("backend") or "not known"
     return f"backend {backend} · {newest.get('cpu_model') or 'CPU not known'}"

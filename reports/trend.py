@@ -24,25 +24,26 @@ ID = "id"
 MOST_CHARTS = 20
 _SPARKS = 40_000  # points of all sparklines together
 MEANINGS = {
-    "regressed": "the newest change is for the worse, and not acknowledged",
+    "regressed": "worse since a change that is not acknowledged",
     "improved": "the newest change is for the better",
     "inconclusive": "too few runs or too much noise to tell",
     "pass": "no change that is news",
 }
 METHOD = (
     ("What is followed", "Every figure that can become better or worse, but for the host's own "
-     "utilization; one value a run: the median of its boots' medians. Runs of other CPUs or "
-     "backends than the newest's are left out."),
+     "utilization; one value a run: the median of its boots' medians. Hosts of other CPUs, "
+     "backends or profiles have series of their own."),
     ("Changes", "Splits of a series that energy statistics (E-divisive) find, shown by a rank test "
      "with Benjamini and Hochberg's bound over all series of a night. The level is the median "
      "since the last change."),
-    ("Regressed", "The newest change is for the worse, and nobody has acknowledged it."),
+    ("Regressed", "A change for the worse that nobody has acknowledged still holds: the level is "
+     "worse than before it."),
     ("Improved", "The newest change is for the better, and it is news."),
     ("Pass", "No change was found, and the noise is small enough for a step of "
      f"{text.percent(TOLERANCE)} to be seen within days."),
-    ("Inconclusive", "The series is too short or too noisy to say either."),
-    ("Worse by", "Of the newest change, signed by direction: above 0 % is worse, whether more of "
-     "the figure is better or less. Its interval covers 95 %."),
+    ("Inconclusive", "The series is too short or too noisy to say either, or no longer measured."),
+    ("Worse by", "Of the change that the verdict is for, else of the newest, signed by direction: "
+     "above 0 % is worse, whether more of the figure is better or less. Its interval covers 95 %."),
     ("Commits, environment", "What differs between the last run before a change and the first one "
      "after it. It says where to look; it does not say what was the cause."),
 )  # fmt: skip

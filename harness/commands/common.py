@@ -40,6 +40,19 @@ def store(arguments: argparse.Namespace) -> Path:
     return local(arguments.results)
 
 
+def write(path: Path, text: str) -> int:
+    """Raises ResultError when the file cannot be written; what was there before then stays."""
+    from harness.errors import ResultError
+    from harness.results.whole import whole
+
+    try:
+        with whole(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+    return OK
+
+
 def with_page(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """It makes a page."""
     one.add_argument("-o", "--out", type=Path, metavar="FILE", help="where the page goes")

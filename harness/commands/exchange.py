@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 
-from harness.commands.common import OK, Commands, parser, store, with_store
+from harness.commands.common import OK, Commands, parser, store, with_store, write
 from harness.commands.report import WORDS
 from harness.errors import ResultError
 
@@ -32,6 +31,12 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help="what was measured (default: qemu for kvm-unit-tests, else nothing is said of it)",
     )
+    into.add_argument(
+        "--cpu",
+        default="",
+        metavar="MODEL",
+        help="on which CPU, where the file does not say: runs of one CPU are compared",
+    )
     with_store(into).set_defaults(run=_import)
 
 
@@ -49,22 +54,15 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.out is None:
         sys.stdout.write(text)
         return OK
-    partial = arguments.out.with_name(f".{arguments.out.name}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(arguments.out)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise ResultError(f"{arguments.out} cannot be written: {error.strerror}") from error
-    return OK
+    return write(arguments.out, text)
 
 
 def _import(arguments: argparse.Namespace) -> int:
     from harness.results.exchange import imported
     from harness.results.remote import push
 
-    made = imported(store(arguments), arguments.file, arguments.format, arguments.hypervisor)
+    said = (arguments.hypervisor, arguments.cpu)
+    made = imported(store(arguments), arguments.file, arguments.format, *said)
     push(arguments.results)
     sys.stdout.write(f"{made}\n")
     return OK

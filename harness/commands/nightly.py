@@ -15,6 +15,7 @@ from harness.commands.common import (
     parser,
     store,
     with_store,
+    write,
 )
 from harness.commands.report import WORDS, nights
 from harness.errors import ResultError
@@ -59,15 +60,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     elif str(arguments.markdown) == "-":
         sys.stdout.write(markdown.comment(found))
     else:
-        _write(arguments.markdown, markdown.comment(found))
+        write(arguments.markdown, markdown.comment(found))
     return REGRESSED if found.counts["regressed"] else OK
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _track(arguments: argparse.Namespace) -> int:

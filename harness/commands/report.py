@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from harness.commands.common import Commands, parser, show, store, with_page, with_store
 
@@ -62,7 +61,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     where = store(arguments)
     found = compare(select(where, arguments.base), select(where, arguments.new), runs(where))
-    return show(render(found, arguments.out or Path("compare.html")), arguments)
+    return show(render(found, arguments.out or where / "compare.html"), arguments)
 
 
 def _trend(arguments: argparse.Namespace) -> int:

@@ -7,15 +7,14 @@ So several machines may write into one store, and nothing is ever said over.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import ResultError
+from harness.results.whole import whole
 
 FOLDER = "acknowledged"
 
@@ -38,23 +37,17 @@ def acknowledge(store: Path, series: str, run: str, why: str, *, reset: bool = F
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}"
     path = store / FOLDER / f"{name}.json"
     said = {"series": series, "run": run, "why": why, "reset": reset}
-    partial = path.with_suffix(".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as stream:
-            json.dump(said, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        with whole(path, sync=True) as partial:
+            partial.write_text(json.dumps(said), encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise ResultError(f"{path} cannot be written: {error.strerror}") from error
     return path
 
 
-def acknowledgements(store: Path) -> Acknowledged:
-    """All that was said in a store; the newest counts. Raises ResultError when one is broken."""
+def acknowledgements(store: Path, problems: list[str] | None = None) -> Acknowledged:
+    """All that was said in a store; the newest counts. problems: takes a line for each that cannot
+    be read."""
     found = Acknowledged()
     for path in sorted((store / FOLDER).glob("*.json")):
         try:
@@ -65,8 +58,6 @@ def acknowledgements(store: Path) -> Acknowledged:
             else:
                 found.known[series, run] = why
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ResultError(
-                f"{path} says nothing that can be read: {error}",
-                mend="Remove it, and say it again.",
-            ) from error
+            if problems is not None:
+                problems.append(f"{path} says nothing that can be read: {error}")
     return found

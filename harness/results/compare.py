@@ -86,7 +86,7 @@ def compare(base: Selected, new: Selected, history: Sequence[Path] = ()) -> Comp
             mend="Name two runs; latest is the newest one, previous the one before it.",
         )
     _refuse_other_kinds(base, new)
-    notes: list[str] = []
+    notes: list[str] = list(dict.fromkeys([*base.problems, *new.problems]))
     together = min(len(base.files), len(new.files)) >= ENOUGH
     before, after = (
         _figures(side.files, notes, ["run"] if together else None) for side in (base, new)
@@ -229,8 +229,9 @@ def _row(key: tuple[str, ...], base: Side | None, new: Side | None) -> dict[Hash
 
 
 def kind_of(facts: RunFacts) -> tuple[str, ...]:
-    """The values of KIND; a run of before there were profiles was a short one."""
-    told = {"profile": "short", **facts}
+    """The values of KIND; a run of before there were profiles was a short one, and one that does
+    not say its CPU is like no other."""
+    told = {"profile": "short", "cpu_model": facts.get("run", ""), **facts}
     return tuple(str(told.get(name, "")) for name in KIND)
 
 
@@ -243,5 +244,5 @@ def _refuse_other_kinds(base: Selected, new: Selected) -> None:
             raise ResultError(
                 f"{base.label} and {new.label} are of different {what[name]}: {_words(told)}",
                 mend="Compare runs of one kind of host and profile: absolute figures of two say "
-                "nothing about what changed.",
+                "nothing about what changed. A run that was imported may lack its CPU: --cpu.",
             )

@@ -1,6 +1,6 @@
 """Stores elsewhere: `--results=URL`, for every URL that fsspec understands.
 
-A session works on a mirror of the store, a local directory in the cache; spools and pages stay
+A session works on a mirror of the store, a local directory of the user's; spools and pages stay
 there. What lasts (run files, acknowledgements) is immutable, so that keeping mirror and store alike
 is to copy what one of them lacks. What is to be removed must be removed in both.
 """
@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from harness.errors import HarnessError, ResultError
+from harness.results.whole import whole
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -33,10 +33,16 @@ _DEPTH = 2  # folders of the store's own
 _OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> the extra of ours that brings it
 _SSH = {"sftp", "ssh"}
+_SECRET = re.compile(r"(://)[^@\s]*:[^@\s]*@")  # a password may hold a slash
 
 
 def is_url(word: str) -> bool:
     return "://" in word
+
+
+def without_passwords(text: str) -> str:
+    """With the stars of every URL's name and password in their place."""
+    return _SECRET.sub(r"\1***@", text)
 
 
 def local(word: str) -> Path:
@@ -67,9 +73,7 @@ class Remote:
     url: str
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.password is not None:
-            shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        if (shown := without_passwords(self.url)) != self.url:
             raise ResultError(
                 f"{shown}: a password does not belong into a URL",
                 mend="Use a key (SFTP: of the agent or ~/.ssh), or what the service's own files "
@@ -83,10 +87,11 @@ class Remote:
 
     @property
     def mirror(self) -> Path:
-        """Under $XDG_CACHE_HOME, or ~/.cache; one for each URL."""
+        """Under $XDG_STATE_HOME, or ~/.local/state; one for each URL. No cache: what could not be
+        sent yet is nowhere else."""
         url = self.url.rstrip("/")
         name = re.sub(r"[^\w.-]+", "-", url)[:60].strip("-.")
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
         key = hashlib.sha256(url.encode()).hexdigest()[:12]
         return Path(base).expanduser() / "pytest-hypervisor" / "results" / f"{name}-{key}"
 
@@ -95,14 +100,8 @@ class Remote:
         with self._told("read"), self._open() as (files, root):
             lacked = sorted(_there(files, root) - self._here())
             for name in lacked:
-                path = self.mirror / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-                try:
+                with whole(self.mirror / name, sync=True) as partial:
                     files.get_file(f"{root}/{name}", str(partial))
-                    partial.replace(path)
-                finally:
-                    partial.unlink(missing_ok=True)
         return lacked
 
     def push(self) -> list[str]:
@@ -124,7 +123,11 @@ class Remote:
             return
         folder, _, name = place.rpartition("/")
         partial = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
-        files.makedirs(folder, exist_ok=True)
+        try:
+            files.makedirs(folder, exist_ok=True)
+        except OSError:
+            if not files.isdir(folder):  # it was there a moment ago: another machine's first night
+                raise
         try:
             files.put_file(str(path), partial)
             files.mv(partial, place)
@@ -170,7 +173,7 @@ class Remote:
             extra = _EXTRAS.get(self.protocol)
             raise ResultError(
                 f"{self.url}: {error}",
-                mend=f"pip install pytest-hypervisor[{extra}]" if extra else "Install that.",
+                mend=f"pip install '.[{extra}]' in the checkout" if extra else "Install that.",
             ) from error
         return found
 
@@ -191,9 +194,15 @@ class Remote:
 
 
 def _there(files: AbstractFileSystem, root: str) -> set[str]:
-    """What a store has of what lasts; a store that is not there has nothing."""
+    """What a store has of what lasts; a store that is not there has nothing. What cannot be listed
+    is an error, never an empty store."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
     try:
-        found: list[Any] = files.find(root, maxdepth=_DEPTH)
+        found: list[Any] = files.find(root, maxdepth=_DEPTH, on_error=fail)
     except FileNotFoundError:
         return set()
     base = PurePosixPath(root)

@@ -227,6 +227,28 @@ def check_facts(facts: RunFacts) -> str:
         ) from error
 
 
+_FACT_KINDS: dict[str, type] = {
+    **dict.fromkeys(("boot", "cpus", "memory", "exit_status", "lost_lines"), int),
+    **dict.fromkeys(("emulated", "complete"), bool),
+    **dict.fromkeys(("mitigations", "versions", "outcomes", "stages"), dict),
+    "notes": list,
+}
+
+
+def sound_facts(facts: object) -> RunFacts:
+    """Facts that somebody else wrote. Raises ValueError when one is of another kind than ours."""
+    if not isinstance(facts, dict):
+        raise ValueError("no JSON object")
+    for name in RunFacts.__annotations__:
+        kind = _FACT_KINDS.get(name, str)
+        if name in facts and not isinstance(facts[name], kind):
+            raise ValueError(f"{name} is {facts[name]!r}")
+    for name in ("start", "end"):
+        if name in facts:
+            datetime.fromisoformat(facts[name])
+    return facts  # type: ignore[return-value]
+
+
 def with_metadata(run: str, facts: RunFacts) -> pa.Schema:
     """The schema with version, run id and facts in its metadata."""
     return SCHEMA.with_metadata(

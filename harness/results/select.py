@@ -19,11 +19,13 @@ _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
 
 @dataclass(frozen=True)
 class Selected:
-    """Runs that stand for one thing. label: as they were asked for. files, facts: oldest first."""
+    """Runs that stand for one thing. label: as they were asked for. files, facts: oldest first.
+    problems: runs of the store that cannot be read, and may be meant, too."""
 
     label: str
     files: Sequence[Path]
     facts: Sequence[RunFacts]
+    problems: Sequence[str] = ()
 
     @property
     def names(self) -> list[str]:
@@ -40,11 +42,15 @@ def select(store: Path, word: str) -> Selected:
     """
     if word.endswith(".parquet"):
         return _made(word, [Path(word)])
-    found, _ = usable(runs(store))  # a broken run is nobody's
+    there = runs(store)
+    found, problems = usable(there)
     if word in NEWEST:
-        if len(found) < -NEWEST[word]:
+        if len(there) < -NEWEST[word]:
             raise _nothing(store, word, found)
-        return _made(word, [found[NEWEST[word]]])
+        return _made(word, [there[NEWEST[word]]])  # a broken one is an error, not another's turn
+    broken = [path for path in there if path not in found]
+    for path in [*_named(broken, word), *_dated(broken, word)]:
+        facts_of(path)  # raises, with the reason
     ways: tuple[Callable[[], list[Path]], ...] = (
         lambda: _named(found, word),
         lambda: _dated(found, word),
@@ -53,12 +59,12 @@ def select(store: Path, word: str) -> Selected:
     )
     for way in ways:
         if chosen := way():
-            return _made(word, chosen)
+            return _made(word, chosen, problems)
     raise _nothing(store, word, found)
 
 
-def _made(label: str, files: list[Path]) -> Selected:
-    return Selected(label, files, [facts_of(path) for path in files])
+def _made(label: str, files: list[Path], problems: Sequence[str] = ()) -> Selected:
+    return Selected(label, files, [facts_of(path) for path in files], problems)
 
 
 def _named(found: list[Path], word: str) -> list[Path]:

@@ -12,21 +12,37 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import ResultError
-from harness.results.schema import COLUMNS, SCHEMA, RunFacts, Sample, lacking, with_metadata
+from harness.results.schema import (
+    COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    RunFacts,
+    Sample,
+    lacking,
+    with_metadata,
+)
 from harness.results.store import RUN_ID, new_run_id, target
+from harness.results.whole import whole
 
 _REPEATED = [name for name in COLUMNS if name != "value"]  # measured values hardly ever are
+_FOREIGN = 7 * 86400.0  # seconds that another machine's spool must have been untouched
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(COLUMNS, (str,)),
+    **{"value": (float, int), "time": (datetime,)},
+    **dict.fromkeys(("boot", "batch", "attempt"), (int,)),
+}
 _STILLBORN = 60.0  # seconds after which an empty spool is that of a session that died at its start
 
 
@@ -42,7 +58,7 @@ class RunWriter:
 
     def __init__(self, directory: Path, facts: RunFacts, *, run: str | None = None) -> None:
         self.directory = Path(directory)
-        self.run = run or new_run_id()
+        self.run = new_run_id() if run is None else run
         target(self.directory, self.run)  # refuses a malformed run id before anything is written
         self.facts: RunFacts = {**facts, "run": self.run}
         self.facts.setdefault("start", datetime.now(UTC).isoformat())
@@ -54,8 +70,9 @@ class RunWriter:
         except OSError as error:
             raise _unwritable(self.spool, error) from error
         self._size = 0
+        self._closing = False
         self.count = 0
-        self._append({"facts": self.facts})
+        self._append({"facts": self.facts, "machine": _machine(), "version": SCHEMA_VERSION})
 
     def add(self, sample: Sample) -> None:
         """Keep a sample. Raises ResultError when it belongs to another run, or space is out."""
@@ -68,16 +85,6 @@ class RunWriter:
         self._append(row)
         self.count += 1
 
-    def flush(self) -> None:
-        """Force what was added to the disk, so that it survives the machine's crash too."""
-        with self._lock:
-            if self._fd < 0:
-                return
-            try:
-                os.fsync(self._fd)
-            except OSError as error:
-                raise _unwritable(self.spool, error) from error
-
     def close(self, facts: RunFacts | None = None) -> Path:
         """Write DIR/YYYY-MM/<run>.parquet, atomically, and remove the spool; return the path.
 
@@ -86,15 +93,18 @@ class RunWriter:
         """
         made = target(self.directory, self.run)
         with self._lock:
-            closed = self._fd < 0
-        if closed:
-            return made
+            if self._fd < 0 or self._closing:
+                return made
         self.facts = cast(RunFacts, {**self.facts, **(facts or {}), "run": self.run})
         self.facts.setdefault("end", datetime.now(UTC).isoformat())
         self.facts.setdefault("complete", True)
         try:
-            self._append({"facts": self.facts})
-            _convert(self.directory, self.spool, self.run, _lines(self.spool))
+            self._append({"facts": self.facts}, last=True)
+            # by the descriptor: somebody may have tidied the spool away
+            with os.fdopen(os.dup(self._fd), "rb") as stream:
+                stream.seek(0)
+                lines = _lines(stream)
+            _convert(self.directory, self.spool, self.run, lines)
         finally:
             self._release()
         return made
@@ -105,10 +115,10 @@ class RunWriter:
                 os.close(self._fd)
             self._fd = -1
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def _append(self, entry: dict[str, Any], *, last: bool = False) -> None:
         line = (json.dumps(entry, allow_nan=False) + "\n").encode()
         with self._lock:
-            if self._fd < 0:
+            if self._fd < 0 or self._closing:
                 raise ResultError(f"run {self.run} is closed; no sample can be added")
             try:
                 written = os.pwrite(self._fd, line, self._size)
@@ -119,6 +129,7 @@ class RunWriter:
                 os.ftruncate(self._fd, self._size)
                 raise _unwritable(self.spool, error) from error
             self._size += len(line)
+            self._closing = last
 
 
 def _locked(spool: Path) -> int:
@@ -137,71 +148,109 @@ def _locked(spool: Path) -> int:
         os.close(fd)
 
 
-def recover(directory: Path) -> list[Path]:
+def recover(directory: Path, problems: list[str] | None = None) -> list[Path]:
     """Turn the spools that dead sessions left into run files; return the files made.
 
-    Spools of living sessions are left alone. The facts say complete=False and, when lines were
-    cut, lost_lines. A spool with not one readable line is renamed to *.broken.
+    Spools of living sessions are left alone, and those of other machines for _FOREIGN: not every
+    shared file system tells of their locks. The facts say complete=False and, when lines were cut,
+    lost_lines. A spool with not one readable line is renamed to *.broken. problems: takes a line
+    for each spool that cannot be recovered, and stays.
     """
     made: list[Path] = []
     for spool in sorted(Path(directory).glob("*.jsonl")):
         if not RUN_ID.fullmatch(spool.stem):
             continue  # not one of ours
         try:
-            with spool.open("rb") as held:
+            with spool.open("r+b") as held:  # over NFS a lock needs one that is open for writing
                 try:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                if (path := _recovered(Path(directory), spool)) is not None:
+                if (path := _recovered(Path(directory), spool, held)) is not None:
                     made.append(path)
         except FileNotFoundError:
             continue  # its session, or another that recovers, closed it after our listing
-        except OSError as error:
-            raise _unwritable(spool, error) from error
+        except (OSError, ResultError) as error:
+            if problems is not None:
+                problems.append(f"{spool} cannot be recovered: {error}")
     return made
 
 
-def _recovered(directory: Path, spool: Path) -> Path | None:
+def _recovered(directory: Path, spool: Path, held: BinaryIO) -> Path | None:
     """A dead session's spool, locked by us, made a run file."""
     found = spool.stat()  # FileNotFoundError: closed between our listing and our lock
+    age = time.time() - found.st_mtime
     if not found.st_size:
         # made by a session that has not locked it yet, unless that died in between
-        if time.time() - found.st_mtime > _STILLBORN:
+        if age > _STILLBORN:
             spool.unlink()
         return None
-    lines = _lines(spool)
+    begun = _begun(held.readline())
+    if begun.get("machine", _machine()) != _machine() and age < _FOREIGN:
+        return None
+    if (version := begun.get("version", 1)) > SCHEMA_VERSION:
+        raise ResultError(f"it is of schema version {version}, of a newer harness")
+    held.seek(0)
+    lines = _lines(held)
     if not (lines[0] or lines[1]):
         spool.rename(spool.with_suffix(".broken"))
         return None
     return _convert(directory, spool, spool.stem, lines)
 
 
+def _machine() -> str:
+    """Which one this is, among those that write into a store."""
+    with contextlib.suppress(OSError):
+        return Path("/etc/machine-id").read_text(encoding="ascii").strip() or platform.node()
+    return platform.node()
+
+
+def _begun(line: bytes) -> dict[str, Any]:
+    """What a spool's first line says of who writes it; {} of those before they said so."""
+    try:
+        found = json.loads(line)
+        return found if isinstance(found, dict) and type(found.get("version")) is int else {}
+    except ValueError:
+        return {}
+
+
 Lines = tuple[RunFacts, list[dict[str, Any]], int]
 
 
-def _lines(spool: Path) -> Lines:
+def _lines(stream: BinaryIO) -> Lines:
     """Facts (the last told), rows, and how many lines could not be read."""
     facts: RunFacts = {}
     rows: list[dict[str, Any]] = []
     lost = 0
     older = lacking(1)
-    with spool.open("rb") as stream:
-        for line in stream:
-            try:
-                entry = json.loads(line)
-                if set(entry) == {"facts"}:
-                    facts = entry["facts"]
-                    continue
-                entry = {**older, **entry, "time": datetime.fromisoformat(entry["time"])}
-                rows.append({name: entry[name] for name in COLUMNS})
-            except (ValueError, KeyError, TypeError):
-                lost += 1
+    for line in stream:
+        try:
+            entry = json.loads(line, parse_constant=_no_number)
+            if "facts" in entry:
+                facts = cast(RunFacts, dict(entry["facts"]))
+                continue
+            entry = {**older, **entry, "time": datetime.fromisoformat(entry["time"])}
+            row = {name: entry[name] for name in COLUMNS}
+            if any(type(row[name]) not in kinds for name, kinds in _KINDS.items()):
+                raise ValueError("a value of a wrong type")
+            rows.append(row)
+        except (ValueError, KeyError, TypeError):
+            lost += 1
     return facts, rows, lost
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 def _convert(directory: Path, spool: Path, run: str, lines: Lines) -> Path:
     """Spool to Parquet; the spool is removed."""
+    if (there := target(directory, run)).exists():  # whoever did it could not remove the spool
+        with contextlib.suppress(OSError):
+            spool.unlink()
+        return there
+    for left in there.parent.glob(f".{there.name}.*.tmp"):  # by one that was killed meanwhile
+        left.unlink(missing_ok=True)
     facts, rows, lost = lines
     facts["run"] = run
     facts.setdefault("complete", False)
@@ -231,37 +280,22 @@ def _write(
 ) -> Path:
     """Written beside its place, forced to the disk, renamed."""
     path = target(directory, run)
-    partial = path.with_name(f".{run}.tmp")
     try:
         table = pa.Table.from_pylist(rows, schema=SCHEMA).cast(with_metadata(run, facts))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
+        with whole(path, sync=True) as partial:
             pq.write_table(
                 table,
-                stream,
+                partial,
                 compression="zstd",
                 use_dictionary=_REPEATED,
                 write_page_checksum=True,
             )
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-        _sync_directory(path.parent)
-        if spool is not None:
-            spool.unlink()
     except (OSError, pa.ArrowException) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise _unwritable(path, error, kept=spool) from error
+    if spool is not None:
+        with contextlib.suppress(OSError):  # somebody else's, or gone: the run is safe by now
+            spool.unlink()
     return path
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unwritable(path: Path, error: Exception, *, kept: Path | None = None) -> ResultError:

@@ -37,6 +37,7 @@ from harness.results.schema import (
     VERSION_KEY,
     RunFacts,
     lacking,
+    sound_facts,
 )
 from harness.results.statistics import BOOT, KEYS
 
@@ -270,8 +271,7 @@ def _version(path: Path, metadata: dict[bytes, bytes]) -> int:
 def _facts(path: Path, metadata: dict[bytes, bytes]) -> str:
     try:
         text = metadata[FACTS_KEY].decode()
-        if not isinstance(json.loads(text), dict):
-            raise ValueError("no JSON object")
+        sound_facts(json.loads(text))
     except (KeyError, ValueError) as error:
         raise ResultError(
             f"{path} is no run file of ours: its facts cannot be read ({error})",

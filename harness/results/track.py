@@ -54,7 +54,7 @@ class Track:
     last (its value in the newest of them), level (median since its last change), verdict (of
     compare.VERDICTS), and of the change that it is for, else of the newest, effect, low, high, p,
     run, commit, before_commit (NaN and "" where there is none); cv (of the noise about its levels),
-    flags (list of text).
+    flags (list of text), kind (of host; "" where all are of one).
     notes: doubts about the whole.
     """
 
@@ -90,7 +90,7 @@ def track(store: Path, nights: int = NIGHTS) -> Track:
     kinds = dict.fromkeys(kind_of(about[path]) for path in files[-FRESH:])
     if others := sum(kind_of(about[path]) not in kinds for path in files):
         notes.append(f"{others} runs of other CPUs, backends or profiles are left out")
-    said = acknowledgements(store)
+    said = acknowledgements(store, notes)
     parts = []
     for kind in kinds:
         mine = [path for path in files if kind_of(about[path]) == kind]
@@ -98,9 +98,7 @@ def track(store: Path, nights: int = NIGHTS) -> Track:
         points = _points(mine, facts, kind, notes)
         if not points.empty:
             parts.append(_tracked(points, facts, said))
-            if len(kinds) > 1:
-                for flags in parts[-1].series["flags"]:
-                    flags.append(", ".join(filter(None, kind)))
+            parts[-1].series["kind"] = ", ".join(filter(None, kind)) if len(kinds) > 1 else ""
     if not parts:
         raise ResultError(
             f"the newest runs of {store} hold no figure that can become better or worse",

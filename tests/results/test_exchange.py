@@ -135,7 +135,7 @@ def test_export_is_of_one_run(tmp_path: Path, harness: Harness, run_file: Path) 
     day = f"{datetime.now(UTC):%Y-%m-%d}"
     status, _, err = harness("export", day, "--format=csv")
     assert (status, "means 2 runs" in err) == (1, True)
-    status, _, err = harness("export", "latest", "--format=csv", "-o", tmp_path / "no" / "x.csv")
+    status, _, err = harness("export", "latest", "--format=csv", "-o", run_file / "x.csv")
     assert (status, "cannot be written" in err) == (1, True)
 
 
@@ -325,7 +325,13 @@ def _benchmark(**more: Any) -> str:
         ("json", _told(row={"time": "noon"}), "cannot be read"),
         ("json", _told(row={"more": 1}), "cannot be read"),
         ("json", _told(facts={"run": "../x"}, samples=[]), "no run id"),
-        ("json", _told(facts=facts(run="20260102T030405Z-abcdef", cpus=float("inf"))), "not JSON"),
+        (
+            "json",
+            _told(facts=facts(run="20260102T030405Z-abcdef", cpus=float("inf"))),
+            "cpus is inf",
+        ),
+        ("json", _told(facts=facts(run="20260102T030405Z-abcdef", commit=None)), "commit is None"),
+        ("json", _told(facts=facts(run="20260102T030405Z-abcdef", start="noon")), "cannot be read"),
         ("benchmark", "{", "no JSON"),
         ("benchmark", "{}", "no benchmarks"),
         ("benchmark", _benchmark(datetime="noon"), "when it was measured"),

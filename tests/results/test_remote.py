@@ -17,7 +17,7 @@ import pytest
 from harness.errors import ResultError
 from harness.results import load, runs
 from harness.results.acknowledged import acknowledge, acknowledgements
-from harness.results.remote import Remote, local, push
+from harness.results.remote import Remote, local, push, without_passwords
 from tests.results.synthetic import write_run
 from tests.sshd import LoopbackServer, make_key
 
@@ -28,7 +28,7 @@ Move = Callable[[str], None]
 def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home and a cache of nobody's."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-0"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "cache-0"))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
 
 
@@ -37,7 +37,7 @@ def other_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Move:
     """Go to a machine of that name: it has a cache of its own."""
 
     def move(name: str) -> None:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{name}"))
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / f"cache-{name}"))
 
     return move
 
@@ -200,7 +200,7 @@ def test_s3_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(ResultError, match="s3fs") as caught:
         Remote("s3://bucket/x")
-    assert "pip install pytest-hypervisor[s3]" in caught.value.mend
+    assert "pip install '.[s3]'" in caught.value.mend
 
 
 # -- SFTP trusts nobody --------------------------------------------------------------------------
@@ -298,3 +298,26 @@ def test_a_session_sends_its_run(tmp_path: Path, writable: bool) -> None:
         assert done.returncode == 1, done.stdout + done.stderr
         assert "cannot be written" in done.stdout
         assert str(mirror) in done.stdout
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all would be sent again, and verdicts be made without what is there."""
+
+    def refuse(_self: object, _path: str, **_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.ls", refuse)
+    with pytest.raises(ResultError, match=r"cannot be read: .*Permission denied"):
+        local("file:///tmp")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://AKIA:ab/cd@bucket/x", "simplecache::sftp://me:pw@host/x", "sftp://me:secret@host/x"],
+)
+def test_no_password_is_told_again(url: str) -> None:
+    with pytest.raises(ResultError, match="a password does not belong") as caught:
+        Remote(url)
+    for word in ("ab/cd", "pw@", "secret"):
+        assert word not in str(caught.value)
+    assert without_passwords(f"--results={url}").count("***@") == 1

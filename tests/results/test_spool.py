@@ -152,8 +152,8 @@ def test_recover_sets_a_spool_of_rubbish_aside(tmp_path: Path) -> None:
 def test_close_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = _filled(tmp_path)
 
-    def half(table: Any, stream: Any, **_: Any) -> None:
-        stream.write(b"PAR1 half a file")
+    def half(table: Any, place: Path, **_: Any) -> None:
+        place.write_bytes(b"PAR1 half a file")
         raise NO_SPACE
 
     with monkeypatch.context() as patch:
@@ -381,3 +381,65 @@ def test_sessions_side_by_side_lose_nothing(tmp_path: Path) -> None:
     counted = query(tmp_path, "SELECT run, count(*) AS n FROM samples GROUP BY run")
     assert dict(zip(counted["run"], counted["n"], strict=True)) == dict.fromkeys(written, 8)
     assert all(path.suffix == ".parquet" for path in tmp_path.rglob("*") if path.is_file())
+
+
+# -- other machines, other users --------------------------------------------------------------
+
+
+def _dead(store: Path, first: dict[str, Any], *lines: str) -> Path:
+    """A spool that nobody holds."""
+    writer = RunWriter(store, facts())
+    spool = writer.spool
+    told = json.loads(spool.read_text().splitlines()[0])
+    writer._release()
+    spool.write_text("\n".join([json.dumps({**told, **first}), *lines, ""]))
+    return spool
+
+
+def test_another_machines_spool_is_its_own_for_a_week(tmp_path: Path) -> None:
+    spool = _dead(tmp_path, {"machine": "another"})
+    assert recover(tmp_path) == []
+    assert spool.exists(), "not every shared file system tells of its lock"
+    long_ago = time.time() - 8 * 86400
+    os.utime(spool, (long_ago, long_ago))
+    assert len(recover(tmp_path)) == 1
+    assert not spool.exists()
+
+
+def test_a_newer_harness_recovers_its_own(tmp_path: Path) -> None:
+    spool = _dead(tmp_path, {"version": 99})
+    problems: list[str] = []
+    assert recover(tmp_path, problems) == []
+    assert spool.exists()
+    assert "schema version 99" in problems[0]
+
+
+def test_one_bad_spool_stops_no_other(tmp_path: Path) -> None:
+    writer = _filled(tmp_path)
+    row = writer.spool.read_text().splitlines()[1]
+    writer.close()
+    wrong = json.dumps({**json.loads(row), "boot": "x"})
+    _dead(tmp_path, {}, wrong, '{"facts": 3}', '{"facts": {"cpus": NaN}}', row)
+    newer = _dead(tmp_path, {"version": 99})
+    problems: list[str] = []
+    (made,) = recover(tmp_path, problems)
+    assert load(made)[0]["lost_lines"] == 3
+    assert [newer.name in problem for problem in problems] == [True]
+
+
+def test_a_spool_that_was_tidied_away_loses_nothing(tmp_path: Path) -> None:
+    writer = _filled(tmp_path)
+    count = writer.count
+    writer.spool.unlink()
+    path = writer.close()
+    assert len(load(path)[1]) == count
+    with pytest.raises(ResultError, match="is closed"):
+        writer.add(next(Synthetic(writer.run).boot()))
+
+
+def test_what_a_killed_one_left_beside_is_removed(tmp_path: Path) -> None:
+    spool = _dead(tmp_path, {})
+    month = tmp_path / f"{spool.stem[:4]}-{spool.stem[4:6]}"
+    month.mkdir()
+    (month / f".{spool.stem}.parquet.00000000.tmp").write_bytes(b"PAR1")
+    assert recover(tmp_path) == list(month.iterdir())

@@ -23,7 +23,7 @@ from harness.results.exchange import (
 from harness.results.exchange.foreign import Foreign, Source
 from harness.results.schema import RunFacts
 from harness.results.spool import keep
-from harness.results.store import load
+from harness.results.store import load, runs
 
 EXPORTS: Mapping[str, Callable[[RunFacts, pd.DataFrame], str]] = {
     "csv": tables.csv,
@@ -45,15 +45,25 @@ def exported(run: Path, form: str) -> str:
     return EXPORTS[form](*load(run))
 
 
-def imported(store: Path, file: Path, form: str, hypervisor: str = "") -> Path:
+def imported(store: Path, file: Path, form: str, hypervisor: str = "", cpu: str = "") -> Path:
     """A file of one of IMPORTS as a run of a store; the run's file.
 
-    hypervisor: what its figures were measured on, where the file does not say. Raises ResultError,
-    with nothing written, when the file is not of that kind or the store has it already.
+    hypervisor, cpu: what its figures were measured on, where the file does not say. Raises
+    ResultError, with nothing written, when the file is not of that kind or the store has it
+    already.
     """
     try:
         source = Source(file, file.read_bytes(), file.stat().st_mtime, hypervisor)
     except OSError as error:
         raise ResultError(f"{file} cannot be read: {error.strerror}") from error
     made = IMPORTS[form](source)
+    if cpu:
+        made.facts.setdefault("cpu_model", cpu)
+    run = made.facts["run"]
+    others = [path.stem for path in runs(store) if path.stem != run]
+    # by what the file holds: its time may have changed
+    if there := [name for name in others if name[-6:] == run[-6:]]:
+        raise ResultError(
+            f"{store} has {file} already, as {there[0]}", mend="Remove that, if it is not the same."
+        )
     return keep(store, made.facts, made.samples)

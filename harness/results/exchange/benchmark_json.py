@@ -16,7 +16,6 @@ The Parquet file stays the record; this is a view of it for another tool.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from harness.errors import ResultError
 from harness.results import statistics
 from harness.results.schema import RunFacts, decode
 from harness.results.store import load
+from harness.results.whole import whole
 
 OPTIONS = {"timer": "harness", "warmup": False}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
@@ -46,14 +46,10 @@ def write(run: Path, out: Path) -> Path:
     """
     facts, frame = load(run)
     text = json.dumps(convert(facts, frame), indent=1, allow_nan=False)
-    partial = out.with_name(out.name + ".tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(out)
+        with whole(out) as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise ResultError(f"{out} cannot be written: {error.strerror}") from error
     return out
 
@@ -61,7 +57,10 @@ def write(run: Path, out: Path) -> Path:
 def convert(facts: RunFacts, frame: pd.DataFrame) -> dict[str, Any]:
     """The JSON object: machine_info, commit_info, benchmarks, other_metrics."""
     seconds = [
-        in_seconds(value, unit) for value, unit in zip(frame["value"], frame["unit"], strict=True)
+        in_seconds(value, unit, better)
+        for value, unit, better in zip(
+            *(frame[name] for name in ("value", "unit", "better")), strict=True
+        )
     ]
     known = pd.Series([value is not None for value in seconds], index=frame.index, dtype=bool)
     known &= ~frame["metric"].str.startswith("host.")  # how busy it was is no benchmark
@@ -98,13 +97,15 @@ def _machine(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def in_seconds(value: float, unit: str) -> float | None:
-    """A time in seconds, or of a rate what one takes; None for what is neither, or not above 0."""
+def in_seconds(value: float, unit: str, better: str) -> float | None:
+    """A time in seconds, or of a rate what one takes; None for what is neither, or not above 0, or
+    is the better the longer it takes: there less is better."""
     if value <= 0:
         return None
     if unit in SECONDS:
-        return value * SECONDS[unit]
-    return 1 / value if unit.endswith("/s") or unit == "IOPS" else None
+        return value * SECONDS[unit] if better != "higher" else None
+    rate = unit.endswith("/s") or unit == "IOPS"
+    return 1 / value if rate and better != "lower" else None
 
 
 def named(key: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     {"format": "pytest-hypervisor", "version": 2, "facts": {...}, "samples": [{...}, ...]}
 
 All columns of schema.COLUMNS; times are ISO 8601 in UTC, parameters text in CSV and objects in
-JSON. A run that comes in by JSON is the run that went out, by the same name.
+JSON. A run that comes in by JSON is the run that went out, by the same name, less what took no part
+in its figures: earlier attempts, and values that are no numbers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from harness.results.schema import (
     check_facts,
     decode,
     lacking,
+    sound_facts,
 )
 
 _FORMAT = "pytest-hypervisor"
@@ -66,6 +68,10 @@ def read(source: Source) -> Foreign:
         )
     if not isinstance(facts, dict) or not isinstance(facts.get("run"), str):
         raise source.wrong(_WANTED, "there are no facts that name the run")
+    try:
+        sound_facts(facts)
+    except ValueError as error:
+        raise source.wrong(_WANTED, f"its facts cannot be read ({error})") from error
     if not isinstance(rows, list):
         raise source.wrong(_WANTED, "there are no samples")
     samples = [_sample(source, row, lacking(version)) for row in rows]
