@@ -74,6 +74,15 @@ class Session:
             time.sleep(0.05)
         pytest.fail(f"no guest within {PATIENCE:g} s: {self.output.read_text()}")
 
+    def status(self) -> int:
+        """Its exit status. One that does not end says where its threads are."""
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # pytest's faulthandler answers
+            self.process.wait(PATIENCE)
+            pytest.fail(f"it does not end:\n{self.output.read_text()}")
+
     def processes(self) -> dict[int, str]:
         """Those of it that run, and their names."""
         found = {}
@@ -133,7 +142,7 @@ def last_lines(session: Session) -> dict[str, Path]:
 
 def test_finished(start: Start) -> None:
     session = start(0)
-    assert session.process.wait(PATIENCE) == 0, session.output.read_text()
+    assert session.status() == 0, session.output.read_text()
     session.assert_nothing_stays()
     assert set(last_lines(session)) == {"report", "samples"}
 
@@ -142,7 +151,7 @@ def test_finished(start: Start) -> None:
 def test_interrupted(start: Start, number: signal.Signals) -> None:
     session = start(60)
     os.killpg(session.process.pid, number)  # as the terminal does
-    assert session.process.wait(PATIENCE) == INTERRUPTED, session.output.read_text()
+    assert session.status() == INTERRUPTED, session.output.read_text()
     session.assert_nothing_stays()
     left = last_lines(session)
     assert left["report"].read_text().lower().startswith("<!doctype html>")
