@@ -23,6 +23,7 @@ pytestmark = pytest.mark.emulated
 MARK = "HARNESS_TEST_MARK"
 INTERRUPTED = 2
 PATIENCE = 60.0  # seconds
+GIVES_UP = 150.0  # seconds in which a session ends, also when its software host hangs
 SOURCE = """
 import pathlib, os
 
@@ -77,7 +78,7 @@ class Session:
     def status(self) -> int:
         """Its exit status. One that does not end says where its threads are."""
         try:
-            return self.process.wait(PATIENCE)
+            return self.process.wait(GIVES_UP)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGABRT)  # pytest's faulthandler answers
             self.process.wait(PATIENCE)
