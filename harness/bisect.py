@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from harness import scratch
 from harness.errors import HarnessError, ResultError
+from harness.git import commit_of, git
 from harness.results import new_run_id
-from harness.results.compare import SERIES
+from harness.results.compare import SERIES, figure, levels, worse_by
 from harness.results.paired import enough, paired
 from harness.results.store import runs
 
@@ -29,24 +28,15 @@ class Repository:
     """A git checkout. Raises HarnessError when it is none."""
 
     def __init__(self, directory: Path) -> None:
-        self.root = directory
-        self.root = Path(self.git("rev-parse", "--show-toplevel"))
+        self.root = Path(git(directory, "rev-parse", "--show-toplevel"))
 
     def git(self, *words: str) -> str:
-        argv = ["git", "-C", str(self.root), *words]
-        try:
-            done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise HarnessError(f"git cannot be run: {error}", mend="Install git.") from error
-        if done.returncode:
-            raise HarnessError(f"git {words[0]}: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout.strip()
+        return git(self.root, *words)
 
     def commit(self, revision: str) -> str:
         """Raises HarnessError when git knows none by that name."""
-        wanted = f"{revision}^{{commit}}"
         try:
-            return self.git("rev-parse", "--verify", "--quiet", "--end-of-options", wanted)
+            return commit_of(self.root, revision)
         except HarnessError as error:
             raise HarnessError(
                 f"git knows no revision {revision!r}", mend="Name a commit, a branch or a tag."
@@ -69,44 +59,27 @@ class Repository:
         return self.git("show", "--no-patch", "--format=%h %s (%an, %as)", commit)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measurer:
-    """Measures commits in worktrees, which go at the end; the runs stay.
+    """Measures commits, each in a worktree of its own below `trees`.
 
-    command: its words; "{results}" in one is the directory for the run. tell: takes a line of
-    progress.
+    kept: where the runs stay. command: its words; "{results}" in one is the directory for the run.
+    tell: takes a line of progress. worktrees: those that were made, by commit.
     """
 
     repository: Repository
-    results: Path
+    trees: Path
+    kept: Path
     command: Sequence[str]
     tell: Callable[[str], None]
-    _worktrees: dict[str, Path] = field(default_factory=dict)
-
-    def __enter__(self) -> Self:
-        self._scratch = scratch.make()
-        self.kept = (self.results / "bisect" / new_run_id()).resolve()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for tree in self._worktrees.values():
-            with contextlib.suppress(HarnessError):
-                self.repository.git("worktree", "remove", "--force", str(tree))
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        with contextlib.suppress(HarnessError):
-            self.repository.git("worktree", "prune")
+    worktrees: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, commit: str) -> Path:
         """The run file of one measurement. Raises HarnessError when the command left none."""
-        if commit not in self._worktrees:
-            tree = self._scratch / commit[:12]
+        if commit not in self.worktrees:
+            tree = self.trees / commit[:12]
             self.repository.git("worktree", "add", "--detach", "--force", str(tree), commit)
-            self._worktrees[commit] = tree
+            self.worktrees[commit] = tree
         place = self.kept / commit[:12]
         before = set(runs(place))
         argv = [word.replace("{results}", str(place)) for word in self.command]
@@ -116,7 +89,7 @@ class Measurer:
         try:
             with log.open("ab") as stream:
                 done = subprocess.run(
-                    argv, cwd=self._worktrees[commit], stdout=stream, stderr=stream, check=False
+                    argv, cwd=self.worktrees[commit], stdout=stream, stderr=stream, check=False
                 )
         except OSError as error:
             raise HarnessError(f"{argv[0]} cannot be run: {error.strerror}") from error
@@ -139,6 +112,26 @@ class Measurer:
             yield made[base], made[new]
 
 
+@contextlib.contextmanager
+def measuring(
+    repository: Repository, results: Path, command: Sequence[str], tell: Callable[[str], None]
+) -> Iterator[Measurer]:
+    """A measurer whose worktrees go at the block's end; the runs stay."""
+    kept = (results / "bisect" / new_run_id()).resolve()
+    try:
+        with scratch.directory() as trees:
+            made = Measurer(repository, trees, kept, command, tell)
+            try:
+                yield made
+            finally:
+                for tree in made.worktrees.values():
+                    with contextlib.suppress(HarnessError):
+                        repository.git("worktree", "remove", "--force", str(tree))
+    finally:
+        with contextlib.suppress(HarnessError):
+            repository.git("worktree", "prune")
+
+
 @dataclass(frozen=True)
 class Confirmed:
     """A figure that is worse; row: of paired.Paired.table."""
@@ -148,20 +141,10 @@ class Confirmed:
     @property
     def words(self) -> str:
         row = self.row
-        setting = f" {row['parameters']}" if row["parameters"] != "{}" else ""
         return (
-            f"{row['metric']}{setting} ({row['hypervisor']}, {row['backend']}) is worse by "
-            f"{row['effect']:.1%} ({row['low']:.1%} to {row['high']:.1%}), p {row['p']:.3g}, "
-            f"{row['pairs']} pairs: {row['base']:.4g} to {row['new']:.4g} {row['unit']}"
+            f"{figure(row)} ({row['hypervisor']}, {row['backend']}) is worse by {worse_by(row)}, "
+            f"p {row['p']:.3g}, {row['pairs']} pairs: {levels(row)}"
         )
-
-
-@dataclass(frozen=True)
-class Bisection:
-    """commit: "" when it could not be told. lines: what was found, for people."""
-
-    commit: str
-    lines: Sequence[str]
 
 
 def confirm(
@@ -189,8 +172,8 @@ def confirm(
     return Confirmed(table.iloc[0].to_dict()) if len(table) else None
 
 
-def bisect(measurer: Measurer, base: str, new: str, found: Confirmed) -> Bisection:
-    """The first commit at which a confirmed figure is worse by more than half of it.
+def bisect(measurer: Measurer, base: str, new: str, found: Confirmed) -> list[str]:
+    """Tells the first commit at which a confirmed figure is worse by more than half of it.
 
     A commit that cannot be measured is passed over. Raises HarnessError when base is no ancestor
     of new.
@@ -215,8 +198,7 @@ def bisect(measurer: Measurer, base: str, new: str, found: Confirmed) -> Bisecti
     told = [f"first worse: {measurer.repository.subject(commits[bad])}"]
     if bad - good > 1:
         told.append(f"or one of the {bad - good - 1} before it that could not be measured")
-        return Bisection("", told)
-    return Bisection(commits[bad], told)
+    return told
 
 
 def _worse(measurer: Measurer, base: str, commit: str, found: Confirmed) -> float:
@@ -225,6 +207,6 @@ def _worse(measurer: Measurer, base: str, commit: str, found: Confirmed) -> floa
     mine = table[(table[SERIES] == [found.row[name] for name in SERIES]).all(axis=1)]
     if mine.empty:
         raise ResultError(f"{commit[:12]} does not measure {found.row['metric']}")
-    row = mine.iloc[0]
-    measurer.tell(f"  worse by {row['effect']:.1%} ({row['low']:.1%} to {row['high']:.1%})")
+    row = mine.iloc[0].to_dict()
+    measurer.tell(f"  worse by {worse_by(row)}")
     return float(row["effect"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.results.compare import Comparison, compare
+from harness.results.compare import Comparison, compare, figure, levels, worse_by
 from harness.results.select import Selected, select
 from harness.results.store import runs
 
@@ -40,12 +40,7 @@ def lines(found: Comparison) -> Iterator[str]:
     yield f"against {found.base.label} ({', '.join(found.base.names)}): {told}"
     worse = found.table[found.table["verdict"] == "regressed"].to_dict("records")
     for row in worse[:MOST]:
-        setting = f" {row['parameters']}" if row["parameters"] != "{}" else ""
-        yield (
-            f"regressed: {row['metric']}{setting} ({row['hypervisor']}) by {row['effect']:.1%} "
-            f"({row['low']:.1%} to {row['high']:.1%}): {row['base']:.4g} to {row['new']:.4g} "
-            f"{row['unit']}"
-        )
+        yield f"regressed: {figure(row)} ({row['hypervisor']}) by {worse_by(row)}: {levels(row)}"
     if len(worse) > MOST:
         yield f"and {len(worse) - MOST} more"
     if not found.able:

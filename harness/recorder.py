@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import pytest
 
 from harness.benchmarks import Feed
 from harness.errors import HarnessError
+from harness.git import git
 from harness.hypervisors.base import Hypervisor
 from harness.results.schema import Parameter, RunFacts, Sample
 from harness.results.spool import RunWriter, recover
@@ -282,16 +282,10 @@ def versions() -> dict[str, str]:
 
 def commit(directory: Path) -> str:
     """The checkout's commit, with "-dirty" when tracked files differ; "" outside of one."""
-
-    def git(*words: str) -> str:
-        argv = ["git", "-C", str(directory), *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
-        return done.stdout.strip()
-
     try:
-        head = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
+        head = git(directory, "rev-parse", "HEAD", timeout=20)
+        changed = git(directory, "status", "--porcelain", "--untracked-files=no", timeout=20)
+    except HarnessError:
         return ""
     return f"{head}-dirty" if changed else head
 

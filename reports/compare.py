@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from harness.results.compare import SERIES, TOLERANCE, VERDICTS, Comparison
@@ -82,7 +83,7 @@ def label(side: Selected) -> str:
 def about(side: Selected) -> str:
     """Which runs a side is of."""
     first, last = side.facts[0], side.facts[-1]
-    dates = dict.fromkeys(series.date(run.get("start", "")) for run in (first, last))
+    dates = dict.fromkeys(text.date(run.get("start", "")) for run in (first, last))
     commits = dict.fromkeys(series.commit(run) for run in side.facts)
     more = f" and {len(commits) - 1} more" if len(commits) > 1 else ""
     which = _run(last) if len(side.facts) == 1 else text.count(len(side.facts), "run")
@@ -114,7 +115,7 @@ def effects(comparison: Comparison, names: list[Name]) -> Section:
     shown = [
         Effect(name.line, row["effect"], row["low"], row["high"], row["verdict"])
         for name, row in zip(names, rows, strict=True)
-        if row["verdict"] != "pass" and series.known(row["effect"])
+        if row["verdict"] != "pass" and math.isfinite(row["effect"])
     ]
     if not shown:
         section.missing = "Nothing to be drawn: every figure that both sides have is a pass."

@@ -17,11 +17,10 @@ from harness.errors import ResultError
 from harness.results.schema import RunFacts
 from harness.results.store import facts_of, runs
 from reports import series, session, text
-from reports.page import Cell, KeyFigure, Section, Table, numbered, ordered, whole, words
+from reports.page import Cell, KeyFigure, Section, Table, failures, numbered, ordered, whole, words
 from reports.render import Page, html, raw, write
 
 _PROFILE = re.compile(r"--profile[= ](\w+)")
-_BAD = ("failed", "error", "errors")
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Entry:
 
     @property
     def failed(self) -> int:
-        return sum(self.outcomes.get(name, 0) for name in _BAD)
+        return sum(failures(self.outcomes).values())
 
     @property
     def profile(self) -> str:
@@ -109,7 +108,7 @@ def keys(entries: Sequence[Entry], broken: Sequence[tuple[Path, str]]) -> list[K
     told = [
         KeyFigure(
             "Newest run",
-            series.date(str(newest.facts.get("start", ""))) or text.NONE,
+            text.date(str(newest.facts.get("start", ""))) or text.NONE,
             f"{newest.facts.get('hypervisor', 'unknown')} on "
             f"{newest.facts.get('host', 'an unknown host')}: {_outcomes(newest) or 'no outcomes'}",
         ),

@@ -9,7 +9,7 @@ from harness.results import statistics
 from harness.results.schema import decode
 from reports import text
 from reports.measured import CASES
-from reports.page import KeyFigure, Run, ordered, where
+from reports.page import KeyFigure, Run, failures, ordered, where
 
 
 def key_figures(run: Run) -> list[KeyFigure]:
@@ -130,7 +130,7 @@ def _tests(run: Run) -> list[KeyFigure]:
     counts = run.facts.get("outcomes", {})
     if not counts:
         return []
-    bad = {name: n for name, n in counts.items() if n and name in ("failed", "error", "errors")}
+    bad = failures(counts)
     value = f"{sum(bad.values())} failed" if bad else f"{counts.get('passed', 0)} passed"
     told = ", ".join(f"{n} {name}" for name, n in ordered(counts).items())
     if set(counts) == {"passed"}:

@@ -197,6 +197,11 @@ def numbered(*labels: str) -> list[Column]:
     ]
 
 
+def failures(counts: Mapping[str, int]) -> dict[str, int]:
+    """Of the outcomes those that are bad news."""
+    return {n: count for n, count in counts.items() if count and n in ("failed", "error", "errors")}
+
+
 def ordered(counts: Mapping[str, int]) -> dict[str, int]:
     """Outcomes as a reader expects them: passed, failed, error, skipped, then the others."""
     first = [name for name in ("passed", "failed", "error", "skipped") if name in counts]

@@ -22,6 +22,7 @@ from reports.page import KeyFigure, Section
 MOST = 1_040_000  # bytes of a page: below 1 MiB
 _MOST_RAW = 500_000
 _MOST_RAW_ROWS = 100_000  # more never fit, and need not be tried
+_FORMULA = r"^([=+\-@\t\r])"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -97,12 +98,15 @@ def raw(name: str, frame: pd.DataFrame) -> Raw:
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     """A spreadsheet takes text that begins so for a formula."""
-    texts = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
-    guarded = {
-        name: frame[name].astype(str).str.replace(r"^([=+\-@\t\r])", r"'\1", regex=True)
-        for name in texts
-        if frame[name].astype(str).str.match(r"[=+\-@\t\r]").any()
-    }
+    kinds = pd.api.types
+    guarded: dict[str, pd.Series] = {}
+    for name in frame:
+        column = frame[name]
+        if kinds.is_numeric_dtype(column) or kinds.is_datetime64_any_dtype(column):
+            continue
+        # texts repeat: a sample's names are few
+        if column.drop_duplicates().astype(str).str.match(_FORMULA).any():
+            guarded[str(name)] = column.astype(str).str.replace(_FORMULA, r"'\1", regex=True)
     return frame.assign(**guarded)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.results.schema import RunFacts
 from reports import beside, measured, series, session
 from reports.key import key_figures
-from reports.page import EMULATED, Run
+from reports.page import EMULATED, Run, failures
 from reports.render import Page, html, raw, write
 
 
@@ -65,8 +65,7 @@ def _warnings(run: Run) -> list[str]:
             + "."
         )
     counts = run.facts.get("outcomes", {})
-    bad = counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0)
-    if bad:
+    if bad := sum(failures(counts).values()):
         said.append(f"{bad} of {sum(counts.values())} tests failed: see Outcomes.")
     if run.frame.empty:
         said.append("This run holds no samples.")

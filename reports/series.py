@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -184,16 +182,3 @@ def commits(before: str, after: str) -> str:
     if before == after:
         return f"{after}, unchanged"
     return f"{before or '?'}..{after or '?'}"
-
-
-def date(iso: str) -> str:
-    """ "2 Jan 2026"; the text itself when it is no time."""
-    try:
-        moment = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{moment.day} {moment:%b %Y}"
-
-
-def known(value: float) -> bool:
-    return math.isfinite(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 
 import pandas as pd
 
@@ -201,11 +200,7 @@ def stages(run: Run) -> Section:
 
 def when(iso: str) -> str:
     """ "2 January 2026, 03:04 UTC"; the text itself when it is no time."""
-    try:
-        moment = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
+    return text.date(iso, "%B %Y, %H:%M UTC")
 
 
 METHOD = (

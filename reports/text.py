@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _IN_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
@@ -99,6 +100,15 @@ def setting(parameters: dict[str, str | int | float]) -> str:
     first = " ".join(str(rest.pop(key)) for key in ("rw", "bs") if key in rest)
     others = [f"{key} {value}" for key, value in sorted(rest.items())]
     return ", ".join(part for part in [first, *others] if part)
+
+
+def date(iso: str, form: str = "%b %Y") -> str:
+    """ "2 Jan 2026", the day before what `form` makes; the text itself when it is no time."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{moment.day} {moment:{form}}"
 
 
 def signed(share: float) -> str:

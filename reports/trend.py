@@ -77,7 +77,7 @@ def to_html(track: Track) -> str:
         tag="emulated" if emulated else "",
     )
     first, last = track.runs[0], track.runs[-1]
-    span = dict.fromkeys(series.date(run.get("start", "")) for run in (first, last))
+    span = dict.fromkeys(text.date(run.get("start", "")) for run in (first, last))
     return html(
         "trend.html",
         page,

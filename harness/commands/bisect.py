@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
 
 
 def _bisect(arguments: argparse.Namespace) -> int:
-    from harness.bisect import Measurer, Repository, bisect, confirm
+    from harness.bisect import Repository, bisect, confirm, measuring
     from harness.results.remote import is_url
 
     def tell(line: str) -> None:
@@ -63,13 +63,13 @@ def _bisect(arguments: argparse.Namespace) -> int:
     base, new = repository.commit(arguments.base), repository.commit(arguments.new)
     if not arguments.only_confirm:
         repository.between(base, new)  # said before hours of measuring
-    with Measurer(repository, Path(arguments.results), arguments.command, tell) as measurer:
+    with measuring(repository, Path(arguments.results), arguments.command, tell) as measurer:
         found = confirm(measurer, base, new, arguments.rounds, arguments.series)
         if found is None:
             tell("no difference is confirmed")
             return OK
         tell(f"confirmed: {found.words}")
         if not arguments.only_confirm:
-            for line in bisect(measurer, base, new, found).lines:
+            for line in bisect(measurer, base, new, found):
                 tell(line)
     return REGRESSED

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.results.compare import Comparison
+
 # as argparse has it: there is no public name
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 OK, FAILED, REGRESSED = 0, 1, 3  # 2 is argparse's own: the words are off
+WORDS = "a run's name or file, a date, a commit, latest or previous"
 
 
 def parser(commands: Commands, name: str, what: str) -> argparse.ArgumentParser:
@@ -31,6 +34,39 @@ def with_store(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="where the runs are: a directory, or a URL that fsspec understands (default: results)",
     )
     return one
+
+
+def with_sides(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """It compares two sides of a store."""
+    one.add_argument("base", metavar="BASE", help=WORDS)
+    one.add_argument(
+        "new", metavar="NEW", nargs="?", default="latest", help="alike (default: latest)"
+    )
+    return with_store(one)
+
+
+def with_nights(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """It follows a store's history."""
+    one.add_argument(
+        "--nights", type=_count, default=180, metavar="N", help="how many runs back (default: 180)"
+    )
+    return with_store(one)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def compared(where: Path, arguments: argparse.Namespace) -> Comparison:
+    """The two sides, of a store that is at hand. Raises ResultError."""
+    from harness.results.compare import compare
+    from harness.results.select import select
+    from harness.results.store import runs
+
+    return compare(select(where, arguments.base), select(where, arguments.new), runs(where))
 
 
 def store(arguments: argparse.Namespace) -> Path:

@@ -7,8 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.commands.common import OK, Commands, parser, store, with_store, write
-from harness.commands.report import WORDS
+from harness.commands.common import OK, WORDS, Commands, parser, store, with_store, write
 from harness.errors import ResultError
 
 # the keys of harness.results.exchange.EXPORTS and IMPORTS, which are heavy

@@ -11,13 +11,15 @@ from harness.commands.common import (
     OK,
     REGRESSED,
     Commands,
+    compared,
     console,
     parser,
     store,
+    with_nights,
+    with_sides,
     with_store,
     write,
 )
-from harness.commands.report import WORDS, nights
 from harness.errors import ResultError
 
 EXIT = f"Exit status: {OK} when nothing regressed, {REGRESSED} when something did, 1 for errors."
@@ -25,17 +27,12 @@ EXIT = f"Exit status: {OK} when nothing regressed, {REGRESSED} when something di
 
 def add(commands: Commands) -> None:
     compare = parser(commands, "compare", f"compare two runs, commits or dates. {EXIT}")
-    compare.add_argument("base", metavar="BASE", help=WORDS)
-    compare.add_argument(
-        "new", metavar="NEW", nargs="?", default="latest", help="alike (default: latest)"
-    )
     compare.add_argument(
         "--markdown", type=Path, metavar="FILE", help="for a pull request's comment; - for stdout"
     )
-    with_store(compare).set_defaults(run=_compare)
+    with_sides(compare).set_defaults(run=_compare)
     track = parser(commands, "track", f"find changes in the history of every figure. {EXIT}")
-    nights(track)
-    with_store(track).set_defaults(run=_track)
+    with_nights(track).set_defaults(run=_track)
     known = parser(
         commands, "acknowledge", "say that a series' changes are known, or begin a series anew"
     )
@@ -48,13 +45,9 @@ def add(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from harness.results.compare import compare
-    from harness.results.select import select
-    from harness.results.store import runs
     from reports import markdown, terminal
 
-    where = store(arguments)
-    found = compare(select(where, arguments.base), select(where, arguments.new), runs(where))
+    found = compared(store(arguments), arguments)
     if arguments.markdown is None:
         terminal.comparison(console(), found)
     elif str(arguments.markdown) == "-":

@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import argparse
 
-from harness.commands.common import Commands, parser, show, store, with_page, with_store
+from harness.commands.common import (
+    WORDS,
+    Commands,
+    compared,
+    parser,
+    show,
+    store,
+    with_nights,
+    with_page,
+    with_sides,
+    with_store,
+)
 
 
 def add(commands: Commands) -> None:
@@ -18,31 +29,15 @@ def add(commands: Commands) -> None:
         "which", nargs="?", default="latest", metavar="RUN", help=f"{WORDS} (default: latest)"
     )
     compare = parser(pages, "compare", "two runs, commits or dates side by side")
-    compare.add_argument("base", metavar="BASE", help=WORDS)
-    compare.add_argument(
-        "new", metavar="NEW", nargs="?", default="latest", help="alike (default: latest)"
-    )
     trend = parser(pages, "trend", "every figure over the runs, and where it changed")
-    nights(trend)
     index = parser(pages, "index", "a list of all runs")
-    for one, make in ((run, _run), (compare, _compare), (trend, _trend), (index, _index)):
-        with_page(with_store(one)).set_defaults(run=make)
-
-
-WORDS = "a run's name or file, a date, a commit, latest or previous"
-
-
-def nights(one: argparse.ArgumentParser) -> None:
-    one.add_argument(
-        "--nights", type=_count, default=180, metavar="N", help="how many runs back (default: 180)"
-    )
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    for one, reads, make in (
+        (run, with_store, _run),
+        (compare, with_sides, _compare),
+        (trend, with_nights, _trend),
+        (index, with_store, _index),
+    ):
+        with_page(reads(one)).set_defaults(run=make)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -54,14 +49,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from harness.results.compare import compare
-    from harness.results.select import select
-    from harness.results.store import runs
     from reports.compare import render
 
     where = store(arguments)
-    found = compare(select(where, arguments.base), select(where, arguments.new), runs(where))
-    return show(render(found, arguments.out or where / "compare.html"), arguments)
+    made = render(compared(where, arguments), arguments.out or where / "compare.html")
+    return show(made, arguments)
 
 
 def _trend(arguments: argparse.Namespace) -> int:

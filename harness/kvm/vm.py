@@ -125,11 +125,11 @@ class Vm:
     def log_writes(self, on: bool) -> None:
         """Have KVM note which pages vCPUs write, from now on or no more."""
         log = structs.MEM_LOG_DIRTY_PAGES
-        for number, (flags, *where) in enumerate(self._slots):
+        for number, (flags, gpa, size, hva) in enumerate(self._slots):
             wanted = flags | log if on else flags & ~log
             if wanted != flags and not flags & structs.MEM_READONLY:
-                self._set_slot(number, wanted, *where)
-                self._slots[number] = (wanted, *where)  # type: ignore[assignment]
+                self._set_slot(number, wanted, gpa, size, hva)
+                self._slots[number] = (wanted, gpa, size, hva)
 
     def logged(self) -> list[tuple[int, int]]:
         """Number and address of each slot whose writes are noted."""

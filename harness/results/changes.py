@@ -22,7 +22,6 @@ test_changes.py says on which, and measures what they come to).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,6 +30,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from harness.results.differences import EFFECT, FALSE_DISCOVERIES
+from harness.results.statistics import Floats
 
 ALPHA = 0.001
 LEAST = 4  # nights on the new level
@@ -39,7 +39,6 @@ BEFORE = 8  # nights on the old one, at least
 START = 20  # nights before the first is judged
 REACH = 120  # nights of the old level that the test looks back on
 
-Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
 
@@ -64,18 +63,16 @@ def watch(values: Floats, since: Numbers | None = None) -> list[Change]:
     values: a row a series, a column a night, NaN where a night has no value. since: for each series
     the first night that counts (0 if not given).
     """
-    return [change for night in _nights(values, since) for change in night]
-
-
-def _nights(values: Floats, since: Numbers | None) -> Iterator[list[Change]]:
     series, nights = values.shape
     state = _Sums.start(values, np.zeros(series, dtype=np.int64) if since is None else since)
+    found: list[Change] = []
     for night in range(nights):
         state.add(night)
-        found = _judge(values, state, night)
-        for change in found:
+        news = _judge(values, state, night)
+        for change in news:
             state.begin(change.series, change.start, night)
-        yield found
+        found += news
+    return found
 
 
 @dataclass
@@ -159,23 +156,20 @@ def divergence(
 def _judge(values: Floats, state: _Sums, night: int) -> list[Change]:
     """What this night shows, of all series together."""
     place, before, after = state.splits(night)
-    tested = (place >= 0) & ~np.isnan(values[:, night])
-    p = np.ones(len(values))
-    news = np.flatnonzero(tested)
+    news = np.flatnonzero((place >= 0) & ~np.isnan(values[:, night]))
     if not len(news):
         return []
     since = _reach(state.known[news], state.base[news], place[news])
     above = _above(values[news, : night + 1], since, place[news])
-    p[news] = rank_test(above, np.minimum(before[news], REACH), after[news])
-    kept = scipy.stats.false_discovery_control(p[tested]) <= FALSE_DISCOVERIES
+    p = rank_test(above, np.minimum(before[news], REACH), after[news])
+    kept = (scipy.stats.false_discovery_control(p) <= FALSE_DISCOVERIES) & (p < ALPHA)
     found = []
-    for one in np.flatnonzero(tested)[kept & (p[tested] < ALPHA)]:
-        row, at = values[one], place[one]
-        old = float(np.nanmedian(row[state.base[one] : at]))
+    for one, its in zip(news[kept].tolist(), p[kept].tolist(), strict=True):
+        row, base, at = values[one], int(state.base[one]), int(place[one])
+        old = float(np.nanmedian(row[base:at]))
         new = float(np.nanmedian(row[at : night + 1]))
         if old > 0 and abs(new / old - 1) >= EFFECT:
-            base = int(state.base[one])
-            found.append(Change(int(one), base, int(at), night, old, new, float(p[one])))
+            found.append(Change(one, base, at, night, old, new, its))
     return found
 
 

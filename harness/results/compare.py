@@ -25,7 +25,7 @@ from harness.results import differences
 from harness.results.differences import EFFECT, FALSE_DISCOVERIES, Side, least_p
 from harness.results.schema import RunFacts
 from harness.results.select import Selected
-from harness.results.statistics import KEYS, few
+from harness.results.statistics import BOOT, KEYS, few
 from harness.results.store import boot_medians, facts_of, usable
 
 TOLERANCE = 0.10  # a figure that may be worse by that is no pass
@@ -61,8 +61,7 @@ class Comparison:
     @property
     def counts(self) -> dict[str, int]:
         """Series of each verdict, in the order of VERDICTS."""
-        found = self.table["verdict"].value_counts()
-        return {verdict: int(found.get(verdict, 0)) for verdict in VERDICTS}
+        return counted(self.table)
 
     @property
     def able(self) -> bool:
@@ -88,9 +87,8 @@ def compare(base: Selected, new: Selected, history: Sequence[Path] = ()) -> Comp
     _refuse_other_kinds(base, new)
     notes: list[str] = list(dict.fromkeys([*base.problems, *new.problems]))
     together = min(len(base.files), len(new.files)) >= ENOUGH
-    before, after = (
-        _figures(side.files, notes, ["run"] if together else None) for side in (base, new)
-    )
+    unit = ["run"] if together else BOOT
+    before, after = (_figures(side.files, notes, unit) for side in (base, new))
     if not before.keys() & after.keys():
         raise ResultError(
             f"{base.label} and {new.label} share no figure",
@@ -99,15 +97,39 @@ def compare(base: Selected, new: Selected, history: Sequence[Path] = ()) -> Comp
     rows = [_row(key, before.get(key), after.get(key)) for key in {**before, **after}]
     table = pd.DataFrame(rows)
     table["floor"] = _floors(table, history, base, new)
-    judged = judge(table)
-    order = judged["verdict"].map(VERDICTS.index)
-    judged = judged.iloc[np.lexsort((-judged["effect"].abs().fillna(0), order))]
+    judged = by_attention(judge(table))
     notes += [note for side in (base, new) for note in doubts(side.facts)]
     if not together and max(len(base.files), len(new.files)) > 1:
         notes.append(f"boots of several runs are taken together: fewer than {ENOUGH} runs a side")
-    return Comparison(
-        base, new, judged.reset_index(drop=True), environment(base.facts, new.facts), notes
-    )
+    return Comparison(base, new, judged, environment(base.facts, new.facts), notes)
+
+
+def counted(table: pd.DataFrame) -> dict[str, int]:
+    """Rows of each verdict, in the order of VERDICTS."""
+    found = table["verdict"].value_counts()
+    return {verdict: int(found.get(verdict, 0)) for verdict in VERDICTS}
+
+
+def by_attention(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by verdict, in the order of VERDICTS, and then by effect, the greatest first."""
+    verdict = table["verdict"].map(VERDICTS.index)
+    order = np.lexsort((-table["effect"].abs().fillna(0), verdict))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def figure(row: Mapping[Any, Any]) -> str:
+    """Which one a row is of, in one line."""
+    return f"{row['metric']} {row['parameters']}".removesuffix(" {}")
+
+
+def worse_by(row: Mapping[Any, Any]) -> str:
+    """A row's effect and its interval."""
+    return f"{row['effect']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+
+
+def levels(row: Mapping[Any, Any]) -> str:
+    """From what to what."""
+    return f"{row['base']:.4g} to {row['new']:.4g} {row['unit']}"
 
 
 def judge(table: pd.DataFrame) -> pd.DataFrame:
@@ -194,11 +216,10 @@ def doubts(facts: Sequence[RunFacts]) -> list[str]:
 
 
 def _figures(
-    files: Sequence[Path], notes: list[str], unit: list[str] | None
+    files: Sequence[Path], notes: list[str], unit: Sequence[str]
 ) -> dict[tuple[str, ...], Side]:
     medians = differences.comparable(boot_medians(files, notes))
-    units = {"unit": unit} if unit else {}
-    sides = differences.sides_of(medians, SERIES, **units)
+    sides = differences.sides_of(medians, SERIES, unit)
     return {tuple(side.key[name] for name in SERIES): side for side in sides}
 
 

@@ -156,11 +156,11 @@ def difference(new: Floats, base: Floats, better: str, *, tested: bool = True) -
     middle = float(np.median(base))
     if middle <= 0:
         return Difference(math.nan)
-    effect = float(_overhead(np.median(new) / middle, better))
+    effect = float(overhead(np.median(new) / middle, better))
     if new.size < 2:
         return Difference(effect)
     with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = np.asarray(_overhead(draw(new, 0) / draw(base, 1), better))
+        drawn = np.asarray(overhead(draw(new, 0) / draw(base, 1), better))
     low, high = central(drawn) if np.isfinite(drawn).all() else (math.nan, math.nan)
     p = math.nan
     if tested and _can_tell(new.size, base.size):
@@ -171,7 +171,8 @@ def difference(new: Floats, base: Floats, better: str, *, tested: bool = True) -
     return Difference(effect, low, high, p)
 
 
-def _overhead(ratio: Any, better: str) -> Any:
+def overhead(ratio: Any, better: str) -> Any:
+    """Of new / base, by how much new is worse."""
     return 1 - ratio if better == "higher" else ratio - 1
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
 from harness.errors import ResultError
 from harness.results import differences
 from harness.results.compare import SERIES, kind_of
-from harness.results.differences import EFFECT, FALSE_DISCOVERIES
+from harness.results.differences import FALSE_DISCOVERIES, overhead, verdicts
 from harness.results.statistics import SEED, Floats, central, draw
 from harness.results.store import boot_medians, facts_of
 from harness.results.track import series_id
@@ -26,8 +25,8 @@ _EXACT = 12  # pairs, up to which all signs are gone through
 
 @dataclass(frozen=True)
 class Paired:
-    """table: a row a series, the most worse first: SERIES, id, base, new (medians of the runs),
-    pairs, effect (0.2: worse by 20 %: the median of the pairs), low, high, p (permutation of the
+    """table: a row a series, the most worse first: SERIES, base, new (medians of the runs), pairs,
+    effect (0.2: worse by 20 %: the median of the pairs), low, high, p (permutation of the
     signs of the pairs' logarithms, two-sided), confirmed (bool: by Benjamini and Hochberg's bound
     over all series, and above EFFECT)."""
 
@@ -45,9 +44,8 @@ def paired(pairs: Sequence[tuple[Path, Path]], series: str = "") -> Paired:
     table = pd.concat([_ratios(number, *pair) for number, pair in enumerate(pairs)])
     if series:
         kind = kind_of(facts_of(pairs[0][0]))
-        keys = table[SERIES].drop_duplicates().itertuples(index=False, name=None)
-        mine = [key for key in keys if series_id((*kind, *key)) == series]
-        table = table[[key in mine for key in table[SERIES].itertuples(index=False, name=None)]]
+        keys = table[SERIES].itertuples(index=False, name=None)
+        table = table[[series_id((*kind, *key)) == series for key in keys]]
     if table.empty:
         raise ResultError(
             f"base and new have no figure {series} above 0 in common".replace("  ", " "),
@@ -55,11 +53,8 @@ def paired(pairs: Sequence[tuple[Path, Path]], series: str = "") -> Paired:
         )
     rows = [_row(key, group) for key, group in table.groupby(SERIES, sort=True)]
     made = pd.DataFrame(rows, columns=[*SERIES, *_COLUMNS])
-    known = made["p"].notna()
-    made["confirmed"] = False
-    if known.any():
-        kept = scipy.stats.false_discovery_control(made.loc[known, "p"]) <= FALSE_DISCOVERIES
-        made.loc[known, "confirmed"] = kept & (made.loc[known, "effect"].abs() > EFFECT)
+    words = verdicts(list(made["effect"]), list(made["p"]), [0.0] * len(made))
+    made["confirmed"] = [word in ("worse", "better") for word in words]
     return Paired(made.sort_values("effect", ascending=False).reset_index(drop=True))
 
 
@@ -89,18 +84,15 @@ def _row(key: Any, group: pd.DataFrame) -> dict[str, Any]:
     return {
         **named,
         **{"base": group["base"].median(), "new": group["new"].median(), "pairs": logs.size},
-        **{"effect": _effect(np.median(logs), sign)},
-        **dict(zip(("low", "high"), (_effect(low, sign), _effect(high, sign)), strict=True)),
+        **{
+            name: float(overhead(math.exp(sign * worse), named["better"]))
+            for name, worse in (("effect", np.median(logs)), ("low", low), ("high", high))
+        },
         "p": sign_test(logs),
     }
 
 
 _UNKNOWN = (math.nan, math.nan)
-
-
-def _effect(worse: float, sign: float) -> float:
-    """As everywhere: new / base - 1 where less is better, 1 - new / base where more is."""
-    return float(sign * (math.exp(sign * worse) - 1))
 
 
 def sign_test(logs: Floats) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import ResultError
+from harness.errors import HarnessError, ResultError
+from harness.git import commit_of
 from harness.results.schema import RunFacts
 from harness.results.store import facts_of, runs, usable
 
@@ -91,12 +91,10 @@ def _of_commit(found: list[Path], commit: str) -> list[Path]:
 
 def _commit(word: str) -> str:
     """What git here resolves it to; "" when nothing."""
-    argv = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{word}^{{commit}}"]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError):
+        return commit_of(Path(), word, timeout=20)
+    except HarnessError:
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _nothing(store: Path, word: str, found: list[Path]) -> ResultError:

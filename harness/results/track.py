@@ -22,17 +22,19 @@ import pandas as pd
 from harness.errors import ResultError
 from harness.results import changes, differences
 from harness.results.acknowledged import Acknowledged, acknowledgements
-from harness.results.changes import LEAST, Change, Floats
+from harness.results.changes import LEAST, Change
 from harness.results.compare import (
     SERIES,
     TOLERANCE,
-    VERDICTS,
+    by_attention,
+    counted,
     doubts,
     environment,
     kind_of,
 )
 from harness.results.differences import EFFECT
 from harness.results.schema import RunFacts
+from harness.results.statistics import Floats
 from harness.results.store import boot_medians, facts_of, runs, usable
 
 NIGHTS = 180  # how many runs are shown
@@ -67,8 +69,7 @@ class Track:
     @property
     def counts(self) -> dict[str, int]:
         """Series of each verdict, in the order of VERDICTS."""
-        found = self.series["verdict"].value_counts()
-        return {verdict: int(found.get(verdict, 0)) for verdict in VERDICTS}
+        return counted(self.series)
 
 
 def track(store: Path, nights: int = NIGHTS) -> Track:
@@ -117,12 +118,8 @@ def _together(parts: list[Track], shown: list[RunFacts], notes: list[str]) -> Tr
     )
     points = points[points["run"].isin(names)]
     told = told[told["found"].isin(names) | told["run"].isin(series["run"])].sort_values("run")
-    series = series[series[ID].isin(points[ID])]
-    order = np.lexsort((-series["effect"].abs().fillna(0), series["verdict"].map(VERDICTS.index)))
-    points, told, series = (
-        frame.reset_index(drop=True) for frame in (points, told, series.iloc[order])
-    )
-    return Track(shown, points, told, series, notes)
+    series = by_attention(series[series[ID].isin(points[ID])])
+    return Track(shown, points.reset_index(drop=True), told.reset_index(drop=True), series, notes)
 
 
 def _points(
@@ -168,20 +165,12 @@ def _tracked(points: pd.DataFrame, facts: list[RunFacts], known: Acknowledged) -
         # a start may move by a run or two when runs before it are added
         near = names[max(0, one.start - LEAST) : one.start + LEAST + 1]
         row["acknowledged"] = next(filter(None, (known.why(row[ID], run) for run in near)), "")
-    of_each: dict[int, list[int]] = {}
-    for place, one in enumerate(found):
-        of_each.setdefault(one.series, []).append(place)
+    of_each: dict[int, list[tuple[Change, dict[str, Any]]]] = {}
+    for one, row in zip(found, rows, strict=True):
+        of_each.setdefault(one.series, []).append((one, row))
     series = [
-        {
-            ID: name,
-            **keys[number],
-            **_verdict(
-                values[number],
-                since[number],
-                [(found[p], rows[p]) for p in of_each.get(number, [])],
-            ),
-        }
-        for number, name in enumerate(table.index)
+        {ID: name, **keys[n], **_verdict(values[n], since[n], of_each.get(n, []))}
+        for n, name in enumerate(table.index)
     ]
     told = pd.DataFrame(rows, columns=[ID, *SERIES, *_CHANGE])
     return Track(facts, points, told, pd.DataFrame(series), ())
@@ -267,5 +256,4 @@ def _holds(row: dict[str, Any], level: float) -> bool:
     """Whether a change for the worse that nobody acknowledged is still to be seen."""
     if row["acknowledged"] or not row["effect"] > 0:
         return False
-    worse = level / row["old"] - 1 if row["better"] == "lower" else 1 - level / row["old"]
-    return bool(worse >= EFFECT)
+    return bool(differences.overhead(level / row["old"], row["better"]) >= EFFECT)

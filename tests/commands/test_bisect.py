@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ class Repository:
         return len(self.git("worktree", "list").splitlines())
 
 
+Checkout = Callable[[list[str]], Repository]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    """`checkout(levels)`: a repository of such commits, in which the test then stands."""
+
+    def go(levels: list[str]) -> Repository:
+        made = Repository(tmp_path / "repository", levels)
+        monkeypatch.chdir(made.path)
+        return made
+
+    return go
+
+
 @pytest.fixture
 def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The words of a command that measures where it is started."""
@@ -69,11 +85,10 @@ def run(*words: str) -> int:
 def test_it_names_the_commit(
     tmp_path: Path,
     measure: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    there = Repository(tmp_path / "repository", LEVELS)
-    monkeypatch.chdir(there.path)
+    there = checkout(LEVELS)
     status = run("HEAD~3", *measure, "{results}")
     told = capsys.readouterr().out
     assert status == 3, told
@@ -88,25 +103,21 @@ def test_it_names_the_commit(
 
 
 def test_equals(
-    tmp_path: Path,
     measure: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    there = Repository(tmp_path / "repository", ["10", "10"])
-    monkeypatch.chdir(there.path)
+    checkout(["10", "10"])
     assert run("HEAD~1", *measure, "{results}") == 0
     assert "no difference is confirmed" in capsys.readouterr().out
 
 
 def test_a_commit_that_cannot_be_measured_is_passed_over(
-    tmp_path: Path,
     measure: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    there = Repository(tmp_path / "repository", ["10", "10", "broken", "13"])
-    monkeypatch.chdir(there.path)
+    there = checkout(["10", "10", "broken", "13"])
     assert run("HEAD~3", *measure, "{results}") == 3
     told = capsys.readouterr().out
     assert "passed over: the command left 0 runs" in told
@@ -126,14 +137,12 @@ def test_a_commit_that_cannot_be_measured_is_passed_over(
     ],
 )
 def test_bad_words(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
     words: tuple[str, ...],
     what: str | None,
 ) -> None:
-    there = Repository(tmp_path / "repository", ["10", "10"])
-    monkeypatch.chdir(there.path)
+    checkout(["10", "10"])
     if what is None:
         with pytest.raises(SystemExit):
             run(*words)
@@ -143,13 +152,11 @@ def test_bad_words(
 
 
 def test_too_few_rounds(
-    tmp_path: Path,
     measure: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    there = Repository(tmp_path / "repository", ["10", "13"])
-    monkeypatch.chdir(there.path)
+    there = checkout(["10", "13"])
     assert run("HEAD~1", "--rounds", "5", *measure, "{results}") == 1
     assert "5 rounds can show nothing among 1 figures" in capsys.readouterr().err
     assert run("HEAD~1", "--series", "feed", *measure, "{results}") == 1
@@ -158,10 +165,9 @@ def test_too_few_rounds(
 
 
 def test_a_command_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, checkout: Checkout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    there = Repository(tmp_path / "repository", ["10", "13"])
-    monkeypatch.chdir(there.path)
+    there = checkout(["10", "13"])
     words = ("HEAD~1", "--results", str(tmp_path / "r"), "--command", "/no/such/program")
     assert run(*words) == 1
     assert "/no/such/program cannot be run" in capsys.readouterr().err

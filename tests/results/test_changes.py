@@ -11,7 +11,8 @@ import pytest
 import scipy.stats
 
 from harness.results import changes
-from harness.results.changes import Floats, watch
+from harness.results.changes import watch
+from harness.results.statistics import Floats
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "azure-vm-noise-nightly.csv"
 STEP = 80  # the night from which on values are multiplied
