@@ -11,6 +11,7 @@ import pytest
 
 from harness.errors import ResultError
 from harness.hypervisors.base import DEFAULT_ROOT, NETWORKS, ROOTS, SSH_WAYS
+from harness.urls import is_url
 from harness.vmm.config import BOOT_WAYS
 
 if TYPE_CHECKING:
@@ -328,7 +329,7 @@ def _value(config: pytest.Config, ini: str) -> Any:
 def _remote(config: pytest.Config) -> Remote | None:
     """The store that --results names, if that is a URL."""
     url = str(_value(config, "results"))
-    if "://" not in url:
+    if not is_url(url):
         return None
     from harness.results.remote import Remote  # noqa: PLC0415 - heavy: only for who names a URL
 

@@ -22,6 +22,7 @@ from harness.hypervisors.base import Hypervisor
 from harness.results.schema import Parameter, RunFacts, Sample
 from harness.results.spool import RunWriter, recover
 from harness.session import Session
+from harness.urls import without_passwords
 
 if TYPE_CHECKING:
     from harness.gate import Gate
@@ -264,8 +265,6 @@ class Recorder:
 
 
 def command(config: pytest.Config) -> str:
-    from harness.results.remote import without_passwords
-
     words = [without_passwords(str(word)) for word in config.invocation_params.args]
     return shlex.join(["pytest", *words])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.commands.common import OK, REGRESSED, Commands, parser
 from harness.errors import HarnessError
+from harness.urls import is_url
 
 DEFAULT = [sys.executable, "-m", "pytest", "suites", "--results={results}"]
 
@@ -49,7 +50,6 @@ def add(commands: Commands) -> None:
 
 def _bisect(arguments: argparse.Namespace) -> int:
     from harness.bisect import Repository, bisect, confirm, measuring
-    from harness.results.remote import is_url
 
     def tell(line: str) -> None:
         sys.stdout.write(f"{line}\n")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, ResultError
 from harness.results.whole import whole
+from harness.urls import is_url, without_passwords
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -33,16 +34,6 @@ _DEPTH = 2  # folders of the store's own
 _OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> the extra of ours that brings it
 _SSH = {"sftp", "ssh"}
-_SECRET = re.compile(r"(://)[^@\s]*:[^@\s]*@")  # a password may hold a slash
-
-
-def is_url(word: str) -> bool:
-    return "://" in word
-
-
-def without_passwords(text: str) -> str:
-    """With the stars of every URL's name and password in their place."""
-    return _SECRET.sub(r"\1***@", text)
 
 
 def local(word: str) -> Path:

@@ -17,7 +17,8 @@ import pytest
 from harness.errors import ResultError
 from harness.results import load, runs
 from harness.results.acknowledged import acknowledge, acknowledgements
-from harness.results.remote import Remote, local, push, without_passwords
+from harness.results.remote import Remote, local, push
+from harness.urls import without_passwords
 from tests.results.synthetic import write_run
 from tests.sshd import LoopbackServer, make_key
 
