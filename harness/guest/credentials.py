@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from functools import lru_cache
 from pathlib import Path
 
 import paramiko
@@ -31,16 +32,20 @@ class SSHAuthError(SSHError):
 
 
 def load_client_key(path: Path) -> paramiko.PKey:
-    """Read a private key. Raises SSHAuthError when missing, readable by others, or broken."""
+    """Read a private key. Raises SSHAuthError when missing, readable by others, or broken.
+
+    A file that was read before, and has not changed, is not parsed again.
+    """
     try:
-        mode = path.stat().st_mode
+        now = path.stat()
+        mode = now.st_mode
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise SSHAuthError(
                 f"client key {path} has mode {stat.S_IMODE(mode):04o}: others could read it",
                 mend=f"chmod 600 {path}",
                 stage="sshd",
             )
-        return paramiko.PKey.from_path(path)
+        return _parsed(path, (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns))
     except OSError as error:
         raise SSHAuthError(
             f"client key {path} cannot be read: {error.strerror}",
@@ -53,3 +58,9 @@ def load_client_key(path: Path) -> paramiko.PKey:
             mend="use an ed25519 key without a passphrase, or an SSH agent",
             stage="sshd",
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _parsed(path: Path, version: tuple[int, ...]) -> paramiko.PKey:
+    """To check an RSA key's numbers takes 0.2 s: as long as the rest of a login."""
+    return paramiko.PKey.from_path(path)
