@@ -99,7 +99,7 @@ class Builder:
         static, preloaded = ("-static",), ("-shared", "-fPIC", "-nostdlib", "-fno-builtin")
         return {
             "init": self._compile(static, "init.c", "boot.c", "net.c", "serve.c", "adopt.c"),
-            "vsockname.so": self._compile(preloaded, "vsockname.c"),
+            "preload.so": self._compile(preloaded, "preload.c"),
             "hv-end": self._compile(static, "tools/hv-end.c"),
             "hv-exits": self._compile(static, "tools/hv-exits.c"),
             "hv-ops": self._compile(static, "tools/hv-ops.c"),

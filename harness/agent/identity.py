@@ -1,17 +1,20 @@
-"""A clone's own identity, told to its init over vsock: one line of words, answered by "ok".
+"""What a guest's init is asked around a snapshot, over vsock: one line of words, answered by "ok".
 
-The init of the image (images/guest/adopt.c) listens on PORT for the host alone. Until it has
-answered, a clone has its origin's random numbers, clock and name.
+The init of the image (images/guest/adopt.c) listens on PORT for the host alone. Before a snapshot
+it is to settle; a clone is told its own identity, and until it has answered it has its origin's
+random numbers, clock and name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Callable
 
 from harness.kvm.errors import ConfigError, MachineEnd
 from harness.vmm.config import record
@@ -21,6 +24,7 @@ from harness.vmm.machine import Machine
 PORT = 1023
 _SEED_BYTES = 64
 _TIMEOUT, _TRY, _PAUSE = 20.0, 4.0, 0.001  # seconds: in all, for one try, between them
+_SETTLED = 5.0  # seconds that a guest has for it
 _LIMIT = 128
 _WORD = re.compile(r"[a-z]+=[!-~]{1,64}")
 
@@ -43,6 +47,14 @@ class Restore:
             if not isinstance(value, str) or not _WORD.fullmatch(f"{name}={value}"):
                 raise ConfigError(f"identity: no word: {name!r:.40}={value!r:.80}")
         return restore
+
+
+def settle(machine: Machine) -> None:
+    """Have a guest do what each of its clones would else have to do first; one that has no such
+    init, or is busy, goes as it is."""
+    if machine.vsock and machine.begun and not machine.vcpus[0].paused:
+        with contextlib.suppress(OSError):
+            _ask(machine.vsock.cid, lambda: "settle=1", _SETTLED)
 
 
 def adopt(machine: Machine, identity: dict[str, str]) -> None:
@@ -70,7 +82,7 @@ def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
         # before that it answers with its origin's address, which the host does not let through
         elif vsock.reset_seen:
             try:
-                return _ask(vsock.cid, identity)
+                return _ask(vsock.cid, partial(_line, identity), _TRY)
             except OSError as error:
                 # the reset may cut a connection off, too, which only the guest knows then
                 why = error.strerror or str(error)
@@ -78,14 +90,17 @@ def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
     return why
 
 
-def _ask(cid: int, words: dict[str, str]) -> str:
+def _line(words: dict[str, str]) -> str:
+    line = {**words, "time": str(time.time_ns()), "seed": os.urandom(_SEED_BYTES).hex()}
+    return " ".join(f"{name}={value}" for name, value in line.items())
+
+
+def _ask(cid: int, line: Callable[[], str], timeout: float) -> str:
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_TRY)
+        connection.settimeout(timeout)
         connection.connect((cid, PORT))
         # stamped when it can be read at once
-        line = {**words, "time": str(time.time_ns()), "seed": os.urandom(_SEED_BYTES).hex()}
-        connection.sendall(" ".join(f"{name}={value}" for name, value in line.items()).encode())
-        connection.sendall(b"\n")
+        connection.sendall(f"{line()}\n".encode())
         answer = b""
         while not answer.endswith(b"\n") and len(answer) < _LIMIT:
             piece = connection.recv(_LIMIT)

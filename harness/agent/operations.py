@@ -10,6 +10,7 @@ from harness.vmm import snapshot
 from harness.vmm.machine import Machine
 
 from .control import Channel
+from .identity import settle
 from .reach import Reach
 
 
@@ -64,6 +65,7 @@ def _balloon(machine: Machine, mib: int | None = None) -> dict[str, int]:
 def _snapshot(machine: Machine, files: dict[str, int]) -> dict[str, int]:
     """Write a snapshot into the files "memory" and "state"; the machine is paused meanwhile.
     Returns the bytes of memory kept. Raises ConfigError."""
+    settle(machine)
     was_paused = machine.vcpus[0].paused
     machine.pause()
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterator
 from fcntl import ioctl
 
 from . import ioctls, structs
@@ -54,6 +56,21 @@ class Kvm:
     def close(self) -> None:
         os.close(self.fd)
 
+    def create_vm(self) -> int:
+        """KVM_CREATE_VM: the descriptor of an empty one. For as long as there is any, KVM is
+        switched on on every CPU, and the next one takes a fraction of the time."""
+        while True:
+            try:
+                return ioctl(self.fd, ioctls.CREATE_VM, 0)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    mend = "another hypervisor holds VT-x or AMD-V: end it"
+                else:
+                    mend = "see the kernel log of the host (dmesg)"
+                raise ConfigError(f"KVM_CREATE_VM: {error.strerror}", mend) from error
+
     def capability(self, name: str, vm: int | None = None) -> int:
         """KVM_CHECK_EXTENSION's answer, 0: not there. name: as NUMBERS has it, without "KVM_CAP_".
         vm: asked of that VM, as some depend on it."""
@@ -86,7 +103,7 @@ class Vm:
 
     def __init__(self, kvm: Kvm) -> None:
         self.kvm = kvm
-        self.fd = self._create()
+        self.fd = kvm.create_vm()
         ioctl(self.fd, ioctls.SET_IDENTITY_MAP_ADDR, struct.pack("<Q", _IDENTITY_MAP))
         # by libc: fcntl.ioctl takes no number of 32 bits
         if _libc.ioctl(self.fd, ioctls.SET_TSS_ADDR, ctypes.c_ulong(_TSS_ADDRESS)):
@@ -96,20 +113,8 @@ class Vm:
         self._slots: list[tuple[int, int, int, int]] = []  # flags, address, size, ours
         self._msi: dict[int, bytes] = {}
         self._next_gsi = _IOAPIC_PINS
+        self._gathering = False
         self._set_routes()
-
-    def _create(self) -> int:
-        while True:
-            try:
-                return ioctl(self.kvm.fd, ioctls.CREATE_VM, 0)
-            except InterruptedError:
-                continue
-            except OSError as error:
-                if error.errno == errno.EBUSY:
-                    mend = "another hypervisor holds VT-x or AMD-V: end it"
-                else:
-                    mend = "see the kernel log of the host (dmesg)"
-                raise ConfigError(f"KVM_CREATE_VM: {error.strerror}", mend) from error
 
     def add_memory(self, gpa: int, size: int, hva: int, readonly: bool = False) -> None:
         """A memslot: `size` bytes of ours at `hva` become the guest's at `gpa`. A guest's write to
@@ -165,6 +170,18 @@ class Vm:
         if self._msi.get(gsi) == entry:
             return
         self._msi[gsi] = entry
+        if not self._gathering:
+            self._set_routes()
+
+    @contextlib.contextmanager
+    def routes_at_once(self) -> Iterator[None]:
+        """Replace the table once, at the end, however many routes are set inside: KVM waits for
+        all vCPUs and irqfds each time."""
+        self._gathering = True
+        try:
+            yield
+        finally:
+            self._gathering = False
         self._set_routes()
 
     def _set_routes(self) -> None:

@@ -78,8 +78,10 @@ def restore(machine: Machine, saved: Saved) -> None:
         saved.part("pm1").into(machine.pm1)
         machine.bridge.restore(saved.part("pci"))
         parts = saved.parts("virtio", len(machine.transports))
-        for device, part in zip(machine.transports, parts):
-            device.restore(part)
+        with machine.vm.routes_at_once():
+            for device, part in zip(machine.transports, parts):
+                device.restore(part)
+        for device in machine.transports:
             device.resume()
         if machine.vsock:
             machine.vsock.reset_connections()

@@ -1,6 +1,9 @@
 /*
- * A clone's own identity: the host's VMM connects and sends one line of NAME=VALUE words,
- *   time=NS (CLOCK_REALTIME) seed=HEX (random bytes) name=HOSTNAME mac=MAC ip=ADDRESS/PREFIX,GATEWAY
+ * What the host's VMM asks of init: it connects and sends one line of NAME=VALUE words. Before a
+ * snapshot,
+ *   settle=1 (all that a clone would else have to do first)
+ * and to a clone its own identity,
+ *   time=NS (CLOCK_REALTIME) seed=HEX (random bytes) name=HOSTNAME mac=MAC ip=ADDRESS/PREFIX,GATEWAY;
  * answered by "ok" or by what is wrong. Until then a clone is its origin, down to the next random
  * number; so nobody else connects to it before.
  */
@@ -61,6 +64,8 @@ static int reseed(const char *hex)
 
 static int take(const char *word, const char *value)
 {
+    if (!strcmp(word, "settle"))
+        return settle();
     if (!strcmp(word, "time"))
         return set_time(value);
     if (!strcmp(word, "seed"))

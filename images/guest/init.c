@@ -217,6 +217,14 @@ static void open_listeners(void)
     }
 }
 
+int settle(void)
+{
+    for (int i = 0; i < server_count; i++)
+        if (settle_server(&servers[i]))
+            return -1;
+    return 0;
+}
+
 int main(void)
 {
     enum { SIGNALS, ADOPTION, SERVERS };

@@ -11,6 +11,7 @@ void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void die(const char *what) __attribute__((noreturn));   /* reports errno, then powers off */
 long long now_ns(void);                                  /* CLOCK_BOOTTIME */
 void nap_us(long us);
+int settle(void);   /* spare SSH servers are there; not 0 with errno */
 pid_t start(char *const argv[], char *const environment[], int in, int out);   /* -1: as init's */
 
 /* adopt.c */
@@ -20,6 +21,7 @@ void adopt(int listener);
 struct server {
     int listener;
     int news;        /* from the spare: readable when it has a connection or has ended; -1: none */
+    int waiting;     /* the spare has come as far as to wait for one */
     long long due;   /* when to start a spare, of now_ns(); 0: not planned */
 };
 void open_server(struct server *server, int listener);
@@ -27,6 +29,7 @@ int server_fd(const struct server *server);
 int server_wait(const struct server *server);
 void start_due(struct server *server);
 void serve(struct server *server);
+int settle_server(struct server *server);
 
 /* boot.c */
 extern int is_host;

@@ -2,20 +2,22 @@
  * SSH servers, one for each connection, inetd style: no daemon to wait for at boot.
  *
  * One is ahead: started, linked, and waiting in accept() before it has asked for a random number
- * (vsockname.c). It tells by a byte in a pipe when it has a connection; the next one is started a
- * moment later, as its start would slow the login down. A connection that comes while there is
+ * (preload.c). It tells by bytes in a pipe that it waits there, "w", and that it has a connection,
+ * "!"; the next one is started a moment later, as its start would slow the login down. A connection that comes while there is
  * none, init accepts itself. One that ends before (killed, or it cannot run) is not followed by
  * another until then.
  */
 #define _GNU_SOURCE
 #include "init.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define REST_NS 500000000LL
+#define SETTLE_NS 3000000000LL
 
 /* It waits if its standard input is a listener; else that is the connection. */
 static pid_t start_server(int in, int out)
@@ -25,7 +27,7 @@ static pid_t start_server(int in, int out)
     };
     static char *const environment[] = {
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
-        "LD_PRELOAD=/usr/lib/harness/vsockname.so", "LD_BIND_NOW=1", NULL,
+        "LD_PRELOAD=/usr/lib/harness/preload.so", "LD_BIND_NOW=1", NULL,
     };
 
     return start(argv, environment, in, out);
@@ -36,6 +38,7 @@ static void start_spare(struct server *server)
     int news[2];
 
     server->news = -1;
+    server->waiting = 0;
     server->due = 0;
     if (pipe2(news, O_CLOEXEC))
         return;
@@ -85,15 +88,35 @@ void start_due(struct server *server)
 
 void serve(struct server *server)
 {
-    char taken;
+    char word;
 
     if (server->news < 0) {
         accept_here(server);
         return;
     }
-    ssize_t got = read(server->news, &taken, 1);
+    ssize_t got = read(server->news, &word, 1);
+    if (got == 1 && word == 'w') {
+        server->waiting = 1;
+        return;
+    }
     close(server->news);
     server->news = -1;
     if (got == 1)
         server->due = now_ns() + REST_NS;
+}
+
+/* Have a spare that waits in accept(); -1 with errno when there is none within a while. */
+int settle_server(struct server *server)
+{
+    long long end = now_ns() + SETTLE_NS;
+
+    if (server->news < 0)
+        start_spare(server);
+    while (server->news >= 0 && !server->waiting && now_ns() < end) {
+        struct pollfd wait = {.fd = server->news, .events = POLLIN};
+        if (poll(&wait, 1, 100) > 0)
+            serve(server);
+    }
+    errno = ETIMEDOUT;
+    return server->news >= 0 && server->waiting ? 0 : -1;
 }

@@ -173,9 +173,9 @@ def test_hv_hostile_wants_a_device_to_spare(tools: Path, device: str) -> None:
 
 
 def test_preloaded_names_leave_other_sockets_alone(tmp_path: Path) -> None:
-    library = tmp_path / "vsockname.so"
+    library = tmp_path / "preload.so"
     flags = ("-shared", "-fPIC", "-nostdlib", "-fno-builtin")
-    library.write_bytes(compile_c(flags, ("vsockname.c",), tmp_path / "scratch"))
+    library.write_bytes(compile_c(flags, ("preload.c",), tmp_path / "scratch"))
     code = (
         "import socket; a = socket.create_server(('127.0.0.1', 0));"
         "b = socket.create_connection(a.getsockname()); c, _ = a.accept();"
