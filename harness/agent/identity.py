@@ -26,6 +26,7 @@ _SEED_BYTES = 64
 _TIMEOUT, _TRY, _PAUSE = 20.0, 4.0, 0.001  # seconds: in all, for one try, between them
 _SETTLED = 5.0  # seconds that a guest has for it
 _LIMIT = 128
+_BUFFERS = 256  # of a receive queue, at most
 _WORD = re.compile(r"[a-z]+=[!-~]{1,64}")
 
 
@@ -52,9 +53,21 @@ class Restore:
 def settle(machine: Machine) -> None:
     """Have a guest do what each of its clones would else have to do first; one that has no such
     init, or is busy, goes as it is."""
-    if machine.vsock and machine.begun and not machine.vcpus[0].paused:
+    vsock = machine.vsock
+    if vsock and machine.begun and not machine.vcpus[0].paused:
         with contextlib.suppress(OSError):
-            _ask(machine.vsock.cid, lambda: "settle=1", _SETTLED)
+            _ask(vsock.cid, partial(_send_settle, vsock), _SETTLED)
+
+
+def _send_settle(vsock: Vsock, connection: socket.socket) -> None:
+    """Each byte takes a buffer of the guest's, until it fills them up: tens of pages that else
+    some clone would be the first to touch."""
+    for _ in range(_BUFFERS):
+        if vsock.well_filled:
+            break
+        connection.sendall(b" ")
+        time.sleep(_PAUSE)
+    connection.sendall(b"settle=1\n")
 
 
 def adopt(machine: Machine, identity: dict[str, str]) -> None:
@@ -82,7 +95,7 @@ def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
         # before that it answers with its origin's address, which the host does not let through
         elif vsock.reset_seen:
             try:
-                return _ask(vsock.cid, partial(_line, identity), _TRY)
+                return _ask(vsock.cid, partial(_send_identity, identity), _TRY)
             except OSError as error:
                 # the reset may cut a connection off, too, which only the guest knows then
                 why = error.strerror or str(error)
@@ -90,17 +103,18 @@ def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
     return why
 
 
-def _line(words: dict[str, str]) -> str:
+def _send_identity(words: dict[str, str], connection: socket.socket) -> None:
+    """Stamped when it can be read at once."""
     line = {**words, "time": str(time.time_ns()), "seed": os.urandom(_SEED_BYTES).hex()}
-    return " ".join(f"{name}={value}" for name, value in line.items())
+    text = " ".join(f"{name}={value}" for name, value in line.items())
+    connection.sendall(f"{text}\n".encode())
 
 
-def _ask(cid: int, line: Callable[[], str], timeout: float) -> str:
+def _ask(cid: int, send: Callable[[socket.socket], None], timeout: float) -> str:
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         connection.connect((cid, PORT))
-        # stamped when it can be read at once
-        connection.sendall(f"{line()}\n".encode())
+        send(connection)
         answer = b""
         while not answer.endswith(b"\n") and len(answer) < _LIMIT:
             piece = connection.recv(_LIMIT)

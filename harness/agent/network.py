@@ -7,6 +7,7 @@ namespace of the same user (user_namespaces(7)), which is held and entered likew
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -80,6 +81,7 @@ def _make() -> dict[str, int]:
 def _maker(answer: socket.socket) -> NoReturn:
     try:
         names = _unshare()
+        _say_nothing()
         _add_bridge()
         fds = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in names]
         socket.send_fds(answer, [b"ok"], fds)
@@ -107,6 +109,17 @@ def _unshare() -> list[str]:
             "run as root, or allow user namespaces (sysctl user.max_user_namespaces)",
         ) from error
     return ["user", "net"]
+
+
+def _say_nothing() -> None:
+    """Bridge and taps to come have no IPv6 addresses of the host's: else each new one asks all
+    guests whether it may, and what wakes a guest is in its figures."""
+    with contextlib.suppress(OSError):  # a kernel without IPv6
+        fd = os.open("/proc/sys/net/ipv6/conf/default/disable_ipv6", os.O_WRONLY)
+        try:
+            os.write(fd, b"1")
+        finally:
+            os.close(fd)
 
 
 def _add_bridge() -> None:

@@ -39,7 +39,7 @@ class Snapshot:
                 stage="run",
                 guest=guest.name,
             )
-        self.folder = f"{self._host.scratch()}/snapshot-{next(_numbers)}-{guest.name}"
+        self.folder = f"{self._host.scratch(huge=True)}/snapshot-{next(_numbers)}-{guest.name}"
         self._host.run(["mkdir", "-m", "700", self.folder])
         try:
             self.size = int(take(self.folder))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .devices.virtio.transport import VirtioPci
     from .machine import Machine
 
-VERSION = 1
+VERSION = 2
 _PAGE = 4096
 _PIECE = 64 << 10  # what is all zero of that size becomes a hole
 _BLOCK = 2 << 20
@@ -106,6 +106,7 @@ def _write(
 
 def _write_memory(fd: int, memory: Memory, identity: bytes) -> int:
     kept = at = 0
+    os.ftruncate(fd, memory.size + _PAGE)
     for region in memory.regions:
         for start in range(0, region.size, _BLOCK):
             end = min(start + _BLOCK, region.size)

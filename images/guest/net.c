@@ -72,11 +72,12 @@ static void choose_ip(void)
         strcpy(ip, ip_default);
 }
 
-static void wait_for_interface(void)
+static void wait_for_interface(int fd)
 {
+    struct ifreq r = {.ifr_name = INTERFACE};
     long long deadline = now_ns() + INTERFACE_DEADLINE_NS;
 
-    while (!if_nametoindex(INTERFACE)) {
+    while (ioctl(fd, SIOCGIFINDEX, &r)) {
         if (now_ns() > deadline) {
             errno = ETIMEDOUT;
             die("no network interface " INTERFACE " after 5 s");
@@ -100,7 +101,7 @@ static void configure_interface(int fd, const char *told)
     errno = EINVAL;
     if (inet_addr(text) == INADDR_NONE || bits < 1 || bits > 32)
         die("harness.ip");
-    wait_for_interface();
+    wait_for_interface(fd);
     set_address(fd, SIOCSIFADDR, inet_addr(text), "address");
     set_address(fd, SIOCSIFNETMASK, htonl(~0u << (32 - bits)), "netmask");
     bring_up(fd, INTERFACE);

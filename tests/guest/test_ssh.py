@@ -14,7 +14,14 @@ import pytest
 
 from harness.errors import CommandError, HostError, SSHError
 from harness.guest.channels import take_pid
-from harness.guest.credentials import HostKeyError, SSHAuthError, SSHLate, SSHLost, SSHRefused
+from harness.guest.credentials import (
+    HostKeyError,
+    SSHAuthError,
+    SSHLate,
+    SSHLost,
+    SSHRefused,
+    load_client_key,
+)
 from harness.guest.ssh import SSHSession
 from harness.hosts.base import Stream
 from tests.sshd import LoopbackServer, make_key
@@ -139,6 +146,21 @@ class TestLogin:
         with pytest.raises(SSHAuthError, match=f"mode {mode:04o}") as caught:
             connect(server)
         assert "chmod 600" in caught.value.mend
+
+    def test_a_key_is_looked_at_anew_each_time(self, server: LoopbackServer) -> None:
+        """Though it is not parsed again."""
+        kept = server.client_key.read_bytes()
+        connect(server).close()
+        assert load_client_key(server.client_key) is load_client_key(server.client_key)
+        server.client_key.chmod(0o644)
+        with pytest.raises(SSHAuthError, match="mode 0644"):
+            connect(server)
+        server.client_key.unlink()
+        make_key(server.client_key)
+        with pytest.raises(SSHAuthError, match="does not accept"):
+            connect(server)
+        server.client_key.write_bytes(kept)
+        connect(server).close()
 
     def test_missing_key(self, server: LoopbackServer, tmp_path: Path) -> None:
         with pytest.raises(SSHAuthError, match="No such file"):

@@ -172,16 +172,11 @@ def test_hv_hostile_wants_a_device_to_spare(tools: Path, device: str) -> None:
     assert device in done.stderr or "/sys" in done.stderr
 
 
-def test_preloaded_names_leave_other_sockets_alone(tmp_path: Path) -> None:
+def preloaded(tmp_path: Path, code: str) -> str:
+    """What Python prints that has the SSH server's library in front of libc."""
     library = tmp_path / "preload.so"
     flags = ("-shared", "-fPIC", "-nostdlib", "-fno-builtin")
     library.write_bytes(compile_c(flags, ("preload.c",), tmp_path / "scratch"))
-    code = (
-        "import socket; a = socket.create_server(('127.0.0.1', 0));"
-        "b = socket.create_connection(a.getsockname()); c, _ = a.accept();"
-        "assert c.getpeername() == b.getsockname(); assert b.getpeername() == a.getsockname();"
-        "print(socket.socketpair()[0].getpeername() == '')"
-    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"LD_PRELOAD": str(library), "PATH": "/usr/bin:/bin"},
@@ -189,4 +184,29 @@ def test_preloaded_names_leave_other_sockets_alone(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout.strip() == "True", done.stderr
+    assert not done.stderr
+    return done.stdout.strip()
+
+
+def test_a_preloaded_open_hides_proc_alone(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, os; libc = ctypes.CDLL(None, use_errno=True);"
+        "tell = lambda fd: fd if fd < 0 else os.read(fd, 3);"
+        "print(*((tell(libc.open(p, 0)), ctypes.get_errno()) for p in "
+        "(b'/proc/timer_list', b'/proc/self/comm', b'/absent', b'/dev/zero')));"
+        f"fd = libc.open(b'{tmp_path}/new', os.O_CREAT | os.O_WRONLY, 0o640);"
+        "print(fd > 2, oct(os.fstat(fd).st_mode))"
+    )
+    told = preloaded(tmp_path, code).splitlines()
+    assert told[0] == r"(-1, 2) (-1, 2) (-1, 2) (b'\x00\x00\x00', 2)"
+    assert told[1] == "True 0o100640"
+
+
+def test_preloaded_names_leave_other_sockets_alone(tmp_path: Path) -> None:
+    code = (
+        "import socket; a = socket.create_server(('127.0.0.1', 0));"
+        "b = socket.create_connection(a.getsockname()); c, _ = a.accept();"
+        "assert c.getpeername() == b.getsockname(); assert b.getpeername() == a.getsockname();"
+        "print(socket.socketpair()[0].getpeername() == '')"
+    )
+    assert preloaded(tmp_path, code) == "True"

@@ -13,6 +13,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from harness.hosts.qemu import CPU
 from images import store
 
 
@@ -39,7 +40,7 @@ def free_port() -> int:
 def boot(image: store.Image, console: Path, *, memory: int) -> tuple[subprocess.Popen[bytes], int]:
     """The image in QEMU's software emulation, SSH forwarded from a port here."""
     port = free_port()
-    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]
+    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2"]
     argv += ["-m", str(memory), "-nodefaults", "-no-reboot", "-display", "none"]
     argv += ["-serial", f"file:{console}", "-monitor", "none"]
     argv += ["-kernel", str(image.bzimage), "-initrd", str(image.initramfs)]

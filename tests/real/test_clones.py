@@ -29,7 +29,7 @@ cgroups = "/sys/fs/cgroup/pytest-hypervisor"
 print(json.dumps({
     "free": int(free.split()[1]) >> 10, "descriptors": count(f"/proc/{sys.argv[1]}/fd"),
     "processes": len(processes), "cgroups": sum(len(found[1]) for found in os.walk(cgroups)),
-    "scratch": count("/var/tmp"),
+    "scratch": count("/var/tmp") + count("/dev/shm"),
 }))
 """
 LATE = 5  # seconds that a message to init may take on a busy machine
@@ -145,6 +145,20 @@ def test_there_is_always_one_spare_ssh_server(family: list[Guest]) -> None:
         guest.ssh.run(["kill", "-9", one_spare(guest)])
         guest.ssh.connect(30.0)
         one_spare(guest)
+
+
+def test_a_snapshot_has_its_spare_ssh_server(guests: GuestFactory) -> None:
+    """Also one of a guest that has lost it to a login a moment ago."""
+    guest = guests("settled")
+    guest.ssh.cut()
+    guest.ssh.connect(30.0)
+    guest.ssh.cut()
+    with guest.snapshot() as taken:
+        clone = guests.clone(taken, "clone")
+    served = "cut -d' ' -f22 /proc/$PPID/stat; cut -d' ' -f1 /proc/uptime"
+    began, up = clone.ssh.run(served).stdout.split()
+    marks = clone.timeline.marks
+    assert float(up) - int(began) / 100 > (clone.timeline.here() - marks["restored"]) / 1e9
 
 
 def test_a_clone_of_a_clone_and_their_ends(

@@ -158,6 +158,7 @@ class Board:
 
     def __init__(self, memory: Memory, *backends: Any) -> None:
         self.vm = FakeVm()
+        self.memory = memory
         self.buses = Buses()
         self.bridge = HostBridge(self.buses)
         self.devices: list[VirtioPci] = []

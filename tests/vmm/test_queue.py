@@ -105,6 +105,32 @@ def test_event_index_asks_for_one_interrupt_when_it_is_passed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("used", "event", "told"),
+    [
+        (0, 0, True),  # it waits for the first
+        (3, 3, True),
+        (3, 2, False),  # the third is used, and of that it is to be told
+        (2, 2 + SIZE, True),  # as late as can be
+        (2, 2 + SIZE + 1, False),  # nothing that a driver writes: better once too often
+        (0xFFFF, 1, True),
+        (1, 0xFFFF, False),
+    ],
+)
+def test_whether_an_interrupt_is_due(used: int, event: int, told: bool) -> None:
+    memory = Memory(1 << 20)
+    memory.write(USED + 2, struct.pack("<H", used))
+    memory.write(AVAILABLE + 4 + 2 * SIZE, struct.pack("<H", event))
+    assert RING.all_told(memory) is told
+
+
+def test_buffers_that_wait_in_a_ring() -> None:
+    memory = Memory(1 << 20)
+    memory.write(AVAILABLE + 2, struct.pack("<H", 1))
+    memory.write(USED + 2, struct.pack("<H", 0xFFFE))
+    assert RING.posted(memory) == 3
+
+
+@pytest.mark.parametrize(
     ("descriptors", "what"),
     [
         ([(0, 1 << 40, 4, 0, 0)], "outside guest memory"),

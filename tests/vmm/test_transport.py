@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from harness.kvm.errors import GuestFault
 from harness.vmm.devices.pci import IO_START
+from harness.vmm.devices.virtio.transport import F_EVENT_INDEX
 from harness.vmm.memory import Memory
 from tests.vmm.fakes import RING, Board, FakeBackend
 
@@ -75,9 +77,10 @@ class Driver:
             self.write(register + 4, 0)
         self.write(ENABLE, 1)
 
-    def start(self) -> None:
+    def start(self, features: int = 0) -> None:
+        """features: all that are offered, if none are given."""
         self.status(ACKNOWLEDGE, DRIVER)
-        self.accept(self.offered())
+        self.accept(features or self.offered())
         self.status(FEATURES_OK)
         self.set_up_queue(0, vector=1)
         self.status(DRIVER_OK)
@@ -332,3 +335,43 @@ def test_table_size_in_message_control_is_read_only(driver: Driver) -> None:
     capability = driver.device._msix._capability
     driver.message_control(0xFFFF)
     assert driver.function.read_config(capability + 2, 2) == 0xC000 | 2
+
+
+# suspend and resume
+
+
+def signalled(fd: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        return bool(os.read(fd, 8))
+    return False
+
+
+@pytest.mark.parametrize("features", [1 << 32, 1 << 32 | F_EVENT_INDEX])
+@pytest.mark.parametrize("used", [0, 1])
+def test_resume_tells_again_what_may_be_lost(driver: Driver, features: int, used: int) -> None:
+    """Used buffers, unless event indices show that the driver knows of all of them."""
+    driver.device._offered |= F_EVENT_INDEX
+    driver.start(features)
+    driver.board.memory.write(RING.used + 2, used.to_bytes(2, "little"))
+    driver.device.suspend()
+    driver.device.resume()
+    assert driver.backend.log == ["start", "stop", "start"]
+    call = driver.device._msix.eventfds[1]
+    assert signalled(call) is (used == 1 or not features & F_EVENT_INDEX)
+    assert os.read(driver.device._queues[0].kick, 8)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_resume_tells_again_of_a_configuration_that_was_not_read(
+    driver: Driver, seen: bool
+) -> None:
+    driver.write(CONFIG_VECTOR, 2)
+    driver.start()
+    driver.device._config_changed()
+    config = driver.device._msix.eventfds[2]
+    assert signalled(config)
+    if seen:
+        driver.read(CONFIG, 4)
+    driver.device.suspend()
+    driver.device.resume()
+    assert signalled(config) is not seen

@@ -113,7 +113,7 @@ class VirtioPci:
     STATE: ClassVar = {
         **{"_device_select": 1 << 32, "_driver_select": 1 << 32, "_queue_select": 1 << 32},
         **{"_running": 2, "_status": 1 << 8, "_accepted": 1 << 64},
-        **{"_config_vector": 1 << 16, "_generation": 1 << 8},
+        **{"_config_vector": 1 << 16, "_generation": 1 << 8, "_unread": 2},
     }
 
     def __init__(self, vm: Vm, memory: Memory, backend: Backend) -> None:
@@ -134,6 +134,7 @@ class VirtioPci:
         self.function.on_config_write = self._msix.on_config_write
         self.function.on_map = self._on_map
         self._generation = 0
+        self._unread = False  # the driver has not looked since the configuration changed
         backend.config_changed = self._config_changed
         self._reset()
 
@@ -171,6 +172,7 @@ class VirtioPci:
 
     def _config_changed(self) -> None:
         self._generation = (self._generation + 1) & 0xFF
+        self._unread = True
         if self._running:
             self._interrupt(self._config_vector)
 
@@ -190,6 +192,7 @@ class VirtioPci:
         if offset >= _MSIX:
             return self._msix.read(offset - _MSIX, size)
         if offset >= _DEVICE:
+            self._unread = False
             at = offset - _DEVICE
             return int.from_bytes(self.backend.config[at : at + size], "little")
         if offset >= _ISR:
@@ -292,7 +295,7 @@ class VirtioPci:
         if started and value & _FEATURES_OK and not self._running:
             self._start()
 
-    def _start(self) -> None:
+    def _start(self) -> list[StartedQueue]:
         queues = []
         for index, queue in enumerate(self._queues):
             if not queue.enabled:
@@ -303,6 +306,7 @@ class VirtioPci:
             queues.append(StartedQueue(index, ring, queue.kick, call, queue.base))
         self.backend.start(self._memory, queues, self._accepted)
         self._running = True
+        return queues
 
     # snapshot
 
@@ -316,14 +320,17 @@ class VirtioPci:
         """Start the backend where it was suspended, perhaps in another machine."""
         if not self._running:
             return
-        self._start()
-        # what was on its way through an eventfd is lost: news too many do no harm
-        self._interrupt(self._config_vector)
+        started = self._start()
+        # what was on its way through an eventfd is lost: it is told anew, and a kick too many does
+        # no harm; but each interrupt costs a clone memory that it else would never touch
+        if self._unread:
+            self._interrupt(self._config_vector)
         for queue in self._queues:
             queue.base = 0
-            if queue.enabled:
-                signal_eventfd(queue.kick)
-                self._interrupt(queue.vector)
+        for one in started:
+            signal_eventfd(one.kick)
+            if not self._accepted & F_EVENT_INDEX or not one.ring.all_told(self._memory):
+                self._interrupt(self._queues[one.number].vector)
 
     def save(self) -> dict[str, Any]:
         """The state of a suspended device."""

@@ -9,6 +9,8 @@ import os
 import random
 import struct
 from fcntl import ioctl
+from functools import partial
+from typing import Callable
 
 from harness.kvm.errors import ConfigError, GuestFault
 from harness.kvm.vm import signal_eventfd
@@ -47,6 +49,7 @@ class Vsock(Backend):
         self._events: Queue | None = None
         self._event_call = -1
         self._full = 0
+        self._received: tuple[Callable[[], int], int] = (lambda: 0), 0
 
     def _take_cid(self) -> int:
         # context ids are one name space for the whole host: only trying tells whether one is free
@@ -74,6 +77,7 @@ class Vsock(Backend):
         except OSError as error:
             raise GuestFault(f"vhost-vsock refused the guest's queues: {error.strerror}") from error
         self._running = True
+        self._received = partial(served[0].ring.posted, memory), served[0].ring.size
         for queue in queues:
             if queue.number == _EVENT_QUEUE:
                 event_index = bool(features & F_EVENT_INDEX)
@@ -100,6 +104,13 @@ class Vsock(Backend):
         """Whether the driver has handled the event, and so given back its buffer."""
         events = self._events  # stop() may take it away meanwhile
         return events is None or events.waiting >= self._full
+
+    @property
+    def well_filled(self) -> bool:
+        """Whether the driver has put most of the receive queue's buffers there: it does when half
+        of them are used up."""
+        posted, size = self._received
+        return posted() * 4 >= size * 3
 
     def check(self) -> None:
         self._vhost.check()
