@@ -40,6 +40,7 @@ CASES = {
     "pio_kernel": "a port that KVM serves in the kernel, where its interrupt controller is there",
     "pio_user": "a port that the VMM serves in user space",
     "mmio_user": "an address that the VMM serves in user space",
+    "mmio_eventfd": "an address whose writes KVM hands to an eventfd",
 }
 IO_NAMES = {
     "io.iops": "operations a second",

@@ -31,9 +31,10 @@ _TOOLS = {
 
 
 class RunsPayloads(Protocol):
-    """A hypervisor that runs flat code."""
+    """A hypervisor that runs flat code. serves_eventfds: also with PayloadSpec.eventfds."""
 
     host: Host
+    serves_eventfds: bool
 
     def create_payload(self, spec: PayloadSpec, events: Events, /) -> Machine:
         """A machine that runs it. Raises ProvisionError (stage "create")."""
@@ -137,13 +138,15 @@ def make(
     registers: Mapping[str, int] | None = None,
     exit_limit: int | None = None,
     start: bool = True,
+    eventfds: Sequence[int] = (),
+    cpus: Sequence[int] = (),
 ) -> PayloadSpec:
     """What a payload comes to; bytes are written into `folder`.
 
     mode: "real", "protected" or "long" (default: what an ELF is, else "protected"). base: where
     flat code lies. entry: where it starts (default: an ELF's own, else base). memory: MiB.
     exit_limit: exits to user space a second that end it; 0 for none, None for the VMM's default.
-    start: False to run nothing before `start()`.
+    start: False to run nothing before `start()`. eventfds, cpus: see PayloadSpec.
     """
     path = folder / "payload" if isinstance(code, bytes) else Path(code)
     if isinstance(code, bytes):
@@ -173,4 +176,6 @@ def make(
         devices=tuple(devices),
         exit_limit=exit_limit,
         paused=not start,
+        eventfds=tuple(eventfds),
+        cpus=tuple(cpus),
     )

@@ -140,7 +140,9 @@ class PayloadSpec:
     mode: "real", "protected" or "long" (harness/vmm/boot/flat.py says what each finds). entry: a
     guest-physical address. registers: by name, the others are 0. memory: MiB. exit_limit: as of
     GuestSpec. paused: nothing runs before Machine.ask("resume"). testdev: with the devices that
-    kvm-unit-tests need.
+    kvm-unit-tests need. eventfds: guest-physical addresses, multiples of 4 from 0xC0000000 on,
+    where KVM takes a write of 4 bytes for an eventfd. cpus: the host's CPUs that its threads may
+    run on; all if there are none.
     """
 
     name: str
@@ -155,6 +157,13 @@ class PayloadSpec:
     exit_limit: int | None = None
     paused: bool = False
     testdev: bool = False
+    eventfds: tuple[int, ...] = ()
+    cpus: tuple[int, ...] = ()
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """As the agent's cgroups want them."""
+        return {"cpus": list(self.cpus)} if self.cpus else {}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ class KvmHypervisor(SupervisedHypervisor):
     """See harness.hypervisors.base.Hypervisor."""
 
     name = "kvm"
+    serves_eventfds = True
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
         access = self.access(spec)
@@ -65,10 +66,13 @@ class KvmHypervisor(SupervisedHypervisor):
             "balloon": False,
             "paused": spec.paused or bool(spec.devices),
             "testdev": spec.testdev,
+            "eventfds": list(spec.eventfds),
         }
         if spec.exit_limit is not None:
             arguments["exit_limit"] = spec.exit_limit
-        return self.supervisor.start("create", spec.name, arguments, events, PAYLOAD_TIMEOUT)
+        return self.supervisor.start(
+            "create", spec.name, arguments, events, PAYLOAD_TIMEOUT, limits=spec.limits
+        )
 
     def clone(self, folder: str, spec: GuestSpec, events: Events) -> Machine:
         """A machine that goes on from the snapshot in a folder of the host, with an identity of

@@ -20,6 +20,7 @@ class QemuHypervisor(SupervisedHypervisor):
     """See harness.hypervisors.base.Hypervisor."""
 
     name = "qemu"
+    serves_eventfds = False
     # of microvm, the fewest devices with which it finds PCI, virtio and a console
     machine = "microvm,acpi=on,pcie=on,rtc=off,isa-serial=on"
 
@@ -62,7 +63,9 @@ class QemuHypervisor(SupervisedHypervisor):
         _refuse_payload(spec)
         (path,) = {segment.path for segment in spec.segments}
         argv = [*self._argv(spec), "-kernel", self.host.place(path)]
-        machine = self.supervisor.start("exec", spec.name, {"argv": argv}, events, PAYLOAD_TIMEOUT)
+        machine = self.supervisor.start(
+            "exec", spec.name, {"argv": argv}, events, PAYLOAD_TIMEOUT, limits=spec.limits
+        )
         machine.facts = {**machine.facts, "cid": 0}
         return machine
 
@@ -134,6 +137,7 @@ def _refuse_payload(spec: PayloadSpec) -> None:
         f"a payload in {spec.mode} mode": spec.mode != "protected",
         "registers of a payload": spec.registers,
         "a payload's devices or disks": spec.devices or spec.disks or spec.testdev,
+        "a payload's eventfds": spec.eventfds,
         "a payload that waits": spec.paused,
     }
     for what, wanted in asked.items():

@@ -203,6 +203,10 @@ class Vm:
             flags |= structs.IOEVENTFD_FLAG_DEASSIGN
         ioctl(self.fd, ioctls.IOEVENTFD, structs.IOEVENTFD.pack(0, port, length, fd, flags))
 
+    def ioeventfd_mmio(self, fd: int, gpa: int, length: int) -> None:
+        """The same for a write to memory where none is: KVM decodes the instruction first."""
+        ioctl(self.fd, ioctls.IOEVENTFD, structs.IOEVENTFD.pack(0, gpa, length, fd, 0))
+
     def coalesce_pio(self, port: int, size: int) -> bool:
         """Queue writes to ports in the ring shared with us instead of exiting for each."""
         if not self.kvm.capability("COALESCED_PIO"):

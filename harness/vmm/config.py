@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 
 from harness.kvm.errors import ConfigError
 
+from .memory import GAP_END, GAP_START
+
 T = TypeVar("T")
 
+_EVENTFDS = 16
 CONSOLES = ("serial", "virtio", "both")
 # how a kernel is entered: by the first way that it has, its PVH note, Linux's 64-bit protocol
 BOOT_WAYS = ("auto", "pvh", "linux64")
@@ -69,7 +72,9 @@ class Config:
     drops its rights (see harness/agent/sandbox.py).
     hugepages: memory of the host's reserve. mergeable: by the host's KSM. pmem: a file that the
     guest sees as persistent memory. testdev: with the devices that kvm-unit-tests need (see
-    devices.testdev, devices.fwcfg). pv_eoi: whether an end of interrupt may cost no exit.
+    devices.testdev, devices.fwcfg). eventfds: addresses below 4 GiB, where devices are, at which a
+    write of 4 bytes goes to an eventfd that nobody reads. pv_eoi: whether an end of interrupt may
+    cost no exit.
     """
 
     kernel: str = ""
@@ -96,6 +101,7 @@ class Config:
     hugepages: bool = False
     mergeable: bool = False
     testdev: bool = False
+    eventfds: list[int] = field(default_factory=list)
     pv_eoi: bool = True
 
     @classmethod
@@ -113,6 +119,11 @@ class Config:
         if bool(config.kernel) == bool(config.payload):
             both = "both a kernel and" if config.kernel else "neither a kernel nor"
             raise ConfigError(f"configuration: {both} a payload", "give one of them")
+        for address in config.eventfds:
+            if address % 4 or not GAP_START <= address < GAP_END:
+                raise ConfigError(f"an eventfd at {address:#x}", _MENDS["eventfds"])
+        if len(set(config.eventfds)) != len(config.eventfds) or len(config.eventfds) > _EVENTFDS:
+            raise ConfigError(f"{len(config.eventfds)} eventfds", _MENDS["eventfds"])
         if config.pin and len(config.pin) != config.vcpus:
             raise ConfigError(
                 f"{len(config.pin)} CPUs to pin {config.vcpus} vCPUs to", "give one for each"
@@ -124,6 +135,7 @@ _WORDS = {"format": ("raw", "qcow2"), "backend": ("auto", "vhost-user", "process
 _MENDS = {
     "memory": "give 64 MiB or more",
     "vcpus": "give at least 1",
+    "eventfds": f"give up to {_EVENTFDS} different multiples of 4 from {GAP_START:#x} on",
     "boot": f"choose one of {', '.join(BOOT_WAYS)}",
 }
 _RECORDS: dict[str, type] = {

@@ -17,7 +17,7 @@ from harness.kvm.coalesced import CoalescedRing
 from harness.kvm.cpuid import Topology
 from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
 from harness.kvm.stats import BinaryStats
-from harness.kvm.vm import Kvm, Vm
+from harness.kvm.vm import Kvm, Vm, eventfd
 
 from . import snapshot
 from .boot import acpi, flat, kernel
@@ -134,6 +134,8 @@ class Machine:
         self.pm1 = power.attach(self.buses)
         self.bridge = HostBridge(self.buses)
         self.bridge.on_reset_control = power.reset_control
+        for address in self.config.eventfds:
+            self.vm.ioeventfd_mmio(eventfd(), address, 4)
         if self.config.testdev:
             testdev.attach(self.buses, self.vm, self.memory)
             told = fwcfg.FirmwareConfig(self.memory.size, self.config.vcpus)

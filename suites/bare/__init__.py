@@ -9,6 +9,7 @@ import json
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from suites.tool import operations
 # in the order of `enum kind` in bare.c
 CASES = (
     *("control", "hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user"),
-    *("ipi", "ipi_halt", "timer_latency"),
+    *("mmio_eventfd", "ipi", "ipi_halt", "timer_latency", "world_switch"),
 )
+EVENTFD = 0xD000_1000  # EVENTFD_MMIO in bare.c
 MEMORY = 64  # MiB
 TIMEOUT = 120.0
 _ORDER = struct.Struct("<8sIIQ")  # `order` in bare.c
@@ -87,11 +89,22 @@ def order(program: Path, case: str, ops: int, batches: int) -> Path:
 
 
 def run(
-    payload: PayloadFactory, program: Path, case: str, ops: int, batches: int, *, vcpus: int = 1
+    payload: PayloadFactory,
+    program: Path,
+    case: str,
+    ops: int,
+    batches: int,
+    *,
+    vcpus: int = 1,
+    cpus: Sequence[int] = (),
 ) -> Ran:
-    """Raises WorkloadError when it does not tell what it should."""
+    """cpus: the host's CPUs to run on, if not all. Raises WorkloadError when it does not tell what
+    it should, ProvisionError where mmio_eventfd finds a hypervisor without."""
     ordered = order(program, case, ops, batches)
-    guest = payload(ordered, mode="protected", memory=MEMORY, vcpus=vcpus, exit_limit=0)
+    more = {"eventfds": [EVENTFD]} if case == "mmio_eventfd" else {}
+    guest = payload(
+        ordered, mode="protected", memory=MEMORY, vcpus=vcpus, exit_limit=0, cpus=cpus, **more
+    )
     try:
         said = _result(guest)
         exits = guest.statistics().get("exits")

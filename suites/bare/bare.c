@@ -21,6 +21,7 @@
 #define PIC_MASK_PORT 0x21
 #define SECOND_PIC_MASK_PORT 0xa1
 #define USER_MMIO 0xd0000000u       /* nor there */
+#define EVENTFD_MMIO 0xd0001000u    /* what is written here is for an eventfd, if there is one */
 #define UNKNOWN_HYPERCALL 0x7fffffff
 #define MSR_APIC_BASE 0x1b
 #define X2APIC_ENABLED 0xc00
@@ -42,12 +43,12 @@
 #define PATIENCE 20000000000ull     /* cycles that anything may take */
 #define MAX_BATCHES 1000
 
-enum kind { CONTROL, HYPERCALL, CPUID, MSR_READ, PIO_KERNEL, PIO_USER, MMIO_USER, IPI, IPI_HALT,
-            TIMER, KINDS };
+enum kind { CONTROL, HYPERCALL, CPUID, MSR_READ, PIO_KERNEL, PIO_USER, MMIO_USER, MMIO_EVENTFD,
+            IPI, IPI_HALT, TIMER, WORLD_SWITCH, KINDS };
 
 static const char *const names[KINDS] = {
     "control", "hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user",
-    "ipi", "ipi_halt", "timer_latency",
+    "mmio_eventfd", "ipi", "ipi_halt", "timer_latency", "world_switch",
 };
 
 volatile struct {
@@ -57,7 +58,7 @@ volatile struct {
 } order = {"HVORDER", 0, 1, 1};
 
 volatile uint64_t acknowledged, fired;
-static volatile uint64_t second_up, second_idle, second_stop, second_halts;
+static volatile uint64_t second_up, second_idle, second_stop, second_halts, second_answers, first;
 static uint64_t cycles[MAX_BATCHES];
 static uint64_t serial_exits;
 static struct { uint16_t low, selector, flags, middle; uint32_t high, zero; } idt[256];
@@ -167,6 +168,7 @@ CASE(run_cpuid, "cpuid")
 CASE(run_rdmsr, "rdmsr")
 CASE(run_in, "inb %%dx, %%al")
 CASE(run_load, "movl (%%rdx), %%eax")
+CASE(run_store, "movl %%eax, (%%rdx)")
 
 static void measure(void (*run)(uint64_t, uint32_t, uint32_t, uint32_t), uint32_t a, uint32_t c,
                     uint32_t d)
@@ -235,9 +237,29 @@ static void spin(uint64_t how_long)
         ;
 }
 
+/* Interrupts are off; with them on, one that comes between the look and the halt ends the halt. */
+static void halt_until_not(volatile uint64_t *value, uint64_t old)
+{
+    while (*value == old)
+        __asm__ volatile("sti\n hlt\n cli" : : : "memory");
+}
+
+/* To each interrupt another one to the first CPU, and asleep in between. */
+static void answer(void)
+{
+    for (uint64_t seen = 0; !second_stop; seen++) {
+        halt_until_not(&acknowledged, seen);
+        wrmsr(X2APIC_ICR, first << 32 | TIMER_VECTOR);
+    }
+}
+
 void second_main(void)
 {
     enable_interrupts();
+    if (second_answers) {
+        second_up = rdmsr(X2APIC_ID) + 1;
+        return answer();
+    }
     second_up = rdmsr(X2APIC_ID) + 1;
     if (!second_halts)
         __asm__ volatile("sti");
@@ -294,6 +316,32 @@ static void measure_ipi(int halted)
         }
         if (i >= 0)
             cycles[i] = sum;
+    }
+    second_stop = 1;
+    wrmsr(X2APIC_ICR, there);
+}
+
+/*
+ * Two CPUs that are never awake at the same time: one sends an interrupt and halts, which wakes the
+ * other, which does the same. An operation is there and back; the result is for one way.
+ */
+static void measure_world_switch(void)
+{
+    need_apic(0, "");
+    second_answers = 1;
+    first = rdmsr(X2APIC_ID);
+    uint64_t there = (uint64_t)start_second() << 32 | IPI_VECTOR;
+
+    for (int64_t i = -1; i < order.batches; i++) {
+        uint64_t start = tsc_now();
+
+        for (uint64_t n = 0; n < order.ops; n++) {
+            fired = 0;
+            wrmsr(X2APIC_ICR, there);
+            halt_until_not(&fired, 0);
+        }
+        if (i >= 0)
+            cycles[i] = (tsc_now() - start) / 2;
     }
     second_stop = 1;
     wrmsr(X2APIC_ICR, there);
@@ -361,12 +409,16 @@ static void run_kind(uint32_t kind)
         return measure(run_in, 0, 0, USER_PORT);
     case MMIO_USER:
         return measure(run_load, 0, 0, USER_MMIO);
+    case MMIO_EVENTFD:
+        return measure(run_store, 0, 0, EVENTFD_MMIO);
     case IPI:
         return measure_ipi(0);
     case IPI_HALT:
         return measure_ipi(1);
     case TIMER:
         return measure_timer();
+    case WORLD_SWITCH:
+        return measure_world_switch();
     }
 }
 

@@ -26,6 +26,8 @@ CASES = (
     Case("pio_user", 100, 10_000),
     Case("mmio_user", 100, 10_000),
 )
+# where an eventfd can be had for a payload
+EVENTFD = Case("mmio_eventfd", 200)
 
 
 @pytest.mark.usefixtures("hypervisor")
@@ -37,5 +39,6 @@ def test_exit_costs(
     def run(case: Case) -> bare.Ran:
         return bare.run(payload, program, case.name, case.ops_on(host), BATCHES)
 
-    start, *counted = map(run, (START, *CASES))
+    cases = (*CASES, EVENTFD) if payload.hypervisor.serves_eventfds else CASES
+    start, *counted = map(run, (START, *cases))
     exits.record(record_sample, start, counted, ring=0, boot=boot)

@@ -49,7 +49,8 @@ def test_each_operation_causes_one_exit(
     assert start.exits is not None
     assert long.exits is not None
     background = Background.between((start.exits, start.seconds), (long.exits, long.seconds))
-    for case in COSTLY:
+    more = ("mmio_eventfd",) if payloads.hypervisor.serves_eventfds else ()
+    for case in (*COSTLY, *more):
         ran = bare.run(payloads, program, case, OPS, BATCHES)
         assert ran.exits is not None
         found = background.per_operation(ran.exits, ran.seconds, ran.operations)
@@ -59,11 +60,19 @@ def test_each_operation_causes_one_exit(
     assert kvm_holders(emulated_host) == before
 
 
-@pytest.mark.parametrize("case", ["ipi", "ipi_halt", "timer_latency"])
+@pytest.mark.parametrize("case", ["ipi", "ipi_halt", "timer_latency", "world_switch"])
 def test_interrupts_come(payloads: PayloadFactory, program: Path, case: str) -> None:
     ran = bare.run(payloads, program, case, 20, BATCHES, vcpus=2)
     assert min(ran.batches) > 0
     assert ran.seconds < 5
+
+
+def test_two_vcpus_take_turns_on_one_cpu(
+    payloads: PayloadFactory, program: Path, emulated_host: Host
+) -> None:
+    cpus = emulated_host.facts.cpu_numbers[-1:]
+    ran = bare.run(payloads, program, "world_switch", 50, BATCHES, vcpus=2, cpus=cpus)
+    assert 0 < ran.seconds < 5
 
 
 def test_what_it_lacks_is_told(payloads: PayloadFactory, program: Path) -> None:
@@ -87,3 +96,5 @@ def test_what_qemu_cannot_run_is_refused(qemu: QemuHypervisor) -> None:
         payloads(b"\xf4", mode="long")
     with pytest.raises(ProvisionError, match="registers of a payload"):
         payloads(b"\xf4", mode="protected", registers={"rax": 1})
+    with pytest.raises(ProvisionError, match="a payload's eventfds"):
+        payloads(b"\xf4", mode="protected", eventfds=[bare.EVENTFD])

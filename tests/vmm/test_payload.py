@@ -93,6 +93,24 @@ def test_ports_and_memory_that_nobody_answers(run: Runner) -> None:
     assert guest.lines == ["hi"]
 
 
+def test_a_write_for_an_eventfd_causes_no_exit_to_us(run: Runner) -> None:
+    writes = "mov $100, %ecx\n1: movl %ecx, {:#x} ; dec %ecx ; jnz 1b\n"
+    served, other = 0xD000_1000, 0xD000_1004
+    code = writes.format(served) + writes.format(other) + HELLO + FOR_EVER
+    guest = run(code, eventfds=[served])
+    guest.wait_line("hi")
+    assert guest.machine.statistics()["user_exits_mmio"] == 100
+
+
+@pytest.mark.parametrize(
+    "eventfds",
+    [[0x1000], [0xD000_1002], [1 << 32], [0xD000_1000] * 2, [-4], ["x"], list(range(17))],
+)
+def test_eventfds_that_cannot_be(run: Runner, eventfds: list[Any]) -> None:
+    with pytest.raises(ProvisionError, match="eventfd"):
+        run(FOR_EVER, eventfds=eventfds)
+
+
 def test_exits_are_counted(run: Runner) -> None:
     source = "mov $500, %ecx ; mov $0xd00, %dx\n1: in %dx, %al ; dec %ecx ; jnz 1b\n"
     guest = run(source + HELLO + FOR_EVER)

@@ -1,0 +1,34 @@
+"""Two vCPUs that take turns on one CPU of the host's, with no operating system in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.fixtures import RecordSample
+from harness.guest.payload import PayloadFactory
+from harness.hosts.base import Host
+from suites import bare
+
+BOOTS = {"short": 5, "full": 12}
+BATCHES = 30
+OPS, EMULATED_OPS = 2_000, 50
+
+
+@pytest.mark.machine
+@pytest.mark.usefixtures("hypervisor")
+def test_world_switch(
+    payload: PayloadFactory, program: Path, host: Host, record_sample: RecordSample, boot: int
+) -> None:
+    """One vCPU wakes the other and halts: from its instructions to the other's, with the interrupt
+    and the halt that the turn takes. interrupts.ipi_halt is the same between two CPUs."""
+    ops = EMULATED_OPS if host.emulated else OPS
+    cpus = host.facts.cpu_numbers[-1:]
+    ran = bare.run(payload, program, "world_switch", ops, BATCHES, vcpus=2, cpus=cpus)
+    parameters = {"ops": ops, "ring": 0}
+    for number, cycles in enumerate(ran.batches):
+        value = cycles * ran.ns / ops / 1e3
+        record_sample(
+            "scheduler.world_switch", value, "us", "lower", parameters, boot=boot, batch=number
+        )
