@@ -74,14 +74,15 @@ class Found:
     def lines(self, metric: str, unit: str) -> list[str]:
         """Both sides' medians and spreads of a metric; the ratio's, with an interval for it."""
         values = self.values[metric]
-        rows = [_line(f"{metric} {name}", values[name], unit) for name in (OURS, THEIRS)]
+        rows = [line(f"{metric} {name}", values[name], unit) for name in (OURS, THEIRS)]
         if ratios := self.ratios(metric):
-            line = _line(f"{metric} {OURS} / {THEIRS}", ratios, "")
+            ratio = line(f"{metric} {OURS} / {THEIRS}", ratios, "")
             low, high = interval(ratios) or (ratios[0], ratios[0])
-            rows.append(f"{line}  {CONFIDENCE:.0%} {low:.3f} to {high:.3f}")
+            rows.append(f"{ratio}  {CONFIDENCE:.0%} {low:.3f} to {high:.3f}")
         return rows
 
 
-def _line(name: str, values: list[float], unit: str) -> str:
+def line(name: str, values: list[float], unit: str) -> str:
+    """Median and spread, to be printed."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{name:36} median {middle:10.3f} {unit:8} min {low:.3f}  max {high:.3f}".rstrip()

@@ -13,6 +13,7 @@ import statistics
 
 import pytest
 
+from benchmarks.pairs import line
 from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
@@ -42,11 +43,6 @@ def private_mib(host: Host, guest: Guest) -> float:
     """MiB that belong to a VMM process alone, guest memory aside."""
     argv = ["python3", "-I", "-S", "-c", PRIVATE, str(guest.facts["pid"])]
     return float(json.loads(host.run([*argv, str(guest.spec.memory << 10)]).stdout)) / 1024
-
-
-def line(name: str, values: list[float], unit: str) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{name:38} median {middle:.3f}{unit}  min {low:.3f}{unit}  max {high:.3f}{unit}"
 
 
 def test_clone_beside_cold_boot(
@@ -92,6 +88,6 @@ def test_clone_beside_cold_boot(
     with capsys.disabled():
         print()
         for name, values in found.items():
-            unit = " MiB" if name.startswith("private") else " s"
+            unit = "MiB" if name.startswith("private") else "s"
             print(line(name, values, "" if "faults" in name else unit))
         print(line("clone / cold boot", ratios, ""))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.pairs import line
 from harness.fixtures import RecordSample
 from harness.guest.payload import PayloadFactory, assemble
 from harness.hosts.base import Host
@@ -61,11 +62,6 @@ def in_c(host: Host, program: str, code: str) -> list[float]:
     return cycles(bytes.fromhex(done.stdout))
 
 
-def line(name: str, values: list[float], unit: str) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{name:28} median {middle:.3f}{unit}  min {low:.3f}{unit}  max {high:.3f}{unit}"
-
-
 def test_exit_beside_c(
     payload: PayloadFactory,
     record_sample: RecordSample,
@@ -108,7 +104,7 @@ def test_exit_beside_c(
         print()
         for which, index in (("median", 0), ("quickest", 1)):
             mine, theirs = ([one[index] for one in found[name]] for name in sides)
-            print(line(f"our run loop, {which}", mine, " cycles"))
-            print(line(f"the loop in C, {which}", theirs, " cycles"))
+            print(line(f"our run loop, {which}", mine, "cycles"))
+            print(line(f"the loop in C, {which}", theirs, "cycles"))
             ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
             print(line(f"ours / C, {which}", ratios, ""))
