@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LARGE = 1 << 20  # bytes; SSH takes 0.4 s and 17 MB/s, plugging in a disk 0.12 s at any size
 TARGETS = 256  # of a virtio-scsi bus; then further units of each
-WORN = 0.5  # of QEMU's code buffer
+WORN = 0.65  # of QEMU's code buffer
 READY = "harness: sshd"  # the line of the host's init when its SSH server listens
 
 

@@ -19,7 +19,7 @@ from suites.hypercall.exits import BATCHES, Case
 pytestmark = pytest.mark.machine
 BOOTS = exits.BOOTS
 START = Case("control", 1_000, 1_000)
-CONTROL = Case("control", 5_000_000, 10_000_000)
+CONTROL = Case("control", 2_000_000, 10_000_000)
 CASES = (
     CONTROL,
     *(Case(name, 200) for name in ("hypercall_null", "cpuid", "msr_read", "pio_kernel")),

@@ -19,7 +19,7 @@ from suites.hypercall.exits import BATCHES, Case
 from suites.tool import Timed, operations, time
 
 BOOTS = exits.BOOTS
-CONTROL = Case("control", 5_000_000, 10_000_000)
+CONTROL = Case("control", 2_000_000, 10_000_000)
 CASES = (
     CONTROL,
     Case("hypercall_null", 1_000),

@@ -20,7 +20,7 @@ class Job:
     depth: int = 1
     size: int = 64  # MiB
     warm_up: int = 1
-    measured: int = 3
+    measured: int = 2
 
     def argv(self, filename: str) -> list[str]:
         return [

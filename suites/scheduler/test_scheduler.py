@@ -10,6 +10,7 @@ from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
+from harness.session import BASELINE
 from suites.tool import time
 
 BATCHES = 10
@@ -22,17 +23,29 @@ AGREE = 0.2  # of that time: the host's accounting has the VMM's own work and th
 
 
 @pytest.mark.baseline
-def test_within_the_guest(
+def test_scheduler(
     guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
 ) -> None:
+    """What a guest does with a CPU of its own; then another one shares that CPU: both want all of
+    it, and then one sleeps beside the other."""
+    cpu = host.facts.cpu_numbers[-1]
+    one = guest_factory(f"one-{boot}", cpus=[cpu])
+    within(one, host, record_sample, boot)
+    other = guest_factory(f"other-{boot}", cpus=[cpu])
+    if guest_factory.hypervisor.name != BASELINE:  # a container's /proc/stat is its host's
+        steal((one, other), record_sample, boot)
+    wakeup(one, other, record_sample, boot)
+    for guest in (one, other):
+        guest.stop()
+
+
+def within(guest: Guest, host: Host, record_sample: RecordSample, boot: int) -> None:
     """A system call, and two context switches: neither needs the hypervisor."""
-    guest = guest_factory(f"scheduler-{boot}")
     for case, ops in (EMULATED_OPS if host.emulated else OPS).items():
         timed = time(guest, "hv-ops", case, ops, BATCHES)
         for number, batch in enumerate(timed.batches):
             value = batch["ns"] / ops
             record_sample(f"scheduler.{case}", value, "ns", "lower", boot=boot, batch=number)
-    guest.stop()
 
 
 def stolen(guest: Guest) -> float:
@@ -40,19 +53,6 @@ def stolen(guest: Guest) -> float:
     knows it (/proc/stat, proc(5)). What it counts as busy is no more than its ticks that came."""
     words = guest.ssh.run(["head", "-1", "/proc/stat"]).stdout.split()
     return int(words[8]) / TICKS
-
-
-@pytest.mark.machine
-def test_two_on_one_cpu(
-    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
-) -> None:
-    """Two guests share a CPU: both want all of it, and then one sleeps beside the other."""
-    cpu = host.facts.cpu_numbers[-1]
-    one, other = (guest_factory(f"{name}-{boot}", cpus=[cpu]) for name in ("one", "other"))
-    steal((one, other), record_sample, boot)
-    wakeup(one, other, record_sample, boot)
-    for guest in (one, other):
-        guest.stop()
 
 
 def steal(guests: Sequence[Guest], record_sample: RecordSample, boot: int) -> None:
