@@ -77,7 +77,6 @@ class Supervisor:
         self._network = Network()
         self._utilization = Utilization()
         self._stdin = LineReader()
-        self._kept_on = -1  # an empty VM, once there was a guest
         self._closing = False
 
     def run(self) -> None:
@@ -221,18 +220,7 @@ class Supervisor:
         ours.settimeout(_STUCK)
         child = Child(guest, pid, ours)
         self._children[guest] = child
-        self._keep_on(request["op"])
         self._selector.register(ours, selectors.EVENT_READ, child)
-
-    def _keep_on(self, operation: str) -> None:
-        """Once there was a machine, KVM stays switched on: for the next one to be there sooner."""
-        if self._kept_on < 0 and operation in ("create", "restore"):
-            with contextlib.suppress(ConfigError, OSError):
-                kvm = Kvm()
-                try:
-                    self._kept_on = kvm.create_vm()
-                finally:
-                    kvm.close()
 
     def _become_child(self, parent: int, ours: socket.socket) -> None:
         """In the fork: drop what is the supervisor's, and never outlive it."""
@@ -241,8 +229,6 @@ class Supervisor:
             signal.signal(number, signal.SIG_DFL)
         self._selector.close()
         ours.close()
-        if self._kept_on >= 0:
-            os.close(self._kept_on)
         for child in self._children.values():
             child.connection.close()
         os.setsid()

@@ -56,21 +56,6 @@ class Kvm:
     def close(self) -> None:
         os.close(self.fd)
 
-    def create_vm(self) -> int:
-        """KVM_CREATE_VM: the descriptor of an empty one. For as long as there is any, KVM is
-        switched on on every CPU, and the next one takes a fraction of the time."""
-        while True:
-            try:
-                return ioctl(self.fd, ioctls.CREATE_VM, 0)
-            except InterruptedError:
-                continue
-            except OSError as error:
-                if error.errno == errno.EBUSY:
-                    mend = "another hypervisor holds VT-x or AMD-V: end it"
-                else:
-                    mend = "see the kernel log of the host (dmesg)"
-                raise ConfigError(f"KVM_CREATE_VM: {error.strerror}", mend) from error
-
     def capability(self, name: str, vm: int | None = None) -> int:
         """KVM_CHECK_EXTENSION's answer, 0: not there. name: as NUMBERS has it, without "KVM_CAP_".
         vm: asked of that VM, as some depend on it."""
@@ -103,7 +88,7 @@ class Vm:
 
     def __init__(self, kvm: Kvm) -> None:
         self.kvm = kvm
-        self.fd = kvm.create_vm()
+        self.fd = self._create()
         ioctl(self.fd, ioctls.SET_IDENTITY_MAP_ADDR, struct.pack("<Q", _IDENTITY_MAP))
         # by libc: fcntl.ioctl takes no number of 32 bits
         if _libc.ioctl(self.fd, ioctls.SET_TSS_ADDR, ctypes.c_ulong(_TSS_ADDRESS)):
@@ -115,6 +100,19 @@ class Vm:
         self._next_gsi = _IOAPIC_PINS
         self._gathering = False
         self._set_routes()
+
+    def _create(self) -> int:
+        while True:
+            try:
+                return ioctl(self.kvm.fd, ioctls.CREATE_VM, 0)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    mend = "another hypervisor holds VT-x or AMD-V: end it"
+                else:
+                    mend = "see the kernel log of the host (dmesg)"
+                raise ConfigError(f"KVM_CREATE_VM: {error.strerror}", mend) from error
 
     def add_memory(self, gpa: int, size: int, hva: int, readonly: bool = False) -> None:
         """A memslot: `size` bytes of ours at `hva` become the guest's at `gpa`. A guest's write to

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ProvisionError
-from harness.hypervisors.supervised import Supervisor
 from harness.kvm.errors import MachineEnd
 from harness.vmm.watch import ExitStorm
 from tests.vmm.guests import Runner
@@ -114,18 +113,6 @@ def test_a_flooded_console_holds_up_nobody_else(run: Runner) -> None:
         guest.machine.stop()
         assert guest.end().reason == "stopped"
     assert time.monotonic() - asked < 2 * len(flooding) * WITHIN
-
-
-def test_a_process_holds_its_own_vm_alone(run: Runner, supervisor: Supervisor) -> None:
-    """Though the supervisor keeps an empty one, for the next to be made sooner."""
-    first, second = (run(HELLO + FOR_EVER, name) for name in ("first", "second"))
-
-    def machines(pid: int) -> int:
-        held = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: PTH115
-        return held.count("anon_inode:kvm-vm")  # a Path would be another name
-
-    assert [machines(guest.machine.facts["pid"]) for guest in (first, second)] == [1, 1]
-    assert machines(supervisor.pid) == 1
 
 
 def test_vcpus_run_where_they_are_pinned(run: Runner) -> None:
