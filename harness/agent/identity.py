@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import socket
+import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,15 +19,17 @@ from typing import Any, Callable
 
 from harness.kvm.errors import ConfigError, MachineEnd
 from harness.vmm.config import record
+from harness.vmm.devices.virtio.queue import MAX_SIZE
 from harness.vmm.devices.virtio.vsock import Vsock
 from harness.vmm.machine import Machine
+
+Sending = Callable[[bytes], None]
 
 PORT = 1023
 _SEED_BYTES = 64
 _TIMEOUT, _TRY, _PAUSE = 20.0, 4.0, 0.001  # seconds: in all, for one try, between them
-_SETTLED = 5.0  # seconds that a guest has for it
+_SETTLED = 4.0  # seconds that a guest has for it, more than its init gives itself
 _LIMIT = 128
-_BUFFERS = 256  # of a receive queue, at most
 _WORD = re.compile(r"[a-z]+=[!-~]{1,64}")
 
 
@@ -50,24 +53,40 @@ class Restore:
         return restore
 
 
-def settle(machine: Machine) -> None:
-    """Have a guest do what each of its clones would else have to do first; one that has no such
-    init, or is busy, goes as it is."""
-    vsock = machine.vsock
-    if vsock and machine.begun and not machine.vcpus[0].paused:
-        with contextlib.suppress(OSError):
-            _ask(vsock.cid, partial(_send_settle, vsock), _SETTLED)
+class Settling:
+    """Has a guest do what each of its clones would else have to do first; one that has no such
+    init, or is busy, goes as it is. In a thread: a vCPU may have to be answered meanwhile."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> bool:
+        if self.ended():
+            self._thread = threading.Thread(target=self._settle, name="settle", daemon=True)
+            self._thread.start()
+        return True
+
+    def ended(self) -> bool:
+        """It has settled, or will not."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def _settle(self) -> None:
+        machine = self._machine
+        if machine.vsock and machine.begun and not machine.vcpus[0].paused:
+            with contextlib.suppress(OSError), _connect(machine.vsock.cid, _SETTLED) as peer:
+                ask(peer, partial(_send_settle, machine.vsock), _SETTLED)
 
 
-def _send_settle(vsock: Vsock, connection: socket.socket) -> None:
-    """Each byte takes a buffer of the guest's, until it fills them up: tens of pages that else
-    some clone would be the first to touch."""
-    for _ in range(_BUFFERS):
+def _send_settle(vsock: Vsock, send: Sending) -> None:
+    """Each blank before the word takes a buffer of the guest's, until it fills them up: tens of
+    pages that else some clone would be the first to touch."""
+    for _ in range(MAX_SIZE):
         if vsock.well_filled:
             break
-        connection.sendall(b" ")
+        send(b" ")
         time.sleep(_PAUSE)
-    connection.sendall(b"settle=1\n")
+    send(b"settle=1\n")
 
 
 def adopt(machine: Machine, identity: dict[str, str]) -> None:
@@ -95,7 +114,8 @@ def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
         # before that it answers with its origin's address, which the host does not let through
         elif vsock.reset_seen:
             try:
-                return _ask(vsock.cid, partial(_send_identity, identity), _TRY)
+                with _connect(vsock.cid, _TRY) as peer:
+                    return ask(peer, partial(_send_identity, identity), _TRY)
             except OSError as error:
                 # the reset may cut a connection off, too, which only the guest knows then
                 why = error.strerror or str(error)
@@ -103,22 +123,41 @@ def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
     return why
 
 
-def _send_identity(words: dict[str, str], connection: socket.socket) -> None:
+def _send_identity(words: dict[str, str], send: Sending) -> None:
     """Stamped when it can be read at once."""
     line = {**words, "time": str(time.time_ns()), "seed": os.urandom(_SEED_BYTES).hex()}
     text = " ".join(f"{name}={value}" for name, value in line.items())
-    connection.sendall(f"{text}\n".encode())
+    send(f"{text}\n".encode())
 
 
-def _ask(cid: int, send: Callable[[socket.socket], None], timeout: float) -> str:
-    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as connection:
+def _connect(cid: int, timeout: float) -> socket.socket:
+    connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    try:
         connection.settimeout(timeout)
         connection.connect((cid, PORT))
-        send(connection)
-        answer = b""
-        while not answer.endswith(b"\n") and len(answer) < _LIMIT:
-            piece = connection.recv(_LIMIT)
-            if not piece:
-                raise ConnectionResetError("the guest closed the connection")
-            answer += piece
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def ask(peer: socket.socket, send: Callable[[Sending], None], timeout: float) -> str:
+    """What a guest's init answers. timeout: seconds for all of it, however little comes at a time.
+    Raises OSError."""
+    end = time.monotonic() + timeout
+
+    def in_time() -> socket.socket:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no answer in time")
+        peer.settimeout(left)
+        return peer
+
+    send(lambda data: in_time().sendall(data))
+    answer = b""
+    while not answer.endswith(b"\n") and len(answer) < _LIMIT:
+        piece = in_time().recv(_LIMIT)
+        if not piece:
+            raise ConnectionResetError("the guest closed the connection")
+        answer += piece
     return answer.decode("ascii", "replace").strip()

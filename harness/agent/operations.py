@@ -10,12 +10,13 @@ from harness.vmm import snapshot
 from harness.vmm.machine import Machine
 
 from .control import Channel
-from .identity import settle
+from .identity import Settling
 from .reach import Reach
 
 
 def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]] = dict) -> None:
     """Answer until the machine is told to stop, which this ends. costs: further statistics."""
+    settling = Settling(machine)
     operations: dict[str, Callable[..., Any]] = {
         "stats": lambda: {**machine.statistics(), **costs()},
         "stop": lambda: True,
@@ -23,6 +24,8 @@ def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]
         "balloon": partial(_balloon, machine),
         "pause": machine.pause,
         "resume": machine.resume,
+        "settle": settling.start,
+        "settled": settling.ended,
         "snapshot": partial(_snapshot, machine),
         "limit_exits": partial(_limit_exits, machine),
         **Reach(machine).operations(),
@@ -65,7 +68,6 @@ def _balloon(machine: Machine, mib: int | None = None) -> dict[str, int]:
 def _snapshot(machine: Machine, files: dict[str, int]) -> dict[str, int]:
     """Write a snapshot into the files "memory" and "state"; the machine is paused meanwhile.
     Returns the bytes of memory kept. Raises ConfigError."""
-    settle(machine)
     was_paused = machine.vcpus[0].paused
     machine.pause()
     try:

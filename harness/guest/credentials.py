@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from functools import lru_cache
 from pathlib import Path
@@ -45,7 +46,7 @@ def load_client_key(path: Path) -> paramiko.PKey:
                 mend=f"chmod 600 {path}",
                 stage="sshd",
             )
-        return _parsed(path, (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns))
+        return _parsed(path, (_version(now), *_certificate(path)))
     except OSError as error:
         raise SSHAuthError(
             f"client key {path} cannot be read: {error.strerror}",
@@ -60,7 +61,19 @@ def load_client_key(path: Path) -> paramiko.PKey:
         ) from error
 
 
+def _version(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _certificate(path: Path) -> list[tuple[int, ...]]:
+    """The version of what paramiko reads beside a key, if it is there."""
+    try:
+        return [_version(path.with_name(f"{path.name}-cert.pub").stat())]
+    except OSError:
+        return []
+
+
 @lru_cache(maxsize=8)
-def _parsed(path: Path, version: tuple[int, ...]) -> paramiko.PKey:
+def _parsed(path: Path, version: tuple[tuple[int, ...], ...]) -> paramiko.PKey:
     """To check an RSA key's numbers takes 0.2 s: as long as the rest of a login."""
     return paramiko.PKey.from_path(path)

@@ -115,7 +115,7 @@ class Guest(Watched):
         return self.timeline.reached("adopted" if self.origin else "sshd")
 
     def snapshot(self) -> Snapshot:
-        """Keep it as it is now, to make clones of; it is paused meanwhile. See Snapshot."""
+        """Keep it as it is now, to make clones of. It settles and is paused: see Snapshot."""
         self.check_alive()
         return Snapshot(self)
 

@@ -31,10 +31,10 @@ _TOOLS = {
 
 
 class RunsPayloads(Protocol):
-    """A hypervisor that runs flat code. serves_eventfds: also with PayloadSpec.eventfds."""
+    """A hypervisor that runs flat code. One with PayloadSpec.eventfds has an attribute
+    serves_eventfds that is true."""
 
     host: Host
-    serves_eventfds: bool
 
     def create_payload(self, spec: PayloadSpec, events: Events, /) -> Machine:
         """A machine that runs it. Raises ProvisionError (stage "create")."""
@@ -177,5 +177,5 @@ def make(
         exit_limit=exit_limit,
         paused=not start,
         eventfds=tuple(eventfds),
-        cpus=tuple(cpus),
+        cpus=cpus,
     )

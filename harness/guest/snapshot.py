@@ -20,14 +20,16 @@ class Snapshot:
 
     Attributes:
         spec: of the guest that it was made of. folder: on the host.
-        size: bytes of memory that it holds. lack: why there are no clones of it; "" if there are.
+        size: bytes of its memory that are not zero. lack: why there are no clones of it; "" if
+        there are.
 
     Clones that run do not need it any more after `remove()`: the kernel keeps what they map.
     """
 
     def __init__(self, guest: Guest) -> None:
-        """Pauses the guest for as long as it takes. Raises HarnessError (stage "run") when its
-        hypervisor has no snapshots, or the guest writes to a disk."""
+        """Lets the guest settle, for some seconds at most: its init gets ready what each clone
+        would else need first. Then it is paused for as long as it takes. Raises HarnessError
+        (stage "run") when its hypervisor has no snapshots, or the guest writes to a disk."""
         self.spec = guest.spec
         self.lack = _lack(guest)
         self._host = guest.hypervisor.host
@@ -39,7 +41,9 @@ class Snapshot:
                 stage="run",
                 guest=guest.name,
             )
-        self.folder = f"{self._host.scratch(huge=True)}/snapshot-{next(_numbers)}-{guest.name}"
+        # what a VMM writes counts as its guest's memory, and what lies in memory is not given back
+        mapped = 0 if guest.spec.memory_limit else guest.spec.memory
+        self.folder = f"{self._host.scratch(mapped)}/snapshot-{next(_numbers)}-{guest.name}"
         self._host.run(["mkdir", "-m", "700", self.folder])
         try:
             self.size = int(take(self.folder))

@@ -126,10 +126,10 @@ class Host(Protocol):
         device (its size then is padded to 512 bytes with zeros).
         """
 
-    def scratch(self, huge: bool = False) -> str:
+    def scratch(self, mapped: int = 0) -> str:
         """A directory of this session's own on the host, on a disk that knows O_DIRECT; removed
-        at close. huge: rather in memory of huge pages, for files that are to be mapped, where the
-        host has a file system of that kind (/dev/shm with huge=within_size)."""
+        at close. mapped: for a file of so many MiB that is to be mapped: the emulated host has
+        huge pages for that, as long as it has memory to spare."""
 
     def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
         """Connect to a guest's AF_VSOCK port from the host. Raises OSError when refused or late."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LARGE = 1 << 20  # bytes; SSH takes 0.4 s and 17 MB/s, plugging in a disk 0.12 s at any size
 TARGETS = 256  # of a virtio-scsi bus; then further units of each
 WORN = 0.65  # of QEMU's code buffer
+SPARE = 1024  # MiB of the host's memory that snapshots leave for guests
 READY = "harness: sshd"  # the line of the host's init when its SSH server listens
 
 
@@ -105,6 +106,15 @@ class EmulatedHost(RemoteHost):
         """True when its guests so far may have failed for a fault of QEMU's (CODE_BUFFER, too)."""
         buffer = self._qemu.code_buffer()
         return buffer is None or buffer[1] > 0
+
+    def scratch(self, mapped: int = 0) -> str:
+        """See Host. What is mapped lies in /dev/shm, whose pages are huge here (set_up_root() in
+        images/guest/boot.c): it is gone with the host."""
+        if mapped:
+            script = "awk '/^MemAvailable/ { print $2 }' /proc/meminfo"
+            if int(self.run(["sh", "-c", script]).stdout) >> 10 > mapped + SPARE:
+                return "/dev/shm"  # noqa: S108 - of a host that is ours alone
+        return super().scratch()
 
     def _bring(self, path: Path, size: int) -> str:
         """Small files by SSH, large ones as a read-only disk: nothing is copied."""

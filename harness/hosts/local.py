@@ -90,7 +90,7 @@ class LocalHost:
             raise HostError(f"{path} is no file", mend="name an existing file", stage="host")
         return str(path.resolve())
 
-    def scratch(self, huge: bool = False) -> str:
+    def scratch(self, mapped: int = 0) -> str:
         """See Host. Under /var/tmp: /tmp may be a tmpfs, which older kernels refuse O_DIRECT."""
         with self._lock:
             if self._scratch is None:

@@ -16,12 +16,6 @@ from harness.hosts.base import Completed, HostFacts, Process, Stream
 from harness.hosts.facts import gather
 from harness.hosts.standing import SCRIPT, StandingRelay
 
-_SCRATCH = """
-d=/var/tmp
-[ "$1" ] && grep -q '^[^ ]* /dev/shm tmpfs .*huge=within_size' /proc/mounts && d=/dev/shm
-mktemp -d $d/harness-XXXXXXXX
-"""
-
 
 class RemoteHost:
     """A Host behind one SSH session; see Host for its methods."""
@@ -35,7 +29,7 @@ class RemoteHost:
         self._lock = threading.RLock()
         self._placed: dict[tuple[str, int, int], str] = {}
         self._processes: list[Process] = []
-        self._scratch: dict[bool, str] = {}  # by huge
+        self._scratch: str | None = None
         self._cache: str | None = None
         self._relay: StandingRelay | None = None
         self._relay_tried = False
@@ -116,13 +110,13 @@ class RemoteHost:
             self._cache = self.run(["sh", "-c", script]).stdout.strip()
         return self._cache
 
-    def scratch(self, huge: bool = False) -> str:
+    def scratch(self, mapped: int = 0) -> str:
         """See Host. Under /var/tmp: /tmp may be a tmpfs, which older kernels refuse O_DIRECT."""
         with self._lock:
-            if huge not in self._scratch:
-                made = self.run(["sh", "-c", _SCRATCH, "sh", "huge" if huge else ""])
-                self._scratch[huge] = made.stdout.strip()
-            return self._scratch[huge]
+            if self._scratch is None:
+                made = self.run(["mktemp", "-d", "/var/tmp/harness-XXXXXXXX"])  # noqa: S108
+                self._scratch = made.stdout.strip()
+            return self._scratch
 
     def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
         """See Host."""
@@ -162,9 +156,9 @@ class RemoteHost:
             processes, self._processes = self._processes, []
         for process in processes:
             process.kill()
-        if self._scratch and self._ssh.alive:
+        if self._scratch is not None and self._ssh.alive:
             with contextlib.suppress(SSHError):
-                self._ssh.run(["rm", "-rf", "--", *self._scratch.values()], check=False)
+                self._ssh.run(["rm", "-rf", "--", self._scratch], check=False)
         self._ssh.close()
 
     def _session(self) -> SSHSession:

@@ -53,6 +53,18 @@ class Disk:
         return self.overlay or not self.readonly
 
 
+def _check_numbers(guest: str, **lists: Any) -> None:
+    """Raises ProvisionError where a number stands for a list of the host's CPUs."""
+    for name, value in lists.items():
+        if isinstance(value, int):
+            raise ProvisionError(
+                f"{name}={value!r}: these are numbers of the host's CPUs",
+                mend="give a list; how many CPUs the guest has is vcpus",
+                stage="create",
+                guest=guest,
+            )
+
+
 @dataclass(frozen=True)
 class GuestSpec:
     """What a guest is made of. memory: MiB. boot_timeout: seconds until ready.
@@ -100,13 +112,7 @@ class GuestSpec:
         for name, words in (("network", NETWORKS), ("ssh", SSH_WAYS), ("root", ROOTS)):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {words}")
-        if isinstance(self.cpus, int) or isinstance(self.pin, int):
-            raise ProvisionError(
-                f"cpus={self.cpus!r}, pin={self.pin!r}: these are numbers of the host's CPUs",
-                mend="give a list; how many CPUs the guest has is vcpus",
-                stage="create",
-                guest=self.name,
-            )
+        _check_numbers(self.name, cpus=self.cpus, pin=self.pin)
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -158,7 +164,10 @@ class PayloadSpec:
     paused: bool = False
     testdev: bool = False
     eventfds: tuple[int, ...] = ()
-    cpus: tuple[int, ...] = ()
+    cpus: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.name, cpus=self.cpus)
 
     @property
     def limits(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import itertools
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -28,6 +29,7 @@ API = 1
 _KVM = [{"provider": "kvm"}]  # of query-stats: the binary statistics of its virtual machine
 PAYLOAD_TIMEOUT = 30.0  # seconds to make one: milliseconds, on a host with nothing else to do
 _ANSWER_TIMEOUT = 30.0
+_LOOK = 0.02  # seconds between looks whether a guest has settled
 _SNAPSHOT_TIMEOUT = 120.0
 
 
@@ -298,7 +300,11 @@ class BuiltInMachine(SupervisedMachine):
         return self._supervisor.request(operation, self._guest, arguments)
 
     def snapshot(self, folder: str) -> int:
-        """Write a snapshot into an empty folder of the host; the bytes of memory that it holds."""
+        """Let the guest settle, then pause it and write a snapshot into an empty folder of the
+        host; the bytes of its memory that are not zero."""
+        self.ask("settle")
+        while not self.ask("settled"):
+            time.sleep(_LOOK)
         files = {name: f"{folder}/{name}" for name in ("memory", "state")}
         request = self._supervisor.request
         done = request("snapshot", self._guest, {}, _SNAPSHOT_TIMEOUT, files=files)

@@ -106,7 +106,7 @@ def _write(
 
 def _write_memory(fd: int, memory: Memory, identity: bytes) -> int:
     kept = at = 0
-    os.ftruncate(fd, memory.size + _PAGE)
+    os.ftruncate(fd, memory.size + _PAGE)  # first: a tmpfs with huge=within_size looks at it
     for region in memory.regions:
         for start in range(0, region.size, _BLOCK):
             end = min(start + _BLOCK, region.size)

@@ -298,7 +298,8 @@ void set_up_root(void)
     mkdir("/dev/disk", 0755);
     mkdir("/dev/disk/by-serial", 0755);
     must_mount("devpts", "/dev/pts", 0, "gid=5,mode=620,ptmxmode=666");
-    /* of huge pages in a host: what clones read in a snapshot's memory then costs fewer faults */
+    /* of huge pages in a host, for files that begin by their full size: what clones read in a
+     * snapshot's memory then costs fewer faults */
     must_mount("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV,
                is_host ? "mode=1777,huge=within_size" : "mode=1777");
     if (symlink("/proc/self/fd", "/dev/fd") || symlink("fd/0", "/dev/stdin")

@@ -29,7 +29,7 @@ int server_fd(const struct server *server);
 int server_wait(const struct server *server);
 void start_due(struct server *server);
 void serve(struct server *server);
-int settle_server(struct server *server);
+int settle_server(struct server *server, long long end);
 
 /* boot.c */
 extern int is_host;

@@ -6,7 +6,7 @@
  * here, before main(), so that all which comes before is done when a connection comes, and nothing
  * that depends on chance is.
  * dropbear ends with "Failed lookup" when getnameinfo() does not know the peer's address family.
- * It reads eight files of /proc after getrandom() has seeded it already, and for one of them the
+ * It reads nine files of /proc after getrandom() has seeded it already, and for one of them the
  * kernel looks up the name of each timer's function: a quarter of the time of a login.
  * Built without libc: nothing to initialize, and nothing to resolve but where errno is.
  */

@@ -2,10 +2,12 @@
  * SSH servers, one for each connection, inetd style: no daemon to wait for at boot.
  *
  * One is ahead: started, linked, and waiting in accept() before it has asked for a random number
- * (preload.c). It tells by bytes in a pipe that it waits there, "w", and that it has a connection,
- * "!"; the next one is started a moment later, as its start would slow the login down. A connection that comes while there is
- * none, init accepts itself. One that ends before (killed, or it cannot run) is not followed by
- * another until then.
+ * (preload.c). It tells by bytes in a pipe that it is about to wait, "w", and that it has a
+ * connection, "!"; the next one is started a moment later, as its start would slow the login down.
+ * A connection that comes while there is none, init accepts itself. One that ends before (killed,
+ * or it cannot run) is not followed by another until then, or until init is to settle. In clones of
+ * one snapshot it is the same: their first servers share what execve() chose by chance, addresses
+ * and the stack's canary.
  */
 #define _GNU_SOURCE
 #include "init.h"
@@ -17,7 +19,6 @@
 #include <unistd.h>
 
 #define REST_NS 500000000LL
-#define SETTLE_NS 3000000000LL
 
 /* It waits if its standard input is a listener; else that is the connection. */
 static pid_t start_server(int in, int out)
@@ -105,18 +106,29 @@ void serve(struct server *server)
         server->due = now_ns() + REST_NS;
 }
 
-/* Have a spare that waits in accept(); -1 with errno when there is none within a while. */
-int settle_server(struct server *server)
+/* Whether its pipe has something to tell within that many milliseconds. */
+static int has_news(const struct server *server, int ms)
 {
-    long long end = now_ns() + SETTLE_NS;
+    struct pollfd wait = {.fd = server->news, .events = POLLIN};
 
-    if (server->news < 0)
-        start_spare(server);
-    while (server->news >= 0 && !server->waiting && now_ns() < end) {
-        struct pollfd wait = {.fd = server->news, .events = POLLIN};
-        if (poll(&wait, 1, 100) > 0)
+    return server->news >= 0 && poll(&wait, 1, ms) > 0;
+}
+
+/* Have a spare that is as far as its accept(); -1 with errno when there is none until then. */
+int settle_server(struct server *server, long long end)
+{
+    while (has_news(server, 0))   /* it may just have been taken */
+        serve(server);
+    while (server->news < 0 || !server->waiting) {
+        errno = ETIMEDOUT;
+        if (now_ns() > end)
+            return -1;
+        if (server->news < 0)
+            start_spare(server);
+        if (server->news < 0)
+            return -1;
+        if (has_news(server, 100))
             serve(server);
     }
-    errno = ETIMEDOUT;
-    return server->news >= 0 && server->waiting ? 0 : -1;
+    return 0;
 }

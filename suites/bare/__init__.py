@@ -66,6 +66,11 @@ class Ran:
         return operations(self.ops, len(self.batches))
 
 
+def serves_eventfds(payload: PayloadFactory) -> bool:
+    """Whether the case mmio_eventfd can run there."""
+    return bool(getattr(payload.hypervisor, "serves_eventfds", False))
+
+
 def build(folder: Path) -> Path:
     """The program, with an order to be filled in. Raises ProvisionError (stage "create")."""
     here, made = Path(__file__).parent, folder / "bare"

@@ -79,6 +79,19 @@ second64:
     call second_main
     jmp 2b
 
+/* Halts for as long as (rdi) is rsi. Interrupts come in here alone: one between the look and the
+ * halt makes it look again, also on a CPU that loses the shadow of an STI. */
+.globl halt_until_not
+halt_until_not:
+    cmp %rsi, (%rdi)
+    jne 1f
+    sti
+about_to_halt:
+    hlt
+    cli
+    jmp halt_until_not
+1:  ret
+
 /* An interrupt from the other CPU: count it. */
 .globl on_ipi, on_timer
 on_ipi:
@@ -87,6 +100,11 @@ on_ipi:
     push %rdx
     incq acknowledged(%rip)
 end_of_interrupt:
+    lea about_to_halt(%rip), %rax
+    cmp %rax, 24(%rsp)          /* where it came */
+    jne 1f
+    incq 24(%rsp)               /* past the halt */
+1:
     mov $X2APIC_EOI, %ecx
     xor %eax, %eax
     xor %edx, %edx

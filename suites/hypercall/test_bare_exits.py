@@ -39,6 +39,6 @@ def test_exit_costs(
     def run(case: Case) -> bare.Ran:
         return bare.run(payload, program, case.name, case.ops_on(host), BATCHES)
 
-    cases = (*CASES, EVENTFD) if payload.hypervisor.serves_eventfds else CASES
+    cases = (*CASES, EVENTFD) if bare.serves_eventfds(payload) else CASES
     start, *counted = map(run, (START, *cases))
     exits.record(record_sample, start, counted, ring=0, boot=boot)

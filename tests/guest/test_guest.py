@@ -193,7 +193,7 @@ class Cloner(Puppet):
     def run(self, argv: Sequence[str]) -> None:
         self.commands.append(argv[0])
 
-    def scratch(self, huge: bool = False) -> str:
+    def scratch(self, mapped: int = 0) -> str:
         return "/scratch"
 
     def snapshot(self, folder: str) -> int:

@@ -49,7 +49,7 @@ def test_each_operation_causes_one_exit(
     assert start.exits is not None
     assert long.exits is not None
     background = Background.between((start.exits, start.seconds), (long.exits, long.seconds))
-    more = ("mmio_eventfd",) if payloads.hypervisor.serves_eventfds else ()
+    more = ("mmio_eventfd",) if bare.serves_eventfds(payloads) else ()
     for case in (*COSTLY, *more):
         ran = bare.run(payloads, program, case, OPS, BATCHES)
         assert ran.exits is not None
@@ -73,6 +73,12 @@ def test_two_vcpus_take_turns_on_one_cpu(
     cpus = emulated_host.facts.cpu_numbers[-1:]
     ran = bare.run(payloads, program, "world_switch", 50, BATCHES, vcpus=2, cpus=cpus)
     assert 0 < ran.seconds < 5
+    guest = payloads(bare.order(program, "control", 1, 1), mode="protected", memory=64, cpus=cpus)
+    told = emulated_host.run(["cat", f"{guest.facts['cgroup']}/cpuset.cpus"]).stdout
+    assert told.split() == [str(cpus[0])]
+    guest.stop()
+    with pytest.raises(ProvisionError, match="give a list"):
+        payloads(b"\xf4", mode="protected", cpus=cpus[0])
 
 
 def test_what_it_lacks_is_told(payloads: PayloadFactory, program: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,15 @@ def test_a_panic_of_one_guest_does_not_touch_the_other(
     assert (across.readline(), across.wait(10.0)) == (b"end\n", 0)
     assert across_panic.wait(10.0) == 0
     assert not standing.ended.is_set()
+
+
+def test_the_ssh_server_opens_files_by_the_name_that_is_preloaded(
+    standing: Guest, tmp_path: Path
+) -> None:
+    """See images/guest/preload.c."""
+    program = tmp_path / "dropbear"
+    program.write_bytes(standing.ssh.get("/usr/sbin/dropbear"))
+    argv = ["nm", "--dynamic", "--undefined-only", str(program)]
+    told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    names = {line.split()[-1].partition("@")[0] for line in told.splitlines()}
+    assert {name for name in names if "open" in name} == {"open", "fopen", "openlog", "openpty"}

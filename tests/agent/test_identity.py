@@ -1,0 +1,82 @@
+"""What a guest's init is asked over vsock: the host's half, against a socket of the same kind."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from harness.agent.identity import Sending, ask
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def send_word(send: Sending) -> None:
+    send(b"settle=1\n")
+
+
+def test_an_answer_is_a_line(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"o")
+    threading.Timer(0.05, theirs.sendall, [b"k\n"]).start()
+    assert ask(ours, send_word, 5.0) == "ok"
+    assert theirs.recv(100) == b"settle=1\n"
+
+
+def test_who_says_nothing_has_so_long_and_no_longer(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        ask(pair[0], send_word, 0.2)
+    assert time.monotonic() - began < 2
+
+
+def test_who_trickles_gains_no_time(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    stop = threading.Event()
+
+    def trickle() -> None:
+        while not stop.wait(0.05):
+            theirs.send(b"x")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(TimeoutError):
+            ask(ours, send_word, 0.5)
+        assert time.monotonic() - began < 3
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_who_takes_nothing_gains_no_time(pair: tuple[socket.socket, socket.socket]) -> None:
+    def send_much(send: Sending) -> None:
+        while True:
+            send(bytes(1 << 20))
+
+    with pytest.raises(TimeoutError):
+        ask(pair[0], send_much, 0.3)
+
+
+def test_one_that_hangs_up_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(ConnectionResetError, match="closed"):
+        ask(ours, send_word, 5.0)
+
+
+def test_an_endless_line_is_cut(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"x" * 4096)
+    assert 128 <= len(ask(ours, send_word, 5.0)) <= 256
