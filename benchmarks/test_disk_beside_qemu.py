@@ -34,15 +34,17 @@ def cpu_us(host: Host, guest: Guest) -> int:
 
 def measure(host: Host, guest: Guest, job: Job) -> dict[str, float]:
     """One run of fio in the guest; "cpu" and "user_exits" are for each I/O."""
-    argv = [*job.argv(f"/dev/disk/by-serial/{SERIAL}"), "--readonly"]
+    device = f"/dev/disk/by-serial/{SERIAL}"
+    guest.ssh.run([*job.argv(device, job.warm_up), "--readonly"], timeout=job.timeout)
+    argv = [*job.argv(device, job.measured), "--readonly"]
     exits, cpu = guest.statistics().get("user_exits", 0), cpu_us(host, guest)
-    text = guest.ssh.run(argv, timeout=60.0 + job.warm_up + job.measured).stdout
+    text = guest.ssh.run(argv, timeout=job.timeout).stdout
     cpu, exits = (
         cpu_us(host, guest) - cpu,
         guest.statistics().get("user_exits", 0) - exits,
     )
     found = figures(text, "guest")
-    count = found["iops"] * (job.warm_up + job.measured)
+    count = found["requests"]
     return {**found, "cpu": cpu / count, "user_exits": exits / count}
 
 

@@ -102,7 +102,10 @@ class Supervisor:
             self._close()
 
     def _tick(self) -> None:
-        values = self._utilization.sample()
+        try:
+            values = self._utilization.sample()
+        except OSError:  # no descriptor is free just now
+            return
         if values:
             self._send({"event": "utilization", "time_ns": time.monotonic_ns(), "values": values})
 

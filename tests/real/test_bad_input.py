@@ -157,7 +157,7 @@ def test_a_host_whose_disk_fills_up_while_fio_writes(
         guest = guests(memory=256, disks=[Disk(f"{full}/disk", "extra", readonly=False)])
         job = Job(rw="randwrite", depth=4, size=32, warm_up=0, measured=30)
         with pytest.raises(CommandError, match=r"fio .*(Input/output error|No space left)"):
-            guest.ssh.run(job.argv("/dev/disk/by-serial/extra"), timeout=job.timeout)
+            guest.ssh.run(job.argv("/dev/disk/by-serial/extra", job.measured), timeout=job.timeout)
         guest.ssh.run(["true"])
         guest.stop()
     finally:

@@ -93,7 +93,7 @@ def test_a_read_only_disk_takes_no_writes(equipped: Guest) -> None:
 def test_reads_cause_no_exit_to_the_vmm(equipped: Guest) -> None:
     job = Job(depth=8, size=MIB, warm_up=0, measured=2)
     before = equipped.statistics()
-    text = equipped.ssh.run([*job.argv(by_serial("second")), "--readonly"]).stdout
+    text = equipped.ssh.run([*job.argv(by_serial("second"), job.measured), "--readonly"]).stdout
     after = equipped.statistics()
     done = figures(text, "guest")["iops"] * job.measured
     assert after["block_requests_second"] - before["block_requests_second"] >= 0.9 * done > 100
