@@ -37,7 +37,8 @@ class Job:
         return 60.0 + self.warm_up + self.measured
 
 
-SHORT = (Job(), Job(depth=32), Job(rw="randwrite", depth=32))
+# one warm-up for all
+SHORT = (Job(), Job(depth=32, warm_up=0), Job(rw="randwrite", depth=32, warm_up=0))
 FULL = tuple(
     Job(rw=rw, depth=depth, warm_up=10, measured=30)
     for rw in ("randread", "randwrite", "read", "write")

@@ -60,7 +60,8 @@ def test_disk(
             "depth": job.depth,
         }
         disk_file = f"/dev/disk/by-serial/{SERIAL}"
-        guest.ssh.run(job.argv(disk_file, job.warm_up), timeout=job.timeout)
+        if job.warm_up:
+            guest.ssh.run(job.argv(disk_file, job.warm_up), timeout=job.timeout)
         cost, argv = Cost(guest), job.argv(disk_file, job.measured)
         found = figures(guest.ssh.run(argv, timeout=job.timeout).stdout, f"guest {guest.name}")
         spent = cost.spent()
