@@ -74,8 +74,10 @@ class Settling:
     def _settle(self) -> None:
         machine = self._machine
         if machine.vsock and machine.begun and not machine.vcpus[0].paused:
-            with contextlib.suppress(OSError), _connect(machine.vsock.cid, _SETTLED) as peer:
-                ask(peer, partial(_send_settle, machine.vsock), _SETTLED)
+            with contextlib.suppress(OSError):
+                end = time.monotonic() + _SETTLED
+                with _connect(machine.vsock.cid, _SETTLED) as peer:
+                    ask(peer, partial(_send_settle, machine.vsock), end)
 
 
 def _send_settle(vsock: Vsock, send: Sending) -> None:
@@ -114,8 +116,9 @@ def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
         # before that it answers with its origin's address, which the host does not let through
         elif vsock.reset_seen:
             try:
+                late = time.monotonic() + _TRY
                 with _connect(vsock.cid, _TRY) as peer:
-                    return ask(peer, partial(_send_identity, identity), _TRY)
+                    return ask(peer, partial(_send_identity, identity), late)
             except OSError as error:
                 # the reset may cut a connection off, too, which only the guest knows then
                 why = error.strerror or str(error)
@@ -141,10 +144,9 @@ def _connect(cid: int, timeout: float) -> socket.socket:
     return connection
 
 
-def ask(peer: socket.socket, send: Callable[[Sending], None], timeout: float) -> str:
-    """What a guest's init answers. timeout: seconds for all of it, however little comes at a time.
-    Raises OSError."""
-    end = time.monotonic() + timeout
+def ask(peer: socket.socket, send: Callable[[Sending], None], end: float) -> str:
+    """What a guest's init answers. end: when all of it is to be there (time.monotonic()), however
+    little comes at a time. Raises OSError."""
 
     def in_time() -> socket.socket:
         left = end - time.monotonic()

@@ -180,6 +180,9 @@ class Supervisor:
             return {**found, "network": self._network.facts()}
         except ConfigError as error:
             return {**found, "why": error.cause, "mend": error.mend}
+        except OSError as error:
+            mend = "raise pids.max or ulimit -n and -u, or run fewer guests"
+            return {**found, "why": f"no network for guests: {error.strerror}", "mend": mend}
 
     def _pass(self, child: Child, request: dict[str, Any], line: bytes) -> None:
         """Hand a request on, with the files that it names: the guest's process opens none."""

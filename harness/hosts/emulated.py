@@ -23,6 +23,11 @@ LARGE = 1 << 20  # bytes; SSH takes 0.4 s and 17 MB/s, plugging in a disk 0.12 s
 TARGETS = 256  # of a virtio-scsi bus; then further units of each
 WORN = 0.65  # of QEMU's code buffer
 SPARE = 1024  # MiB of the host's memory that snapshots leave for guests
+# MiB: of memory, and of what may lie in it
+_ROOM = """
+awk '/^MemAvailable/ { printf "%d ", $2 / 1024 }' /proc/meminfo
+df --output=avail -BM /dev/shm | tail -n 1 | tr -d M
+"""
 READY = "harness: sshd"  # the line of the host's init when its SSH server listens
 
 
@@ -111,8 +116,8 @@ class EmulatedHost(RemoteHost):
         """See Host. What is mapped lies in /dev/shm, whose pages are huge here (set_up_root() in
         images/guest/boot.c): it is gone with the host."""
         if mapped:
-            script = "awk '/^MemAvailable/ { print $2 }' /proc/meminfo"
-            if int(self.run(["sh", "-c", script]).stdout) >> 10 > mapped + SPARE:
+            available, room = map(int, self.run(["sh", "-c", _ROOM]).stdout.split())
+            if min(available - SPARE, room) > mapped:
                 return "/dev/shm"  # noqa: S108 - of a host that is ours alone
         return super().scratch()
 

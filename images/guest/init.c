@@ -258,12 +258,12 @@ int main(void)
             continue;
         if (wait[SIGNALS].revents)
             handle_signals(wait[SIGNALS].fd);
-        if (wait[ADOPTION].revents)
-            adopt(wait[ADOPTION].fd);
         for (int i = 0; i < server_count; i++)
             if (wait[SERVERS + i].revents)
                 serve(&servers[i]);
         for (int i = 0; i < server_count; i++)
             start_due(&servers[i]);
+        if (wait[ADOPTION].revents)   /* last: to settle takes news that poll() has told of */
+            adopt(wait[ADOPTION].fd);
     }
 }

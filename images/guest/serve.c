@@ -119,16 +119,11 @@ int settle_server(struct server *server, long long end)
 {
     while (has_news(server, 0))   /* it may just have been taken */
         serve(server);
-    while (server->news < 0 || !server->waiting) {
-        errno = ETIMEDOUT;
-        if (now_ns() > end)
-            return -1;
-        if (server->news < 0)
-            start_spare(server);
-        if (server->news < 0)
-            return -1;
+    if (server->news < 0)
+        start_spare(server);
+    while (server->news >= 0 && !server->waiting && now_ns() < end)
         if (has_news(server, 100))
             serve(server);
-    }
-    return 0;
+    errno = server->news < 0 ? ECHILD : ETIMEDOUT;
+    return server->news >= 0 && server->waiting ? 0 : -1;
 }

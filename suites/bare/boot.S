@@ -79,8 +79,8 @@ second64:
     call second_main
     jmp 2b
 
-/* Halts for as long as (rdi) is rsi. Interrupts come in here alone: one between the look and the
- * halt makes it look again, also on a CPU that loses the shadow of an STI. */
+/* Halts for as long as (rdi) is rsi, which an interrupt changes. One between the look and the halt
+ * makes it look again, also on a CPU that loses the shadow of an STI. */
 .globl halt_until_not
 halt_until_not:
     cmp %rsi, (%rdi)

@@ -401,6 +401,9 @@ def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(raw: Raw)
     assert "no process" in error["cause"]
     assert "ulimit" in error["mend"]
     raw.event("gone", "one too many")
+    assert "ulimit" in raw.ask("ways")["result"].get("mend", "ulimit")
+    time.sleep(1.5)  # a look at the host's utilization falls into it
+    assert "result" in raw.ask("stats", "before")
     resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
     assert resources(raw.process.pid)[0] == used
     assert "result" in raw.ask("stats", "before")

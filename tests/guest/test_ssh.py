@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -161,6 +162,17 @@ class TestLogin:
             connect(server)
         server.client_key.write_bytes(kept)
         connect(server).close()
+
+    def test_a_certificate_that_comes_later_is_seen(
+        self, server: LoopbackServer, tmp_path: Path
+    ) -> None:
+        assert load_client_key(server.client_key).public_blob is None
+        public = server.client_key.with_suffix(".pub")
+        public.write_text((server.client_key.parent / "authorized").read_text())
+        make_key(tmp_path / "authority")
+        sign = ["ssh-keygen", "-q", "-s", str(tmp_path / "authority"), "-I", "me", str(public)]
+        subprocess.run(sign, check=True)
+        assert load_client_key(server.client_key).public_blob is not None
 
     def test_missing_key(self, server: LoopbackServer, tmp_path: Path) -> None:
         with pytest.raises(SSHAuthError, match="No such file"):

@@ -154,11 +154,17 @@ def test_a_snapshot_has_its_spare_ssh_server(guests: GuestFactory) -> None:
     guest.ssh.connect(30.0)
     guest.ssh.cut()
     with guest.snapshot() as taken:
+        assert taken.folder.startswith("/dev/shm/"), "the memory file has no huge pages"
         clone = guests.clone(taken, "clone")
     served = "cut -d' ' -f22 /proc/$PPID/stat; cut -d' ' -f1 /proc/uptime"
     began, up = clone.ssh.run(served).stdout.split()
     marks = clone.timeline.marks
     assert float(up) - int(began) / 100 > (clone.timeline.here() - marks["restored"]) / 1e9
+
+
+def test_snapshots_leave_the_host_memory(emulated_host: Host) -> None:
+    memory = emulated_host.facts.memory >> 20
+    assert emulated_host.scratch(mapped=memory // 2).startswith("/var/tmp/")
 
 
 def test_a_clone_of_a_clone_and_their_ends(
