@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.fixtures import RecordSample
-from harness.guest.factory import GuestFactory
-from harness.guest.guest import Guest
+from harness.guest.factory import GuestFactory, ready
 from harness.hosts.base import Host
 
 pytestmark = pytest.mark.runs_on("kvm")
@@ -69,9 +68,8 @@ def test_ksm(guest_factory: GuestFactory, host: Host, record_sample: RecordSampl
     """Two guests of one image that may share pages: how much of their memory KSM saves, once it
     finds little more."""
     others = _read(host, "pages_sharing") * PAGE
-    guests: list[Guest] = [
-        guest_factory(f"ksm-{name}", memory=MEMORY, mergeable=True) for name in "ab"
-    ]
+    made = [guest_factory.launch(f"ksm-{name}", memory=MEMORY, mergeable=True) for name in "ab"]
+    guests = list(map(ready, made))
     start, saved = time.monotonic(), -1
     while time.monotonic() - start < MERGED_WITHIN:
         time.sleep(3.0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from harness.fixtures import RecordSample
-from harness.guest.factory import GuestFactory
+from harness.guest.factory import GuestFactory, ready
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.session import BASELINE
@@ -26,17 +26,26 @@ AGREE = 0.2  # of that time: the host's accounting has the VMM's own work and th
 def test_scheduler(
     guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
 ) -> None:
-    """What a guest does with a CPU of its own; then another one shares that CPU: both want all of
-    it, and then one sleeps beside the other."""
-    cpu = host.facts.cpu_numbers[-1]
-    one = guest_factory(f"one-{boot}", cpus=[cpu])
+    """What a guest does by itself; then it shares one CPU with another: both want all of it, and
+    then one sleeps beside the other."""
+    made = [guest_factory.launch(f"{name}-{boot}") for name in ("one", "other")]
+    one, other = map(ready, made)
     within(one, host, record_sample, boot)
-    other = guest_factory(f"other-{boot}", cpus=[cpu])
+    together((one, other), host)
     if guest_factory.hypervisor.name != BASELINE:  # a container's /proc/stat is its host's
         steal((one, other), record_sample, boot)
     wakeup(one, other, record_sample, boot)
     for guest in (one, other):
         guest.stop()
+
+
+def together(guests: Sequence[Guest], host: Host) -> None:
+    """All that runs them goes to one CPU of the host's; to come up on several is quicker."""
+    for guest in guests:
+        if not guest.facts["cgroup"]:
+            pytest.skip("the host gives guests no cgroup, by which they would share a CPU")
+        cpus = f"{guest.facts['cgroup']}/cpuset.cpus"
+        host.run(["sh", "-c", 'echo "$1" > "$2"', "sh", str(host.facts.cpu_numbers[-1]), cpus])
 
 
 def within(guest: Guest, host: Host, record_sample: RecordSample, boot: int) -> None:
