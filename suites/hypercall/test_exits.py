@@ -22,9 +22,7 @@ BOOTS = exits.BOOTS
 CONTROL = Case("control", 2_000_000, 10_000_000)
 CASES = (
     CONTROL,
-    Case("hypercall_null", 1_000),
-    Case("cpuid", 1_000),
-    Case("pio_kernel", 500),
+    *(Case(name, 500) for name in ("hypercall_null", "cpuid", "pio_kernel")),
     Case("pio_user", 250, 10_000),
 )
 
