@@ -75,9 +75,7 @@ class Settling:
         machine = self._machine
         if machine.vsock and machine.begun and not machine.vcpus[0].paused:
             with contextlib.suppress(OSError):
-                end = time.monotonic() + _SETTLED
-                with _connect(machine.vsock.cid, _SETTLED) as peer:
-                    ask(peer, partial(_send_settle, machine.vsock), end)
+                _ask(machine.vsock.cid, partial(_send_settle, machine.vsock), _SETTLED)
 
 
 def _send_settle(vsock: Vsock, send: Sending) -> None:
@@ -116,9 +114,7 @@ def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
         # before that it answers with its origin's address, which the host does not let through
         elif vsock.reset_seen:
             try:
-                late = time.monotonic() + _TRY
-                with _connect(vsock.cid, _TRY) as peer:
-                    return ask(peer, partial(_send_identity, identity), late)
+                return _ask(vsock.cid, partial(_send_identity, identity), _TRY)
             except OSError as error:
                 # the reset may cut a connection off, too, which only the guest knows then
                 why = error.strerror or str(error)
@@ -133,15 +129,13 @@ def _send_identity(words: dict[str, str], send: Sending) -> None:
     send(f"{text}\n".encode())
 
 
-def _connect(cid: int, timeout: float) -> socket.socket:
-    connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-    try:
+def _ask(cid: int, send: Callable[[Sending], None], timeout: float) -> str:
+    """Connect and ask, within `timeout` seconds. Raises OSError."""
+    end = time.monotonic() + timeout
+    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         connection.connect((cid, PORT))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        return ask(connection, send, end)
 
 
 def ask(peer: socket.socket, send: Callable[[Sending], None], end: float) -> str:

@@ -53,16 +53,16 @@ def test_disk(
     """All jobs of the profile in a fresh guest, with what each request costs the host."""
     disk = Disk(backing_file, SERIAL, readonly=False, direct=True)
     guest = guest_factory(f"disk-{boot}", disks=[disk])
+    device = f"/dev/disk/by-serial/{SERIAL}"
     for job in JOBS[profile]:
         parameters: dict[str, str | int] = {
             "rw": job.rw,
             "bs": job.bs,
             "depth": job.depth,
         }
-        disk_file = f"/dev/disk/by-serial/{SERIAL}"
         if job.warm_up:
-            guest.ssh.run(job.argv(disk_file, job.warm_up), timeout=job.timeout)
-        cost, argv = Cost(guest), job.argv(disk_file, job.measured)
+            guest.ssh.run(job.argv(device, job.warm_up), timeout=job.timeout)
+        cost, argv = Cost(guest), job.argv(device, job.measured)
         found = figures(guest.ssh.run(argv, timeout=job.timeout).stdout, f"guest {guest.name}")
         spent = cost.spent()
         for name in ("iops", "clat.p50", "clat.p99", "clat.p99.9"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -44,50 +45,45 @@ def test_who_says_nothing_has_so_long_and_no_longer(
     assert time.monotonic() - began < 2
 
 
-def test_who_trickles_gains_no_time(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
+@contextlib.contextmanager
+def meanwhile(action: Callable[[], object]) -> Iterator[None]:
+    """Again and again, in a thread, as long as the block lasts."""
     stop = threading.Event()
 
-    def trickle() -> None:
-        while not stop.wait(0.05):
-            theirs.send(b"x")
+    def body() -> None:
+        while not stop.wait(0.02):
+            action()
 
-    thread = threading.Thread(target=trickle)
+    thread = threading.Thread(target=body)
     thread.start()
-    began = time.monotonic()
     try:
-        with pytest.raises(TimeoutError):
-            ask(ours, send_word, within(0.5))
-        assert time.monotonic() - began < 3
+        yield
     finally:
         stop.set()
         thread.join()
+
+
+def test_who_trickles_gains_no_time(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    began = time.monotonic()
+    # so slowly that its line is not too long before
+    with meanwhile(lambda: theirs.send(b"x")), pytest.raises(TimeoutError):
+        ask(ours, send_word, within(0.5))
+    assert time.monotonic() - began < 3
 
 
 def test_who_takes_little_at_a_time_gains_none(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    ours, theirs = pair
-    stop = threading.Event()
-
-    def drain() -> None:
-        while not stop.wait(0.02):
-            theirs.recv(1 << 16)
-
     def send_much(send: Sending) -> None:
         for _ in range(1000):
             send(bytes(1 << 16))
 
-    thread = threading.Thread(target=drain)
-    thread.start()
+    ours, theirs = pair
     began = time.monotonic()
-    try:
-        with pytest.raises(TimeoutError):
-            ask(ours, send_much, within(0.5))
-        assert time.monotonic() - began < 3
-    finally:
-        stop.set()
-        thread.join()
+    with meanwhile(lambda: theirs.recv(1 << 16)), pytest.raises(TimeoutError):
+        ask(ours, send_much, within(0.5))
+    assert time.monotonic() - began < 3
 
 
 def test_one_that_hangs_up_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
