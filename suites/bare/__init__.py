@@ -57,6 +57,11 @@ class Ran:
         return [(cycles * self.ns, cycles) for cycles in self.batches]
 
     @property
+    def us(self) -> list[float]:
+        """us an operation, of each batch."""
+        return [cycles * self.ns / self.ops / 1e3 for cycles in self.batches]
+
+    @property
     def seconds(self) -> float:
         return sum(self.batches) * self.ns / 1e9
 

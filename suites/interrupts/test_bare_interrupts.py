@@ -42,8 +42,7 @@ def test_interrupt(
     ops = EMULATED_OPS if host.emulated else OPS
     ran = bare.run(payload, program, case, ops, BATCHES, vcpus=vcpus)
     parameters = {"ops": ops, "ring": 0}
-    for number, cycles in enumerate(ran.batches):
-        value = cycles * ran.ns / ops / 1e3
+    for number, value in enumerate(ran.us):
         record_sample(
             f"interrupts.{case}", value, "us", "lower", parameters, boot=boot, batch=number
         )

@@ -27,8 +27,7 @@ def test_world_switch(
     cpus = host.facts.cpu_numbers[-1:]
     ran = bare.run(payload, program, "world_switch", ops, BATCHES, vcpus=2, cpus=cpus)
     parameters = {"ops": ops, "ring": 0}
-    for number, cycles in enumerate(ran.batches):
-        value = cycles * ran.ns / ops / 1e3
+    for number, value in enumerate(ran.us):
         record_sample(
             "scheduler.world_switch", value, "us", "lower", parameters, boot=boot, batch=number
         )
