@@ -155,10 +155,13 @@ class EmulatedHost(RemoteHost):
             raise HostError(
                 f"{path} cannot be given to the emulated host: {error.cause}", stage="host"
             ) from error
-        # its place on the bus is ours to choose, so there is nothing to search for
+        # Its place on the bus is ours to choose, so there is nothing to search for. A process has
+        # it open from now on: the last one to close a block device has the kernel drop its cache,
+        # and each guest of a session would read its kernel from the disk.
         script = (
             f"for i in $(seq 200); do set -- /sys/bus/scsi/devices/*:0:{target}:{unit}/block/*; "
-            '[ -b "/dev/${1##*/}" ] && { echo "/dev/${1##*/}"; exit; }; sleep 0.05; done; exit 1'
+            'disk=/dev/${1##*/}; [ -b "$disk" ] || { sleep 0.05; continue; }; '
+            'sleep infinity <"$disk" >/dev/null 2>&1 & echo "$disk"; exit; done; exit 1'
         )
         found = self.run(["sh", "-c", script], check=False)
         if found.status != 0:

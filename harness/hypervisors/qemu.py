@@ -21,8 +21,9 @@ class QemuHypervisor(SupervisedHypervisor):
 
     name = "qemu"
     serves_eventfds = False
-    # of microvm, the fewest devices with which it finds PCI, virtio and a console
-    machine = "microvm,acpi=on,pcie=on,rtc=off,isa-serial=on"
+    # of microvm, the fewest devices with which it finds PCI, virtio and a console; and the clock
+    # that its ACPI tables do not deny: a PC's kernel waits for seconds when there is none
+    machine = "microvm,acpi=on,pcie=on,rtc=on,isa-serial=on"
 
     def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
         if host.run(["sh", "-c", f"command -v {PROGRAM}"], check=False).status:
