@@ -4,14 +4,14 @@ the host's CPU is software."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from harness import again
 from harness.errors import HarnessError
-from harness.session import session_of
+from harness.session import Session, session_of
 from suites import bare
 
 # by profile; a module's own BOOTS comes first. 6 are the fewest whose interval can cover 95 %, and
@@ -23,6 +23,15 @@ BOOTS = {"short": 3, "full": 8}
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program that runs in ring 0 alone, for suites.bare.run()."""
     return bare.build(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(autouse=True)
+def guests_end_with_their_test(harness_session: Session) -> Iterator[None]:
+    """What a failing test leaves on would be in the way of others': QEMU locks a disk's file."""
+    before = list(harness_session.guests)
+    yield
+    for guest in [one for one in harness_session.guests if one not in before]:
+        harness_session.release(guest)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

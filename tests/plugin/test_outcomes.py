@@ -393,3 +393,26 @@ def test_guests_of_a_group_boot_together_and_all_go(run: Run, pytester: pytest.P
     )
     result.assert_outcomes(passed=1, failed=1)
     assert len(consoles(pytester.path)) == 2
+
+
+def test_a_failing_test_of_the_suites_leaves_no_guest(run: Run) -> None:
+    """Others of its module are as they were; what outlives a test on purpose stays."""
+    result = run(
+        """
+        import pytest
+        from suites.conftest import guests_end_with_their_test
+
+        @pytest.fixture(scope="module")
+        def neighbour(guest_factory):
+            return guest_factory("neighbour")
+
+        def test_fails(guest_factory, neighbour):
+            guest_factory("left")
+            assert False
+
+        def test_next(neighbour, harness_session):
+            neighbour.check_alive()
+            assert harness_session.guests == [neighbour]
+        """
+    )
+    result.assert_outcomes(failed=1, passed=1)
