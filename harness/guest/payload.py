@@ -138,7 +138,7 @@ def make(
     registers: Mapping[str, int] | None = None,
     exit_limit: int | None = None,
     start: bool = True,
-    eventfds: Sequence[int] = (),
+    eventfds: Mapping[int, int] | None = None,
     cpus: Sequence[int] = (),
 ) -> PayloadSpec:
     """What a payload comes to; bytes are written into `folder`.
@@ -176,6 +176,6 @@ def make(
         devices=tuple(devices),
         exit_limit=exit_limit,
         paused=not start,
-        eventfds=tuple(eventfds),
+        eventfds=dict(eventfds or {}),
         cpus=cpus,
     )

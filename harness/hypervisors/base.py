@@ -147,7 +147,8 @@ class PayloadSpec:
     guest-physical address. registers: by name, the others are 0. memory: MiB. exit_limit: as of
     GuestSpec. paused: nothing runs before Machine.ask("resume"). testdev: with the devices that
     kvm-unit-tests need. eventfds: guest-physical addresses, multiples of 4 from 0xC0000000 on,
-    where KVM takes a write of 4 bytes for an eventfd. cpus: the host's CPUs that its threads may
+    where KVM takes a write of 4 bytes for an eventfd, and the interrupt vector (16 to 255) that
+    this raises on the first vCPU by irqfd, 0 for none. cpus: the host's CPUs that its threads may
     run on; all if there are none.
     """
 
@@ -163,7 +164,7 @@ class PayloadSpec:
     exit_limit: int | None = None
     paused: bool = False
     testdev: bool = False
-    eventfds: tuple[int, ...] = ()
+    eventfds: Mapping[int, int] = field(default_factory=dict)
     cpus: Sequence[int] = ()
 
     def __post_init__(self) -> None:

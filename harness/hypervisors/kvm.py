@@ -66,7 +66,7 @@ class KvmHypervisor(SupervisedHypervisor):
             "balloon": False,
             "paused": spec.paused or bool(spec.devices),
             "testdev": spec.testdev,
-            "eventfds": list(spec.eventfds),
+            "eventfds": [{"address": at, "vector": by} for at, by in spec.eventfds.items()],
         }
         if spec.exit_limit is not None:
             arguments["exit_limit"] = spec.exit_limit

@@ -61,6 +61,15 @@ class SegmentConfig:
 
 
 @dataclass
+class EventfdConfig:
+    """An address below 4 GiB, where devices are, at which a write of 4 bytes goes to an eventfd.
+    vector: of the interrupt that KVM makes of it for the first vCPU; 0: nobody reads it."""
+
+    address: int
+    vector: int = 0
+
+
+@dataclass
 class Config:
     """A machine that boots a kernel, or runs a payload: flat code, without any of that.
 
@@ -72,9 +81,8 @@ class Config:
     drops its rights (see harness/agent/sandbox.py).
     hugepages: memory of the host's reserve. mergeable: by the host's KSM. pmem: a file that the
     guest sees as persistent memory. testdev: with the devices that kvm-unit-tests need (see
-    devices.testdev, devices.fwcfg). eventfds: addresses below 4 GiB, where devices are, at which a
-    write of 4 bytes goes to an eventfd that nobody reads. pv_eoi: whether an end of interrupt may
-    cost no exit.
+    devices.testdev, devices.fwcfg). eventfds: of a payload's own. pv_eoi: whether an end of
+    interrupt may cost no exit.
     """
 
     kernel: str = ""
@@ -101,7 +109,7 @@ class Config:
     hugepages: bool = False
     mergeable: bool = False
     testdev: bool = False
-    eventfds: list[int] = field(default_factory=list)
+    eventfds: list[EventfdConfig] = field(default_factory=list)
     pv_eoi: bool = True
 
     @classmethod
@@ -119,11 +127,14 @@ class Config:
         if bool(config.kernel) == bool(config.payload):
             both = "both a kernel and" if config.kernel else "neither a kernel nor"
             raise ConfigError(f"configuration: {both} a payload", "give one of them")
-        for address in config.eventfds:
-            if address % 4 or not GAP_START <= address < GAP_END:
-                raise ConfigError(f"an eventfd at {address:#x}", _MENDS["eventfds"])
-        if len(set(config.eventfds)) != len(config.eventfds) or len(config.eventfds) > _EVENTFDS:
-            raise ConfigError(f"{len(config.eventfds)} eventfds", _MENDS["eventfds"])
+        for one in config.eventfds:
+            if one.address % 4 or not GAP_START <= one.address < GAP_END:
+                raise ConfigError(f"an eventfd at {one.address:#x}", _MENDS["eventfds"])
+            if one.vector and not 16 <= one.vector <= 255:
+                raise ConfigError(f"an eventfd's vector {one.vector}", _MENDS["vector"])
+        addresses = [one.address for one in config.eventfds]
+        if len(set(addresses)) != len(addresses) or len(addresses) > _EVENTFDS:
+            raise ConfigError(f"{len(addresses)} eventfds", _MENDS["eventfds"])
         if config.pin and len(config.pin) != config.vcpus:
             raise ConfigError(
                 f"{len(config.pin)} CPUs to pin {config.vcpus} vCPUs to", "give one for each"
@@ -136,10 +147,12 @@ _MENDS = {
     "memory": "give 64 MiB or more",
     "vcpus": "give at least 1",
     "eventfds": f"give up to {_EVENTFDS} different multiples of 4 from {GAP_START:#x} on",
+    "vector": "give 16 to 255, or 0 for none",
     "boot": f"choose one of {', '.join(BOOT_WAYS)}",
 }
 _RECORDS: dict[str, type] = {
     "DiskConfig": DiskConfig,
+    "EventfdConfig": EventfdConfig,
     "NetworkConfig": NetworkConfig,
     "SegmentConfig": SegmentConfig,
 }

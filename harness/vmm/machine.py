@@ -21,7 +21,7 @@ from harness.kvm.vm import Kvm, Vm, eventfd
 
 from . import snapshot
 from .boot import acpi, flat, kernel
-from .config import Config
+from .config import Config, EventfdConfig
 from .console import Console
 from .devices import fwcfg, power, serial, testdev
 from .devices.bus import Buses
@@ -41,6 +41,7 @@ from .snapshot import Snapshot
 from .vcpu import KICK, VcpuThread
 from .watch import ExitStorm
 
+_MSI_TO_FIRST = 0xFEE0_0000  # the message address of the local APIC whose id is 0
 _XAPIC_IDS = 254  # 8 bits, less the broadcast id
 _HOUSEKEEPING = 0.1  # seconds between looks at coalesced writes, unfinished lines, exits
 _RESTARTS = ("reset", "triple-fault")  # by which a panicking kernel ends its machine
@@ -134,13 +135,22 @@ class Machine:
         self.pm1 = power.attach(self.buses)
         self.bridge = HostBridge(self.buses)
         self.bridge.on_reset_control = power.reset_control
-        for address in self.config.eventfds:
-            self.vm.ioeventfd_mmio(eventfd(), address, 4)
+        for one in self.config.eventfds:
+            self._add_eventfd(one)
         if self.config.testdev:
             testdev.attach(self.buses, self.vm, self.memory)
             told = fwcfg.FirmwareConfig(self.memory.size, self.config.vcpus)
             self.buses.pio.add(fwcfg.SELECTOR, 2, told)
             self.memory.write(acpi.BASE, acpi.tables(self.config.vcpus))
+
+    def _add_eventfd(self, one: EventfdConfig) -> None:
+        """As a device's: written by the guest, read by KVM."""
+        fd = eventfd()
+        self.vm.ioeventfd_mmio(fd, one.address, 4)
+        if one.vector:
+            gsi = self.vm.allocate_gsi()
+            self.vm.route_msi(gsi, _MSI_TO_FIRST, one.vector)
+            self.vm.irqfd(fd, gsi)
 
     def _add_devices(self) -> list[Backend]:
         backends: list[Backend] = self._disks()

@@ -20,9 +20,10 @@ from suites.tool import operations
 # in the order of `enum kind` in bare.c
 CASES = (
     *("control", "hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user"),
-    *("mmio_eventfd", "ipi", "ipi_halt", "timer_latency", "world_switch"),
+    *("mmio_eventfd", "ipi", "ipi_halt", "timer_latency", "world_switch", "irqfd"),
 )
-EVENTFD = 0xD000_1000  # EVENTFD_MMIO in bare.c
+# what a case needs: address and interrupt vector; EVENTFD_MMIO, IRQFD_MMIO, IRQFD_VECTOR in bare.c
+EVENTFDS = {"mmio_eventfd": {0xD000_1000: 0}, "irqfd": {0xD000_2000: 0x42}}
 MEMORY = 64  # MiB
 TIMEOUT = 120.0
 _ORDER = struct.Struct("<8sIIQ")  # `order` in bare.c
@@ -72,7 +73,7 @@ class Ran:
 
 
 def serves_eventfds(payload: PayloadFactory) -> bool:
-    """Whether the case mmio_eventfd can run there."""
+    """Whether the cases of EVENTFDS can run there."""
     return bool(getattr(payload.hypervisor, "serves_eventfds", False))
 
 
@@ -109,11 +110,16 @@ def run(
     cpus: Sequence[int] = (),
 ) -> Ran:
     """cpus: the host's CPUs to run on, if not all. Raises WorkloadError when it does not tell what
-    it should, ProvisionError where mmio_eventfd finds a hypervisor without."""
+    it should, ProvisionError where a case of EVENTFDS finds a hypervisor without."""
     ordered = order(program, case, ops, batches)
-    more = {"eventfds": [EVENTFD]} if case == "mmio_eventfd" else {}
     guest = payload(
-        ordered, mode="protected", memory=MEMORY, vcpus=vcpus, exit_limit=0, cpus=cpus, **more
+        ordered,
+        mode="protected",
+        memory=MEMORY,
+        vcpus=vcpus,
+        exit_limit=0,
+        cpus=cpus,
+        eventfds=EVENTFDS.get(case),
     )
     try:
         said = _result(guest)

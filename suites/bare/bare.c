@@ -22,6 +22,7 @@
 #define SECOND_PIC_MASK_PORT 0xa1
 #define USER_MMIO 0xd0000000u       /* nor there */
 #define EVENTFD_MMIO 0xd0001000u    /* what is written here is for an eventfd, if there is one */
+#define IRQFD_MMIO 0xd0002000u      /* and here for one that KVM makes an interrupt of */
 #define UNKNOWN_HYPERCALL 0x7fffffff
 #define MSR_APIC_BASE 0x1b
 #define X2APIC_ENABLED 0xc00
@@ -38,17 +39,19 @@
 #define TRAMPOLINE 0x8000
 #define IPI_VECTOR 0x40
 #define TIMER_VECTOR 0x41
+#define IRQFD_VECTOR 0x42
 #define ASLEEP 2000000              /* cycles after which KVM polls no more for a halted CPU */
 #define TIMER_DELAY 300000          /* cycles from setting it to its deadline */
 #define PATIENCE 20000000000ull     /* cycles that anything may take */
 #define MAX_BATCHES 1000
 
 enum kind { CONTROL, HYPERCALL, CPUID, MSR_READ, PIO_KERNEL, PIO_USER, MMIO_USER, MMIO_EVENTFD,
-            IPI, IPI_HALT, TIMER, WORLD_SWITCH, KINDS };
+            IPI, IPI_HALT, TIMER, WORLD_SWITCH, IRQFD, KINDS };
 
 static const char *const names[KINDS] = {
     "control", "hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user",
     "mmio_eventfd", "ipi", "ipi_halt", "timer_latency", "world_switch",
+    "irqfd",
 };
 
 volatile struct {
@@ -218,6 +221,7 @@ static void need_apic(uint32_t more, const char *why)
     out8(SECOND_PIC_MASK_PORT, 0xff);
     set_vector(IPI_VECTOR, on_ipi);
     set_vector(TIMER_VECTOR, on_timer);
+    set_vector(IRQFD_VECTOR, on_timer);
     enable_interrupts();
 }
 
@@ -373,6 +377,29 @@ static void measure_timer(void)
     __asm__ volatile("cli");
 }
 
+/* From a write that signals an eventfd to the handler of the interrupt that KVM makes of it. */
+static void measure_irqfd(void)
+{
+    need_apic(0, "");
+    __asm__ volatile("sti" : : : "memory");
+    for (int64_t i = -1; i < order.batches; i++) {
+        uint64_t sum = 0;
+
+        for (uint64_t n = 0; n < order.ops; n++) {
+            fired = 0;
+            uint64_t start = tsc_now();
+            *(volatile uint32_t *)(uint64_t)IRQFD_MMIO = 1;
+            while (!fired)
+                if (tsc_now() - start > PATIENCE)
+                    fail("an interrupt is lost");
+            sum += fired - start;
+        }
+        if (i >= 0)
+            cycles[i] = sum;
+    }
+    __asm__ volatile("cli");
+}
+
 static void find_clock(void)
 {
     uint32_t r[4];
@@ -419,6 +446,8 @@ static void run_kind(uint32_t kind)
         return measure_timer();
     case WORLD_SWITCH:
         return measure_world_switch();
+    case IRQFD:
+        return measure_irqfd();
     }
 }
 

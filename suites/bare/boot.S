@@ -114,7 +114,7 @@ end_of_interrupt:
     pop %rax
     iretq
 
-/* The timer: when it came. */
+/* The timer, or an eventfd: when it came. */
 on_timer:
     push %rax
     push %rcx

@@ -67,6 +67,14 @@ def test_interrupts_come(payloads: PayloadFactory, program: Path, case: str) -> 
     assert ran.seconds < 5
 
 
+def test_an_eventfd_interrupts(kvm: KvmHypervisor, program: Path) -> None:
+    """Only where an eventfd is there to do it: else the program says that an interrupt is lost."""
+    payloads = PayloadFactory(hypervisor=kvm, prefix="bare", numbers=itertools.count())
+    ran = bare.run(payloads, program, "irqfd", 20, BATCHES)
+    assert min(ran.batches) > 0
+    assert ran.seconds < 5
+
+
 def test_two_vcpus_take_turns_on_one_cpu(
     payloads: PayloadFactory, program: Path, emulated_host: Host
 ) -> None:
@@ -103,4 +111,4 @@ def test_what_qemu_cannot_run_is_refused(qemu: QemuHypervisor) -> None:
     with pytest.raises(ProvisionError, match="registers of a payload"):
         payloads(b"\xf4", mode="protected", registers={"rax": 1})
     with pytest.raises(ProvisionError, match="a payload's eventfds"):
-        payloads(b"\xf4", mode="protected", eventfds=[bare.EVENTFD])
+        payloads(b"\xf4", mode="protected", eventfds=bare.EVENTFDS["irqfd"])

@@ -97,7 +97,7 @@ def test_a_write_for_an_eventfd_causes_no_exit_to_us(run: Runner) -> None:
     writes = "mov $100, %ecx\n1: movl %ecx, {:#x} ; dec %ecx ; jnz 1b\n"
     served, other = 0xD000_1000, 0xD000_1004
     code = writes.format(served) + writes.format(other) + HELLO + FOR_EVER
-    guest = run(code, eventfds=[served])
+    guest = run(code, eventfds=[{"address": served}])
     guest.wait_line("hi")
     assert guest.machine.statistics()["user_exits_mmio"] == 100
 
@@ -105,14 +105,23 @@ def test_a_write_for_an_eventfd_causes_no_exit_to_us(run: Runner) -> None:
 @pytest.mark.parametrize(
     "eventfds",
     [
-        *([0x1000], [0xD000_1002], [1 << 32], [-4], ["x"]),
-        [0xD000_1000] * 2,
-        [0xD000_1000 + 4 * number for number in range(17)],
+        *([(0x1000, 0)], [(0xD000_1002, 0)], [(1 << 32, 0)], [(-4, 0)]),
+        *([(0xD000_1000, 15)], [(0xD000_1000, 256)]),
+        [(0xD000_1000, 0)] * 2,
+        [(0xD000_1000 + 4 * number, 0) for number in range(17)],
     ],
 )
-def test_eventfds_that_cannot_be(run: Runner, eventfds: list[Any]) -> None:
+def test_eventfds_that_cannot_be(run: Runner, eventfds: list[tuple[int, int]]) -> None:
+    given = [{"address": address, "vector": vector} for address, vector in eventfds]
     with pytest.raises(ProvisionError, match="eventfd"):
-        run(FOR_EVER, eventfds=eventfds)
+        run(FOR_EVER, eventfds=given)
+
+
+@pytest.mark.parametrize("field", ["address", "vector"])
+def test_an_eventfd_of_words(run: Runner, field: str) -> None:
+    given = {"address": 0xD000_1000, "vector": 0, field: "x"}
+    with pytest.raises(ProvisionError, match=f"{field} is no int"):
+        run(FOR_EVER, eventfds=[given])
 
 
 def test_exits_are_counted(run: Runner) -> None:
