@@ -14,6 +14,11 @@ class Spent:
 
     counters: dict[str, int]
 
+    def beyond(self, other: Spent) -> Spent:
+        """What of this is not in another: of a program's run, less its start."""
+        both = self.counters.keys() & other.counters.keys()
+        return Spent({name: self.counters[name] - other.counters[name] for name in both})
+
     def per(self, operations: float, one: str = "op") -> Iterator[tuple[str, float, str]]:
         """Name, value and unit of what one of so many operations cost. one: the unit's name for it.
 

@@ -14,6 +14,12 @@ from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
 from harness.hypervisors.supervised import PAYLOAD_TIMEOUT, SupervisedHypervisor
 
 PROGRAM = "qemu-system-x86_64"
+# the built-in VMM's machine has them, too
+_RNG_AND_BALLOON = (
+    *("-object", "rng-random,id=random,filename=/dev/urandom"),
+    *("-device", "virtio-rng-pci,rng=random,disable-legacy=on"),
+    *("-device", "virtio-balloon-pci,free-page-reporting=on,disable-legacy=on"),
+)
 
 
 class QemuHypervisor(SupervisedHypervisor):
@@ -52,7 +58,7 @@ class QemuHypervisor(SupervisedHypervisor):
         """What its machines have in common. options: of -machine, each after a comma."""
         return [
             *(PROGRAM, "-machine", self.machine + options, "-accel", "kvm"),
-            *("-cpu", "host,kvm-pv-eoi=off" if self.host.emulated else "host"),  # see kvm.py
+            *("-cpu", f"host,migratable=off{',kvm-pv-eoi=off' * self.host.emulated}"),  # see kvm.py
             *("-smp", str(spec.vcpus), "-m", str(spec.memory), "-no-reboot"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
             *("-chardev", "socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
@@ -84,6 +90,7 @@ class QemuHypervisor(SupervisedHypervisor):
             *("-kernel", kernel, "-initrd", initramfs),
             *("-append", self.command_line(spec, access)),
             *("-object", _backend(spec)),
+            *_RNG_AND_BALLOON,
         ]
         if cid:
             argv += ["-device", f"vhost-vsock-pci,guest-cid={cid}"]
@@ -166,13 +173,14 @@ def _memory(spec: GuestSpec) -> str:
 
 
 def _backend(spec: GuestSpec) -> str:
-    """Its memory as ours is: in a file where another process is to map it."""
+    """Its memory as the built-in VMM's is: in a file, which another process may map, but for KSM.
+    Such memory has huge pages by other rules than private memory."""
     size = f"id=memory,size={spec.memory}M"
     if spec.hugepages:
         return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"
-    if any(disk.backend == "vhost-user" for disk in spec.disks):
-        return f"memory-backend-memfd,{size},share=on"
-    return f"memory-backend-ram,{size}"
+    if spec.mergeable:
+        return f"memory-backend-ram,{size}"
+    return f"memory-backend-memfd,{size},share=on"
 
 
 def _vhost_user(number: int, served: int) -> list[str]:

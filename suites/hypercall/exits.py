@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,20 +49,21 @@ class Counted(Protocol):
 
 
 def record(
-    keep: RecordSample, start: Counted, counted: Sequence[Counted], *, ring: int, boot: int
+    keep: RecordSample, start: Counted, counted: Iterable[Counted], *, ring: int, boot: int
 ) -> None:
-    """Keep what a boot measured, and judge it. start: a control that does next to nothing. counted:
-    the control first."""
-    parameters: dict[str, dict[str, Parameter]] = {
-        one.case: {"ops": one.ops, "instructions": INSTRUCTIONS, "ring": ring} for one in counted
-    }
+    """Keep what a boot measures, run by run, and judge it. start: a control that does next to
+    nothing. counted: the control first."""
+    parameters: dict[str, dict[str, Parameter]] = {}
+    done = []
     for one in counted:
+        about: dict[str, Parameter] = {"ops": one.ops, "instructions": INSTRUCTIONS, "ring": ring}
+        parameters[one.case] = about
+        done.append(one)
         for number, costs in enumerate(one.costs):
             named = ((f"exit.{one.case}", "ns"), (f"exit.{one.case}.cycles", "cycles"))
             for (metric, unit), cost in zip(named, costs, strict=True):
-                value, about = cost / one.ops, parameters[one.case]
-                keep(metric, value, unit, "lower", about, boot=boot, batch=number)
-    control, *others = counted
+                keep(metric, cost / one.ops, unit, "lower", about, boot=boot, batch=number)
+    control, *others = done
     if start.exits is None or control.exits is None:
         return
     background = Background.between((start.exits, start.seconds), (control.exits, control.seconds))

@@ -40,5 +40,4 @@ def test_exit_costs(
         return bare.run(payload, program, case.name, case.ops_on(host), BATCHES)
 
     cases = (*CASES, EVENTFD) if bare.serves_eventfds(payload) else CASES
-    start, *counted = map(run, (START, *cases))
-    exits.record(record_sample, start, counted, ring=0, boot=boot)
+    exits.record(record_sample, run(START), map(run, cases), ring=0, boot=boot)

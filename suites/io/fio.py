@@ -32,6 +32,10 @@ class Job:
             *("--lat_percentiles=0", "--clat_percentiles=1", "--percentile_list=50:99:99.9"),
         ]
 
+    def start(self, filename: str) -> list[str]:
+        """A run with one request: what it costs is fio's own."""
+        return ["fio", "--name=job", f"--filename={filename}", "--size=4k", "--direct=1"]
+
     @property
     def timeout(self) -> float:
         return 60.0 + self.warm_up + self.measured

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -112,8 +113,10 @@ class Neighbour:
         end = time.monotonic() + BEFORE
         return self.measure(lambda: time.monotonic() > end)
 
-    def beside(self, act: Callable[[], None]) -> dict[str, list[float]]:
-        """Trips while `act` goes on, and of each kind one after it."""
+    def beside(
+        self, act: Callable[[], None], keep: Callable[[dict[str, list[float]]], None]
+    ) -> None:
+        """Trips while `act` goes on, kept also when it fails, and of each kind one after it."""
         over = threading.Event()
         with ThreadPoolExecutor() as pool:
             trips = pool.submit(self.measure, over.is_set)
@@ -121,10 +124,9 @@ class Neighbour:
                 act()
             finally:
                 over.set()
-            found = trips.result(60.0)
+                keep(trips.result(60.0))
         self.measure(lambda: True)
         self.guest.check_alive()
-        return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -186,14 +188,13 @@ def test_it_ends_and_its_neighbour_goes_on(
         with hostile.expect_end(case.reason):
             hostile.ssh.popen(case.command)  # it may take its own SSH away
 
-    beside = neighbour.beside(act)
+    neighbour.beside(act, partial(record, record_sample, case.name, alone))
     assert hostile.end is not None
     assert any(detail in hostile.end.detail for detail in case.detail)
     assert hostile.console.time_of("hv-hostile: ")
     # a panic's trace is still the guest's own work
     seconds = (hostile.end.time_ns - hostile.console.time_of("")) / 1e9
     record_sample("isolation.end", seconds, "s", "lower", {"case": case.name})
-    record(record_sample, case.name, alone, beside)
     hostile.stop()
     assert 0 <= seconds < bound(guest_factory)
 
@@ -205,8 +206,8 @@ def test_what_does_not_end_harms_nobody_else(
     hostile = guest_factory(name, memory=MEMORY)
     alone = neighbour.alone()
     hostile.ssh.popen(ENDLESS[name])
-    beside = neighbour.beside(lambda: time.sleep(2 * BEFORE))
-    record(record_sample, name, alone, beside)
+    keep = partial(record, record_sample, name, alone)
+    neighbour.beside(lambda: time.sleep(2 * BEFORE), keep)
     hostile.check_alive()
     hostile.stop()
 
@@ -224,10 +225,9 @@ def test_a_vmm_that_is_killed(
             argv = ["python3", "-I", "-S", "-c", killer, str(hostile.facts["pid"])]
             killed.append(int(host.run(argv).stdout))
 
-    beside = neighbour.beside(act)
+    neighbour.beside(act, partial(record, record_sample, "killed", alone))
     assert hostile.end is not None
     seconds = (hostile.end.time_ns - killed[0]) / 1e9
     record_sample("isolation.end", seconds, "s", "lower", {"case": "killed"})
-    record(record_sample, "killed", alone, beside)
     hostile.stop()
     assert 0 <= seconds < bound(guest_factory)

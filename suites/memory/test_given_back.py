@@ -15,6 +15,7 @@ from harness.hosts.base import Host
 pytestmark = pytest.mark.runs_on("kvm")
 MEMORY = 192  # MiB
 TAKEN = 64  # MiB that the balloon takes
+GIVEN_BACK = 0.8  # of it, at least
 WITHIN = 30.0  # seconds
 KSM = "/sys/kernel/mm/ksm"
 MERGED_WITHIN = 60.0
@@ -40,6 +41,7 @@ def test_balloon(guest_factory: GuestFactory, record_sample: RecordSample, boot:
     record_sample("memory.balloon.back", back, "MiB", "", parameters, boot=boot)
     assert guest.ssh.run(["true"]).status == 0
     guest.stop()
+    assert back > GIVEN_BACK * TAKEN, "the balloon's memory does not come back to the host"
 
 
 def _read(host: Host, name: str) -> int:
