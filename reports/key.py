@@ -61,7 +61,7 @@ def _exits(run: Run) -> list[KeyFigure]:
             sentence = (
                 f"{row['case']}{means}, {_where(row)}, control subtracted: "
                 f"median of {text.count(row['boots'], 'boot')}, n = {row['n']:,}"
-                f"{_interval(row, 'ns')}"
+                f"{_interval(row, 'ns')}{''.join(f'; {flag}' for flag in row['flags'])}"
             )
             name = _label(run, label, row) + _ring(row)
             answers.append(KeyFigure(name, text.time(row["median"], "ns"), sentence))

@@ -146,7 +146,7 @@ def exits(run: Run) -> Section:
         everything: pd.DataFrame = pd.concat(
             [control[_same(control, known)], table], ignore_index=True
         )
-        cells = [_exit_row(run, cycles, row) for row in everything.to_dict("records")]
+        cells = [_exit_row(cycles, row) for row in everything.to_dict("records")]
         head = numbered(
             *("Case", "#Cost, ns", f"#{SPREAD}, ns", "#Min, ns", "#p99, ns"),
             *("#Spread (CV)", "#TSC cycles", "#Exits an operation", "#n", "#Boots"),
@@ -180,24 +180,22 @@ def _control_words(run: Run) -> list[str]:
 def _control(run: Run, metric: str) -> pd.DataFrame:
     """The empty loop's own figures."""
     table = statistics.summarise(run.frame[run.frame["metric"] == metric])
-    return named(table).assign(case="control")
+    return statistics.with_exits(named(table).assign(case="control"), run.frame)
 
 
-def _exit_row(run: Run, cycles: pd.DataFrame, row: dict[Hashable, Any]) -> list[Any]:
-    count = _beside(run.exit_counts, row)
-    flags = list(row["flags"]) + [f for f in count.get("flags", []) if f not in row["flags"]]
+def _exit_row(cycles: pd.DataFrame, row: dict[Hashable, Any]) -> list[Any]:
     parameters = decode(row["parameters"])
     setting = text.setting({k: v for k, v in parameters.items() if k not in statistics.WORK})
     means = "; ".join(part for part in (CASES.get(row["case"], ""), setting) if part)
     return [
-        name_cell(row["case"], flags, means),
+        name_cell(row["case"], row["flags"], means),
         figure_cell(row["median"]),
         interval_cell(row["low"], row["high"]),
         figure_cell(row["min"]),
         figure_cell(row["p99"]),
         share(row["cv"]),
         figure_cell(_beside(cycles, row).get("median", float("nan"))),
-        fixed_cell(count.get("median", float("nan"))),
+        fixed_cell(row["exits"]),
         whole(row["n"]),
         whole(row["boots"]),
     ]

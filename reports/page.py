@@ -143,10 +143,6 @@ class Run:
         return named(statistics.net_costs(self.frame))
 
     @cached_property
-    def exit_counts(self) -> pd.DataFrame:
-        return named(statistics.exits_per_operation(self.frame))
-
-    @cached_property
     def overheads(self) -> pd.DataFrame:
         return differences.overheads(self.frame)
 

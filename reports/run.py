@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.results.schema import RunFacts
-from reports import beside, measured, series, session
+from reports import beside, measured, rest, series, session
 from reports.key import key_figures
 from reports.page import EMULATED, Run, failures
 from reports.render import Page, html, raw, write
@@ -34,6 +34,7 @@ def to_html(run: Run, source: Path) -> str:
             measured.boot(run),
             measured.exits(run),
             measured.io(run),
+            *rest.sections(run),
             session.utilization(run),
             session.outcomes(run),
             session.stages(run),

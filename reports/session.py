@@ -217,10 +217,14 @@ METHOD = (
     ("Boot", "Seconds from the call that creates the machine until its first instruction (kernel), "
      "its first process (init), its SSH server listening (sshd) and the first answer over SSH "
      "(ready)."),
-    ("Exits", "A batch times many operations in a row, from the guest's user mode. The same loop "
-     "without the operation, in the same boot, is subtracted. Exits an operation come from KVM's "
-     "own counters: about 1 says that what was timed is what was meant; beyond 5 % off, the row is "
-     "flagged."),
+    ("Exits", "A batch times many operations in a row. Ring 3 is the user mode of a Linux guest: "
+     "all cases of a boot run in one guest. Ring 0 is kernel mode with no operating system: each "
+     "case is a guest of its own, and one of each makes a boot. The same loop without the "
+     "operation, the control, is a case like the others; that of the same boot is subtracted. "
+     "Exits an operation come from KVM's own counters, less those that come without any operation: "
+     "about 1 says that what was timed is what was meant. A row is flagged when they are more than "
+     "5 % off or not counted, and when a batch was fewer than 100,000 operations or a boot fewer "
+     "than 30 batches."),
     ("Side by side", "Every test ran on each hypervisor in turn, one after the other and then the "
      "other way round, so that what drifts with time hits all alike. Native is no hypervisor: a "
      "container of the same image, with the same number of CPUs, on the host's own kernel."),

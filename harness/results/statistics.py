@@ -20,12 +20,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.results.schema import canonical, decode
+from harness.results.schema import Parameter, canonical, decode
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 SEED = 20240229
 EXITS_TOLERANCE = 0.05
+BATCH_OPERATIONS = 100_000  # the least that is asked for
+BOOT_BATCHES = 30
 CYCLES_AN_INSTRUCTION = 3.0
 
 WHERE = ["hypervisor", "backend", "host", "image"]
@@ -168,22 +170,36 @@ def _setting(parameters: str) -> str:
 
 
 def net_costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """`summarise` of the costs less control, with case and kind ("ns" or "cycles").
+    """`summarise` of the costs less control, with case, kind ("ns" or "cycles") and exits, as
+    `with_exits` has them.
 
-    A row is flagged when boots lacked a control, or the net cost is not above zero.
+    A row is flagged also when boots lacked a control, the net cost is not above zero, or there
+    were fewer operations or batches than asked for.
     """
     net = subtract_control(frame)
     table = _with_case(summarise(net))
     raw = summarise(frame[frame["metric"].isin(net["metric"].unique())])
     before = raw.rename(columns={"boots": "before"})[[*KEYS, "before"]]
     table = table.merge(before, on=KEYS, how="left")
-    lost = (table["before"] - table["boots"]).tolist()
-    for missing, median, flags in zip(lost, table["median"], table["flags"], strict=True):
+    lost, batches = table["before"] - table["boots"], table["n"] // table["boots"]
+    columns = [lost, table["median"], table["parameters"], batches, table["flags"]]
+    for missing, median, parameters, count, flags in zip(*columns, strict=True):
         if missing:
             flags.append(f"{missing} boots without control left out")
         if median <= 0:
             flags.append("not above the control")
-    return table.drop(columns="before")
+        flags.extend(_short(decode(parameters).get("ops"), count))
+    return with_exits(table.drop(columns="before"), frame)
+
+
+def _short(ops: Parameter | None, batches: int) -> list[str]:
+    """What must be said of so many operations a batch, where they are known, and batches a boot."""
+    if not isinstance(ops, int | float):
+        return []
+    if ops >= BATCH_OPERATIONS and batches >= BOOT_BATCHES:
+        return []
+    told = f"batches of {ops:,} operations, {batches} a boot"
+    return [f"{told}: at least {BATCH_OPERATIONS:,} and {BOOT_BATCHES} are asked for"]
 
 
 def _with_case(table: pd.DataFrame) -> pd.DataFrame:
@@ -191,17 +207,24 @@ def _with_case(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(case=[case for case, _ in parts], kind=[kind for _, kind in parts])
 
 
-def exits_per_operation(frame: pd.DataFrame) -> pd.DataFrame:
-    """`summarise` of exit.*.exits_per_op, with case; rows off their expectation are flagged.
+def with_exits(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Costs by case with exits: an operation's, of exit.*.exits_per_op; NaN where not counted.
 
-    Expected: 1 exit an operation, and for the control none, each within EXITS_TOLERANCE.
+    Expected: 1 exit an operation, and for the control none, each within EXITS_TOLERANCE. Rows off
+    that are flagged, and those without a count; but for the control, and natively nothing exits.
     """
     mine = exits(frame)
-    table = _with_case(summarise(mine[mine["kind"] == "exits_per_op"]))
-    for case, median, flags in zip(table["case"], table["median"], table["flags"], strict=True):
+    counts = _with_case(summarise(mine[mine["kind"] == "exits_per_op"]))
+    keys = [*WHERE, "case", "parameters"]
+    counts = counts.rename(columns={"median": "exits"})[[*keys, "exits"]]
+    table = table.merge(counts, on=keys, how="left")
+    columns = [table[name] for name in ("case", "hypervisor", "exits", "flags")]
+    for case, hypervisor, count, flags in zip(*columns, strict=True):
         expected = 0.0 if case == "control" else 1.0
-        if abs(median - expected) > EXITS_TOLERANCE:
-            flags.append(f"{median:.3g} exits an operation, expected {expected:.0f}")
+        if abs(count - expected) > EXITS_TOLERANCE:
+            flags.append(f"{count:.3g} exits an operation, expected {expected:.0f}")
+        elif np.isnan(count) and expected and hypervisor != "native":
+            flags.append("exits not counted")
     return table
 
 

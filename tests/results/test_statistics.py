@@ -150,7 +150,7 @@ def test_control_of_another_setting_does_not_fit() -> None:
 
 def test_cost_below_the_control_is_flagged() -> None:
     samples = [*boots("exit.control", [[10.0]] * 6), *boots("exit.cpuid", [[9.0]] * 6)]
-    assert row(statistics.net_costs(frame(samples)))["flags"] == ["not above the control"]
+    assert "not above the control" in row(statistics.net_costs(frame(samples)))["flags"]
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,12 @@ def test_cost_below_the_control_is_flagged() -> None:
     ],
 )
 def test_exits_off_their_expectation(case: str, count: float, flagged: bool) -> None:
-    samples = boots(f"exit.{case}.exits_per_op", [[count]] * 6, unit="exits", better="")
-    assert bool(row(statistics.exits_per_operation(frame(samples)))["flags"]) is flagged
+    counts = boots(f"exit.{case}.exits_per_op", [[count]] * 6, unit="exits", better="")
+    samples = frame([*boots(f"exit.{case}", [[9.0]] * 6), *counts])
+    costs = statistics.summarise(samples[samples["unit"] == "ns"]).assign(case=case)
+    found = row(statistics.with_exits(costs, samples))
+    assert found["exits"] == count
+    assert bool(found["flags"]) is flagged
 
 
 @pytest.mark.parametrize(("cycles", "emulated"), [(2.9, False), (9.0, False), (9.3, True)])
@@ -329,7 +333,6 @@ def test_nothing_in_nothing_out() -> None:
     for make in (
         statistics.summarise,
         statistics.net_costs,
-        statistics.exits_per_operation,
         statistics.control_cycles,
         differences.overheads,
         statistics.utilization,
@@ -345,3 +348,53 @@ def test_utilization_mean_and_peak() -> None:
     ]
     found = row(statistics.utilization(frame(samples)))
     assert (found["n"], found["mean"], found["peak"], found["low"]) == (3, 20, 50, 0)
+
+
+def costs(ops: int = 100_000, batches: int = 30, **more: Any) -> list[Sample]:
+    """Six boots of a control and of one case, each with parameters of its own."""
+    both = (("control", 10.0, 10_000_000), ("cpuid", 110.0, ops))
+    return [
+        sample
+        for case, cost, count in both
+        for sample in boots(
+            f"exit.{case}", [[cost] * batches] * 6, parameters={"ops": count, "ring": 0}, **more
+        )
+    ]
+
+
+def counts(value: float, **parameters: int) -> list[Sample]:
+    metric = "exit.cpuid.exits_per_op"
+    return boots(metric, [[value]] * 6, unit="exits/op", better="", parameters=parameters)
+
+
+@pytest.mark.parametrize(
+    ("counted", "flags"),
+    [
+        (counts(1.0, ops=100_000, ring=0), []),
+        (counts(1.3, ops=100_000, ring=0), ["1.3 exits an operation, expected 1"]),
+        (counts(1.0, ops=100_000, ring=3), ["exits not counted"]),
+        ([], ["exits not counted"]),
+    ],
+)
+def test_costs_tell_what_is_amiss_with_their_exits(counted: list[Sample], flags: list[str]) -> None:
+    assert row(statistics.net_costs(frame([*costs(), *counted])))["flags"] == flags
+
+
+def test_natively_there_are_no_exits_to_count() -> None:
+    native = costs(hypervisor="native")
+    assert row(statistics.net_costs(frame(native)))["flags"] == []
+
+
+@pytest.mark.parametrize(
+    ("ops", "batches", "said"),
+    [
+        (50, 30, "batches of 50 operations, 30 a boot"),
+        (200_000, 12, "batches of 200,000 operations, 12 a boot"),
+        (99_999, 3, "batches of 99,999 operations, 3 a boot"),
+        (100_000, 30, ""),
+    ],
+)
+def test_costs_tell_that_batches_are_small_or_few(ops: int, batches: int, said: str) -> None:
+    samples = [*costs(ops, batches), *counts(1.0, ops=ops, ring=0)]
+    wanted = [f"{said}: at least 100,000 and 30 are asked for"] if said else []
+    assert row(statistics.net_costs(frame(samples)))["flags"] == wanted
