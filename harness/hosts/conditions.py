@@ -20,6 +20,7 @@ cd /sys || exit 0
 echo '@ boost'; cat devices/system/cpu/cpufreq/boost 2>/dev/null
 echo '@ no_turbo'; cat devices/system/cpu/intel_pstate/no_turbo 2>/dev/null
 echo '@ ksm'; cat kernel/mm/ksm/run 2>/dev/null
+echo '@ shmem'; grep -o '\[[a-z_]*\]' kernel/mm/transparent_hugepage/shmem_enabled 2>/dev/null
 echo '@ power'; cat class/power_supply/*/status 2>/dev/null
 true
 """
@@ -66,6 +67,11 @@ def judge(text: str, facts: HostFacts) -> list[str]:
         found.append("the host has swapped memory out: free some, or swapoff -a")
     if one("ksm") == "1":
         found.append("KSM merges pages meanwhile: echo 0 > /sys/kernel/mm/ksm/run")
+    if one("shmem") in ("[never]", "[deny]"):
+        found.append(
+            "memory that a guest shares with its disk's daemon has no huge pages, which makes it "
+            "slower than the host's: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"
+        )
     if "Discharging" in sections.get("power", []):
         found.append("the host runs on battery: plug it in")
     return found

@@ -89,7 +89,7 @@ class QemuHypervisor(SupervisedHypervisor):
             *self._argv(spec, f",{_memory(spec)}"),
             *("-kernel", kernel, "-initrd", initramfs),
             *("-append", self.command_line(spec, access)),
-            *("-object", _backend(spec)),
+            *("-object", _backend(spec, self.host.emulated)),
             *_RNG_AND_BALLOON,
         ]
         if cid:
@@ -172,14 +172,19 @@ def _memory(spec: GuestSpec) -> str:
     return f"memory-backend=memory,mem-merge={'on' if spec.mergeable else 'off'}"
 
 
-def _backend(spec: GuestSpec) -> str:
-    """Its memory as the built-in VMM's is: in a file, which another process may map, but for KSM.
-    Such memory has huge pages by other rules than private memory."""
+def _backend(spec: GuestSpec, emulated: bool) -> str:
+    """Its memory as ours is: in a file where another process is to map it.
+
+    QEMU puts a nameless file where no huge page fits; in a host that is ours alone, and has huge
+    pages there, it is one of /dev/shm. Elsewhere that may be as small as 64 MiB.
+    """
     size = f"id=memory,size={spec.memory}M"
     if spec.hugepages:
         return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"
-    if spec.mergeable:
+    if not any(disk.backend == "vhost-user" for disk in spec.disks):
         return f"memory-backend-ram,{size}"
+    if emulated:
+        return f"memory-backend-file,{size},mem-path=/dev/shm,align=2M,share=on"
     return f"memory-backend-memfd,{size},share=on"
 
 

@@ -22,6 +22,8 @@ SwapFree:        1000000 kB
 0
 @ no_turbo
 1
+@ shmem
+[advise]
 @ ksm
 0
 @ power
@@ -44,6 +46,7 @@ def test_a_quiet_host_has_nothing_to_tell() -> None:
         ("@ boost\n0", "@ boost\n1", "follows their heat"),
         ("@ no_turbo\n1", "@ no_turbo\n0", "follows their heat"),
         ("@ ksm\n0", "@ ksm\n1", "KSM merges pages"),
+        ("@ shmem\n[advise]", "@ shmem\n[never]", "no huge pages"),
         ("Full", "Full\nDischarging", "on battery"),
     ],
 )
