@@ -69,8 +69,8 @@ def judge(text: str, facts: HostFacts) -> list[str]:
         found.append("KSM merges pages meanwhile: echo 0 > /sys/kernel/mm/ksm/run")
     if one("shmem") in ("[never]", "[deny]"):
         found.append(
-            "memory that a guest shares with its disk's daemon has no huge pages, which makes it "
-            "slower than the host's: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"
+            "memory that a guest shares with its disk's daemon has no huge pages, which makes "
+            "it slow: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"
         )
     if "Discharging" in sections.get("power", []):
         found.append("the host runs on battery: plug it in")
