@@ -1,0 +1,28 @@
+"""How long a boot takes whose files the host has to read from its disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.fixtures import RecordSample
+from harness.guest.factory import GuestFactory
+from harness.guest.timeline import STAGES
+from harness.hosts.base import Host
+
+pytestmark = pytest.mark.machine
+
+
+def test_cold(
+    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
+) -> None:
+    """As boot.*, with nothing in the host's page cache. The VMM's own program is among what has to
+    be read."""
+    if not host.emulated:
+        pytest.skip("it would empty the host's page cache, which others use, too")
+    host.run(["sh", "-c", "sync; echo 1 > /proc/sys/vm/drop_caches"])
+    guest = guest_factory(f"cold-{boot}")
+    parameters = {"vcpus": guest.spec.vcpus, "memory": guest.spec.memory}
+    for stage in filter(guest.timeline.reached, STAGES[1:]):
+        seconds = guest.timeline.seconds(stage)
+        record_sample(f"boot.cold.{stage}", seconds, "s", "lower", parameters, boot=boot)
+    guest.stop()
