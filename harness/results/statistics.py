@@ -26,6 +26,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 4000
 SEED = 20240229
 EXITS_TOLERANCE = 0.05
+UTILIZATION = r"(host|guest)\."  # metrics of how busy it was: no figures to compare
 CYCLES_AN_INSTRUCTION = 3.0
 
 WHERE = ["hypervisor", "backend", "host", "image"]
