@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ import pytest
 from harness.benchmarks import Feed
 from harness.errors import HarnessError
 from harness.git import git
+from harness.guest.factory import number_and_label
 from harness.hypervisors.base import Hypervisor
 from harness.results.schema import Parameter, RunFacts, Sample
 from harness.results.spool import RunWriter, recover
@@ -27,7 +30,7 @@ from harness.urls import without_passwords
 if TYPE_CHECKING:
     from harness.gate import Gate
 
-# of the host's utilization, by name or the name's first part
+# of the host's and the guests' utilization, by name or the name's first part
 UNITS = {
     **{"cpu": "%", "memory": "MiB", "pressure": "%", "power": "W"},
     **{"disk": "MiB/s", "disk.requests": "1/s"},
@@ -63,7 +66,7 @@ class Recorder:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._commit = commit(session.config.rootpath)
-        self._ticks = 0
+        self._ticks: Counter[str] = Counter()  # of each hypervisor
         self._trouble = ""
         problems: list[str] = []
         for path in recover(session.settings.results, problems):  # of sessions that died
@@ -126,19 +129,41 @@ class Recorder:
         if test:
             self._feed.add(made)
 
-    def utilization(self, time_ns: int, values: Mapping[str, float]) -> None:
-        """One tick of the host's utilization; see harness.hypervisors.base.OnUtilization.
+    def watch(self) -> None:
+        """Keep the utilization of the session's host and guests from now on."""
+        for hypervisor in self._session.hypervisors.values():
+            hypervisor.watch(partial(self.utilization, hypervisor))
 
-        `time_ns` is of the host's clock; the sample's time is that of its arrival here.
+    def utilization(
+        self,
+        ran_on: Hypervisor,
+        time_ns: int,
+        values: Mapping[str, float],
+        guests: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """One tick of a hypervisor's; see harness.hypervisors.base.OnUtilization. The host is the
+        same for all of them: the first one tells of it.
+
+        A guest's samples go by its label, which other runs' guests have, too; its number is their
+        boot. `time_ns` is of the host's clock; a sample's time is that of its arrival here.
         """
-        tick, self._ticks = self._ticks, self._ticks + 1
+        tick = self._ticks[ran_on.name]
+        self._ticks[ran_on.name] += 1
+        if ran_on is self._session.hypervisor:
+            self._keep("host", values, hypervisor="native", batch=tick)
+        for name, load in (guests or {}).items():
+            boot, label = number_and_label(name, self._session.prefix, ran_on.name, "payload")
+            about = {"guest": label}
+            self._keep("guest", load, parameters=about, ran_on=ran_on, boot=boot, batch=tick)
+
+    def _keep(self, whose: str, values: Mapping[str, float], **more: Any) -> None:
         for name, value in values.items():
             unit = UNITS.get(name) or UNITS.get(name.partition(".")[0], "")
             try:
-                self.sample(f"host.{name}", value, unit, hypervisor="native", batch=tick)
+                self.sample(f"{whose}.{name}", value, unit, **more)
             except HarnessError as error:
                 # A full disk must not end the thread that brings all guests' news.
-                self._trouble = self._trouble or f"utilization of the host: {error}"
+                self._trouble = self._trouble or f"utilization of the {whose}: {error}"
 
     def count(self, report: pytest.TestReport) -> None:
         """Take a test's report into the run's outcomes, in pytest's own words."""

@@ -226,8 +226,8 @@ class Session:
         for label, factory in self._factories.items():
             if label in self.hypervisors:
                 factory.move_to(self.hypervisors[label], self.image(self.hypervisors[label]))
-        if self.recorder is not None and self.hypervisor is not None:
-            self.hypervisor.watch(self.recorder.utilization)
+        if self.recorder is not None:
+            self.recorder.watch()
 
     @property
     def hypervisor(self) -> Hypervisor | None:
@@ -242,14 +242,14 @@ class Session:
         return self.hypervisors.get(label, self.hypervisor)
 
     def need_recorder(self) -> Recorder:
-        """The run's recorder, from now on also of the host's utilization. Raises ResultError."""
+        """The run's recorder, from now on also of host's and guests' utilization. Raises
+        ResultError."""
         if self.recorder is None:
             from harness.recorder import Recorder
 
             self.recorder = Recorder(self)
             self._note_conditions()
-            if self.hypervisor is not None:
-                self.hypervisor.watch(self.recorder.utilization)
+            self.recorder.watch()
         return self.recorder
 
     def choose_baseline(self) -> None:

@@ -76,7 +76,7 @@ def _common(figures: pd.DataFrame) -> list[str]:
 
 def _figures(run: Run) -> pd.DataFrame:
     """One row a hypervisor and figure: ROW, hypervisor, median, flags."""
-    plain = ~run.frame["metric"].str.match(r"(exit|host)\.")
+    plain = ~run.frame["metric"].str.match(rf"exit\.|{statistics.UTILIZATION}")
     tables = [named(statistics.summarise(run.frame[plain]))]
     if len(run.costs):
         tables.append(run.costs[run.costs["kind"] == "ns"])

@@ -22,7 +22,8 @@ from reports.page import (
     words,
 )
 
-ELSEWHERE = r"(boot|exit|io|host)\."  # have a section of their own
+# have a section of their own
+ELSEWHERE = rf"(boot|exit|io)\.|{statistics.UTILIZATION}"
 
 
 def sections(run: Run) -> list[Section]:

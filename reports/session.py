@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
 
+from harness.results.schema import decode
+from harness.results.statistics import BOOT
 from reports import figures, text
 from reports.figures import Figure, Series
 from reports.page import (
@@ -17,12 +20,16 @@ from reports.page import (
     numbered,
     ordered,
     share,
+    where,
     whole,
     words,
 )
 
 CPU_PARTS = ("guest", "user", "system", "iowait", "steal")
 MOST_POINTS = 300
+MOST_GUESTS = 30
+GUEST_CPU = ("guest.cpu.user", "guest.cpu.system")
+GUEST_PRESSURES = ("guest.pressure.cpu", "guest.pressure.memory", "guest.pressure.io")
 
 NAMES = {
     "host.cpu.guest": "CPU running guests",
@@ -78,7 +85,7 @@ def _listed(entries: Mapping[str, str]) -> str:
 
 
 def utilization(run: Run) -> Section:
-    section = Section("host", "Host utilization")
+    section = Section("host", "Utilization of host and guests")
     if run.utilization.empty:
         section.missing = "No utilization samples of the host in this run."
         return section
@@ -102,12 +109,57 @@ def utilization(run: Run) -> Section:
         head = numbered("What", "Unit", "#Mean", "#Peak", "#Lowest", "#n (ticks)")
         caption = f"Utilization during the run: {label}; CPU as a share of all CPUs"
         section.tables.append(Table(caption, head, rows))
+    section.tables += _guest_tables(run.frame)
     return section
+
+
+def _guest_tables(frame: pd.DataFrame) -> list[Table]:
+    """What the guests of each hypervisor took of the host; those of one label together."""
+    mine = frame[frame["metric"].str.startswith("guest.")]
+    return [
+        _guest_table(group, where(*map(str, key)))
+        for key, group in mine.groupby(["hypervisor", "backend"], observed=True)
+    ]
+
+
+def _guest_table(samples: pd.DataFrame, title: str) -> Table:
+    # a label's guests are told apart by their boots, their ticks by the batches
+    tick = ["parameters", *BOOT, "batch"]
+    ticks = samples.pivot_table(index=tick, columns="metric", values="value", observed=True)
+    ticks = ticks.reindex(columns=["guest.memory.used", *GUEST_PRESSURES, *GUEST_CPU])
+    ticks["cpu"] = ticks[[*GUEST_CPU]].sum(axis=1, min_count=1)
+    by_label = sorted(
+        ticks.reset_index().groupby("parameters", observed=True),
+        key=lambda one: -float(one[1]["cpu"].sum()),
+    )
+    shown = by_label[:MOST_GUESTS]
+    caption = f"What guests took of the host: {title}"
+    if len(by_label) > len(shown):
+        caption += f"; the {len(shown)} that took the most CPU time of {len(by_label):,}"
+    head = numbered(
+        *("Guest", "#CPU, median, % of one", "#CPU, peak, %", "#Memory, peak, MiB"),
+        *("#Waited for a CPU, % of the time", "#For memory, %", "#For I/O, %"),
+        *("#Boots", "#n (ticks)"),
+    )
+    rows = [
+        [
+            words(str(decode(str(parameters)).get("guest", ""))),
+            _steady(mine["cpu"].median(), "%"),
+            _steady(mine["cpu"].max(), "%"),
+            figure_cell(mine["guest.memory.used"].max()),
+            *(_steady(mine[name].mean(), "%") for name in GUEST_PRESSURES),
+            whole(len(mine[BOOT].drop_duplicates())),
+            whole(len(mine)),
+        ]
+        for parameters, mine in shown
+    ]
+    return Table(caption, head, rows)
 
 
 def _steady(value: float, unit: str) -> Cell:
     """Shares with one decimal: more would be the noise of a tick."""
-    return Cell(f"{value:.1f}", float(value)) if unit == "%" else figure_cell(value)
+    steady = unit == "%" and math.isfinite(value)
+    return Cell(f"{value:.1f}", float(value)) if steady else figure_cell(value)
 
 
 def _cpu_figure(ticks: pd.DataFrame, label: str) -> list[Figure]:
@@ -232,7 +284,9 @@ METHOD = (
      "Overhead is 1 − guest/host where more is better and guest/host − 1 where less is, so above "
      "0 always means worse than the host. Its interval draws the boots of both sides."),
     ("Utilization", "Shares of all CPUs of the host, tick by tick, while the run lasted, pauses "
-     "between tests included. Steal is time that a hypervisor below the host gave to others."),
+     "between tests included. Steal is time that a hypervisor below the host gave to others. Of a "
+     "guest it is what its cgroup took: the VMM and its helpers, vCPUs included, in shares of one "
+     "CPU."),
     ("Backends", "vmx and svm are hardware virtualization by Intel and AMD, pvm and lguest do "
      "without, emulated is a CPU in software. Figures of different backends are never averaged. A "
      "control loop above 3 cycles an instruction marks a run as emulated."),

@@ -131,10 +131,14 @@ class Cgroups:
         cgroup.limit(limits)
         return cgroup
 
+    def path(self, guest: str) -> str:
+        """Its directory, made or not; "" where there is none for anybody."""
+        return f"{self.root}/{guest}" if self.root else ""
+
     def _join(self, guest: str) -> str:
         if self.root is None:
             return ""
-        path = f"{self.root}/{guest}"
+        path = self.path(guest)
         try:
             os.mkdir(path)
             with open(f"{path}/cgroup.procs", "w", encoding="ascii") as procs:

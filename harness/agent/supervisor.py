@@ -19,7 +19,7 @@ Protocol, JSON lines on standard input and output:
     <- {"event": "monitor", "guest", "text"}   a peer's QMP; what it is to get is op "monitor"
     <- {"event": "end", "guest", "reason", "detail", "time_ns"}              once a guest
     <- {"event": "gone", "guest"}                        its process and cgroup are no more
-    <- {"event": "utilization", "time_ns", "values"}
+    <- {"event": "utilization", "time_ns", "values", "guests": {"g": values}}   see utilization
 
 At the end of its input, and on SIGTERM, SIGINT or SIGHUP, every guest ends with the supervisor;
 should it be killed itself, the kernel ends them (PR_SET_PDEATHSIG).
@@ -47,7 +47,7 @@ from .control import LineReader
 from .guest import run_guest
 from .network import Network
 from .process import die_with
-from .utilization import Utilization
+from .utilization import GuestUtilization, Utilization
 
 API = 1
 _INTERVAL = 1.0
@@ -59,12 +59,14 @@ _STUCK = 2.0  # seconds that a guest's process has to take a request off its soc
 class Child:
     """A guest's process, seen from the supervisor."""
 
-    def __init__(self, guest: str, pid: int, connection: socket.socket) -> None:
+    def __init__(self, guest: str, pid: int, connection: socket.socket, cgroup: str) -> None:
+        """cgroup: its directory; "" where there is none."""
         self.guest = guest
         self.pid = pid
         self.connection = connection
         self.reader = LineReader()
         self.ended = False
+        self.utilization = GuestUtilization(cgroup) if cgroup else None
 
 
 class Supervisor:
@@ -107,7 +109,18 @@ class Supervisor:
         except OSError:  # no descriptor is free just now
             return
         if values:
-            self._send({"event": "utilization", "time_ns": time.monotonic_ns(), "values": values})
+            told = {"time_ns": time.monotonic_ns(), "values": values, "guests": self._guests()}
+            self._send({"event": "utilization", **told})
+
+    def _guests(self) -> dict[str, dict[str, float]]:
+        """What the living guests with a cgroup take; one that has none yet, or no more, is left
+        out."""
+        found = {}
+        for guest, child in self._children.items():
+            if child.utilization:
+                with contextlib.suppress(OSError):
+                    found[guest] = child.utilization.sample()
+        return found
 
     def _send(self, message: dict[str, Any]) -> None:
         self._write(json.dumps(message).encode() + b"\n")
@@ -224,7 +237,7 @@ class Supervisor:
                 os._exit(1)  # never unwind into the supervisor's own clean-up
         theirs.close()
         ours.settimeout(_STUCK)
-        child = Child(guest, pid, ours)
+        child = Child(guest, pid, ours, self._cgroups.path(guest))
         self._children[guest] = child
         self._selector.register(ours, selectors.EVENT_READ, child)
 

@@ -1,11 +1,14 @@
-"""How busy the host is: CPU and memory (proc(5)), pressure, disks, and the CPUs' power by RAPL.
+"""How busy the host is: CPU and memory (proc(5)), pressure, disks, and the CPUs' power by RAPL; and
+what each guest takes of it, by its cgroup.
 
-Documentation/accounting/psi.rst, admin-guide/iostats.rst, power/powercap/powercap.rst of the Linux
-sources. What a host does not have, or does not show us, is left out.
+Documentation/accounting/psi.rst, admin-guide/iostats.rst, admin-guide/cgroup-v2.rst,
+power/powercap/powercap.rst of the Linux sources. What a host does not have, or does not show us, is
+left out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import time
@@ -13,6 +16,7 @@ import time
 # the order of /proc/stat's columns; guest time is also counted in user, guest_nice in nice
 _COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "gnice")
 _PRESSURES = ("cpu", "memory", "io")
+_GUEST_CPU = ("user", "system")
 _ENERGIES = "/sys/class/powercap/intel-rapl:*"
 _SECTOR = 512  # bytes, whatever the disk's own are
 # made of others, whose requests are counted there
@@ -31,16 +35,26 @@ def _cpu() -> dict[str, int]:
 def _counters() -> dict[str, float]:
     """What only grows, by name: pressure.* in hundredths of a second, disk.requests, disk.read and
     disk.write in MiB, power.cpu in joules."""
-    return {**_pressure(), **_disks(), **_energy()}
+    return {**_pressure("/proc/pressure/"), **_disks(), **_energy()}
 
 
-def _pressure() -> dict[str, float]:
+def _read(path: str) -> bytes:
+    """A small file of the kernel's, with no more calls of it than that takes."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
+def _pressure(before: str, after: str = "") -> dict[str, float]:
+    """before, after: the resource's name in a file's."""
     found = {}
     for name in _PRESSURES:
         try:
-            with open(f"/proc/pressure/{name}", encoding="ascii") as file:
-                # "some": microseconds in which at least one task waited
-                found[f"pressure.{name}"] = int(file.readline().rpartition("total=")[2]) / 1e4
+            # "some", the first: microseconds in which at least one task waited
+            some = _read(f"{before}{name}{after}").partition(b"\n")[0]
+            found[f"pressure.{name}"] = int(some.rpartition(b"total=")[2]) / 1e4
         except (OSError, ValueError):  # also EOPNOTSUPP: the kernel was started without psi=1
             continue
     return found
@@ -80,12 +94,30 @@ def _memory() -> dict[str, int]:
         return {line.split(":")[0]: int(line.split()[1]) for line in info}
 
 
+class _Rates:
+    """Of what only grows: by how much it grew a second since the call before."""
+
+    def __init__(self, counters: dict[str, float]) -> None:
+        self._then, self._counters = time.monotonic(), counters
+
+    def since(self, counters: dict[str, float]) -> dict[str, float]:
+        now, before = time.monotonic(), self._counters
+        seconds = now - self._then
+        self._then, self._counters = now, counters
+        # one that went back (an energy that wrapped, a disk that is gone) tells nothing this time
+        return {
+            name: (value - before[name]) / seconds
+            for name, value in counters.items()
+            if seconds > 0 and name in before and value >= before[name]
+        }
+
+
 class Utilization:
     """Call `sample` at intervals; each gives what was since the call before."""
 
     def __init__(self) -> None:
         self._last = _cpu()
-        self._then, self._counters = time.monotonic(), _counters()
+        self._rates = _Rates(_counters())
 
     def sample(self) -> dict[str, float]:
         """cpu.* in per cent of all CPUs that are ours (they sum to 100), memory.* in MiB,
@@ -111,15 +143,25 @@ class Utilization:
         memory = _memory()
         sample["memory.total"] = memory["MemTotal"] / 1024
         sample["memory.used"] = (memory["MemTotal"] - memory["MemAvailable"]) / 1024
-        return {**sample, **self._rates()}
+        return {**sample, **self._rates.since(_counters())}
 
-    def _rates(self) -> dict[str, float]:
-        now, counters = time.monotonic(), _counters()
-        seconds, before = now - self._then, self._counters
-        self._then, self._counters = now, counters
-        # one that went back (an energy that wrapped, a disk that is gone) tells nothing this time
-        return {
-            name: (value - before[name]) / seconds
-            for name, value in counters.items()
-            if seconds > 0 and name in before and value >= before[name]
-        }
+
+class GuestUtilization:
+    """Of one guest, from its making on. Call `sample` at intervals, as of Utilization."""
+
+    def __init__(self, cgroup: str) -> None:
+        """cgroup: its directory, which need not be there yet."""
+        self._cgroup = cgroup
+        names = [*map("cpu.{}".format, _GUEST_CPU), *map("pressure.{}".format, _PRESSURES)]
+        self._rates = _Rates(dict.fromkeys(names, 0.0))
+
+    def sample(self) -> dict[str, float]:
+        """cpu.user and cpu.system in per cent of one CPU, pressure.* in per cent of the time,
+        memory.used in MiB. Raises OSError where there is no cgroup (any more)."""
+        words = _read(f"{self._cgroup}/cpu.stat").split()
+        stat = dict(zip(words[::2], words[1::2]))
+        spent = {f"cpu.{part}": int(stat[b"%s_usec" % part.encode()]) / 1e4 for part in _GUEST_CPU}
+        values = self._rates.since({**spent, **_pressure(f"{self._cgroup}/", ".pressure")})
+        with contextlib.suppress(OSError):  # without this controller
+            values["memory.used"] = int(_read(f"{self._cgroup}/memory.current")) / (1 << 20)
+        return values

@@ -188,6 +188,14 @@ def guest_name(prefix: str, number: int, label: str) -> str:
     return f"{prefix}-{number}-{word}" if word else f"{prefix}-{number}"
 
 
+def number_and_label(name: str, prefix: str, *words: str) -> tuple[int, str]:
+    """Of a guest_name with this prefix, which may have one of the words behind it; of any other
+    name 0, and all of it."""
+    more = "|".join(map(re.escape, words))
+    found = re.fullmatch(rf"{re.escape(prefix)}(?:-(?:{more}))?-(\d+)-?(.*)", name)
+    return (int(found[1]), found[2]) if found else (0, name)
+
+
 def ready(guest: Guest) -> Guest:
     """Wait for a guest; one that does not come up is stopped before the error goes on."""
     try:

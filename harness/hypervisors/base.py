@@ -257,7 +257,8 @@ class Hypervisor(Protocol):
         """KVM_CHECK_EXTENSION's answers by name ("KVM_CAP_IRQFD": 1); 0 or missing: not there."""
 
     def watch(self, callback: OnUtilization) -> None:
-        """Report the host's utilization from now on, about once a second; called once at most."""
+        """Report the utilization of the host and of our guests from now on, about once a second;
+        called once at most."""
 
     def close(self) -> None:
         """End every machine and whatever serves them. Idempotent.
@@ -266,9 +267,20 @@ class Hypervisor(Protocol):
         """
 
 
-# Called with host monotonic nanoseconds, and cpu.user, cpu.system, cpu.iowait, cpu.steal,
-# cpu.guest, cpu.idle (percent of all CPUs), memory.used, memory.total (MiB). Be quick.
-OnUtilization = Callable[[int, Mapping[str, float]], None]
+class OnUtilization(Protocol):
+    """Wants to know how busy a host is. It is quick."""
+
+    def __call__(
+        self,
+        time_ns: int,
+        values: Mapping[str, float],
+        guests: Mapping[str, Mapping[str, float]] | None = None,
+        /,
+    ) -> None:
+        """time_ns: the host's monotonic clock. values: cpu.user, cpu.system, cpu.iowait, cpu.steal,
+        cpu.guest, cpu.idle (percent of all CPUs), memory.used, memory.total (MiB), ... guests: by
+        name, of those whose use can be told: cpu.user, cpu.system (percent of one CPU),
+        memory.used, pressure.cpu, pressure.memory, pressure.io (percent of the time)."""
 
 
 class HypervisorFactory(Protocol):

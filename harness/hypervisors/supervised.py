@@ -99,7 +99,8 @@ class Supervisor:
             self._hello.put(message)
         elif event == "utilization":
             if self._on_utilization:
-                self._on_utilization(message["time_ns"], message["values"])
+                told = (message[name] for name in ("time_ns", "values", "guests"))
+                self._on_utilization(*told)
         elif guest in self._children:
             self._tell(self._children[guest], guest, event, message)
 

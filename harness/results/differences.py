@@ -20,6 +20,7 @@ from harness.results.schema import decode
 from harness.results.statistics import (
     BOOT,
     KEYS,
+    UTILIZATION,
     Floats,
     central,
     draw,
@@ -36,8 +37,8 @@ def overheads(frame: pd.DataFrame, baseline: str = "native") -> pd.DataFrame:
     """Figures of guests beside those of the baseline, the host itself as long as nobody says
     otherwise.
 
-    Of every metric that both sides have and that has a better direction, but for host.*; of exit.*
-    the costs in ns, less their control. Of io.* also those without a baseline. Joined on host,
+    Of every metric that both sides have and that has a better direction, but for utilization; of
+    exit.* costs in ns, less their control. Of io.* also those without a baseline. Joined on host,
     metric, unit and the parameters that both sides have. overhead is 1 - guest/host where higher is
     better and guest/host - 1 where lower is: 0.2 is 20 % worse than the host. Its interval draws
     the boots of both sides, each on its own; a side with one boot stays as it is (flagged). p: of
@@ -58,10 +59,10 @@ def overheads(frame: pd.DataFrame, baseline: str = "native") -> pd.DataFrame:
 
 
 def comparable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The samples that have a better direction, but for host.*; of exit.* the costs in ns, less
-    their control."""
+    """The samples that have a better direction, but for utilization; of exit.* the costs in ns,
+    less their control."""
     net = subtract_control(frame)
-    figures = frame[~frame["metric"].str.match(r"(exit|host)\.")]
+    figures = frame[~frame["metric"].str.match(rf"exit\.|{UTILIZATION}")]
     both = pd.concat([figures, net.loc[net["kind"] == "ns", [*frame.columns]]])
     return both[both["better"] != ""]
 

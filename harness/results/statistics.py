@@ -28,6 +28,7 @@ SEED = 20240229
 EXITS_TOLERANCE = 0.05
 BATCH_OPERATIONS = 100_000  # the least that is asked for
 BOOT_BATCHES = 30
+UTILIZATION = r"(host|guest)\."  # metrics of how busy it was: no figures to compare
 CYCLES_AN_INSTRUCTION = 3.0
 
 WHERE = ["hypervisor", "backend", "host", "image"]

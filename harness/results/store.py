@@ -39,7 +39,7 @@ from harness.results.schema import (
     lacking,
     sound_facts,
 )
-from harness.results.statistics import BOOT, KEYS
+from harness.results.statistics import BOOT, KEYS, UTILIZATION
 
 RUN_ID = re.compile(r"(\d{4})(\d{2})\d{2}T\d{6}Z-[0-9a-f]{6}")
 _TEST = ["run", "test", "hypervisor"]  # what an attempt is of: with its parameters in its name
@@ -119,7 +119,7 @@ def usable(files: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 def boot_medians(files: Sequence[Path], problems: list[str] | None = None) -> pd.DataFrame:
     """One row a boot and KEYS of several runs: KEYS, run, boot, value (the boot's median), n (its
-    samples). The host's utilization is left out.
+    samples). Utilization is left out.
 
     problems: takes a line for each file that cannot be read, and is left out. Raises ResultError
     when none can.
@@ -128,7 +128,7 @@ def boot_medians(files: Sequence[Path], problems: list[str] | None = None) -> pd
     return _ask(
         files,
         f"SELECT {keys}, median(value) AS value, count(*) AS n FROM samples "  # noqa: S608 - ours
-        "WHERE NOT starts_with(metric, 'host.') GROUP BY ALL ORDER BY ALL",
+        f"WHERE NOT regexp_matches(metric, '^{UTILIZATION}') GROUP BY ALL ORDER BY ALL",
         problems,
     )
 

@@ -63,7 +63,7 @@ def convert(facts: RunFacts, frame: pd.DataFrame) -> dict[str, Any]:
         )
     ]
     known = pd.Series([value is not None for value in seconds], index=frame.index, dtype=bool)
-    known &= ~frame["metric"].str.startswith("host.")  # how busy it was is no benchmark
+    known &= ~frame["metric"].str.match(statistics.UTILIZATION)  # that is no benchmark
     timed = frame.assign(seconds=pd.Series(seconds, index=frame.index, dtype=float))[known]
     # boots are often the parameter of a test: they are rounds of one benchmark, not many
     timed["test"] = timed["test"].str.replace(r"\[.*\]$", "", regex=True)

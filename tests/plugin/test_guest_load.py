@@ -1,0 +1,55 @@
+"""What guests take of their host becomes samples that go by their labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.guest.factory import guest_name, number_and_label
+from harness.results.store import load
+from tests.plugin.conftest import Run
+
+SOURCE = """
+    def test_it(guest_factory, hypervisor, record_sample):
+        guests = [guest_factory(label) for label in ("Web 1", "Web 1", "")]
+        used = {"cpu.user": 80.0, "memory.used": 96.0, "pressure.io": 1.5}
+        hypervisor.tick(0, {"cpu.user": 3.0}, {guest.name: used for guest in guests})
+        hypervisor.tick(0, {"cpu.user": 4.0}, {guests[0].name: used})
+"""
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_guests_samples_are_like_the_hosts(run: Run, twice: bool) -> None:
+    more = ["--hypervisor=processes"] if twice else []
+    result = run(SOURCE, "--virt-report=no", *more)
+    result.assert_outcomes(passed=1 + twice)
+    _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
+    names = ["processes", "processes-2"] if twice else ["processes"]
+    for name in names:
+        mine = frame[(frame.metric == "guest.cpu.user") & (frame.hypervisor == name)]
+        labels = [json.loads(parameters) for parameters in mine.parameters]
+        assert labels == [{"guest": label} for label in ("web-1", "web-1", "", "web-1")]
+        assert list(mine.boot) == [0, 1, 2, 0]
+        assert list(mine.batch) == [1, 1, 1, 2], "the first tick was of the host alone"
+        assert set(mine.value) == {80.0}
+        assert set(mine.unit) == {"%"}
+        assert set(mine.better) == set(mine.test) == set(mine.suite) == {""}
+    memory = frame[frame.metric == "guest.memory.used"]
+    assert set(memory.unit) == {"MiB"}
+    # one host, of which one hypervisor tells
+    host = frame[frame.metric == "host.cpu.user"]
+    assert list(host.value) == [12.5, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("prefix", ["1a-main", "1a-main-kvm-2", "1a-main-payload", "1a-gw0"])
+@pytest.mark.parametrize(("number", "label"), [(0, ""), (12, "web-3"), (3, "4")])
+def test_labels_are_found_again(prefix: str, number: int, label: str) -> None:
+    name = guest_name(prefix, number, label)
+    own = prefix[:7] if prefix.startswith("1a-main") else prefix
+    assert number_and_label(name, own, "kvm-2", "payload") == (number, label)
+
+
+def test_names_that_are_not_ours_are_labels() -> None:
+    assert number_and_label("stranger-1", "1a-main", "kvm") == (0, "stranger-1")

@@ -1,0 +1,90 @@
+"""What guests take of their host: in the report's utilization section, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.results import RunWriter, Sample, load
+from harness.results.compare import compare
+from harness.results.differences import comparable, overheads
+from harness.results.exchange import benchmark_json
+from harness.results.select import select
+from harness.results.store import boot_medians
+from reports.run import render
+from tests.reports.checks import rows, sound
+from tests.results.synthetic import Synthetic, facts
+
+PARTS = {"cpu.user": "%", "cpu.system": "%", "memory.used": "MiB", "pressure.cpu": "%"}
+
+
+def load_of(maker: Synthetic, label: str, busy: list[float], boot: int = 0) -> Iterator[Sample]:
+    """A guest's samples; busy: user time by ticks. In the kernel a tenth of that."""
+    for tick, user in enumerate(busy):
+        values = {"cpu.user": user, "cpu.system": user / 10, "memory.used": 90 + tick}
+        for name, value in {**values, "pressure.cpu": 2.0 * tick}.items():
+            more = {"boot": boot, "batch": tick, "parameters": {"guest": label}}
+            where = {"suite": "", "test": "", **more}
+            yield maker.sample(f"guest.{name}", value, PARTS[name], "", **where)
+
+
+def made(folder: Path, guests: dict[str, list[float]]) -> Path:
+    """A run of two hypervisors with such guests."""
+    writer = RunWriter(folder / "store", facts(hypervisor="kvm, native"))
+    for name in ("kvm", "native"):
+        maker = Synthetic(writer.run, boots=6, hypervisor=name)
+        samples = [*maker.boot(), *maker.utilization(20)]
+        for label, busy in guests.items():
+            samples += load_of(maker, label, busy)
+        for sample in samples:
+            writer.add(sample)
+        for sample in load_of(maker, "web", [50.0], boot=1):
+            writer.add(sample)
+    return writer.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    guests = {"idle": [1.0, 2.0, 3.0], "web": [10.0, 200.0, 30.0]}
+    return made(tmp_path_factory.mktemp("load"), guests)
+
+
+def test_the_report_tells_of_each_hypervisors_guests(run: Path, tmp_path: Path) -> None:
+    page = sound(render(run, tmp_path / "page.html").read_text(encoding="utf-8"))
+    captions = [caption.text for caption in page.id("host").all("caption")]
+    for name in ("kvm", "native"):
+        assert sum(f"What guests took of the host: {name} (emulated)" in c for c in captions) == 1
+    told = rows(page.id("host").all("table")[-1])
+    assert list(told) == ["web", "idle"], "the busiest first"
+    assert told["idle"] == ["idle", "2.2", "3.3", "92.0", "2.0", "–", "–", "1", "3"]
+    # the second guest of that label is another one at the first's first tick
+    assert told["web"] == ["web", "44.0", "220.0", "92.0", "1.5", "–", "–", "2", "4"]
+
+
+def test_few_of_many_guests_are_shown(tmp_path: Path) -> None:
+    path = made(tmp_path, {f"guest-{n}": [float(n)] * 3 for n in range(400)})
+    page = sound(render(path, tmp_path / "page.html").read_text(encoding="utf-8"))
+    told = rows(page.id("host").all("table")[-1])
+    assert list(told) == [f"guest-{n}" for n in range(399, 369, -1)]
+    assert "the 30 that took the most CPU time of 401" in page.id("host").text
+
+
+def test_nothing_compares_them(run: Path, tmp_path: Path) -> None:
+    facts_, frame = load(run)
+    assert frame["metric"].str.startswith("guest.").any()
+    medians = boot_medians([run])
+    store = tmp_path / "store"
+    base, new = (select(store, made(tmp_path, {"web": [n]}).stem) for n in (10.0, 90.0))
+    tables = (medians, comparable(frame), overheads(frame), compare(base, new).table)
+    for table in tables:
+        assert len(table)
+        assert not table["metric"].str.startswith(("guest.", "host.")).any()
+    # not even where somebody says which way is better
+    assert not comparable(frame.assign(better="lower"))["metric"].str.startswith("guest.").any()
+    told = benchmark_json.convert(facts_, frame.assign(unit="s"))["benchmarks"]
+    known = {one["extra_info"]["metric"] for one in told}
+    assert known == {f"boot.{stage}" for stage in ("kernel", "init", "sshd", "ready")}
+    page = sound(render(run, tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [caption.text for caption in page.id("beside").all("caption")] == ["Boot: native, kvm"]
