@@ -57,8 +57,8 @@ def section(run: Run) -> Section:
         "better is not chance, by Mann and Whitney's test of the boots with a bound of "
         f"{differences.FALSE_DISCOVERIES:.0%} on false ones among all that pass it "
         f"(Benjamini-Hochberg), and it is above {differences.EFFECT:.0%} and above what a "
-        "hypervisor that ran twice differed from itself. Nothing is said where there are too few "
-        "boots to tell."
+        "hypervisor that ran twice differed from itself. No difference: the whole interval is too "
+        "small to count. Inconclusive: too few boots, or too much noise, to tell."
     )
     kinds = figures["metric"].str.partition(".")[0]
     for kind in [*GROUPS, *sorted(set(kinds) - set(GROUPS))]:
@@ -95,8 +95,9 @@ def _names(run: Run, figures: pd.DataFrame) -> list[str]:
 def _worse(run: Run, base: str) -> dict[tuple[str, ...], dict[Hashable, Any]]:
     """The overhead of each figure and its verdict, by ROW and hypervisor."""
     table = run.overheads if base == BASELINE else differences.overheads(run.frame, base)
-    floors = _floors(run.frame, table, base)
-    words = differences.verdicts(list(table["overhead"]), list(table["p"]), floors)
+    table = table.assign(floor=_floors(run.frame, table, base))
+    columns = ("overhead", "p", "floor", "low", "high")
+    words = differences.verdicts(*(list(table[name]) for name in columns))
     judged = table.assign(verdict=words).to_dict("records")
     return {(*_key(row), str(row["hypervisor"])): row for row in judged}
 
@@ -165,7 +166,7 @@ def _overhead(row: dict[Hashable, Any] | None) -> list[Cell]:
     return [
         share(
             row["overhead"] if row else float("nan"),
-            flagged=row is not None and row["verdict"] == "no difference",
+            flagged=row is not None and row["verdict"] == "inconclusive",
         ),
         Cell(text.span(low * 100, high * 100, "%"), low * 100),
         words(row["verdict"] if row else ""),
