@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -39,6 +40,8 @@ GROUPS = {
 ROW = ["metric", "parameters", "unit"]
 _TWIN = re.compile(r"-\d+$")
 
+Pair = tuple[str, str]  # a hypervisor and what it is compared with
+
 
 def section(run: Run) -> Section:
     """What at least two hypervisors were measured by."""
@@ -50,21 +53,27 @@ def section(run: Run) -> Section:
             "One hypervisor ran. Give --hypervisor more than once to see several side by side."
         )
         return made
-    base = BASELINE if BASELINE in names else names[0]
-    worse = _worse(run, base)
-    made.lead.append(
-        f"Medians of the boots' medians. Above 0 % is worse than {base}. What is called worse or "
-        "better is not chance, by Mann and Whitney's test of the boots with a bound of "
-        f"{differences.FALSE_DISCOVERIES:.0%} on false ones among all that pass it "
-        f"(Benjamini-Hochberg), and it is above {differences.EFFECT:.0%} and above what a "
-        "hypervisor that ran twice differed from itself. Nothing is said where there are too few "
-        "boots to tell."
-    )
+    found = _compared(run, _pairs(names), _twins(names))
+    if found.unsteady:
+        made.lead.append(
+            "Warning: the same hypervisor, given twice, differed from itself in "
+            f"{text.count(len(found.unsteady), 'figure')}: this host is not steady enough. Those "
+            "are flagged, and nothing is concluded from them."
+        )
+    made.lead += [
+        "Medians of the boots' medians. Above 0 % is worse than what it is compared with. What is "
+        "called worse or better is not chance, by Mann and Whitney's test of the boots with a "
+        f"bound of {differences.FALSE_DISCOVERIES:.0%} on false ones among all that pass it "
+        f"(Benjamini-Hochberg), and it counts: it is above {differences.EFFECT:.0%} and above what "
+        "a hypervisor that was given twice may differ from itself, the far end of that interval.",
+        "No difference: the whole interval is too small to count. Inconclusive: too few boots, or "
+        "too much noise, to tell.",
+    ]
     kinds = figures["metric"].str.partition(".")[0]
     for kind in [*GROUPS, *sorted(set(kinds) - set(GROUPS))]:
         mine = figures[kinds == kind]
         if mine["hypervisor"].nunique() > 1:
-            made.tables.append(_table(mine, worse, names, base, GROUPS.get(kind, kind)))
+            made.tables.append(_table(mine, found, names, GROUPS.get(kind, kind)))
             made.notes += [f"All of {GROUPS.get(kind, kind)}: {flag}." for flag in _common(mine)]
     return made
 
@@ -92,13 +101,49 @@ def _names(run: Run, figures: pd.DataFrame) -> list[str]:
     return sorted(names, key=lambda name: name != BASELINE)
 
 
-def _worse(run: Run, base: str) -> dict[tuple[str, ...], dict[Hashable, Any]]:
-    """The overhead of each figure and its verdict, by ROW and hypervisor."""
-    table = run.overheads if base == BASELINE else differences.overheads(run.frame, base)
-    floors = _floors(run.frame, table, base)
-    words = differences.verdicts(list(table["overhead"]), list(table["p"]), floors)
-    judged = table.assign(verdict=words).to_dict("records")
-    return {(*_key(row), str(row["hypervisor"])): row for row in judged}
+def _twins(names: list[str]) -> list[Pair]:
+    """Hypervisors that were given twice: ("kvm-2", "kvm")."""
+    pairs = [(name, _TWIN.sub("", name)) for name in names]
+    return [(name, first) for name, first in pairs if first != name and first in names]
+
+
+def _pairs(names: list[str]) -> list[Pair]:
+    """What is compared: all with the baseline, machines with the first one, twins with theirs."""
+    machines = [name for name in names if _TWIN.sub("", name) != BASELINE]
+    pairs = [(name, BASELINE) for name in names if name != BASELINE and BASELINE in names]
+    pairs += [(name, machines[0]) for name in machines[1:]]
+    return list(dict.fromkeys([*pairs, *_twins(names)]))
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """rows: of each pair and figure what differences.overheads tells, with its verdict, by ROW and
+    pair. unsteady: the figures, by ROW, in which a hypervisor differed from itself."""
+
+    pairs: list[Pair]
+    rows: dict[tuple[str, ...], dict[Hashable, Any]]
+    unsteady: set[tuple[str, ...]]
+
+
+def _compared(run: Run, pairs: list[Pair], twins: list[Pair]) -> _Compared:
+    rows: list[dict[Hashable, Any]] = []
+    for base in dict.fromkeys(base for _, base in pairs):
+        sides = {base, *(name for name, its in pairs if its == base)}
+        frame = run.frame[run.frame["hypervisor"].isin(sides)]
+        table = run.overheads if base == BASELINE else differences.overheads(frame, base)
+        rows += table[table["host_boots"] > 0].assign(base=base).to_dict("records")
+    for row, floor in zip(rows, _floors(rows, twins), strict=True):
+        row["floor"] = floor
+    columns = ("overhead", "p", "floor", "low", "high")
+    words = differences.verdicts(*([row[name] for row in rows] for name in columns))
+    for row, word in zip(rows, words, strict=True):
+        row["verdict"] = word
+    differ = [row for row in rows if row["verdict"] in ("worse", "better")]
+    unsteady = {_key(row) for row in differ if _pair(row) in twins}
+    for row in rows:
+        if _key(row) in unsteady:
+            row["verdict"] = "inconclusive"
+    return _Compared(pairs, {(*_key(row), *_pair(row)): row for row in rows}, unsteady)
 
 
 def _key(row: dict[Hashable, Any]) -> tuple[str, ...]:
@@ -106,36 +151,28 @@ def _key(row: dict[Hashable, Any]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in ROW)
 
 
-def _floors(frame: pd.DataFrame, rows: pd.DataFrame, base: str) -> list[float]:
-    """By how much a hypervisor that ran twice ("kvm" and "kvm-2") differed from itself, for each of
-    the rows; NaN where none did. What compares those two themselves has no floor."""
-    names = set(frame["hypervisor"])
-    twins = {name: _TWIN.sub("", name) for name in names}
-    pairs = [(name, first) for name, first in twins.items() if first != name and first in names]
+def _pair(row: dict[Hashable, Any]) -> Pair:
+    return str(row["hypervisor"]), str(row["base"])
+
+
+def _floors(rows: list[dict[Hashable, Any]], twins: list[Pair]) -> list[float]:
+    """For each of the rows by how much a hypervisor that was given twice may differ from itself:
+    the far end of the interval, as the difference itself may be small by chance; NaN where none
+    was. What compares those two themselves has no floor."""
     floors: dict[tuple[str, ...], float] = {}
-    for name, first in pairs:
-        mine = frame[frame["hypervisor"].isin([name, first])]
-        for row in differences.overheads(mine, first).to_dict("records"):
-            if not math.isnan(row["overhead"]):
-                effect = abs(float(row["overhead"]))
-                floors[_key(row)] = max(effect, floors.get(_key(row), 0.0))
-    return [
-        float("nan") if (row["hypervisor"], base) in pairs else floors.get(_key(row), float("nan"))
-        for row in rows.to_dict("records")
-    ]
+    for row in rows:
+        if _pair(row) in twins:
+            far = max(abs(row["low"]), abs(row["high"]))
+            reach = far if math.isfinite(far) else abs(row["overhead"])
+            floors[_key(row)] = max(floors.get(_key(row), 0.0), reach)
+    return [math.nan if _pair(row) in twins else floors.get(_key(row), math.nan) for row in rows]
 
 
-def _table(
-    figures: pd.DataFrame,
-    worse: dict[tuple[str, ...], dict[Hashable, Any]],
-    names: list[str],
-    base: str,
-    title: str,
-) -> Table:
+def _table(figures: pd.DataFrame, found: _Compared, names: list[str], title: str) -> Table:
     rows = []
     common = _common(figures)
     names = [name for name in names if name in set(figures["hypervisor"])]
-    others = [name for name in names if name != base and base in names]
+    pairs = [(name, base) for name, base in found.pairs if {name, base} <= {*names}]
     for key, group in figures.groupby(ROW, sort=False):
         metric, parameters, unit = map(str, key)
         medians = dict(zip(group["hypervisor"], group["median"], strict=True))
@@ -143,18 +180,24 @@ def _table(
             continue
         setting = {k: v for k, v in decode(parameters).items() if k not in statistics.WORK}
         flags = sorted({flag for flags in group["flags"] for flag in flags} - set(common))
+        if (metric, parameters, unit) in found.unsteady:
+            flags.append("the same hypervisor differed from itself")
         row: list[Cell] = [name_cell(metric.partition(".")[2], flags), words(text.setting(setting))]
         row.append(words(unit.replace("us", "µs")))
         row += [figure_cell(medians.get(name, float("nan"))) for name in names]
-        for name in others:
-            row += _overhead(worse.get((metric, parameters, unit, name)))
+        for pair in pairs:
+            row += _overhead(found.rows.get((metric, parameters, unit, *pair)))
         rows.append(row)
     head = numbered(
         *("Figure", "Workload", "Unit", *(f"#{name}" for name in names)),
         *(
             label
-            for name in others
-            for label in (f"#{name} worse by", f"#{name}, 95 %", f"{name} is")
+            for name, base in pairs
+            for label in (
+                f"#{name} worse than {base} by",
+                f"#{name} beside {base}, 95 %",
+                f"{name} beside {base} is",
+            )
         ),
     )
     return Table(f"{title}: {', '.join(names)}", head, rows)
@@ -165,7 +208,7 @@ def _overhead(row: dict[Hashable, Any] | None) -> list[Cell]:
     return [
         share(
             row["overhead"] if row else float("nan"),
-            flagged=row is not None and row["verdict"] == "no difference",
+            flagged=row is not None and row["verdict"] == "inconclusive",
         ),
         Cell(text.span(low * 100, high * 100, "%"), low * 100),
         words(row["verdict"] if row else ""),

@@ -134,13 +134,13 @@ def levels(row: Mapping[Any, Any]) -> str:
 
 def judge(table: pd.DataFrame) -> pd.DataFrame:
     """With the column verdict, by effect, p, interval and floor of all rows together."""
-    floors = list(table["floor"])
-    words = differences.verdicts(list(table["effect"]), list(table["p"]), floors)
+    columns = ("effect", "p", "floor", "low", "high")
+    words = differences.verdicts(*(list(table[name]) for name in columns))
     names = {"worse": "regressed", "better": "improved"}
     # what is surely worse by what counts is no pass, though too little for a verdict among many
-    sure = (table["high"] <= TOLERANCE) & ~(table["low"] > EFFECT)
+    sure = table["p"].notna() & (table["high"] <= TOLERANCE) & ~(table["low"] > EFFECT)
     verdicts = [
-        names.get(word) or ("pass" if word and safe else "inconclusive")
+        names.get(word) or ("pass" if safe else "inconclusive")
         for word, safe in zip(words, sure, strict=True)
     ]
     return table.assign(verdict=verdicts)

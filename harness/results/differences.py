@@ -28,7 +28,7 @@ from harness.results.statistics import (
     subtract_control,
 )
 
-EFFECT = 0.03  # what is less than that is called no difference
+EFFECT = 0.03  # what is less than that does not count
 FALSE_DISCOVERIES = 0.05  # of what is called a difference, how much may be none
 _EXACT = 2_500  # pairs of boots
 
@@ -187,23 +187,33 @@ def least_p(one: int, other: int) -> float:
     return 2 / math.comb(one + other, one)
 
 
-def verdicts(overhead: Sequence[float], p: Sequence[float], floor: Sequence[float]) -> list[str]:
-    """What is to be made of several overheads together: "worse", "better", "no difference" (none
-    was shown) or "" (it could not be tested).
+def verdicts(
+    overhead: Sequence[float],
+    p: Sequence[float],
+    floor: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+) -> list[str]:
+    """What is to be made of several overheads together: "worse", "better", "no difference" or
+    "inconclusive".
 
-    A difference is one that Benjamini and Hochberg's procedure keeps at FALSE_DISCOVERIES, and that
-    is greater than EFFECT and than `floor`: what the same hypervisor differed from itself, if it
-    was measured twice (NaN or 0 if not).
+    The bound is EFFECT or `floor`, if that is greater: what the same hypervisor differs from
+    itself, if it was measured twice (NaN or 0 if not). A difference is one that Benjamini and
+    Hochberg's procedure keeps at FALSE_DISCOVERIES, and that is beyond the bound. There is none
+    where the whole interval lies within it. All else is inconclusive, and so is what could not be
+    tested (p is NaN).
     Of few boots the least p is not small (6 and 6: 2/924): one difference alone among many figures
     cannot be shown by them.
     """
     effects, found = np.asarray(overhead, dtype=float), np.asarray(p, dtype=float)
-    floors = np.nan_to_num(np.asarray(floor, dtype=float))
+    bounds = np.maximum(EFFECT, np.nan_to_num(np.asarray(floor, dtype=float)))
     tested = ~np.isnan(found)
     shown = np.zeros(found.size, dtype=bool)
     if tested.any():
         adjusted = scipy.stats.false_discovery_control(found[tested])
         shown[tested] = adjusted <= FALSE_DISCOVERIES
-    shown &= np.abs(effects) > np.maximum(EFFECT, floors)
-    words = np.where(shown, np.where(effects > 0, "worse", "better"), "no difference")
-    return [str(word) if known else "" for word, known in zip(words, tested, strict=True)]
+    shown &= np.abs(effects) > bounds
+    within = tested & (np.asarray(low) >= -bounds) & (np.asarray(high) <= bounds)
+    differ = np.where(effects > 0, "worse", "better")
+    words = np.where(shown, differ, np.where(within, "no difference", "inconclusive"))
+    return [str(word) for word in words]

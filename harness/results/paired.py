@@ -53,7 +53,8 @@ def paired(pairs: Sequence[tuple[Path, Path]], series: str = "") -> Paired:
         )
     rows = [_row(key, group) for key, group in table.groupby(SERIES, sort=True)]
     made = pd.DataFrame(rows, columns=[*SERIES, *_COLUMNS])
-    words = verdicts(list(made["effect"]), list(made["p"]), [0.0] * len(made))
+    effect, p, low, high = (list(made[name]) for name in ("effect", "p", "low", "high"))
+    words = verdicts(effect, p, [0.0] * len(made), low, high)
     made["confirmed"] = [word in ("worse", "better") for word in words]
     return Paired(made.sort_values("effect", ascending=False).reset_index(drop=True))
 

@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import gzip
 import io
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -78,26 +77,114 @@ def test_without_a_native_side_the_first_is_the_baseline(tmp_path: Path) -> None
     assert told[7] == "better"
 
 
-def test_what_a_hypervisor_differs_from_itself_is_no_difference(tmp_path: Path) -> None:
-    """kvm-2 came out 30 % above kvm, so qemu's 20 % tell nothing, and its 100 % do."""
-    writer = RunWriter(tmp_path / "store", facts(hypervisor="kvm, kvm-2, qemu"))
-    random = itertools.cycle([0.99, 1.0, 1.01, 1.02, 0.98, 1.005])
-    for metric, sides in (
-        ("boot.small", {"kvm": 1.0, "kvm-2": 1.3, "qemu": 1.2}),
-        ("boot.great", {"kvm": 1.0, "kvm-2": 1.3, "qemu": 2.0}),
-        ("boot.alone", {"kvm": 1.0, "qemu": 1.2}),
-    ):
-        for name, value in sides.items():
-            for boot in range(6):
-                one = next(iter(Synthetic(writer.run, boots=1, hypervisor=name).boot()))
-                drawn = value * next(random)
-                writer.add(dataclasses.replace(one, metric=metric, boot=boot, value=drawn))
-    out = render(writer.close(), tmp_path / "page.html")
-    told = rows(parse(out.read_text(encoding="utf-8")).id("beside"))
-    assert told["small"][11] == "no difference"
-    assert told["great"][11] == "worse"
-    assert told["alone"][11] == "worse", "nothing says how much it differs from itself"
-    assert told["small"][8] == "worse", "itself is judged without a floor"
+def beside(directory: Path, figures: dict[str, dict[str, list[float]]]) -> Element:
+    """The section of a run: metric -> hypervisor -> a value a boot."""
+    names = dict.fromkeys(name for sides in figures.values() for name in sides)
+    writer = RunWriter(directory / "store", facts(hypervisor=", ".join(names)))
+    for metric, sides in figures.items():
+        for name, values in sides.items():
+            maker = Synthetic(writer.run, hypervisor=name)
+            for boot, value in enumerate(values):
+                writer.add(maker.sample(metric, value, "s", "lower", boot=boot))
+    out = render(writer.close(), directory / "page.html")
+    return parse(out.read_text(encoding="utf-8")).id("beside")
+
+
+def told(section: Element, metric: str) -> dict[str, str]:
+    """The head of each column -> what a figure's row has in it."""
+    for table in section.all("table"):
+        heads = [head.text for head in table.all("thead")[0].all("th")]
+        if cells := rows(table).get(metric):
+            return dict(zip(heads, cells, strict=True))
+    raise AssertionError(f"no row of {metric}")
+
+
+def near(value: float) -> list[float]:
+    return [value * part for part in (0.99, 0.995, 1.0, 1.002, 1.005, 1.01)]
+
+
+WILD = [0.85, 0.86, 0.95, 1.05, 1.14, 1.15]
+
+
+def test_machines_are_compared_with_native_and_with_the_first_of_them(tmp_path: Path) -> None:
+    section = beside(
+        tmp_path,
+        {
+            "io.all": {"native": near(1.0), "kvm": near(2.0), "qemu": near(3.0)},
+            "io.guests": {"kvm": near(2.0), "qemu": near(1.0)},
+            "net.guests": {"kvm": near(2.0), "qemu": near(3.0)},
+        },
+    )
+    everywhere = told(section, "all")
+    assert everywhere["kvm worse than native by"] == "100 %"
+    assert everywhere["qemu worse than native by"] == "200 %"
+    assert everywhere["qemu worse than kvm by"] == "50 %"
+    assert everywhere["qemu beside kvm is"] == "worse"
+    guests = told(section, "guests")
+    assert guests["qemu worse than kvm by"] == "−50 %"
+    assert guests["qemu beside kvm is"] == "better"
+    for head in ("kvm worse than native by", "kvm beside native, 95 %", "kvm beside native is"):
+        assert guests[head] == "–"
+    network = section.all("table")[1]
+    assert "qemu beside kvm is" in network.text
+    assert "native" not in network.text, "it has no figures there"
+
+
+def test_no_difference_is_not_what_cannot_be_told(tmp_path: Path) -> None:
+    section = beside(
+        tmp_path,
+        {
+            "boot.same": {"kvm": near(1.0), "qemu": near(1.0)},
+            "boot.wild": {"kvm": WILD, "qemu": WILD},
+            "boot.few": {"kvm": near(1.0)[:3], "qemu": near(1.0)[:3]},
+        },
+    )
+    assert told(section, "same")["qemu beside kvm is"] == "no difference"
+    assert told(section, "wild")["qemu beside kvm is"] == "inconclusive"
+    assert told(section, "few")["qemu beside kvm is"] == "inconclusive"
+    assert "Inconclusive: too few boots, or too much noise, to tell." in section.text
+
+
+def test_how_much_a_hypervisor_may_differ_from_itself_does_not_count(tmp_path: Path) -> None:
+    """The medians of kvm and kvm-2 are equal by chance; they may as well be 27 % apart."""
+    twins = {"kvm": WILD, "kvm-2": WILD}
+    section = beside(
+        tmp_path,
+        {
+            "boot.small": {**twins, "qemu": near(1.2)},
+            "boot.great": {**twins, "qemu": near(2.0)},
+            "boot.equal": {**twins, "qemu": near(1.0)},
+            "boot.alone": {"kvm": WILD, "qemu": near(1.2)},
+        },
+    )
+    assert told(section, "small")["qemu beside kvm is"] == "inconclusive"
+    assert told(section, "great")["qemu beside kvm is"] == "worse"
+    assert told(section, "equal")["qemu beside kvm is"] == "no difference"
+    assert told(section, "alone")["qemu beside kvm is"] == "worse", "nothing says how much it may"
+    assert told(section, "equal")["kvm-2 beside kvm is"] == "inconclusive", "it has no such bound"
+    assert "Warning" not in section.text
+
+
+def test_a_hypervisor_that_differs_from_itself_is_warned_of(tmp_path: Path) -> None:
+    section = beside(
+        tmp_path,
+        {
+            "boot.drifts": {
+                **{"native": near(0.1), "qemu": near(9.0)},
+                **{"kvm": near(1.0), "kvm-2": near(1.3)},
+            },
+            "boot.steady": {"qemu": near(2.0), "kvm": near(1.0), "kvm-2": near(1.0)},
+        },
+    )
+    assert "differed from itself in 1 figure: this host is not steady enough" in section.text
+    drifts, steady = told(section, "drifts"), told(section, "steady")
+    verdicts = {head: said for head, said in drifts.items() if head.endswith(" is")}
+    assert len(verdicts) == 6
+    assert set(verdicts.values()) == {"inconclusive"}
+    assert "the same hypervisor differed from itself" in drifts["Figure"]
+    assert steady["kvm beside qemu is"] == "better"
+    assert steady["kvm-2 beside kvm is"] == "no difference", "compared also where neither is first"
+    assert "differed" not in steady["Figure"]
 
 
 def test_hardware_carries_no_banner_and_a_slow_control_does(tmp_path: Path) -> None:

@@ -48,10 +48,10 @@ def test_more_is_better_turns_it_round(tmp_path: Path) -> None:
 
 
 def test_few_boots_and_noise_are_inconclusive(tmp_path: Path) -> None:
-    night(tmp_path, 0, {"a.few": 10.0}, boots=3)
-    night(tmp_path, 1, {"a.few": 12.0}, boots=3)
+    night(tmp_path, 0, {"a.few": 10.0, "a.few_equal": 10.0}, boots=3)
+    night(tmp_path, 1, {"a.few": 12.0, "a.few_equal": 10.0}, boots=3)
     found = compare(select(tmp_path, "previous"), select(tmp_path, "latest"))
-    assert verdicts(found) == {"a.few": "inconclusive"}
+    assert verdicts(found) == dict.fromkeys(("a.few", "a.few_equal"), "inconclusive")
     assert "too few boots to tell" in found.table["flags"][0]
     night(tmp_path, 2, {"a.wild": 10.0}, boots=6, spread=0.5)
     night(tmp_path, 3, {"a.wild": 10.0}, boots=6, spread=0.5)

@@ -278,18 +278,33 @@ def test_a_difference_is_shown_or_it_is_none() -> None:
     assert same["p"] == pytest.approx(2 / 70), "also where boots are equal"
 
 
+def judged(
+    overhead: list[float], p: list[float], floor: float = np.nan, within: float = np.nan
+) -> list[str]:
+    """within: how far the intervals reach to both sides; NaN: there are none."""
+    many = len(p)
+    return differences.verdicts(overhead, p, [floor] * many, [-within] * many, [within] * many)
+
+
 def test_verdicts() -> None:
-    low, nothing = 2 / 924, float("nan")
-    judge = differences.verdicts
-    assert judge([0.2, -0.2, 0.01, 0.2], [low] * 4, [nothing, 0.0, nothing, 0.3]) == [
-        *("worse", "better"),
-        "no difference",  # less than EFFECT
-        "no difference",  # less than a hypervisor differed from itself
-    ]
-    assert judge([0.2, 0.2], [0.5, nothing], [nothing] * 2) == ["no difference", ""]
+    low = 2 / 924
+    assert judged([0.2, -0.2, 0.01], [low] * 3) == ["worse", "better", "inconclusive"]
+    assert judged([0.2], [low], floor=0.0) == ["worse"]
+    assert judged([0.2], [low], floor=0.3) == ["inconclusive"], "it differed more from itself"
+    assert judged([0.2], [0.5]) == ["inconclusive"]
     # one of a hundred at that p is what chance makes of a hundred
-    assert set(judge([0.2] * 100, [low] + [0.5] * 99, [nothing] * 100)) == {"no difference"}
-    assert judge([], [], []) == []
+    assert set(judged([0.2] * 100, [low] + [0.5] * 99)) == {"inconclusive"}
+    assert judged([], []) == []
+
+
+def test_no_difference_is_said_only_where_the_whole_interval_is_small() -> None:
+    assert judged([0.01], [0.5], within=0.02) == ["no difference"]
+    assert judged([0.01], [2 / 924], within=0.02) == ["no difference"], "certain, but too small"
+    assert judged([0.01], [0.5], within=0.04) == ["inconclusive"]
+    assert judged([0.01], [0.5], within=0.04, floor=0.05) == ["no difference"]
+    assert judged([0.01], [np.nan], within=0.02) == ["inconclusive"], "too few boots to test"
+    for low, high in ((-0.04, 0.02), (-0.02, 0.04)):
+        assert differences.verdicts([0.01], [0.5], [0.0], [low], [high]) == ["inconclusive"]
 
 
 def test_equals_are_hardly_ever_called_different() -> None:
@@ -299,7 +314,7 @@ def test_equals_are_hardly_ever_called_different() -> None:
     alarms = 0
     for _ in range(200):
         p = [float(mannwhitneyu(*np.exp(random.normal(0, 0.1, (2, 6)))).pvalue) for _ in range(40)]
-        alarms += "worse" in differences.verdicts([0.2] * 40, p, [0.0] * 40)
+        alarms += "worse" in judged([0.2] * 40, p)
     assert alarms <= 0.05 * 200
 
 
