@@ -103,7 +103,7 @@ def shared_guests(request: pytest.FixtureRequest) -> Iterator[dict[str, Guest]]:
     """The module's shared guests by hypervisor: each outlives the others' turns."""
     made: dict[str, Guest] = {}
     yield made
-    _release_all(session_of(request.config), list(made.values()))
+    release_all(session_of(request.config), list(made.values()))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def guest_group(
         return [ready(one) for one in made[first:]]
 
     yield group
-    _release_all(session, made)
+    release_all(session, made)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def payload(request: pytest.FixtureRequest) -> Iterator[PayloadFactory]:
 
     factory.on_made = on_made
     yield factory
-    _release_all(session, made)
+    release_all(session, made)
 
 
 def _runs_payloads(session: Session, request: pytest.FixtureRequest) -> RunsPayloads:
@@ -281,7 +281,7 @@ def suite_of(path: Path) -> str:
     return path.parent.name
 
 
-def _release_all(session: Session, guests: Sequence[Watched]) -> None:
+def release_all(session: Session, guests: Sequence[Watched]) -> None:
     errors: list[Exception] = []
     for one in guests:
         try:

@@ -66,8 +66,8 @@ def section(run: Run) -> Section:
         f"bound of {differences.FALSE_DISCOVERIES:.0%} on false ones among all that pass it "
         f"(Benjamini-Hochberg), and it counts: it is above {differences.EFFECT:.0%} and above what "
         "a hypervisor that was given twice may differ from itself, the far end of that interval.",
-        "No difference: the whole interval is too small to count. Inconclusive: too few boots, or "
-        "too much noise, to tell.",
+        f"No difference: the whole interval is within {differences.EFFECT:.0%}. Inconclusive: too "
+        "few boots, or too much noise, to tell.",
     ]
     kinds = figures["metric"].str.partition(".")[0]
     for kind in [*GROUPS, *sorted(set(kinds) - set(GROUPS))]:
@@ -134,10 +134,13 @@ def _compared(run: Run, pairs: list[Pair], twins: list[Pair]) -> _Compared:
         rows += table[table["host_boots"] > 0].assign(base=base).to_dict("records")
     for row, floor in zip(rows, _floors(rows, twins), strict=True):
         row["floor"] = floor
+    # twins are judged by themselves: among many true differences chance has more room
     columns = ("overhead", "p", "floor", "low", "high")
-    words = differences.verdicts(*([row[name] for row in rows] for name in columns))
-    for row, word in zip(rows, words, strict=True):
-        row["verdict"] = word
+    for own in (True, False):
+        mine = [row for row in rows if (_pair(row) in twins) is own]
+        words = differences.verdicts(*([row[name] for row in mine] for name in columns))
+        for row, word in zip(mine, words, strict=True):
+            row["verdict"] = word
     differ = [row for row in rows if row["verdict"] in ("worse", "better")]
     unsteady = {_key(row) for row in differ if _pair(row) in twins}
     for row in rows:

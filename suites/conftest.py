@@ -11,6 +11,7 @@ import pytest
 
 from harness import again
 from harness.errors import HarnessError
+from harness.fixtures import release_all
 from harness.session import Session, session_of
 from suites import bare
 
@@ -30,8 +31,8 @@ def guests_end_with_their_test(harness_session: Session) -> Iterator[None]:
     """What a failing test leaves on would be in the way of others': QEMU locks a disk's file."""
     before = list(harness_session.guests)
     yield
-    for guest in [one for one in harness_session.guests if one not in before]:
-        harness_session.release(guest)
+    known = [*before, *harness_session.kept]
+    release_all(harness_session, [one for one in harness_session.guests if one not in known])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -144,6 +144,8 @@ class Cgroups:
             with open(f"{path}/cgroup.procs", "w", encoding="ascii") as procs:
                 procs.write("0")
         except OSError:
+            with contextlib.suppress(OSError):  # else it would tell of a guest that takes nothing
+                os.rmdir(path)
             return ""
         return path
 

@@ -148,6 +148,12 @@ def make(
     exit_limit: exits to user space a second that end it; 0 for none, None for the VMM's default.
     start: False to run nothing before `start()`. eventfds, cpus: see PayloadSpec.
     """
+    if not isinstance(eventfds, Mapping | None):
+        raise ProvisionError(
+            f"eventfds={eventfds!r:.80} is no mapping",
+            mend="give {address: vector}, 0 for no interrupt",
+            stage="create",
+        )
     path = folder / "payload" if isinstance(code, bytes) else Path(code)
     if isinstance(code, bytes):
         path.write_bytes(code)

@@ -39,6 +39,8 @@ class QemuHypervisor(SupervisedHypervisor):
                 stage="host",
             )
         super().__init__(host, progress)
+        mounted = ["grep", "-q", "^[^ ]* /dev/shm tmpfs .*huge=[aw]", "/proc/mounts"]
+        self._huge_shm = host.run(mounted, check=False).status == 0
         self._regular: dict[str, str] = {}
 
     def _file(self, placed: str, size: int) -> str:
@@ -58,7 +60,8 @@ class QemuHypervisor(SupervisedHypervisor):
         """What its machines have in common. options: of -machine, each after a comma."""
         return [
             *(PROGRAM, "-machine", self.machine + options, "-accel", "kvm"),
-            *("-cpu", f"host,migratable=off{',kvm-pv-eoi=off' * self.host.emulated}"),  # see kvm.py
+            # with all that the host's has, as the built-in VMM; pv-eoi: see kvm.py
+            *("-cpu", f"host,migratable=off{',kvm-pv-eoi=off' * self.host.emulated}"),
             *("-smp", str(spec.vcpus), "-m", str(spec.memory), "-no-reboot"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
             *("-chardev", "socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
@@ -89,7 +92,7 @@ class QemuHypervisor(SupervisedHypervisor):
             *self._argv(spec, f",{_memory(spec)}"),
             *("-kernel", kernel, "-initrd", initramfs),
             *("-append", self.command_line(spec, access)),
-            *("-object", _backend(spec, self.host.emulated)),
+            *("-object", _backend(spec, self._huge_shm)),
             *_RNG_AND_BALLOON,
         ]
         if cid:
@@ -172,18 +175,17 @@ def _memory(spec: GuestSpec) -> str:
     return f"memory-backend=memory,mem-merge={'on' if spec.mergeable else 'off'}"
 
 
-def _backend(spec: GuestSpec, emulated: bool) -> str:
+def _backend(spec: GuestSpec, huge_shm: bool) -> str:
     """Its memory as ours is: in a file where another process is to map it.
 
-    QEMU puts a nameless file where no huge page fits; in a host that is ours alone, and has huge
-    pages there, it is one of /dev/shm. Elsewhere that may be as small as 64 MiB.
+    QEMU puts a nameless file where no huge page fits; huge_shm: /dev/shm has such pages.
     """
     size = f"id=memory,size={spec.memory}M"
     if spec.hugepages:
         return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"
     if not any(disk.backend == "vhost-user" for disk in spec.disks):
         return f"memory-backend-ram,{size}"
-    if emulated:
+    if huge_shm:
         return f"memory-backend-file,{size},mem-path=/dev/shm,align=2M,share=on"
     return f"memory-backend-memfd,{size},share=on"
 

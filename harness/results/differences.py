@@ -197,23 +197,22 @@ def verdicts(
     """What is to be made of several overheads together: "worse", "better", "no difference" or
     "inconclusive".
 
-    The bound is EFFECT or `floor`, if that is greater: what the same hypervisor differs from
-    itself, if it was measured twice (NaN or 0 if not). A difference is one that Benjamini and
-    Hochberg's procedure keeps at FALSE_DISCOVERIES, and that is beyond the bound. There is none
-    where the whole interval lies within it. All else is inconclusive, and so is what could not be
-    tested (p is NaN).
+    A difference is one that Benjamini and Hochberg's procedure keeps at FALSE_DISCOVERIES, and that
+    is greater than EFFECT and than `floor`: what the same hypervisor differs from itself, if it was
+    measured twice (NaN or 0 if not). There is none where the whole interval lies within EFFECT. All
+    else is inconclusive, and so is what could not be tested (p is NaN).
     Of few boots the least p is not small (6 and 6: 2/924): one difference alone among many figures
     cannot be shown by them.
     """
     effects, found = np.asarray(overhead, dtype=float), np.asarray(p, dtype=float)
-    bounds = np.maximum(EFFECT, np.nan_to_num(np.asarray(floor, dtype=float)))
+    floors = np.nan_to_num(np.asarray(floor, dtype=float))
     tested = ~np.isnan(found)
     shown = np.zeros(found.size, dtype=bool)
     if tested.any():
         adjusted = scipy.stats.false_discovery_control(found[tested])
         shown[tested] = adjusted <= FALSE_DISCOVERIES
-    shown &= np.abs(effects) > bounds
-    within = tested & (np.asarray(low) >= -bounds) & (np.asarray(high) <= bounds)
+    shown &= np.abs(effects) > np.maximum(EFFECT, floors)
+    within = tested & (np.asarray(low) >= -EFFECT) & (np.asarray(high) <= EFFECT)
     differ = np.where(effects > 0, "worse", "better")
     words = np.where(shown, differ, np.where(within, "no difference", "inconclusive"))
     return [str(word) for word in words]

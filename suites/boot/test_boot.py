@@ -21,7 +21,7 @@ def test_timeline(
     guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
 ) -> None:
     """Create to kernel, init, sshd and ready: one sample a stage and boot."""
-    guest = guest_factory(f"boot-{boot}")
+    guest = guest_factory("boot")
     parameters = {
         "vcpus": guest.spec.vcpus,
         "memory": guest.spec.memory,

@@ -19,13 +19,13 @@ AT_ONCE = 3
 @pytest.mark.runs_on("kvm")
 def test_clone(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
     """Create to restored, adopted (its identity is its own) and ready."""
-    origin = guest_factory(f"origin-{boot}", memory=MEMORY)
+    origin = guest_factory("origin", memory=MEMORY)
     origin.ssh.cut()
     parameters = {"vcpus": origin.spec.vcpus, "memory": MEMORY}
     with origin.snapshot() as taken:
         origin.stop()
         for batch in range(CLONES):
-            clone = guest_factory.clone(taken, f"clone-{boot}")
+            clone = guest_factory.clone(taken, "clone")
             seconds = [clone.timeline.seconds(stage) for stage in CLONE_STAGES[1:]]
             assert sorted(seconds) == seconds
             for stage, value in zip(CLONE_STAGES[1:], seconds, strict=True):
@@ -37,7 +37,7 @@ def test_clone(guest_factory: GuestFactory, record_sample: RecordSample, boot: i
 def test_at_once(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
     """Several guests that are started together: from the first one's creation until SSH has logged
     in to the last one."""
-    made = [guest_factory.launch(f"crowd-{boot}", memory=MEMORY) for _ in range(AT_ONCE)]
+    made = [guest_factory.launch("crowd", memory=MEMORY) for _ in range(AT_ONCE)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         marks = [guest.timeline.marks for guest in pool.map(ready, made)]
     took = (max(one["ready"] for one in marks) - min(one["create"] for one in marks)) / 1e9

@@ -53,26 +53,21 @@ def record(
 ) -> None:
     """Keep what a boot measures, run by run, and judge it. start: a control that does next to
     nothing. counted: the control first."""
-    parameters: dict[str, dict[str, Parameter]] = {}
-    done = []
+    background = None
+    known: dict[str, float] = {}
     for one in counted:
         about: dict[str, Parameter] = {"ops": one.ops, "instructions": INSTRUCTIONS, "ring": ring}
-        parameters[one.case] = about
-        done.append(one)
         for number, costs in enumerate(one.costs):
             named = ((f"exit.{one.case}", "ns"), (f"exit.{one.case}.cycles", "cycles"))
             for (metric, unit), cost in zip(named, costs, strict=True):
                 keep(metric, cost / one.ops, unit, "lower", about, boot=boot, batch=number)
-    control, *others = done
-    if start.exits is None or control.exits is None:
-        return
-    background = Background.between((start.exits, start.seconds), (control.exits, control.seconds))
-    known = {
-        one.case: background.per_operation(one.exits, one.seconds, one.operations)
-        for one in others
-        if one.exits is not None
-    }
-    for case, value in known.items():
-        keep(f"exit.{case}.exits_per_op", value, "exits/op", "", parameters[case], boot=boot)
+        if start.exits is None or one.exits is None:
+            continue
+        if background is None:
+            background = Background.between((start.exits, start.seconds), (one.exits, one.seconds))
+            continue
+        found = background.per_operation(one.exits, one.seconds, one.operations)
+        known[one.case] = found
+        keep(f"exit.{one.case}.exits_per_op", found, "exits/op", "", about, boot=boot)
     # a case that causes no exits measures nothing; the report flags what is off by 5 %
     assert all(value > 0.5 for value in known.values()), known

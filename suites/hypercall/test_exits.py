@@ -65,7 +65,7 @@ def test_exit_costs(
     guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
 ) -> None:
     """Every case in a fresh guest: a boot is one cluster of samples."""
-    guest = guest_factory(f"exits-{boot}", exit_limit=0)  # a storm is what is measured here
+    guest = guest_factory("exits", exit_limit=0)  # a storm is what is measured here
     start = run_case(guest, CONTROL, 1_000)
     counted = (run_case(guest, case, case.ops_on(host)) for case in CASES)
     exits.record(record_sample, start, counted, ring=3, boot=boot)

@@ -16,7 +16,7 @@ TRIPS = 20_000
 
 def test_timer(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
     """Sleeps of a millisecond on an idle CPU: each ends by the timer's interrupt, from HLT."""
-    guest = guest_factory(f"timer-{boot}")
+    guest = guest_factory("timer")
     (late,) = time(guest, "hv-ops", "timer", SLEEPS, 1).batches
     for name in ("p50", "p99", "max"):
         record_sample(f"interrupts.timer.{name}", late[name] / 1e3, "us", "lower", boot=boot)
@@ -31,7 +31,7 @@ def test_wake(
         pytest.skip(f"needs a host of 2 CPUs, this has {host.facts.cpus}")
     if host.emulated:
         pytest.skip("a second vCPU on software CPUs is not measured: QEMU may hang")
-    guest = guest_factory(f"wake-{boot}", vcpus=2)
+    guest = guest_factory("wake", vcpus=2)
     timed = time(guest, "hv-ops", "wake", TRIPS, BATCHES)
     for number, batch in enumerate(timed.batches):
         value = batch["ns"] / timed.ops / 1e3

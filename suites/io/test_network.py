@@ -32,7 +32,7 @@ def test_network(
     boot: int,
 ) -> None:
     """A fresh guest, whose other end is on the host, and then a guest on the same bridge."""
-    launched = [guest_factory.launch(f"{name}-{boot}") for name in ("network", "other")]
+    launched = [guest_factory.launch(name) for name in ("network", "other")]
     guest, other = map(ready, launched)
     if guest.address is None:
         for one in (guest, other):

@@ -116,7 +116,7 @@ class Neighbour:
     def beside(
         self, act: Callable[[], None], keep: Callable[[dict[str, list[float]]], None]
     ) -> None:
-        """Trips while `act` goes on, kept also when it fails, and of each kind one after it."""
+        """Trips while `act` goes on, to be kept, and of each kind one after it."""
         over = threading.Event()
         with ThreadPoolExecutor() as pool:
             trips = pool.submit(self.measure, over.is_set)
@@ -124,7 +124,7 @@ class Neighbour:
                 act()
             finally:
                 over.set()
-                keep(trips.result(60.0))
+            keep(trips.result(60.0))
         self.measure(lambda: True)
         self.guest.check_alive()
 

@@ -30,7 +30,7 @@ def touch(guest: Guest) -> tuple[float, float]:
 
 def test_dirty_log(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
     """In turn, the same pages with writes noted and without; all of them must be in the log."""
-    guest = guest_factory(f"dirty-{boot}")
+    guest = guest_factory("dirty")
     memory = guest.vm.memory
     touch(guest)  # from here on the host has memory behind these pages
     for batch in range(BATCHES):

@@ -26,7 +26,7 @@ PAGE = 4096
 def test_balloon(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
     """The guest has touched its memory; then a balloon takes some of it. How much of that comes
     back to the host, and in which time."""
-    guest = guest_factory(f"balloon-{boot}", memory=MEMORY)
+    guest = guest_factory("balloon", memory=MEMORY)
     guest.ssh.run(f"head -c {TAKEN}M /dev/zero >/dev/shm/used && rm /dev/shm/used")
     before = guest.statistics()["cgroup_memory"]
     start = time.monotonic()

@@ -22,7 +22,7 @@ def test_memory(
     """First touch of pages, cold (the host has no memory behind them yet) and warm (only the
     guest's kernel works); then dependent loads, one a page: what a load costs when its translation
     is not at hand."""
-    guest = guest_factory(f"memory-{boot}")
+    guest = guest_factory("memory")
     cold = time(guest, "hv-ops", "fault", PAGES, 1)
     warm = time(guest, "hv-ops", "fault", PAGES, BATCHES)
     for name, timed in (("cold", cold), ("warm", warm)):

@@ -28,7 +28,7 @@ def test_scheduler(
 ) -> None:
     """What a guest does by itself; then it shares one CPU with another: both want all of it, and
     then one sleeps beside the other."""
-    made = [guest_factory.launch(f"{name}-{boot}") for name in ("one", "other")]
+    made = [guest_factory.launch(name) for name in ("one", "other")]
     one, other = map(ready, made)
     within(one, host, record_sample, boot)
     together((one, other), host)

@@ -159,7 +159,7 @@ def test_how_much_a_hypervisor_may_differ_from_itself_does_not_count(tmp_path: P
     )
     assert told(section, "small")["qemu beside kvm is"] == "inconclusive"
     assert told(section, "great")["qemu beside kvm is"] == "worse"
-    assert told(section, "equal")["qemu beside kvm is"] == "no difference"
+    assert told(section, "equal")["qemu beside kvm is"] == "inconclusive", "noise proves nothing"
     assert told(section, "alone")["qemu beside kvm is"] == "worse", "nothing says how much it may"
     assert told(section, "equal")["kvm-2 beside kvm is"] == "inconclusive", "it has no such bound"
     assert "Warning" not in section.text
@@ -185,6 +185,18 @@ def test_a_hypervisor_that_differs_from_itself_is_warned_of(tmp_path: Path) -> N
     assert steady["kvm beside qemu is"] == "better"
     assert steady["kvm-2 beside kvm is"] == "no difference", "compared also where neither is first"
     assert "differed" not in steady["Figure"]
+
+
+def test_true_differences_do_not_make_twins_unsteady(tmp_path: Path) -> None:
+    """What chance makes of equals is judged without those that differ for sure: among these a p of
+    0.03 would do."""
+    lower, upper = [1.0, 1.02, 1.04, 1.06, 1.08, 1.17], [1.1, 1.12, 1.14, 1.16, 1.18, 1.2]
+    twins = {"kvm": lower, "kvm-2": upper}
+    sure = {f"boot.sure{n}": {"native": near(0.1), "kvm": near(1.0)} for n in range(40)}
+    equal = {f"boot.equal{n}": {"kvm": near(1.0), "kvm-2": near(1.0)} for n in range(20)}
+    section = beside(tmp_path, {**sure, **equal, "boot.chance": twins})
+    assert "Warning" not in section.text
+    assert told(section, "sure0")["kvm beside native is"] == "worse"
 
 
 def test_hardware_carries_no_banner_and_a_slow_control_does(tmp_path: Path) -> None:

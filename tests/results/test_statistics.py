@@ -301,7 +301,7 @@ def test_no_difference_is_said_only_where_the_whole_interval_is_small() -> None:
     assert judged([0.01], [0.5], within=0.02) == ["no difference"]
     assert judged([0.01], [2 / 924], within=0.02) == ["no difference"], "certain, but too small"
     assert judged([0.01], [0.5], within=0.04) == ["inconclusive"]
-    assert judged([0.01], [0.5], within=0.04, floor=0.05) == ["no difference"]
+    assert judged([0.01], [0.5], within=0.04, floor=0.05) == ["inconclusive"], "noise is no proof"
     assert judged([0.01], [np.nan], within=0.02) == ["inconclusive"], "too few boots to test"
     for low, high in ((-0.04, 0.02), (-0.02, 0.04)):
         assert differences.verdicts([0.01], [0.5], [0.0], [low], [high]) == ["inconclusive"]
