@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ class Session:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                # a shell's background job, as these tests may be, is started with it ignored
+                preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
             )
 
     def wait_running(self) -> None:
