@@ -37,7 +37,7 @@ def test_pci_configuration_read(benchmark: BenchmarkFixture) -> None:
 
 
 def test_disk_request_in_process(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    """A random block's read: three descriptors, one preadv."""
+    """A block's read: three descriptors, one preadv."""
     content = os.urandom(BLOCK)
     (tmp_path / "disk").write_bytes(content)
     memory = Memory(4 << 20)

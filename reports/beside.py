@@ -70,15 +70,20 @@ def section(run: Run) -> Section:
         "few boots, or too much noise, to tell.",
     ]
     kinds = figures["metric"].str.partition(".")[0]
-    for kind in [*GROUPS, *sorted(set(kinds) - set(GROUPS))]:
+    for kind in groups(set(kinds)):
         mine = figures[kinds == kind]
         if mine["hypervisor"].nunique() > 1:
             made.tables.append(_table(mine, found, names, GROUPS.get(kind, kind)))
-            made.notes += [f"All of {GROUPS.get(kind, kind)}: {flag}." for flag in _common(mine)]
+            made.notes += [f"All of {GROUPS.get(kind, kind)}: {flag}." for flag in common(mine)]
     return made
 
 
-def _common(figures: pd.DataFrame) -> list[str]:
+def groups(kinds: set[str]) -> list[str]:
+    """In the order of their tables: those of GROUPS, then what else there is."""
+    return [*(kind for kind in GROUPS if kind in kinds), *sorted(kinds - set(GROUPS))]
+
+
+def common(figures: pd.DataFrame) -> list[str]:
     """What is to be said of every figure is said once."""
     return sorted(set.intersection(*map(set, figures["flags"])))
 
@@ -173,7 +178,7 @@ def _floors(rows: list[dict[Hashable, Any]], twins: list[Pair]) -> list[float]:
 
 def _table(figures: pd.DataFrame, found: _Compared, names: list[str], title: str) -> Table:
     rows = []
-    common = _common(figures)
+    said = common(figures)
     names = [name for name in names if name in set(figures["hypervisor"])]
     pairs = [(name, base) for name, base in found.pairs if {name, base} <= {*names}]
     for key, group in figures.groupby(ROW, sort=False):
@@ -182,11 +187,11 @@ def _table(figures: pd.DataFrame, found: _Compared, names: list[str], title: str
         if len(medians) < 2:
             continue
         setting = {k: v for k, v in decode(parameters).items() if k not in statistics.WORK}
-        flags = sorted({flag for flags in group["flags"] for flag in flags} - set(common))
+        flags = sorted({flag for flags in group["flags"] for flag in flags} - set(said))
         if (metric, parameters, unit) in found.unsteady:
             flags.append("the same hypervisor differed from itself")
         row: list[Cell] = [name_cell(metric.partition(".")[2], flags), words(text.setting(setting))]
-        row.append(words(unit.replace("us", "µs")))
+        row.append(words(text.unit(unit)))
         row += [figure_cell(medians.get(name, float("nan"))) for name in names]
         for pair in pairs:
             row += _overhead(found.rows.get((metric, parameters, unit, *pair)))

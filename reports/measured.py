@@ -263,7 +263,7 @@ def _io_table(table: pd.DataFrame, title: str) -> Table:
         [
             name_cell(IO_NAMES.get(row["metric"], row["metric"]), row["flags"]),
             words(text.setting(decode(row["parameters"]))),
-            words(row["unit"].replace("us", "µs")),
+            words(text.unit(row["unit"])),
             figure_cell(row["host_value"]),
             figure_cell(row["guest"]),
             share(row["overhead"]),

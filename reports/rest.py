@@ -7,7 +7,8 @@ import pandas as pd
 from harness.results import statistics
 from harness.results.schema import decode
 from reports import text
-from reports.beside import GROUPS, ROW
+from reports.beside import GROUPS, ROW, common, groups
+from reports.measured import SPREAD
 from reports.page import (
     Run,
     Section,
@@ -33,13 +34,13 @@ def sections(run: Run) -> list[Section]:
         return []
     made = Section("rest", "Other figures")
     made.lead.append("What fewer than two hypervisors have, and no section above shows.")
-    for kind in sorted(set(figures["kind"]), key=_order):
+    for kind in groups(set(figures["kind"])):
         mine = figures[figures["kind"] == kind]
         for (hypervisor, backend, *_), table in mine.groupby(statistics.WHERE, dropna=False):
-            title = f"{GROUPS.get(kind, kind)}: {where(hypervisor, backend)}"
-            common = set.intersection(*map(set, table["flags"]))
-            made.tables.append(_table(table, title, common))
-            made.notes += [f"All of {title}: {flag}." for flag in sorted(common)]
+            title = f"{GROUPS.get(kind, kind)}: {where(str(hypervisor), str(backend))}"
+            said = common(table)
+            made.tables.append(_table(table, title, said))
+            made.notes += [f"All of {title}: {flag}." for flag in said]
     return [made]
 
 
@@ -51,18 +52,12 @@ def _figures(run: Run) -> pd.DataFrame:
     return table.assign(kind=table["metric"].str.split(".").str[0])
 
 
-def _order(kind: str) -> tuple[int, str]:
-    """As side by side."""
-    known = list(GROUPS)
-    return (known.index(kind) if kind in known else len(known), kind)
-
-
-def _table(table: pd.DataFrame, title: str, common: set[str]) -> Table:
+def _table(table: pd.DataFrame, title: str, said: list[str]) -> Table:
     rows = [
         [
             name_cell(
                 row["metric"].removeprefix(f"{row['kind']}."),
-                [flag for flag in row["flags"] if flag not in common],
+                [flag for flag in row["flags"] if flag not in said],
             ),
             words(text.setting(decode(row["parameters"]))),
             words(text.unit(row["unit"])),
@@ -73,5 +68,5 @@ def _table(table: pd.DataFrame, title: str, common: set[str]) -> Table:
         ]
         for row in table.to_dict("records")
     ]
-    head = numbered("Figure", "Workload", "Unit", "#Median", "#95 % interval", "#n", "#Boots")
+    head = numbered("Figure", "Workload", "Unit", "#Median", f"#{SPREAD}", "#n", "#Boots")
     return Table(title, head, rows)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from harness.results.schema import decode
-from harness.results.statistics import BOOT
+from harness.results.statistics import BOOT, GUEST_UTILIZATION
 from reports import figures, text
 from reports.figures import Figure, Series
 from reports.page import (
@@ -115,7 +115,7 @@ def utilization(run: Run) -> Section:
 
 def _guest_tables(frame: pd.DataFrame) -> list[Table]:
     """What the guests of each hypervisor took of the host; those of one label together."""
-    mine = frame[frame["metric"].str.startswith("guest.")]
+    mine = frame[frame["metric"].str.match(GUEST_UTILIZATION)]
     return [
         _guest_table(group, where(*map(str, key)))
         for key, group in mine.groupby(["hypervisor", "backend"], observed=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -39,9 +40,25 @@ class QemuHypervisor(SupervisedHypervisor):
                 stage="host",
             )
         super().__init__(host, progress)
-        mounted = ["grep", "-q", "^[^ ]* /dev/shm tmpfs .*huge=[aw]", "/proc/mounts"]
-        self._huge_shm = host.run(mounted, check=False).status == 0
         self._regular: dict[str, str] = {}
+
+    @cached_property
+    def _huge_shm(self) -> bool:
+        """Whether the host's /dev/shm has huge pages; asked when a daemon is to share memory."""
+        mounted = ["grep", "-q", "^[^ ]* /dev/shm tmpfs .*huge=[aw]", "/proc/mounts"]
+        return self.host.run(mounted, check=False).status == 0
+
+    def _backend(self, spec: GuestSpec) -> str:
+        """Its memory as ours is: in a file where another process is to map it. QEMU puts a nameless
+        one where no huge page fits."""
+        size = f"id=memory,size={spec.memory}M"
+        if spec.hugepages:
+            return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"
+        if not any(disk.backend == "vhost-user" for disk in spec.disks):
+            return f"memory-backend-ram,{size}"
+        if self._huge_shm:
+            return f"memory-backend-file,{size},mem-path=/dev/shm,align=2M,share=on"
+        return f"memory-backend-memfd,{size},share=on"
 
     def _file(self, placed: str, size: int) -> str:
         """QEMU wants a regular file of the true length for kernel and initramfs; a large file
@@ -92,7 +109,7 @@ class QemuHypervisor(SupervisedHypervisor):
             *self._argv(spec, f",{_memory(spec)}"),
             *("-kernel", kernel, "-initrd", initramfs),
             *("-append", self.command_line(spec, access)),
-            *("-object", _backend(spec, self._huge_shm)),
+            *("-object", self._backend(spec)),
             *_RNG_AND_BALLOON,
         ]
         if cid:
@@ -173,21 +190,6 @@ def _network(mac: str) -> list[str]:
 
 def _memory(spec: GuestSpec) -> str:
     return f"memory-backend=memory,mem-merge={'on' if spec.mergeable else 'off'}"
-
-
-def _backend(spec: GuestSpec, huge_shm: bool) -> str:
-    """Its memory as ours is: in a file where another process is to map it.
-
-    QEMU puts a nameless file where no huge page fits; huge_shm: /dev/shm has such pages.
-    """
-    size = f"id=memory,size={spec.memory}M"
-    if spec.hugepages:
-        return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"
-    if not any(disk.backend == "vhost-user" for disk in spec.disks):
-        return f"memory-backend-ram,{size}"
-    if huge_shm:
-        return f"memory-backend-file,{size},mem-path=/dev/shm,align=2M,share=on"
-    return f"memory-backend-memfd,{size},share=on"
 
 
 def _vhost_user(number: int, served: int) -> list[str]:

@@ -7,9 +7,9 @@ import pytest
 from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
-from harness.guest.timeline import STAGES
 from harness.hosts.base import Host
 from harness.session import BASELINE
+from suites.boot import stages
 
 BOOTS = {"short": 6, "full": 12}
 # Of the same span by two clocks: the host's console time stamps against the guest's own.
@@ -22,15 +22,8 @@ def test_timeline(
 ) -> None:
     """Create to kernel, init, sshd and ready: one sample a stage and boot."""
     guest = guest_factory("boot")
-    parameters = {
-        "vcpus": guest.spec.vcpus,
-        "memory": guest.spec.memory,
-    }
-    reached = [stage for stage in STAGES[1:] if guest.timeline.reached(stage)]
-    seconds = {stage: guest.timeline.seconds(stage) for stage in reached}
-    for stage, value in seconds.items():
-        record_sample(f"boot.{stage}", value, "s", "lower", parameters, boot=boot)
-    assert reached[-3:] == ["init", "sshd", "ready"]
+    seconds = stages.record(record_sample, guest, "boot", boot)
+    assert list(seconds)[-3:] == ["init", "sshd", "ready"]
     assert sorted(seconds.values()) == list(seconds.values())
     # a second way to the same figure: init to sshd by the guest's own boot clock
     clock = guest.timeline.guest_clock

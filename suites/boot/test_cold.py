@@ -6,8 +6,8 @@ import pytest
 
 from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
-from harness.guest.timeline import STAGES
 from harness.hosts.base import Host
+from suites.boot import stages
 
 pytestmark = pytest.mark.machine
 
@@ -22,8 +22,5 @@ def test_cold(
     guest_factory("placed").stop()  # what a first guest has copied would be in the cache again
     host.run(["sh", "-c", "sync; echo 1 > /proc/sys/vm/drop_caches"])
     guest = guest_factory("cold")
-    parameters = {"vcpus": guest.spec.vcpus, "memory": guest.spec.memory}
-    for stage in filter(guest.timeline.reached, STAGES[1:]):
-        seconds = guest.timeline.seconds(stage)
-        record_sample(f"boot.cold.{stage}", seconds, "s", "lower", parameters, boot=boot)
+    stages.record(record_sample, guest, "boot.cold", boot)
     guest.stop()

@@ -43,7 +43,7 @@ def backing_file(host: Host, files: dict[Host, str]) -> str:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def backend(host: Host) -> str:
     """Who serves every machine's disk: by default QEMU would do it by itself, by threads."""
     found = host.run(["sh", "-c", "command -v qemu-storage-daemon"], check=False).status == 0
