@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from harness.fixtures import RecordSample
 from harness.guest.guest import Guest
+from harness.results.schema import Parameter
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,20 @@ class Spent:
         ):
             if counter in self.counters and operations > 0:
                 yield name, self.counters[counter] / operations, unit
+
+    def record(
+        self,
+        keep: RecordSample,
+        metric: str,
+        operations: float,
+        one: str = "op",
+        parameters: Mapping[str, Parameter] | None = None,
+        *,
+        boot: int,
+    ) -> None:
+        """Keep all of `per`, each as `metric` and its name."""
+        for name, value, unit in self.per(operations, one):
+            keep(f"{metric}.{name}", value, unit, "lower", parameters, boot=boot)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,32 @@
-"""Our timing tools in the guest (hv-exits, hv-ops): a command line in, batches out."""
+"""Our timing tools in the guest (hv-exits, hv-ops): a command line in, batches and cost out."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import WorkloadError
+from harness.fixtures import RecordSample
 from harness.guest.guest import Guest
+from harness.results.schema import Parameter
+from suites.cost import Cost, Spent
 
 TIMEOUT = 120.0
+NO_WARM_UP = ("fault", "timer")
+_NS = {"ns": 1.0, "us": 1e3}
 
 
 @dataclass(frozen=True)
 class Timed:
-    """batches: what each took, "ns" and mostly "cycles". ops: operations in each."""
+    """batches: what each took, "ns" and mostly "cycles". ops: operations in each. operations: all,
+    those before the first batch included. spent: what the tool cost, from start to end."""
 
     batches: list[dict[str, float]]
     ops: int
+    operations: int
+    spent: Spent
 
     @property
     def seconds(self) -> float:
@@ -25,20 +34,21 @@ class Timed:
 
 
 def operations(ops: int, batches: int) -> int:
-    """All that hv-exits does, as suites/bare: a tenth of a batch, and one, before the first."""
+    """All that the tools do, as suites/bare: a tenth of a batch, and one, before the first."""
     return ops * batches + ops // 10 + 1
 
 
 def time(guest: Guest, tool: str, case: str, ops: int, batches: int, *options: str) -> Timed:
     """Raises WorkloadError when the tool's output cannot be used, CommandError when it fails."""
     argv = [tool, case, "--ops", str(ops), "--batches", str(batches), *options]
+    cost = Cost(guest)
     text = guest.ssh.run(argv, timeout=TIMEOUT).stdout
+    spent = cost.spent()
     try:
         result: dict[str, Any] = json.loads(text)
         found = [{key: float(value) for key, value in one.items()} for one in result["batches"]]
         if len(found) != batches or not all(batch["ns"] > 0 for batch in found):
             raise ValueError("batches are missing")
-        return Timed(found, ops)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WorkloadError(
             f"{tool} {case} printed no result: {text[-200:]!r}",
@@ -46,3 +56,24 @@ def time(guest: Guest, tool: str, case: str, ops: int, batches: int, *options: s
             stage="run",
             guest=guest.name,
         ) from error
+    total = ops * batches if case in NO_WARM_UP else operations(ops, batches)
+    return Timed(found, ops, total, spent)
+
+
+def record(
+    keep: RecordSample,
+    metric: str,
+    timed: Timed,
+    unit: str,
+    boot: int,
+    parameters: Mapping[str, Parameter] | None = None,
+) -> None:
+    """Keep what an operation took in each batch. unit: ns or us."""
+    for number, batch in enumerate(timed.batches):
+        value = batch["ns"] / timed.ops / _NS[unit]
+        keep(metric, value, unit, "lower", parameters, boot=boot, batch=number)
+
+
+def record_cost(keep: RecordSample, metric: str, timed: Timed, boot: int) -> None:
+    """Keep what one of all operations cost the host, the tool's own start among it."""
+    timed.spent.record(keep, metric, timed.operations, boot=boot)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError, ProvisionError, WorkloadError
+from harness.fixtures import RecordSample
 from harness.guest.payload import PayloadFactory, PayloadGuest
 from suites.tool import operations
 
@@ -26,6 +27,7 @@ CASES = (
 EVENTFDS = {"mmio_eventfd": {0xD000_1000: 0}, "irqfd": {0xD000_2000: 0x42}}
 MEMORY = 64  # MiB
 TIMEOUT = 120.0
+INTERRUPT_BATCHES = 30
 _ORDER = struct.Struct("<8sIIQ")  # `order` in bare.c
 _MARK = b"HVORDER\0"
 _BARE = (
@@ -138,6 +140,32 @@ def run(
         return Ran(case, found, ns, ops, None if exits is None else exits - int(told["serial"]))
     except (ValueError, KeyError, TypeError) as error:
         raise _broken(guest, case, f"{said[-200:]!r}") from error
+
+
+def record_interrupts(
+    keep: RecordSample,
+    metric: str,
+    payload: PayloadFactory,
+    program: Path,
+    case: str,
+    ops: int,
+    *,
+    boot: int,
+    vcpus: int,
+    cpus: Sequence[int] = (),
+    ways: int = 1,
+) -> None:
+    """Run a case of interrupts and keep its batches, and the exits of one: KVM's count less that of
+    a machine that comes up and ends. (A CPU that waits for another exits by its host's timer, too.)
+    ways: interrupts of an operation, where one way is what is timed."""
+    start = run(payload, program, "control", 1, 1)
+    ran = run(payload, program, case, ops, INTERRUPT_BATCHES, vcpus=vcpus, cpus=cpus)
+    parameters = {"ops": ops, "ring": 0}
+    for number, value in enumerate(ran.us):
+        keep(metric, value, "us", "lower", parameters, boot=boot, batch=number)
+    if start.exits is not None and ran.exits is not None:
+        found = (ran.exits - start.exits) / (ways * ops * (INTERRUPT_BATCHES + 1))
+        keep(f"{metric}.exits", found, "exits/op", "lower", parameters, boot=boot)
 
 
 def _result(guest: PayloadGuest) -> str:

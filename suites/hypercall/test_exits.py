@@ -16,7 +16,7 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from suites.hypercall import exits
 from suites.hypercall.exits import BATCHES, Case
-from suites.tool import Timed, operations, time
+from suites.tool import Timed, time
 
 BOOTS = exits.BOOTS
 CONTROL = Case("control", 2_000_000, 10_000_000)
@@ -33,7 +33,10 @@ class Ran:
 
     case: str
     timed: Timed
-    exits: int | None
+
+    @property
+    def exits(self) -> int | None:
+        return self.timed.spent.counters.get("exits")
 
     @property
     def ops(self) -> int:
@@ -49,15 +52,12 @@ class Ran:
 
     @property
     def operations(self) -> int:
-        return operations(self.ops, BATCHES)
+        return self.timed.operations
 
 
 def run_case(guest: Guest, case: Case, ops: int) -> Ran:
     """Raises WorkloadError when the tool's output cannot be used."""
-    before = guest.statistics().get("exits")
-    timed = time(guest, "hv-exits", case.name, ops, BATCHES)
-    counted = None if before is None else guest.statistics()["exits"] - before
-    return Ran(case.name, timed, counted)
+    return Ran(case.name, time(guest, "hv-exits", case.name, ops, BATCHES))
 
 
 @pytest.mark.machine

@@ -13,7 +13,6 @@ from suites import bare
 
 pytestmark = pytest.mark.machine
 BOOTS = {"short": 5, "full": 12}
-BATCHES = 30
 OPS, EMULATED_OPS = 2_000, 50
 
 
@@ -45,9 +44,7 @@ def test_interrupt(
     if case in bare.EVENTFDS and not bare.serves_eventfds(payload):
         pytest.skip("this hypervisor gives payloads no eventfds")
     ops = EMULATED_OPS if host.emulated else OPS
-    ran = bare.run(payload, program, case, ops, BATCHES, vcpus=vcpus)
-    parameters = {"ops": ops, "ring": 0}
-    for number, value in enumerate(ran.us):
-        record_sample(
-            f"interrupts.{case}", value, "us", "lower", parameters, boot=boot, batch=number
-        )
+    metric = f"interrupts.{case}"
+    bare.record_interrupts(
+        record_sample, metric, payload, program, case, ops, boot=boot, vcpus=vcpus
+    )

@@ -7,7 +7,7 @@ import pytest
 from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
-from suites.tool import time
+from suites.tool import record, record_cost, time
 
 pytestmark = pytest.mark.baseline
 SLEEPS, BATCHES = 1000, 10  # sleeps of 1 ms each; batches of what is not a sleep
@@ -17,9 +17,11 @@ TRIPS = 20_000
 def test_timer(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
     """Sleeps of a millisecond on an idle CPU: each ends by the timer's interrupt, from HLT."""
     guest = guest_factory("timer")
-    (late,) = time(guest, "hv-ops", "timer", SLEEPS, 1).batches
+    timed = time(guest, "hv-ops", "timer", SLEEPS, 1)
+    (late,) = timed.batches
     for name in ("p50", "p99", "max"):
         record_sample(f"interrupts.timer.{name}", late[name] / 1e3, "us", "lower", boot=boot)
+    record_cost(record_sample, "interrupts.timer", timed, boot)
     guest.stop()
 
 
@@ -33,7 +35,6 @@ def test_wake(
         pytest.skip("a second vCPU on software CPUs is not measured: QEMU may hang")
     guest = guest_factory("wake", vcpus=2)
     timed = time(guest, "hv-ops", "wake", TRIPS, BATCHES)
-    for number, batch in enumerate(timed.batches):
-        value = batch["ns"] / timed.ops / 1e3
-        record_sample("interrupts.wake", value, "us", "lower", boot=boot, batch=number)
+    record(record_sample, "interrupts.wake", timed, "us", boot)
+    record_cost(record_sample, "interrupts.wake", timed, boot)
     guest.stop()

@@ -80,8 +80,7 @@ def test_disk(
         for name in ("iops", "clat.p50", "clat.p99", "clat.p99.9"):
             unit, better = ("IOPS", "higher") if name == "iops" else ("us", "lower")
             record_sample(f"io.{name}", found[name], unit, better, parameters, boot=boot)
-        for name, value, unit in spent.per(found["requests"]):
-            record_sample(f"io.{name}", value, unit, "lower", parameters, boot=boot)
+        spent.record(record_sample, "io", found["requests"], parameters=parameters, boot=boot)
         # a second way to the same figure: the VMM's own count of requests (by the index of the
         # used ring where another process serves it)
         served = spent.counters.get(f"block_requests_{SERIAL}")

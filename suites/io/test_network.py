@@ -10,7 +10,7 @@ from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory, ready
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
-from suites.cost import Cost
+from suites.cost import Cost, Spent
 from suites.io import network
 
 pytestmark = pytest.mark.baseline
@@ -52,45 +52,51 @@ class Measured:
     figures go."""
 
     guest: Guest
-    stream: int
+    seconds_of_stream: int
     seconds: int
     record: RecordSample
     boot: int
 
-    def keep(self, metric: str, value: float, unit: str, better: str = "lower") -> None:
-        self.record(f"net.{metric}", value, unit, better, boot=self.boot)
-
     def with_the_host(self, tool: str) -> None:
         """Streams both ways, small packets, and round trips: there and back."""
-        guest, host = self.guest, network.on_host(self.guest)
-        network.stream(host, guest, 1)  # warm-up
-        for name, options in (("to_guest", ()), ("from_guest", ("--reverse",))):
-            cost = Cost(guest)
-            rate, amount = network.stream(host, guest, self.stream, *options)
-            spent = cost.spent()
-            self.keep(f"stream.{name}", rate, "Mbit/s", "higher")
-            for what, value, unit in spent.per(amount, "MiB"):
-                self.keep(f"stream.{name}.{what}", value, unit)
-        arrived, lost = network.small_packets(host, guest, self.seconds)
-        self.keep("udp64.to_guest", arrived, "1/s", "higher")
-        self.keep("udp64.lost", lost, "%")
-        cost = Cost(guest)
-        found = network.trips(host, tool, guest, self.seconds)
+        client = network.on_host(self.guest)
+        self.stream(client, "to_guest")
+        self.stream(client, "from_guest", "--reverse")
+        cost = Cost(self.guest)
+        rate, lost, arrived = network.small_packets(client, self.guest, self.seconds)
         spent = cost.spent()
-        self._trips("trips", found)
-        for what, value, unit in spent.per(found["count"]):
-            self.keep(f"trips.{what}", value, unit)
+        self.keep("udp64.to_guest", rate, "1/s", "higher")
+        self.keep("udp64.lost", lost, "%")
+        self.cost("udp64.to_guest", spent, arrived, "packet")
+        self.trips(client, tool, "trips")
 
     def with_another(self, other: Guest) -> None:
-        """A stream and round trips from another guest."""
+        """A stream and round trips from another guest; what they cost is the measured one's."""
         client = network.in_guest(other)
-        network.stream(client, self.guest, 1)  # warm-up
-        rate, _ = network.stream(client, self.guest, self.stream)
-        self.keep("stream.between_guests", rate, "Mbit/s", "higher")
-        found = network.trips(client, "hv-rr", self.guest, self.seconds)
-        self._trips("trips.between_guests", found)
+        self.stream(client, "between_guests")
+        self.trips(client, "hv-rr", "trips.between_guests")
 
-    def _trips(self, name: str, found: dict[str, float]) -> None:
+    def stream(self, client: network.Client, name: str, *options: str) -> None:
+        """One TCP stream, after another one of a second."""
+        network.stream(client, self.guest, 1, *options)
+        cost = Cost(self.guest)
+        rate, amount = network.stream(client, self.guest, self.seconds_of_stream, *options)
+        spent = cost.spent()
+        self.keep(f"stream.{name}", rate, "Mbit/s", "higher")
+        self.cost(f"stream.{name}", spent, amount, "MiB")
+
+    def trips(self, client: network.Client, tool: str, name: str) -> None:
+        """Round trips of a byte."""
+        cost = Cost(self.guest)
+        found = network.trips(client, tool, self.guest, self.seconds)
+        spent = cost.spent()
         self.keep(name, found["rate"], "1/s", "higher")
         for percentile in ("p50", "p99"):
             self.keep(f"{name}.{percentile}", found[percentile], "us")
+        self.cost(name, spent, found["count"])
+
+    def keep(self, metric: str, value: float, unit: str, better: str = "lower") -> None:
+        self.record(f"net.{metric}", value, unit, better, boot=self.boot)
+
+    def cost(self, metric: str, spent: Spent, operations: float, one: str = "op") -> None:
+        spent.record(self.record, f"net.{metric}", operations, one, boot=self.boot)

@@ -6,10 +6,11 @@ on. Meanwhile the neighbour's SSH and disk go on, and how much slower they becam
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,8 +24,10 @@ from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host, Process
 from harness.hypervisors.base import Disk, Hypervisor
+from suites.cpus import confine
 
 pytestmark = pytest.mark.runs_on("kvm")
+BOOTS = {"short": 1, "full": 5}  # of each hostile guest, beside one neighbour
 WITHIN = 1.0  # seconds from the guest's last line to the end: what this hypervisor promises
 SLACK = 3.0  # more where the host itself is a guest of a busy machine
 BEFORE = 1.0  # seconds that the neighbour is measured alone
@@ -79,7 +82,8 @@ CASES = (
     # it takes twice what it may have of the host
     Case("memory", "hv-hostile memory", "out-of-memory", made={"memory": 256, "memory_limit": 144}),
 )
-# These do not end: the first has the right to, the second is held up by its own port.
+# These do not end: the first has the right to all of a CPU, be it its neighbour's; the second is
+# held up by its own port.
 ENDLESS = {"spin": "while :; do :; done", "flood": "hv-hostile flood"}
 
 
@@ -113,15 +117,14 @@ class Neighbour:
         end = time.monotonic() + BEFORE
         return self.measure(lambda: time.monotonic() > end)
 
-    def beside(
-        self, act: Callable[[], None], keep: Callable[[dict[str, list[float]]], None]
-    ) -> None:
-        """Trips while `act` goes on, to be kept, and of each kind one after it."""
+    @contextlib.contextmanager
+    def beside(self, keep: Callable[[dict[str, list[float]]], None]) -> Iterator[None]:
+        """Trips while the block goes on, to be kept, and of each kind one after it."""
         over = threading.Event()
         with ThreadPoolExecutor() as pool:
             trips = pool.submit(self.measure, over.is_set)
             try:
-                act()
+                yield
             finally:
                 over.set()
             keep(trips.result(60.0))
@@ -152,13 +155,31 @@ def neighbour(guest_factory: GuestFactory, spare: Disk) -> Iterator[Neighbour]:
     guest.stop()
 
 
+@contextlib.contextmanager
+def shared_cpu(guests: Sequence[Guest], host: Host) -> Iterator[None]:
+    """All of them on one CPU of the host's for as long as the block lasts; where they have no
+    cgroups, on any."""
+    confined = [one for one in guests if one.facts["cgroup"]]
+    for one in confined:
+        confine(one, host.facts.cpu_numbers[-1:])
+    try:
+        yield
+    finally:
+        for one in confined:
+            confine(one, host.facts.cpu_numbers)
+
+
 def bound(guest_factory: GuestFactory) -> float:
     """Seconds that an end may take."""
     return WITHIN + SLACK * guest_factory.hypervisor.host.emulated
 
 
 def record(
-    keep: RecordSample, case: str, alone: dict[str, list[float]], beside: dict[str, list[float]]
+    keep: RecordSample,
+    case: str,
+    boot: int,
+    alone: dict[str, list[float]],
+    beside: dict[str, list[float]],
 ) -> None:
     """Every round trip, and by how much the median became slower."""
     for kind, before in alone.items():
@@ -166,9 +187,9 @@ def record(
             parameters = {"case": case, "phase": phase}
             for number, seconds in enumerate(trips):
                 name = f"isolation.{kind}.round_trip"
-                keep(name, seconds * 1e3, "ms", "lower", parameters, batch=number)
+                keep(name, seconds * 1e3, "ms", "lower", parameters, boot=boot, batch=number)
         loss = statistics.median(beside[kind]) / statistics.median(before) - 1
-        keep(f"isolation.{kind}.loss", 100 * loss, "%", "lower", {"case": case})
+        keep(f"isolation.{kind}.loss", 100 * loss, "%", "lower", {"case": case}, boot=boot)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -178,56 +199,62 @@ def test_it_ends_and_its_neighbour_goes_on(
     spare: Disk,
     record_sample: RecordSample,
     case: Case,
+    boot: int,
 ) -> None:
     hostile = guest_factory(case.name, **{"memory": MEMORY, "disks": [spare], **case.made})
     if case.reason == "exit-storm":
         hostile.limit_exits(EXITS)
     alone = neighbour.alone()
 
-    def act() -> None:
-        with hostile.expect_end(case.reason):
-            hostile.ssh.popen(case.command)  # it may take its own SSH away
-
-    neighbour.beside(act, partial(record, record_sample, case.name, alone))
+    keep = partial(record, record_sample, case.name, boot, alone)
+    with neighbour.beside(keep), hostile.expect_end(case.reason):
+        hostile.ssh.popen(case.command)  # it may take its own SSH away
     assert hostile.end is not None
     assert any(detail in hostile.end.detail for detail in case.detail)
     assert hostile.console.time_of("hv-hostile: ")
     # a panic's trace is still the guest's own work
     seconds = (hostile.end.time_ns - hostile.console.time_of("")) / 1e9
-    record_sample("isolation.end", seconds, "s", "lower", {"case": case.name})
+    record_sample("isolation.end", seconds, "s", "lower", {"case": case.name}, boot=boot)
     hostile.stop()
     assert 0 <= seconds < bound(guest_factory)
 
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_what_does_not_end_harms_nobody_else(
-    guest_factory: GuestFactory, neighbour: Neighbour, record_sample: RecordSample, name: str
+    guest_factory: GuestFactory,
+    neighbour: Neighbour,
+    host: Host,
+    record_sample: RecordSample,
+    name: str,
+    boot: int,
 ) -> None:
+    """The two share one CPU, where there are cgroups to say so."""
     hostile = guest_factory(name, memory=MEMORY)
-    alone = neighbour.alone()
-    hostile.ssh.popen(ENDLESS[name])
-    keep = partial(record, record_sample, name, alone)
-    neighbour.beside(lambda: time.sleep(2 * BEFORE), keep)
+    with shared_cpu((hostile, neighbour.guest), host):
+        alone = neighbour.alone()
+        hostile.ssh.popen(ENDLESS[name])
+        with neighbour.beside(partial(record, record_sample, name, boot, alone)):
+            time.sleep(2 * BEFORE)
     hostile.check_alive()
     hostile.stop()
 
 
 def test_a_vmm_that_is_killed(
-    guest_factory: GuestFactory, neighbour: Neighbour, host: Host, record_sample: RecordSample
+    guest_factory: GuestFactory,
+    neighbour: Neighbour,
+    host: Host,
+    record_sample: RecordSample,
+    boot: int,
 ) -> None:
     hostile = guest_factory("killed", memory=MEMORY)
     alone = neighbour.alone()
     killer = "import os, sys, time; print(time.monotonic_ns()); os.kill(int(sys.argv[1]), 9)"
-    killed: list[int] = []
-
-    def act() -> None:
-        with hostile.expect_end("killed"):
-            argv = ["python3", "-I", "-S", "-c", killer, str(hostile.facts["pid"])]
-            killed.append(int(host.run(argv).stdout))
-
-    neighbour.beside(act, partial(record, record_sample, "killed", alone))
+    keep = partial(record, record_sample, "killed", boot, alone)
+    with neighbour.beside(keep), hostile.expect_end("killed"):
+        argv = ["python3", "-I", "-S", "-c", killer, str(hostile.facts["pid"])]
+        killed = int(host.run(argv).stdout)
     assert hostile.end is not None
-    seconds = (hostile.end.time_ns - killed[0]) / 1e9
-    record_sample("isolation.end", seconds, "s", "lower", {"case": "killed"})
+    seconds = (hostile.end.time_ns - killed) / 1e9
+    record_sample("isolation.end", seconds, "s", "lower", {"case": "killed"}, boot=boot)
     hostile.stop()
     assert 0 <= seconds < bound(guest_factory)

@@ -22,10 +22,8 @@ EXITS = 0.8  # a page, at least, where writes are noted: its kernel may have wri
 
 def touch(guest: Guest) -> tuple[float, float]:
     """ns and exits a page of a first touch: the guest's kernel clears each page that it gives."""
-    before = guest.statistics()
-    (timed,) = time(guest, "hv-ops", "fault", PAGES, 1).batches
-    exits = guest.statistics()["exits"] - before["exits"]
-    return timed["ns"] / PAGES, exits / PAGES
+    timed = time(guest, "hv-ops", "fault", PAGES, 1)
+    return timed.batches[0]["ns"] / PAGES, timed.spent.counters["exits"] / PAGES
 
 
 def test_dirty_log(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
-from suites.tool import time
+from suites.tool import record, record_cost, time
 
 pytestmark = pytest.mark.baseline
 BATCHES = 10
@@ -26,13 +26,10 @@ def test_memory(
     cold = time(guest, "hv-ops", "fault", PAGES, 1)
     warm = time(guest, "hv-ops", "fault", PAGES, BATCHES)
     for name, timed in (("cold", cold), ("warm", warm)):
-        for number, batch in enumerate(timed.batches):
-            value = batch["ns"] / PAGES
-            record_sample(f"memory.fault.{name}", value, "ns", "lower", boot=boot, batch=number)
+        record(record_sample, f"memory.fault.{name}", timed, "ns", boot)
+        record_cost(record_sample, f"memory.fault.{name}", timed, boot)
     loads = EMULATED_LOADS if host.emulated else LOADS
     for mib in CHASES[profile]:
         timed = time(guest, "hv-ops", "chase", loads, BATCHES, "--mib", str(mib))
-        for number, batch in enumerate(timed.batches):
-            value, size = batch["ns"] / loads, {"mib": mib}
-            record_sample("memory.chase", value, "ns", "lower", size, boot=boot, batch=number)
+        record(record_sample, "memory.chase", timed, "ns", boot, {"mib": mib})
     guest.stop()

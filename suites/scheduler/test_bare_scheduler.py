@@ -12,7 +12,6 @@ from harness.hosts.base import Host
 from suites import bare
 
 BOOTS = {"short": 5, "full": 12}
-BATCHES = 30
 OPS, EMULATED_OPS = 2_000, 50
 
 
@@ -25,9 +24,7 @@ def test_world_switch(
     and the halt that the turn takes. interrupts.ipi_halt is the same between two CPUs."""
     ops = EMULATED_OPS if host.emulated else OPS
     cpus = host.facts.cpu_numbers[-1:]
-    ran = bare.run(payload, program, "world_switch", ops, BATCHES, vcpus=2, cpus=cpus)
-    parameters = {"ops": ops, "ring": 0}
-    for number, value in enumerate(ran.us):
-        record_sample(
-            "scheduler.world_switch", value, "us", "lower", parameters, boot=boot, batch=number
-        )
+    metric, case = "scheduler.world_switch", "world_switch"
+    bare.record_interrupts(
+        record_sample, metric, payload, program, case, ops, boot=boot, vcpus=2, cpus=cpus, ways=2
+    )

@@ -11,7 +11,8 @@ from harness.guest.factory import GuestFactory, ready
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.session import BASELINE
-from suites.tool import time
+from suites.cpus import confine
+from suites.tool import record, record_cost, time
 
 BATCHES = 10
 OPS = {"syscall": 200_000, "switch": 10_000}
@@ -31,7 +32,10 @@ def test_scheduler(
     made = [guest_factory.launch(name) for name in ("one", "other")]
     one, other = map(ready, made)
     within(one, host, record_sample, boot)
-    together((one, other), host)
+    for guest in (one, other):
+        if not guest.facts["cgroup"]:
+            pytest.skip("the host gives guests no cgroup, by which they would share a CPU")
+        confine(guest, host.facts.cpu_numbers[-1:])
     if guest_factory.hypervisor.name != BASELINE:  # a container's /proc/stat is its host's
         steal((one, other), record_sample, boot)
     wakeup(one, other, record_sample, boot)
@@ -39,22 +43,12 @@ def test_scheduler(
         guest.stop()
 
 
-def together(guests: Sequence[Guest], host: Host) -> None:
-    """All that runs them goes to one CPU of the host's; to come up on several is quicker."""
-    for guest in guests:
-        if not guest.facts["cgroup"]:
-            pytest.skip("the host gives guests no cgroup, by which they would share a CPU")
-        cpus = f"{guest.facts['cgroup']}/cpuset.cpus"
-        host.run(["sh", "-c", 'echo "$1" > "$2"', "sh", str(host.facts.cpu_numbers[-1]), cpus])
-
-
 def within(guest: Guest, host: Host, record_sample: RecordSample, boot: int) -> None:
     """A system call, and two context switches: neither needs the hypervisor."""
     for case, ops in (EMULATED_OPS if host.emulated else OPS).items():
         timed = time(guest, "hv-ops", case, ops, BATCHES)
-        for number, batch in enumerate(timed.batches):
-            value = batch["ns"] / ops
-            record_sample(f"scheduler.{case}", value, "ns", "lower", boot=boot, batch=number)
+        record(record_sample, f"scheduler.{case}", timed, "ns", boot)
+        record_cost(record_sample, f"scheduler.{case}", timed, boot)
 
 
 def stolen(guest: Guest) -> float:

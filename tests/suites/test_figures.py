@@ -19,7 +19,8 @@ GUEST: Any = SimpleNamespace(name="g", address="10.1.0.2")
 def said(text: str) -> Any:
     """A guest in which every command prints that."""
     done = SimpleNamespace(stdout=text)
-    return SimpleNamespace(name="g", ssh=SimpleNamespace(run=lambda argv, timeout: done))
+    ssh = SimpleNamespace(run=lambda argv, timeout: done)
+    return SimpleNamespace(name="g", ssh=ssh, statistics=dict)
 
 
 def side(total: int, iops: float) -> dict[str, Any]:
@@ -62,8 +63,11 @@ def test_a_tool_without_its_batches(text: str) -> None:
 
 
 def test_batches_of_a_tool() -> None:
-    timed = tool.time(said('{"batches": [{"ns": 3e9}, {"ns": 1e9}]}'), "hv-ops", "fault", 10, 2)
-    assert (timed.ops, timed.seconds) == (10, 4.0)
+    guest = said('{"batches": [{"ns": 3e9}, {"ns": 1e9}]}')
+    timed = tool.time(guest, "hv-ops", "fault", 10, 2)
+    assert (timed.ops, timed.seconds, timed.operations) == (10, 4.0, 20)
+    # a tenth of a batch and one come first, but for what would no longer be cold
+    assert tool.time(guest, "hv-ops", "switch", 10, 2).operations == 22
 
 
 def test_a_stream_and_small_packets() -> None:
@@ -77,7 +81,7 @@ def test_a_stream_and_small_packets() -> None:
         return json.dumps({"end": end})
 
     assert network.stream(client, GUEST, 1) == (8.0, 3.0)
-    assert network.small_packets(client, GUEST, 1) == (15.0, 25.0)
+    assert network.small_packets(client, GUEST, 1) == (15.0, 25.0, 75)
 
 
 @pytest.mark.parametrize(
