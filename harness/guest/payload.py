@@ -161,6 +161,12 @@ def make(
         raise ProvisionError(f"payload {path} is no file", mend="check the path", stage="create")
     data = path.read_bytes()
     if data.startswith(elf.MAGIC):
+        if base is not None:
+            raise ProvisionError(
+                f"base={base:#x} for an ELF file, which says by itself where it lies",
+                mend="leave base out, or link it for that address",
+                stage="create",
+            )
         loaded = elf.parse(data)
         mode = mode or _MODES[loaded.bits]
         segments = tuple(Segment(gpa, path, at, size) for gpa, at, size in loaded.segments)

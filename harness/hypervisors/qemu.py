@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from harness.errors import HostError, ProvisionError
+from harness.guest import elf
 from harness.hosts.base import Host
 from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
 from harness.hypervisors.supervised import PAYLOAD_TIMEOUT, SupervisedHypervisor
@@ -146,6 +147,7 @@ def _refuse(spec: GuestSpec) -> None:
             "QEMU enters a kernel by PVH, or by its own firmware",
             "leave --guest-boot out",
         ),
+        (spec.exit_limit, "QEMU's guests have no exit_limit", "leave it out"),
         (
             spec.pin,
             "QEMU's vCPUs cannot be pinned one by one",
@@ -167,15 +169,19 @@ def _refuse_payload(spec: PayloadSpec) -> None:
         "a payload's devices or disks": spec.devices or spec.disks or spec.testdev,
         "a payload's eventfds": spec.eventfds,
         "a payload that waits": spec.paused,
+        "an exit_limit": spec.exit_limit,
     }
-    for what, wanted in asked.items():
-        if wanted:
-            raise ProvisionError(
-                f"{what} is for the built-in VMM: QEMU starts an ELF by its PVH entry",
-                mend='give one such file, with mode="protected", or take --hypervisor=kvm',
-                stage="create",
-                guest=spec.name,
-            )
+    # who has asked for one of those is told of that; then the only file's own entry counts
+    refused = [what for what, wanted in asked.items() if wanted]
+    if not refused and spec.entry != elf.parse(spec.segments[0].path.read_bytes()).entry:
+        refused.append("an entry that is not the file's own")
+    if refused:
+        raise ProvisionError(
+            f"{refused[0]} is for the built-in VMM: QEMU starts an ELF by its PVH entry",
+            mend='give one such file, with mode="protected", or take --hypervisor=kvm',
+            stage="create",
+            guest=spec.name,
+        )
 
 
 def _network(mac: str) -> list[str]:

@@ -12,6 +12,7 @@ import json
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -26,6 +27,7 @@ from harness.hypervisors.carried import Carried
 
 __tracebackhide__ = hide_frames
 API = 1
+_CPU = {"cgroup_cpu_usec", "cpu_ns"}  # statistics that are CPU time
 _KVM = [{"provider": "kvm"}]  # of query-stats: the binary statistics of its virtual machine
 PAYLOAD_TIMEOUT = 30.0  # seconds to make one: milliseconds, on a host with nothing else to do
 _ANSWER_TIMEOUT = 30.0
@@ -320,15 +322,29 @@ class PeerMachine(SupervisedMachine):
         self._carried = Carried(lambda text: supervisor.request("monitor", guest, {"text": text}))
         child.on_monitor = self._carried.hear
         self.monitor = self._carried.monitor
+        self._asking: Counter[str] = Counter()
 
     def statistics(self) -> dict[str, int]:
-        counted = super().statistics()
-        for target in ("vm", "vcpu") if self._tells_statistics else ():
+        """Without the CPU time that the peer takes to tell them: it is no work of the guest's."""
+        before = super().statistics()
+        if not self._tells_statistics:
+            return before
+        counted = before | self._told()
+        now = super().statistics()
+        for name in _CPU & before.keys():
+            counted[name] -= self._asking[name]
+            self._asking[name] += now[name] - before[name]
+        return counted
+
+    def _told(self) -> dict[str, int]:
+        """KVM's counters, summed over VM and vCPUs."""
+        counted: Counter[str] = Counter()
+        for target in ("vm", "vcpu"):
             for one in self.monitor.execute("query-stats", target=target, providers=_KVM):
                 for stat in one["stats"]:
                     name, value = stat["name"], stat["value"]
                     if type(value) is int:  # no histogram, nothing that is so or not
-                        counted[name] = counted.get(name, 0) + value
+                        counted[name] += value
         return counted
 
     @cached_property

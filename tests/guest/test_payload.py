@@ -55,6 +55,8 @@ def test_an_elf_says_itself_where_it_lies_and_in_which_mode(
     guest = payload(path if kind == "path" else path.read_bytes())
     assert guest.spec.mode == mode
     assert guest.spec.entry == 0x20_0000
+    with pytest.raises(ProvisionError, match="base=0x500000 for an ELF file"):
+        payload(path, base=0x50_0000)
     assert guest.wait_end().reason == "power-off"
     assert guest.console.tail() == ["hi"]
 

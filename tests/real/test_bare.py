@@ -104,7 +104,7 @@ def test_a_payload_that_ends_is_told(payloads: PayloadFactory, tmp_path: Path) -
         bare.run(payloads, program, "control", 1, 1)
 
 
-def test_what_qemu_cannot_run_is_refused(qemu: QemuHypervisor) -> None:
+def test_what_qemu_cannot_run_is_refused(qemu: QemuHypervisor, program: Path) -> None:
     payloads = PayloadFactory(hypervisor=qemu, prefix="bare", numbers=itertools.count())
     with pytest.raises(ProvisionError, match="a payload in long mode is for the built-in VMM"):
         payloads(b"\xf4", mode="long")
@@ -112,3 +112,9 @@ def test_what_qemu_cannot_run_is_refused(qemu: QemuHypervisor) -> None:
         payloads(b"\xf4", mode="protected", registers={"rax": 1})
     with pytest.raises(ProvisionError, match="a payload's eventfds"):
         payloads(b"\xf4", mode="protected", eventfds=bare.EVENTFDS["irqfd"])
+    with pytest.raises(ProvisionError, match="an exit_limit"):
+        payloads(program, mode="protected", exit_limit=1000)
+    with pytest.raises(ProvisionError, match="an entry that is not the file's own"):
+        payloads(program, mode="protected", entry=0x10_0040)
+    with pytest.raises(ProvisionError, match="no little-endian ELF file"):
+        payloads(b"\xf4", mode="protected")

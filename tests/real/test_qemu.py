@@ -9,7 +9,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.qemu import Q35Hypervisor, QemuHypervisor
-from harness.hypervisors.supervised import PeerMachine
+from harness.hypervisors.supervised import PeerMachine, SupervisedMachine
 from images.store import GuestImage
 from tests.conftest import EmulatedHosts
 from tests.real.conftest import factory
@@ -44,6 +44,23 @@ def test_what_can_be_asked_of_a_running_one(make: Make) -> None:
     assert after["cpu_ns"] > before["cpu_ns"]
     with guest.expect_end("stopped", timeout=10):
         guest.machine.stop()
+
+
+def test_who_is_asked_often_is_not_busier_for_it(make: Make) -> None:
+    """What QEMU takes to tell its statistics is not counted."""
+
+    guest = make("asked")
+    machine = guest.machine
+    assert isinstance(machine, PeerMachine)
+
+    def all_of_it(asked: SupervisedMachine = machine) -> int:
+        return SupervisedMachine.statistics(asked)["cgroup_cpu_usec"]
+
+    first, start = all_of_it(), guest.statistics()["cgroup_cpu_usec"]
+    for _ in range(5):
+        end = guest.statistics()["cgroup_cpu_usec"]
+    assert 0 <= end - start < (all_of_it() - first) / 2
+    guest.stop()
 
 
 @pytest.mark.parametrize(("how", "reason"), [("o", "power-off"), ("b", "reset")])
