@@ -318,10 +318,11 @@ class Machine:
             for counter, value in stats.read().items():
                 totals[counter] = totals.get(counter, 0) + value
         for vcpu in self.vcpus:
-            for reason, count in list(vcpu.exits.items()):
-                key = f"user_exits_{ioctls.EXIT_NAMES.get(reason, str(reason))}"
-                totals[key] = totals.get(key, 0) + count
-                totals["user_exits"] += count
+            for reason, count in enumerate(vcpu.exits):
+                if count:
+                    key = f"user_exits_{ioctls.EXIT_NAMES.get(reason, str(reason))}"
+                    totals[key] = totals.get(key, 0) + count
+                    totals["user_exits"] += count
         for device in self.devices:
             totals.update(device.counters())
         usage = resource.getrusage(resource.RUSAGE_SELF)

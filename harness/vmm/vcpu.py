@@ -7,7 +7,6 @@ import ctypes
 import os
 import signal
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from fcntl import ioctl
 from typing import Callable
@@ -22,15 +21,36 @@ from .devices.bus import Buses, Device
 KICK = signal.SIGUSR1
 _PAUSE_TIMEOUT = 10.0  # seconds
 _PR_SET_NAME = 15
+_KNOWN_LIMIT = 256
+_REASONS = 256  # of exits: a byte's, in which there is room for many more than KVM has
 _libc = ctypes.CDLL(None)
-_unpack_io = structs.RUN_IO.unpack_from
+
+
+# What kvm_run says of a port access: whether it writes, size, port, how many, and words of that
+# size, among which they lie. Not by names: to unpack those takes several times as long.
+_Access = tuple[int, int, int, int, memoryview]
+
+
+class _Accesses(dict[int, _Access]):
+    """By the 8 bytes that tell them, each decoded once: a guest makes the same few again."""
+
+    def __init__(self, words: dict[int, memoryview]) -> None:
+        super().__init__()
+        self._words = words
+
+    def __missing__(self, told: int) -> _Access:
+        if len(self) >= _KNOWN_LIMIT:
+            self.clear()
+        is_write, size, port, count, _ = structs.RUN_IO.unpack(told.to_bytes(16, "little"))
+        self[told] = access = (is_write, size, port, count, self._words[size])
+        return access
 
 
 class VcpuThread(Vcpu):
     """A vCPU and the thread that runs it.
 
-    exits: exits to user space by reason, counted by the run loop. asking: its thread waits in an
-    `away` block. stepping: on its way through one instruction.
+    exits: how many to user space of each reason, counted by the run loop. asking: its thread waits
+    in an `away` block. stepping: on its way through one instruction.
     """
 
     def __init__(self, vm: Vm, index: int, buses: Buses, pin: int = -1) -> None:
@@ -38,15 +58,15 @@ class VcpuThread(Vcpu):
         super().__init__(vm, index)
         self.pin = pin
         view = memoryview(self.run)
-        # the same as words of 1, 2, and 4 bytes: what a port access moves, in one load or store
-        self._words = {1: view, 2: view.cast("H"), 4: view.cast("I")}
+        # the same as words of so many bytes: what a port access moves, in one load or store
+        self._words = {1: view, 2: view.cast("H"), 4: view.cast("I"), 8: view.cast("Q")}
         self.buses = buses
         # the buses as this vCPU sees them: whoever reaches in may stand before them
         self.pio: Device = buses.pio
         self.mmio: Device = buses.mmio
         # told of an exit that ends the machine, before it does
         self.before_end: Callable[[int], object] = lambda reason: None
-        self.exits: defaultdict[int, int] = defaultdict(int)
+        self.exits = [0] * _REASONS
         self.thread: threading.Thread | None = None
         self._stopping = False
         self._pausing = False
@@ -179,15 +199,19 @@ class VcpuThread(Vcpu):
         self._park()
 
     def loop(self) -> None:
-        """Run until the machine ends; raises what ended it (MachineEnd, GuestFault)."""
+        """Run until the machine ends; raises what ended it (MachineEnd, GuestFault).
+
+        A port access is served here: beside an exit a call of a function costs some percent, be it
+        Python's or C's, and hence no "with", no range() and no to_bytes().
+        """
         self._park()
-        run, fd, exits, request = self.run, self.fd, self.exits, ioctls.RUN
-        reason_at = structs.RUN_EXIT_REASON
-        handlers = {
-            ioctls.EXIT_IO: self._io,
-            ioctls.EXIT_MMIO: self._mmio,
-            ioctls.EXIT_DEBUG: self._stepped,
-        }
+        run, words = self._words[1], self._words[8]
+        fd, request, exits = self.fd, ioctls.RUN, self.exits
+        reason_at, io = structs.RUN_EXIT_REASON, ioctls.EXIT_IO
+        told_at, data_at = structs.RUN_UNION // 8, structs.RUN_UNION // 8 + 1
+        accesses, ring, drain = _Accesses(self._words), self.buses.ring, self.buses.drain
+        acquire, release = self.buses.lock.acquire, self.buses.lock.release
+        handlers = {ioctls.EXIT_MMIO: self._mmio, ioctls.EXIT_DEBUG: self._stepped}
         while True:
             try:
                 # without an argument: fcntl tries each kind of buffer before it takes a number
@@ -197,35 +221,29 @@ class VcpuThread(Vcpu):
                 continue
             except BlockingIOError:  # EAGAIN: an application processor not yet started
                 continue
-            # a byte is enough: reasons are below 256
             reason = run[reason_at]
             exits[reason] += 1
-            handler = handlers.get(reason)
-            if handler:
-                handler()
+            if reason == io:
+                is_write, size, port, count, values = accesses[words[told_at]]
+                at = words[data_at] // size
+                acquire()
+                try:
+                    if ring[0] != ring[1]:
+                        drain()
+                    while True:
+                        if is_write:
+                            self.pio.write(port, size, values[at])
+                        else:
+                            values[at] = self.pio.read(port, size)
+                        if count == 1:
+                            break
+                        at, count = at + 1, count - 1
+                finally:
+                    release()
+            elif reason in handlers:
+                handlers[reason]()
             else:
                 self._end(reason)
-
-    def _io(self) -> None:
-        # A call of a C function costs some percent of an exit: hence no "with", range() and
-        # to_bytes(), and a look at the ring before it is drained.
-        buses = self.buses
-        direction, size, port, count, at = _unpack_io(self.run, structs.RUN_UNION)
-        words = self._words[size]
-        buses.lock.acquire()
-        try:
-            if buses.ring[0] != buses.ring[1]:
-                buses.drain()
-            at //= size
-            while count:
-                if direction:
-                    self.pio.write(port, size, words[at])
-                else:
-                    words[at] = self.pio.read(port, size)
-                at += 1
-                count -= 1
-        finally:
-            buses.lock.release()
 
     def _mmio(self) -> None:
         run = self.run

@@ -31,7 +31,7 @@ class ExitStorm:
     def look(self) -> MachineEnd | None:
         """The end of a machine in a storm. Call it about every tenth of a second."""
         now = time.monotonic()
-        exits = sum(sum(list(vcpu.exits.values())) for vcpu in self._vcpus)
+        exits = sum(sum(vcpu.exits) for vcpu in self._vcpus)
         count = exits - (self._serial.reads if self._serial else 0)
         rate = (count - self._count) / max(now - self._last, 1e-3)
         self._count, self._last = count, now
