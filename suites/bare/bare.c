@@ -351,48 +351,37 @@ static void measure_world_switch(void)
     wrmsr(X2APIC_ICR, there);
 }
 
-/* From a deadline to its handler, by how much it is late. */
-static void measure_timer(void)
+static uint64_t set_timer(void)
 {
-    need_apic(1u << 24, "no TSC deadline");
-    wrmsr(X2APIC_TIMER, TSC_DEADLINE_MODE | TIMER_VECTOR);
+    uint64_t deadline = tsc_now() + TIMER_DELAY;
+
+    wrmsr(MSR_TSC_DEADLINE, deadline);
+    return deadline;
+}
+
+/* A write that signals an eventfd, of which KVM makes an interrupt. */
+static uint64_t signal_irqfd(void)
+{
+    uint64_t start = tsc_now();
+
+    *(volatile uint32_t *)(uint64_t)IRQFD_MMIO = 1;
+    return start;
+}
+
+/* By how much the handler is later than what `cause` returns; one that comes early is not late. */
+static void measure_latency(uint64_t (*cause)(void), const char *lost)
+{
     __asm__ volatile("mfence\n sti" : : : "memory");
     for (int64_t i = -1; i < order.batches; i++) {
         uint64_t sum = 0;
 
         for (uint64_t n = 0; n < order.ops; n++) {
-            uint64_t deadline = tsc_now() + TIMER_DELAY;
-
             fired = 0;
-            wrmsr(MSR_TSC_DEADLINE, deadline);
+            uint64_t due = cause();
             while (!fired)
-                if ((int64_t)(tsc_now() - deadline) > (int64_t)PATIENCE)
-                    fail("the timer does not fire");
-            /* one that fires early is not late */
-            sum += fired > deadline ? fired - deadline : 0;
-        }
-        if (i >= 0)
-            cycles[i] = sum;
-    }
-    __asm__ volatile("cli");
-}
-
-/* From a write that signals an eventfd to the handler of the interrupt that KVM makes of it. */
-static void measure_irqfd(void)
-{
-    need_apic(0, "");
-    __asm__ volatile("sti" : : : "memory");
-    for (int64_t i = -1; i < order.batches; i++) {
-        uint64_t sum = 0;
-
-        for (uint64_t n = 0; n < order.ops; n++) {
-            fired = 0;
-            uint64_t start = tsc_now();
-            *(volatile uint32_t *)(uint64_t)IRQFD_MMIO = 1;
-            while (!fired)
-                if (tsc_now() - start > PATIENCE)
-                    fail("an interrupt is lost");
-            sum += fired - start;
+                if ((int64_t)(tsc_now() - due) > (int64_t)PATIENCE)
+                    fail(lost);
+            sum += fired > due ? fired - due : 0;
         }
         if (i >= 0)
             cycles[i] = sum;
@@ -443,11 +432,14 @@ static void run_kind(uint32_t kind)
     case IPI_HALT:
         return measure_ipi(1);
     case TIMER:
-        return measure_timer();
+        need_apic(1u << 24, "no TSC deadline");
+        wrmsr(X2APIC_TIMER, TSC_DEADLINE_MODE | TIMER_VECTOR);
+        return measure_latency(set_timer, "the timer does not fire");
     case WORLD_SWITCH:
         return measure_world_switch();
     case IRQFD:
-        return measure_irqfd();
+        need_apic(0, "");
+        return measure_latency(signal_irqfd, "an interrupt is lost");
     }
 }
 
