@@ -60,6 +60,14 @@ def time(guest: Guest, tool: str, case: str, ops: int, batches: int, *options: s
     return Timed(found, ops, total, spent)
 
 
+def start(guest: Guest, tool: str, case: str) -> Spent:
+    """What the tool costs with one operation; the second time, as the first one reads it from the
+    disk."""
+    for _ in range(2):
+        spent = time(guest, tool, case, 1, 1).spent
+    return spent
+
+
 def record(
     keep: RecordSample,
     metric: str,
@@ -72,8 +80,3 @@ def record(
     for number, batch in enumerate(timed.batches):
         value = batch["ns"] / timed.ops / _NS[unit]
         keep(metric, value, unit, "lower", parameters, boot=boot, batch=number)
-
-
-def record_cost(keep: RecordSample, metric: str, timed: Timed, boot: int) -> None:
-    """Keep what one of all operations cost the host, the tool's own start among it."""
-    timed.spent.record(keep, metric, timed.operations, boot=boot)

@@ -22,12 +22,12 @@ from harness.vmm.config import DiskConfig, record
 from .control import Channel
 from .process import die_with
 from .program import Program
+from .sandbox import withhold
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWPID, _CLONE_NEWNET = (
     0x0002_0000, 0x0400_0000, 0x2000_0000, 0x4000_0000,
 )  # fmt: skip
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
-_PR_CAPBSET_DROP = 24
 # CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_TIME: the kernel, the hardware and the clock are the host's
 _NOT_ITS_OWN = (16, 17, 25)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -136,8 +136,7 @@ def _enter(config: ContainerConfig) -> None:
     _mount(told, os.path.join(proc, "cmdline"), flags=_MS_BIND)
     os.chroot(_AT)
     os.chdir("/")
-    for capability in _NOT_ITS_OWN:
-        _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "prctl")
+    withhold(_NOT_ITS_OWN)
 
 
 def members(archive: bytes) -> Iterator[tuple[str, int, bytes]]:

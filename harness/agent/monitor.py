@@ -49,5 +49,6 @@ class Monitor:
     def _look(self, line: bytes) -> None:
         if b'"SHUTDOWN"' in line:
             message = json.loads(line)
-            if message.get("event") == "SHUTDOWN":
-                self.shutdown = str(message.get("data", {}).get("reason", ""))
+            if isinstance(message, dict) and message.get("event") == "SHUTDOWN":
+                about = message.get("data")
+                self.shutdown = str(about.get("reason", "")) if isinstance(about, dict) else ""

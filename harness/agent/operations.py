@@ -9,6 +9,7 @@ from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
 from harness.vmm import snapshot
 from harness.vmm.machine import Machine
 
+from .aside import Aside
 from .control import Channel
 from .identity import Settling
 from .reach import Reach
@@ -18,7 +19,7 @@ def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]
     """Answer until the machine is told to stop, which this ends. costs: further statistics."""
     settling = Settling(machine)
     operations: dict[str, Callable[..., Any]] = {
-        "stats": lambda: {**machine.statistics(), **costs()},
+        "stats": partial(Aside(costs).during, machine.statistics),
         "stop": lambda: True,
         "type": partial(_type, machine),
         "balloon": partial(_balloon, machine),

@@ -15,7 +15,7 @@ import errno
 import os
 import resource
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Callable
 
 from .process import die_with
@@ -23,7 +23,7 @@ from .process import die_with
 _libc = ctypes.CDLL(None, use_errno=True)
 _NOBODY = 65534
 _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 15, 24, 38
-_CAPSET, _CAPABILITY_VERSION = 126, 0x2008_0522
+_CAPGET, _CAPSET, _CAPABILITY_VERSION = 125, 126, 0x2008_0522
 
 # seccomp (linux/seccomp.h) and its programs in classic BPF (linux/filter.h)
 _SECCOMP, _SET_MODE_FILTER, _ALL_THREADS = 317, 1, 1
@@ -109,6 +109,18 @@ def _become_nobody() -> None:
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)
     os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def withhold(capabilities: Sequence[int]) -> None:
+    """None of these for the programs that this process starts from now on, be they root's: they are
+    neither in the set that bounds theirs nor inherited (capabilities(7)). Raises OSError."""
+    for capability in capabilities:
+        _prctl(_PR_CAPBSET_DROP, capability)
+    header, held = struct.pack("<Ii", _CAPABILITY_VERSION, 0), ctypes.create_string_buffer(24)
+    _check(_libc.syscall(_CAPGET, header, held))
+    effective, permitted, _, *high = struct.unpack("<6I", held.raw)
+    data = struct.pack("<6I", effective, permitted, 0, *high[:2], 0)
+    _check(_libc.syscall(_CAPSET, header, data))
 
 
 def _drop_capabilities() -> None:

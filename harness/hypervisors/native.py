@@ -82,6 +82,7 @@ def _refuse(spec: GuestSpec) -> None:
     """Raises ProvisionError for what only a machine has."""
     for asked, cause, way in (
         (spec.vmm, f"vmm={dict(spec.vmm)} is for the built-in VMM", "leave it out"),
+        (spec.exit_limit, "without a machine there are no exits", "leave exit_limit out"),
         (spec.devices, "without a machine there are no devices", "leave devices out"),
         (spec.pin, "without a machine there are no vCPUs to pin", "give cpus= instead"),
         (spec.hugepages or spec.mergeable, "its memory is the host's own", "leave these out"),

@@ -169,19 +169,24 @@ def _refuse_payload(spec: PayloadSpec) -> None:
         "a payload's devices or disks": spec.devices or spec.disks or spec.testdev,
         "a payload's eventfds": spec.eventfds,
         "a payload that waits": spec.paused,
-        "an exit_limit": spec.exit_limit,
     }
-    # who has asked for one of those is told of that; then the only file's own entry counts
-    refused = [what for what, wanted in asked.items() if wanted]
-    if not refused and spec.entry != elf.parse(spec.segments[0].path.read_bytes()).entry:
-        refused.append("an entry that is not the file's own")
-    if refused:
-        raise ProvisionError(
-            f"{refused[0]} is for the built-in VMM: QEMU starts an ELF by its PVH entry",
-            mend='give one such file, with mode="protected", or take --hypervisor=kvm',
-            stage="create",
-            guest=spec.name,
-        )
+    other = 'give one such file, with mode="protected"'
+    for what, wanted in asked.items():
+        if wanted:
+            raise _for_ours(spec, what, other)
+    if spec.exit_limit:
+        raise _for_ours(spec, "an exit_limit", "leave it out")
+    if spec.entry != elf.parse(spec.segments[0].path.read_bytes()).entry:
+        raise _for_ours(spec, "an entry that is not the file's own", "leave entry out")
+
+
+def _for_ours(spec: PayloadSpec, what: str, way: str) -> ProvisionError:
+    return ProvisionError(
+        f"{what} is for the built-in VMM: QEMU starts an ELF by its PVH entry",
+        mend=f"{way}, or take --hypervisor=kvm",
+        stage="create",
+        guest=spec.name,
+    )
 
 
 def _network(mac: str) -> list[str]:

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
+from harness.agent.aside import Aside
 from harness.errors import HarnessError, HostError, ProvisionError, hide_frames
 from harness.hosts.base import Host, Stream
 from harness.hypervisors.access import Access, choose
@@ -27,7 +28,6 @@ from harness.hypervisors.carried import Carried
 
 __tracebackhide__ = hide_frames
 API = 1
-_CPU = {"cgroup_cpu_usec", "cpu_ns"}  # statistics that are CPU time
 _KVM = [{"provider": "kvm"}]  # of query-stats: the binary statistics of its virtual machine
 PAYLOAD_TIMEOUT = 30.0  # seconds to make one: milliseconds, on a host with nothing else to do
 _ANSWER_TIMEOUT = 30.0
@@ -322,19 +322,10 @@ class PeerMachine(SupervisedMachine):
         self._carried = Carried(lambda text: supervisor.request("monitor", guest, {"text": text}))
         child.on_monitor = self._carried.hear
         self.monitor = self._carried.monitor
-        self._asking: Counter[str] = Counter()
+        self._aside = Aside(super().statistics)
 
     def statistics(self) -> dict[str, int]:
-        """Without the CPU time that the peer takes to tell them: it is no work of the guest's."""
-        before = super().statistics()
-        if not self._tells_statistics:
-            return before
-        counted = before | self._told()
-        now = super().statistics()
-        for name in _CPU & before.keys():
-            counted[name] -= self._asking[name]
-            self._asking[name] += now[name] - before[name]
-        return counted
+        return self._aside.during(self._told) if self._tells_statistics else super().statistics()
 
     def _told(self) -> dict[str, int]:
         """KVM's counters, summed over VM and vCPUs."""

@@ -235,7 +235,7 @@ class VcpuThread(Vcpu):
                             self.pio.write(port, size, values[at])
                         else:
                             values[at] = self.pio.read(port, size)
-                        if count == 1:
+                        if count <= 1:
                             break
                         at, count = at + 1, count - 1
                 finally:

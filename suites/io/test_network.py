@@ -60,25 +60,26 @@ class Measured:
     def with_the_host(self, tool: str) -> None:
         """Streams both ways, small packets, and round trips: there and back."""
         client = network.on_host(self.guest)
+        network.stream(client, self.guest, 1)  # warm-up
         self.stream(client, "to_guest")
         self.stream(client, "from_guest", "--reverse")
         cost = Cost(self.guest)
-        rate, lost, arrived = network.small_packets(client, self.guest, self.seconds)
+        rate, lost, sent = network.small_packets(client, self.guest, self.seconds)
         spent = cost.spent()
         self.keep("udp64.to_guest", rate, "1/s", "higher")
         self.keep("udp64.lost", lost, "%")
-        self.cost("udp64.to_guest", spent, arrived, "packet")
+        self.cost("udp64.to_guest", spent, sent, "packet")
         self.trips(client, tool, "trips")
 
     def with_another(self, other: Guest) -> None:
         """A stream and round trips from another guest; what they cost is the measured one's."""
         client = network.in_guest(other)
+        network.stream(client, self.guest, 1)  # warm-up
         self.stream(client, "between_guests")
         self.trips(client, "hv-rr", "trips.between_guests")
 
     def stream(self, client: network.Client, name: str, *options: str) -> None:
-        """One TCP stream, after another one of a second."""
-        network.stream(client, self.guest, 1, *options)
+        """One TCP stream."""
         cost = Cost(self.guest)
         rate, amount = network.stream(client, self.guest, self.seconds_of_stream, *options)
         spent = cost.spent()

@@ -10,7 +10,7 @@ import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,10 +24,10 @@ from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host, Process
 from harness.hypervisors.base import Disk, Hypervisor
-from suites.cpus import confine
+from harness.results.schema import Parameter
+from suites.cpus import can_confine, confine
 
 pytestmark = pytest.mark.runs_on("kvm")
-BOOTS = {"short": 1, "full": 5}  # of each hostile guest, beside one neighbour
 WITHIN = 1.0  # seconds from the guest's last line to the end: what this hypervisor promises
 SLACK = 3.0  # more where the host itself is a guest of a busy machine
 BEFORE = 1.0  # seconds that the neighbour is measured alone
@@ -155,20 +155,6 @@ def neighbour(guest_factory: GuestFactory, spare: Disk) -> Iterator[Neighbour]:
     guest.stop()
 
 
-@contextlib.contextmanager
-def shared_cpu(guests: Sequence[Guest], host: Host) -> Iterator[None]:
-    """All of them on one CPU of the host's for as long as the block lasts; where they have no
-    cgroups, on any."""
-    confined = [one for one in guests if one.facts["cgroup"]]
-    for one in confined:
-        confine(one, host.facts.cpu_numbers[-1:])
-    try:
-        yield
-    finally:
-        for one in confined:
-            confine(one, host.facts.cpu_numbers)
-
-
 def bound(guest_factory: GuestFactory) -> float:
     """Seconds that an end may take."""
     return WITHIN + SLACK * guest_factory.hypervisor.host.emulated
@@ -176,20 +162,19 @@ def bound(guest_factory: GuestFactory) -> float:
 
 def record(
     keep: RecordSample,
-    case: str,
-    boot: int,
+    about: dict[str, Parameter],
     alone: dict[str, list[float]],
     beside: dict[str, list[float]],
 ) -> None:
     """Every round trip, and by how much the median became slower."""
     for kind, before in alone.items():
         for phase, trips in (("alone", before), ("beside", beside[kind])):
-            parameters = {"case": case, "phase": phase}
+            parameters = {**about, "phase": phase}
             for number, seconds in enumerate(trips):
                 name = f"isolation.{kind}.round_trip"
-                keep(name, seconds * 1e3, "ms", "lower", parameters, boot=boot, batch=number)
+                keep(name, seconds * 1e3, "ms", "lower", parameters, batch=number)
         loss = statistics.median(beside[kind]) / statistics.median(before) - 1
-        keep(f"isolation.{kind}.loss", 100 * loss, "%", "lower", {"case": case}, boot=boot)
+        keep(f"isolation.{kind}.loss", 100 * loss, "%", "lower", about)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -199,14 +184,13 @@ def test_it_ends_and_its_neighbour_goes_on(
     spare: Disk,
     record_sample: RecordSample,
     case: Case,
-    boot: int,
 ) -> None:
     hostile = guest_factory(case.name, **{"memory": MEMORY, "disks": [spare], **case.made})
     if case.reason == "exit-storm":
         hostile.limit_exits(EXITS)
     alone = neighbour.alone()
 
-    keep = partial(record, record_sample, case.name, boot, alone)
+    keep = partial(record, record_sample, {"case": case.name}, alone)
     with neighbour.beside(keep), hostile.expect_end(case.reason):
         hostile.ssh.popen(case.command)  # it may take its own SSH away
     assert hostile.end is not None
@@ -214,7 +198,7 @@ def test_it_ends_and_its_neighbour_goes_on(
     assert hostile.console.time_of("hv-hostile: ")
     # a panic's trace is still the guest's own work
     seconds = (hostile.end.time_ns - hostile.console.time_of("")) / 1e9
-    record_sample("isolation.end", seconds, "s", "lower", {"case": case.name}, boot=boot)
+    record_sample("isolation.end", seconds, "s", "lower", {"case": case.name})
     hostile.stop()
     assert 0 <= seconds < bound(guest_factory)
 
@@ -226,14 +210,19 @@ def test_what_does_not_end_harms_nobody_else(
     host: Host,
     record_sample: RecordSample,
     name: str,
-    boot: int,
 ) -> None:
-    """The two share one CPU, where there are cgroups to say so."""
+    """The two share one CPU of the host's, where it can be told so."""
     hostile = guest_factory(name, memory=MEMORY)
-    with shared_cpu((hostile, neighbour.guest), host):
+    about: dict[str, Parameter] = {"case": name}
+    with contextlib.ExitStack() as shared:
+        if all(map(can_confine, (neighbour.guest, hostile))):
+            about["cpus"] = 1
+            shared.callback(confine, neighbour.guest, host.facts.cpu_numbers)
+            for one in (neighbour.guest, hostile):
+                confine(one, host.facts.cpu_numbers[-1:])
         alone = neighbour.alone()
         hostile.ssh.popen(ENDLESS[name])
-        with neighbour.beside(partial(record, record_sample, name, boot, alone)):
+        with neighbour.beside(partial(record, record_sample, about, alone)):
             time.sleep(2 * BEFORE)
     hostile.check_alive()
     hostile.stop()
@@ -244,17 +233,16 @@ def test_a_vmm_that_is_killed(
     neighbour: Neighbour,
     host: Host,
     record_sample: RecordSample,
-    boot: int,
 ) -> None:
     hostile = guest_factory("killed", memory=MEMORY)
     alone = neighbour.alone()
     killer = "import os, sys, time; print(time.monotonic_ns()); os.kill(int(sys.argv[1]), 9)"
-    keep = partial(record, record_sample, "killed", boot, alone)
+    keep = partial(record, record_sample, {"case": "killed"}, alone)
     with neighbour.beside(keep), hostile.expect_end("killed"):
         argv = ["python3", "-I", "-S", "-c", killer, str(hostile.facts["pid"])]
         killed = int(host.run(argv).stdout)
     assert hostile.end is not None
     seconds = (hostile.end.time_ns - killed) / 1e9
-    record_sample("isolation.end", seconds, "s", "lower", {"case": "killed"}, boot=boot)
+    record_sample("isolation.end", seconds, "s", "lower", {"case": "killed"})
     hostile.stop()
     assert 0 <= seconds < bound(guest_factory)

@@ -22,6 +22,7 @@ class Relayed:
         self.heard.settimeout(5)
         self.monitor = Monitor(Channel("g", ours))
         self.peer = self.monitor.theirs
+        self.peer.settimeout(5)
         self.monitor.start()
 
     def end(self) -> list[dict[str, Any]]:
@@ -60,15 +61,18 @@ def test_what_is_sent_goes_as_it_is(relayed: Relayed) -> None:
     [
         ({"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-reset"}}, "guest-reset"),
         ({"event": "SHUTDOWN"}, ""),
+        ({"event": "SHUTDOWN", "data": ["x"]}, ""),
         ({"return": "SHUTDOWN"}, ""),
+        (["SHUTDOWN"], ""),
     ],
 )
-def test_why_it_stopped(relayed: Relayed, message: dict[str, Any], reason: str) -> None:
+def test_why_it_stopped(relayed: Relayed, message: Any, reason: str) -> None:
     relayed.peer.sendall(json.dumps(message).encode() + b"\r\n")
     assert len(relayed.end()) == 1
     assert relayed.monitor.shutdown == reason
 
 
-def test_what_is_no_qmp_ends_the_relay_alone(relayed: Relayed) -> None:
+def test_what_is_no_json_ends_the_relay(relayed: Relayed) -> None:
     relayed.peer.sendall(b'{"event": "SHUTDOWN"\r\n{"return": {}}\r\n')
     assert relayed.end() == []
+    assert relayed.monitor.shutdown == ""

@@ -61,12 +61,12 @@ def test_more_than_can_be_kept_ends_it(peer: Peer) -> None:
 
     threading.Thread(target=flood, daemon=True).start()
     assert done.wait(60)
-    with pytest.raises(HostError):
+    with pytest.raises(HostError, match="gone"):
         peer.carried.monitor.execute("query-status", timeout=5)
 
 
 def test_once_it_is_closed(peer: Peer) -> None:
     peer.carried.monitor.execute("query-status")
     peer.carried.close()
-    with pytest.raises(HostError):
+    with pytest.raises(HostError, match="gone"):
         peer.carried.monitor.execute("query-status", timeout=5)

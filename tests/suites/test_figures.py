@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.errors import WorkloadError
-from suites import tool
-from suites.cost import Background, Cost
+from suites import bare, tool
+from suites.cost import Background, Cost, Spent
 from suites.io import fio, network
 
 GUEST: Any = SimpleNamespace(name="g", address="10.1.0.2")
@@ -70,6 +71,73 @@ def test_batches_of_a_tool() -> None:
     assert tool.time(guest, "hv-ops", "switch", 10, 2).operations == 22
 
 
+class Kept:
+    """What was recorded: (metric, unit, boot, batch) to its value."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str, int, int], float] = {}
+
+    def __call__(
+        self,
+        metric: str,
+        value: float,
+        unit: str,
+        better: str = "",
+        parameters: Any = None,
+        *,
+        hypervisor: str | None = None,
+        boot: int = 0,
+        batch: int = 0,
+    ) -> None:
+        self.found[metric, unit, boot, batch] = value
+
+
+def test_batches_are_kept_by_their_operation() -> None:
+    guest, kept = said('{"batches": [{"ns": 3e9}, {"ns": 1e9}]}'), Kept()
+    timed = tool.time(guest, "hv-ops", "wake", 1000, 2)
+    tool.record(kept, "a", timed, "us", 3)
+    tool.record(kept, "b", timed, "ns", 3)
+    assert kept.found == {
+        ("a", "us", 3, 0): 3000.0,
+        ("a", "us", 3, 1): 1000.0,
+        ("b", "ns", 3, 0): 3e6,
+        ("b", "ns", 3, 1): 1e6,
+    }
+
+
+def test_costs_are_kept_without_what_comes_with_any_run() -> None:
+    kept, its_own = Kept(), Spent({"cgroup_cpu_usec": 100, "exits": 10, "other": 1})
+    Spent({"cgroup_cpu_usec": 500, "exits": 30}).beyond(its_own).record(kept, "m", 10, boot=1)
+    assert kept.found == {("m.cpu", "us/op", 1, 0): 40.0, ("m.exits", "exits/op", 1, 0): 2.0}
+
+
+@pytest.mark.parametrize(("ways", "per_operation"), [(1, 3.0), (2, 1.5)])
+def test_exits_of_interrupts_are_without_those_of_the_start(
+    monkeypatch: pytest.MonkeyPatch, ways: int, per_operation: float
+) -> None:
+    def run(payload: Any, program: Path, case: str, ops: int, batches: int, **how: Any) -> bare.Ran:
+        # a whole batch comes before the first
+        exits = 100 if case == "control" else 100 + 3 * ops * (batches + 1)
+        return bare.Ran(case, [5000] * batches, 2.0, ops, exits)
+
+    monkeypatch.setattr(bare, "run", run)
+    kept = Kept()
+    payload: Any = SimpleNamespace(hypervisor=None)
+    bare.record_interrupts(
+        kept,
+        "m",
+        payload,
+        Path(str(ways)),
+        "ipi",
+        10,
+        boot=2,
+        vcpus=2,
+        ways=ways,
+    )
+    assert kept.found["m.exits", "exits/op", 2, 0] == per_operation
+    assert kept.found["m", "us", 2, bare.INTERRUPT_BATCHES - 1] == 1.0
+
+
 def test_a_stream_and_small_packets() -> None:
     end = {
         "sum_received": {"bits_per_second": 8e6, "bytes": 3 << 20},
@@ -81,7 +149,7 @@ def test_a_stream_and_small_packets() -> None:
         return json.dumps({"end": end})
 
     assert network.stream(client, GUEST, 1) == (8.0, 3.0)
-    assert network.small_packets(client, GUEST, 1) == (15.0, 25.0, 75)
+    assert network.small_packets(client, GUEST, 1) == (15.0, 25.0, 100)
 
 
 @pytest.mark.parametrize(
