@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from harness.errors import WorkloadError
@@ -14,6 +15,7 @@ from harness.results.schema import Parameter
 from suites.cost import Cost, Spent
 
 TIMEOUT = 120.0
+STARTS = 3
 NO_WARM_UP = ("fault", "timer")
 _NS = {"ns": 1.0, "us": 1e3}
 
@@ -61,11 +63,10 @@ def time(guest: Guest, tool: str, case: str, ops: int, batches: int, *options: s
 
 
 def start(guest: Guest, tool: str, case: str) -> Spent:
-    """What the tool costs with one operation; the second time, as the first one reads it from the
-    disk."""
-    for _ in range(2):
-        spent = time(guest, tool, case, 1, 1).spent
-    return spent
+    """What the tool costs with one operation: the median of each counter. The first run is not
+    counted, as it reads the tool from the disk."""
+    runs = [time(guest, tool, case, 1, 1).spent.counters for _ in range(1 + STARTS)][1:]
+    return Spent({name: int(median(run[name] for run in runs)) for name in runs[0]})
 
 
 def record(

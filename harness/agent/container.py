@@ -136,7 +136,10 @@ def _enter(config: ContainerConfig) -> None:
     _mount(told, os.path.join(proc, "cmdline"), flags=_MS_BIND)
     os.chroot(_AT)
     os.chdir("/")
-    withhold(_NOT_ITS_OWN)
+    try:
+        withhold(_NOT_ITS_OWN)
+    except OSError as error:
+        raise OSError(error.errno, f"capabilities: {error.strerror}") from error
 
 
 def members(archive: bytes) -> Iterator[tuple[str, int, bytes]]:

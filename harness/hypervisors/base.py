@@ -231,7 +231,7 @@ class Machine(Protocol):
         "exits", "halt_exits", "io_exits", ..., "user_exits" (exits that reached the VMM),
         "user_exits_io", "user_exits_mmio", "cpu_ns" (CPU time of the VMM process with its vCPUs).
         Of its cgroup, where it has one: "cgroup_cpu_usec" (all of its processes, and the kernel's
-        work for them, but for the time in which this was asked), "cgroup_memory",
+        work for them, without what it takes a VMM to tell all this), "cgroup_memory",
         "cgroup_memory_peak" (bytes), "cgroup_oom_kills".
         """
 

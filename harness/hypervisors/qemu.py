@@ -162,22 +162,22 @@ def _refuse(spec: GuestSpec) -> None:
 
 def _refuse_payload(spec: PayloadSpec) -> None:
     """Raises ProvisionError for what only the built-in VMM gives a payload."""
-    asked = {
-        "a payload of several files": len({segment.path for segment in spec.segments}) > 1,
-        f"a payload in {spec.mode} mode": spec.mode != "protected",
-        "registers of a payload": spec.registers,
-        "a payload's devices or disks": spec.devices or spec.disks or spec.testdev,
-        "a payload's eventfds": spec.eventfds,
-        "a payload that waits": spec.paused,
-    }
-    other = 'give one such file, with mode="protected"'
-    for what, wanted in asked.items():
-        if wanted:
-            raise _for_ours(spec, what, other)
-    if spec.exit_limit:
-        raise _for_ours(spec, "an exit_limit", "leave it out")
-    if spec.entry != elf.parse(spec.segments[0].path.read_bytes()).entry:
-        raise _for_ours(spec, "an entry that is not the file's own", "leave entry out")
+    file = spec.segments[0].path
+    one, out = 'give one such file, with mode="protected"', "leave it out"
+    several = any(segment.path != file for segment in spec.segments)
+    for asked, what, way in (
+        (several, "a payload of several files", one),
+        (spec.mode != "protected", f"a payload in {spec.mode} mode", one),
+        (spec.registers, "registers of a payload", out),
+        (spec.devices or spec.disks or spec.testdev, "a payload's devices or disks", out),
+        (spec.eventfds, "a payload's eventfds", out),
+        (spec.paused, "a payload that waits", "have it start at once"),
+        (spec.exit_limit, "an exit_limit", out),
+    ):
+        if asked:
+            raise _for_ours(spec, what, way)
+    if spec.entry != elf.parse(file.read_bytes()).entry:
+        raise _for_ours(spec, "an entry that is not the file's own", out)
 
 
 def _for_ours(spec: PayloadSpec, what: str, way: str) -> ProvisionError:

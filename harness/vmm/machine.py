@@ -325,6 +325,7 @@ class Machine:
                     totals["user_exits"] += count
         for device in self.devices:
             totals.update(device.counters())
+        # last: with it the kernel brings this thread's time up to date, for the cgroup's count, too
         usage = resource.getrusage(resource.RUSAGE_SELF)
         totals["cpu_ns"] = int((usage.ru_utime + usage.ru_stime) * 1e9)
         return totals

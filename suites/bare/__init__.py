@@ -29,7 +29,7 @@ EVENTFDS = {"mmio_eventfd": {0xD000_1000: 0}, "irqfd": {0xD000_2000: 0x42}}
 MEMORY = 64  # MiB
 TIMEOUT = 120.0
 INTERRUPT_BATCHES = 30
-_starts: dict[tuple[type, Path, int], int | None] = {}
+_starts: dict[tuple[str, Path, int, int], int | None] = {}
 _ORDER = struct.Struct("<8sIIQ")  # `order` in bare.c
 _MARK = b"HVORDER\0"
 _BARE = (
@@ -162,7 +162,7 @@ def record_interrupts(
     """Run a case of interrupts and keep its batches, and the exits of one: KVM's count less that of
     a machine whose first CPU comes up and ends. Fewer are not better: a CPU that waits for another
     exits by its host's timer, too. ways: interrupts of an operation, where one way is timed."""
-    start = _exits_to_start(payload, program, vcpus)
+    start = _exits_to_start(payload, program, vcpus, boot)
     ran = run(payload, program, case, ops, INTERRUPT_BATCHES, vcpus=vcpus, cpus=cpus)
     parameters = {"ops": ops, "ring": 0}
     for number, value in enumerate(ran.us):
@@ -172,9 +172,9 @@ def record_interrupts(
         keep(f"{metric}.exits", found, "exits/op", "", parameters, boot=boot)
 
 
-def _exits_to_start(payload: PayloadFactory, program: Path, vcpus: int) -> int | None:
-    """Of a machine that does next to nothing; looked for once a hypervisor."""
-    key = (type(payload.hypervisor), program, vcpus)
+def _exits_to_start(payload: PayloadFactory, program: Path, vcpus: int, boot: int) -> int | None:
+    """Of a machine that does next to nothing; looked for once a hypervisor and boot."""
+    key = (payload.label, program, vcpus, boot)
     if key not in _starts:
         _starts[key] = run(payload, program, "control", 1, 1, vcpus=vcpus).exits
     return _starts[key]

@@ -98,14 +98,14 @@ def stream(client: Client, guest: Guest, seconds: int, *options: str) -> tuple[f
 
 def small_packets(client: Client, guest: Guest, seconds: int) -> tuple[float, float, float]:
     """UDP datagrams of 64 bytes to the guest: how many a second arrived, per cent lost, and the
-    number sent."""
+    number that arrived."""
     udp = ("--udp", "--length", "64", "--bitrate", "0")
     total = iperf3(client, guest, seconds, *udp).get("sum", {})
     packets, lost = total.get("packets", 0), total.get("lost_packets", 0)
     took = total.get("seconds", 0)
     if not (packets > lost and took > 0):
         raise WorkloadError(f"iperf3: nothing arrived: {total}", stage="run", guest=guest.name)
-    return (packets - lost) / took, 100 * lost / packets, packets
+    return (packets - lost) / took, 100 * lost / packets, packets - lost
 
 
 def trips(client: Client, tool: str, guest: Guest, seconds: int) -> dict[str, float]:

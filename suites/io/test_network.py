@@ -64,11 +64,11 @@ class Measured:
         self.stream(client, "to_guest")
         self.stream(client, "from_guest", "--reverse")
         cost = Cost(self.guest)
-        rate, lost, sent = network.small_packets(client, self.guest, self.seconds)
+        rate, lost, arrived = network.small_packets(client, self.guest, self.seconds)
         spent = cost.spent()
         self.keep("udp64.to_guest", rate, "1/s", "higher")
         self.keep("udp64.lost", lost, "%")
-        self.cost("udp64.to_guest", spent, sent, "packet")
+        self.cost("udp64.to_guest", spent, arrived, "packet")
         self.trips(client, tool, "trips")
 
     def with_another(self, other: Guest) -> None:

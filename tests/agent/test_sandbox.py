@@ -152,3 +152,33 @@ def test_a_system_call_that_is_not_allowed_is_named(run: Runner) -> None:
     assert end.reason == "killed"
     assert "SIGSYS" in end.detail
     assert "seccomp" in end.detail
+
+
+WITHHELD = """
+import ctypes, os, struct
+from harness.agent import sandbox
+header, held = struct.pack("<Ii", 0x2008_0522, 0), ctypes.create_string_buffer(24)
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.syscall(125, header, held) == 0
+words = struct.unpack("<6I", held.raw)
+inherited = struct.pack("<6I", *words[:2], words[1], *words[3:5], words[4])
+assert libc.syscall(126, header, inherited) == 0
+sandbox.withhold((16, 17, 25))
+os.execvp("grep", ["grep", "^Cap", "/proc/self/status"])
+"""
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root's capabilities")
+def test_what_is_withheld_is_not_inherited_either() -> None:
+    def capabilities(*argv: str) -> dict[str, int]:
+        said = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+        pairs = (line.split(":") for line in said.splitlines())
+        return {name: int(value, 16) for name, value in pairs}
+
+    before = capabilities("grep", "^Cap", "/proc/self/status")
+    after = capabilities(sys.executable, "-c", WITHHELD)
+    kept = ~(1 << 16 | 1 << 17 | 1 << 25)
+    assert after["CapInh"] == 0
+    for which in ("CapPrm", "CapEff", "CapBnd"):
+        assert after[which] == before[which] & kept
+    assert before["CapPrm"] & ~kept

@@ -122,7 +122,7 @@ def test_exits_of_interrupts_are_without_those_of_the_start(
 
     monkeypatch.setattr(bare, "run", run)
     kept = Kept()
-    payload: Any = SimpleNamespace(hypervisor=None)
+    payload: Any = SimpleNamespace(label="")
     bare.record_interrupts(
         kept,
         "m",
@@ -149,7 +149,7 @@ def test_a_stream_and_small_packets() -> None:
         return json.dumps({"end": end})
 
     assert network.stream(client, GUEST, 1) == (8.0, 3.0)
-    assert network.small_packets(client, GUEST, 1) == (15.0, 25.0, 100)
+    assert network.small_packets(client, GUEST, 1) == (15.0, 25.0, 75)
 
 
 @pytest.mark.parametrize(
