@@ -27,12 +27,13 @@ _libc = ctypes.CDLL(None)
 
 
 # What kvm_run says of a port access: whether it writes, size, port, how many, and words of that
-# size, among which they lie. Not by names: to unpack those takes several times as long.
-_Access = tuple[int, int, int, int, memoryview]
+# size, with the first one's index. Not by names: to unpack those takes several times as long.
+_Access = tuple[int, int, int, int, memoryview, int]
 
 
 class _Accesses(dict[int, _Access]):
-    """By the 8 bytes that tell them, each decoded once: a guest makes the same few again."""
+    """By the 8 bytes that tell them, each decoded once: a guest makes the same few again. Where the
+    data lie is always the same (KVM_PIO_PAGE_OFFSET, asm/kvm.h)."""
 
     def __init__(self, words: dict[int, memoryview]) -> None:
         super().__init__()
@@ -41,8 +42,9 @@ class _Accesses(dict[int, _Access]):
     def __missing__(self, told: int) -> _Access:
         if len(self) >= _KNOWN_LIMIT:
             self.clear()
-        is_write, size, port, count, _ = structs.RUN_IO.unpack(told.to_bytes(16, "little"))
-        self[told] = access = (is_write, size, port, count, self._words[size])
+        io = structs.RUN_IO.unpack_from(self._words[1], structs.RUN_UNION)
+        is_write, size, port, count, offset = io
+        self[told] = access = (is_write, size, port, count, self._words[size], offset // size)
         return access
 
 
@@ -207,8 +209,7 @@ class VcpuThread(Vcpu):
         self._park()
         run, words = self._words[1], self._words[8]
         fd, request, exits = self.fd, ioctls.RUN, self.exits
-        reason_at, io = structs.RUN_EXIT_REASON, ioctls.EXIT_IO
-        told_at, data_at = structs.RUN_UNION // 8, structs.RUN_UNION // 8 + 1
+        reason_at, told_at, io = structs.RUN_EXIT_REASON, structs.RUN_UNION // 8, ioctls.EXIT_IO
         accesses, ring, drain = _Accesses(self._words), self.buses.ring, self.buses.drain
         acquire, release = self.buses.lock.acquire, self.buses.lock.release
         handlers = {ioctls.EXIT_MMIO: self._mmio, ioctls.EXIT_DEBUG: self._stepped}
@@ -224,8 +225,7 @@ class VcpuThread(Vcpu):
             reason = run[reason_at]
             exits[reason] += 1
             if reason == io:
-                is_write, size, port, count, values = accesses[words[told_at]]
-                at = words[data_at] // size
+                is_write, size, port, count, values, at = accesses[words[told_at]]
                 acquire()
                 try:
                     if ring[0] != ring[1]:
