@@ -22,9 +22,11 @@ _NS = {"ns": 1.0, "us": 1e3}
 
 @dataclass(frozen=True)
 class Timed:
-    """batches: what each took, "ns" and mostly "cycles". ops: operations in each. operations: all,
-    those before the first batch included. spent: what the tool cost, from start to end."""
+    """A tool's run. batches: what each took, "ns" and mostly "cycles". ops: operations in each.
+    operations: all, those before the first batch included. spent: what the tool cost, from start
+    to end."""
 
+    case: str
     batches: list[dict[str, float]]
     ops: int
     operations: int
@@ -33,6 +35,16 @@ class Timed:
     @property
     def seconds(self) -> float:
         return sum(batch["ns"] for batch in self.batches) / 1e9
+
+    @property
+    def costs(self) -> list[tuple[float, float]]:
+        """ns and cycles of each batch."""
+        return [(batch["ns"], batch["cycles"]) for batch in self.batches]
+
+    @property
+    def exits(self) -> int | None:
+        """KVM's count meanwhile; None where nothing counts."""
+        return self.spent.counters.get("exits")
 
 
 def operations(ops: int, batches: int) -> int:
@@ -59,7 +71,7 @@ def time(guest: Guest, tool: str, case: str, ops: int, batches: int, *options: s
             guest=guest.name,
         ) from error
     total = ops * batches if case in NO_WARM_UP else operations(ops, batches)
-    return Timed(found, ops, total, spent)
+    return Timed(case, found, ops, total, spent)
 
 
 def start(guest: Guest, tool: str, case: str) -> Spent:

@@ -23,7 +23,8 @@ from .process import die_with
 _libc = ctypes.CDLL(None, use_errno=True)
 _NOBODY = 65534
 _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 15, 24, 38
-_CAPGET, _CAPSET, _CAPABILITY_VERSION = 125, 126, 0x2008_0522
+_CAPGET, _CAPSET = 125, 126
+_OUR_CAPABILITIES = struct.pack("<Ii", 0x2008_0522, 0)  # version 3, of the thread that asks
 
 # seccomp (linux/seccomp.h) and its programs in classic BPF (linux/filter.h)
 _SECCOMP, _SET_MODE_FILTER, _ALL_THREADS = 317, 1, 1
@@ -116,15 +117,15 @@ def withhold(capabilities: Sequence[int]) -> None:
     neither in the set that bounds theirs nor inherited (capabilities(7)). Raises OSError."""
     for capability in capabilities:
         _prctl(_PR_CAPBSET_DROP, capability)
-    header, held = struct.pack("<Ii", _CAPABILITY_VERSION, 0), ctypes.create_string_buffer(24)
-    _check(_libc.syscall(_CAPGET, header, held))
+    held = ctypes.create_string_buffer(24)
+    _check(_libc.syscall(_CAPGET, _OUR_CAPABILITIES, held))
     effective, permitted, _, *high = struct.unpack("<6I", held.raw)
     data = struct.pack("<6I", effective, permitted, 0, *high[:2], 0)
-    _check(_libc.syscall(_CAPSET, header, data))
+    _check(_libc.syscall(_CAPSET, _OUR_CAPABILITIES, data))
 
 
 def _drop_capabilities() -> None:
-    _check(_libc.syscall(_CAPSET, struct.pack("<Ii", _CAPABILITY_VERSION, 0), bytes(24)))
+    _check(_libc.syscall(_CAPSET, _OUR_CAPABILITIES, bytes(24)))
 
 
 def _seccomp() -> None:

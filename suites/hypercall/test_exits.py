@@ -6,13 +6,10 @@ exits an operation really caused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
 from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
-from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from suites.hypercall import exits
 from suites.hypercall.exits import BATCHES, Case
@@ -27,46 +24,16 @@ CASES = (
 )
 
 
-@dataclass(frozen=True)
-class Ran:
-    """One run of hv-exits; see exits.Counted."""
-
-    case: str
-    timed: Timed
-
-    @property
-    def exits(self) -> int | None:
-        return self.timed.spent.counters.get("exits")
-
-    @property
-    def ops(self) -> int:
-        return self.timed.ops
-
-    @property
-    def costs(self) -> list[tuple[float, float]]:
-        return [(batch["ns"], batch["cycles"]) for batch in self.timed.batches]
-
-    @property
-    def seconds(self) -> float:
-        return self.timed.seconds
-
-    @property
-    def operations(self) -> int:
-        return self.timed.operations
-
-
-def run_case(guest: Guest, case: Case, ops: int) -> Ran:
-    """Raises WorkloadError when the tool's output cannot be used."""
-    return Ran(case.name, time(guest, "hv-exits", case.name, ops, BATCHES))
-
-
 @pytest.mark.machine
 def test_exit_costs(
     guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
 ) -> None:
     """Every case in a fresh guest: a boot is one cluster of samples."""
     guest = guest_factory("exits", exit_limit=0)  # a storm is what is measured here
-    start = run_case(guest, CONTROL, 1_000)
-    counted = (run_case(guest, case, case.ops_on(host)) for case in CASES)
-    exits.record(record_sample, start, counted, ring=3, boot=boot)
+
+    def run(case: Case, ops: int) -> Timed:
+        return time(guest, "hv-exits", case.name, ops, BATCHES)
+
+    counted = (run(case, case.ops_on(host)) for case in CASES)
+    exits.record(record_sample, run(CONTROL, 1_000), counted, ring=3, boot=boot)
     guest.stop()

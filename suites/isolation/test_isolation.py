@@ -229,10 +229,7 @@ def test_what_does_not_end_harms_nobody_else(
 
 
 def test_a_vmm_that_is_killed(
-    guest_factory: GuestFactory,
-    neighbour: Neighbour,
-    host: Host,
-    record_sample: RecordSample,
+    guest_factory: GuestFactory, neighbour: Neighbour, host: Host, record_sample: RecordSample
 ) -> None:
     hostile = guest_factory("killed", memory=MEMORY)
     alone = neighbour.alone()

@@ -48,7 +48,6 @@ def test_what_can_be_asked_of_a_running_one(make: Make) -> None:
 
 def test_who_is_asked_often_is_not_busier_for_it(make: Make) -> None:
     """What QEMU takes to tell its statistics is not counted."""
-
     guest = make("asked")
     machine = guest.machine
     assert isinstance(machine, PeerMachine)

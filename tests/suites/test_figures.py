@@ -82,12 +82,10 @@ class Kept:
         metric: str,
         value: float,
         unit: str,
-        better: str = "",
-        parameters: Any = None,
-        *,
-        hypervisor: str | None = None,
+        *about: Any,
         boot: int = 0,
         batch: int = 0,
+        **more: Any,
     ) -> None:
         self.found[metric, unit, boot, batch] = value
 
@@ -123,17 +121,8 @@ def test_exits_of_interrupts_are_without_those_of_the_start(
     monkeypatch.setattr(bare, "run", run)
     kept = Kept()
     payload: Any = SimpleNamespace(label="")
-    bare.record_interrupts(
-        kept,
-        "m",
-        payload,
-        Path(str(ways)),
-        "ipi",
-        10,
-        boot=2,
-        vcpus=2,
-        ways=ways,
-    )
+    program = Path(str(ways))
+    bare.record_interrupts(kept, "m", payload, program, "ipi", 10, boot=2, vcpus=2, ways=ways)
     assert kept.found["m.exits", "exits/op", 2, 0] == per_operation
     assert kept.found["m", "us", 2, bare.INTERRUPT_BATCHES - 1] == 1.0
 
