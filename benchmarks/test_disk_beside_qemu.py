@@ -3,8 +3,9 @@
     pytest benchmarks/test_disk_beside_qemu.py
 
 Once past the host's page cache, where the host's own disk takes most of the time, and once from
-it, where the way from guest to daemon and back is most of it. Prints I/O per second, latency, CPU time an I/O of all that serves the guest (its cgroup: VMM, vCPUs
-and daemon), and our exits to user space an I/O, which should be 0.
+it, where the way from guest to daemon and back is most of it. Prints I/O per second, latency, CPU
+time an I/O of all that serves the guest (its cgroup: VMM, vCPUs and daemon), and our exits to user
+space an I/O, which should be 0.
 """
 
 from __future__ import annotations

@@ -36,8 +36,11 @@ def run_guest(
     request: dict[str, Any],
     cgroups: Cgroups,
     network: Network,
+    *,
+    memory: int,
 ) -> NoReturn:
-    """The guest's process, from fork to exit."""
+    """The guest's process, from fork to exit. memory: an empty file for its memory, should it be
+    one that others map, too."""
     status = 1
     channel, identifier = Channel(guest, connection), request.get("id")
 
@@ -49,7 +52,7 @@ def run_guest(
         arguments = request.get("arguments", {})
         try:
             cgroup = cgroups.enter(guest, request.get("limits") or {})
-            machine, identity = _machine(request["op"], arguments, channel, network)
+            machine, identity = _machine(request["op"], arguments, channel, network, memory)
         except ConfigError as error:
             refuse(error.cause, error.mend, "refused", error.cause)
         except OSError as error:
@@ -78,7 +81,7 @@ def run_guest(
 
 
 def _machine(
-    operation: str, arguments: dict[str, Any], channel: Channel, network: Network
+    operation: str, arguments: dict[str, Any], channel: Channel, network: Network, memory: int
 ) -> tuple[Machine | Program, dict[str, str]]:
     """What is to run, made in the network that it asks for, and the identity that it is to take."""
     asked = Restore.parse(arguments) if operation == "restore" else None
@@ -97,14 +100,14 @@ def _machine(
         network.enter()
     network.close()
     if isinstance(config, PeerConfig):
-        return start_peer(config, channel), {}
+        return start_peer(config, channel, memory), {}
     if isinstance(config, ContainerConfig):
         return start_container(config, channel), {}
-    machine = Machine(config, channel.event, partial(_given, config), origin)
+    machine = Machine(config, channel.event, partial(_given, config, memory), origin)
     return machine, asked.identity if asked else {}
 
 
-def _given(config: Config) -> Given:
+def _given(config: Config, memory: int) -> Given:
     storage = start_daemon(config)  # gets up while the rest is built
     links = [open_tap(one.bridge) if one.bridge else PasstProcess(one) for one in config.networks]
-    return Given(storage, links)
+    return Given(storage, links, memory if storage else -1)

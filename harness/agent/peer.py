@@ -23,8 +23,9 @@ from .tap import open_tap
 @dataclass
 class PeerConfig:
     """A peer VMM. argv: its command line; "{disk0}" in it is the descriptor of a socket to the
-    first of `disks`, which qemu-storage-daemon serves. "{monitor}" is a socket for its QMP. bridge:
-    what its tap joins: "{tap}" and "{vhost}" are the descriptors."""
+    first of `disks`, which qemu-storage-daemon serves. "{monitor}" is a socket for its QMP, and
+    "{memory}" an empty memory file. bridge: what its tap joins: "{tap}" and "{vhost}" are the
+    descriptors."""
 
     argv: list[str]
     disks: list[DiskConfig] = field(default_factory=list)
@@ -39,11 +40,13 @@ class PeerConfig:
         return config
 
 
-def start_peer(config: PeerConfig, channel: Channel) -> Program:
-    """In the network of config.bridge, if there is one. Raises ConfigError."""
+def start_peer(config: PeerConfig, channel: Channel, memory: int) -> Program:
+    """In the network of config.bridge, if there is one. memory: the file. Raises ConfigError."""
     storage = StorageDaemon(config.disks) if config.disks else None
     fds = [one.fileno() for one in storage.sockets] if storage else []
     places = {f"{{disk{number}}}": str(fd) for number, fd in enumerate(fds)}
+    fds.append(memory)
+    places["{memory}"] = str(memory)
     monitor = Monitor(channel) if any("{monitor}" in word for word in config.argv) else None
     if monitor:
         fds.append(monitor.theirs.detach())

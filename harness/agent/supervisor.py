@@ -14,6 +14,7 @@ Protocol, JSON lines on standard input and output:
     -> {"id": 4, "guest": "g", "op": "kill"}                                 SIGKILL to it
     -> {"id": 5, "op": "capabilities"}                                       of this host's KVM
     -> {"id": 6, "op": "ways"}                                        to reach guests (see _ways)
+    -> {"id": 7, "op": "retire"}               memory of the guests that end from now (see retired)
     <- {"event": "mark", "guest", "stage", "time_ns"}   see hypervisors.base.Events
     <- {"event": "console", "guest", "port", "time_ns", "text"}
     <- {"event": "monitor", "guest", "text"}   a peer's QMP; what it is to get is op "monitor"
@@ -41,12 +42,14 @@ from typing import Any
 
 from harness.kvm.errors import ConfigError
 from harness.kvm.vm import Kvm
+from harness.vmm.memory import memory_file
 
 from .cgroup import Cgroups
 from .control import LineReader
 from .guest import run_guest
 from .network import Network
 from .process import die_with
+from .retired import Retired
 from .utilization import GuestUtilization, Utilization
 
 API = 1
@@ -59,11 +62,14 @@ _STUCK = 2.0  # seconds that a guest's process has to take a request off its soc
 class Child:
     """A guest's process, seen from the supervisor."""
 
-    def __init__(self, guest: str, pid: int, connection: socket.socket, cgroup: str) -> None:
-        """cgroup: its directory; "" where there is none."""
+    def __init__(
+        self, guest: str, pid: int, connection: socket.socket, cgroup: str, memory: int = -1
+    ) -> None:
+        """cgroup: its directory; "" where there is none. memory: the file that it was given."""
         self.guest = guest
         self.pid = pid
         self.connection = connection
+        self.memory = memory
         self.reader = LineReader()
         self.ended = False
         self.utilization = GuestUtilization(cgroup) if cgroup else None
@@ -77,6 +83,7 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._cgroups = Cgroups()
         self._network = Network()
+        self._retired = Retired()
         self._utilization = Utilization()
         self._stdin = LineReader()
         self._closing = False
@@ -105,6 +112,8 @@ class Supervisor:
 
     def _tick(self) -> None:
         try:
+            self._retired.make_room()
+            self._utilization.unused = self._retired.held
             values = self._utilization.sample()
         except OSError:  # no descriptor is free just now
             return
@@ -166,6 +175,9 @@ class Supervisor:
         elif operation == "ways":
             taps = (request.get("arguments") or {}).get("taps", True)
             self._send({**answer, "result": self._ways(taps)})
+        elif operation == "retire":
+            self._retired.wanted = True
+            self._send({**answer, "result": True})
         elif child and operation == "kill":
             os.kill(child.pid, signal.SIGKILL)
             self._send({**answer, "result": True})
@@ -219,10 +231,15 @@ class Supervisor:
     def _fork(self, guest: str, request: dict[str, Any]) -> None:
         self._send({"event": "mark", "guest": guest, "stage": "create", "time_ns": _now()})
         parent = os.getpid()
+        self._retired.make_room()
+        memory = -1
         try:
+            memory = memory_file()
             ours, theirs = socket.socketpair()
             pid = os.fork()
         except OSError as error:
+            if memory >= 0:
+                os.close(memory)
             cause = f"no process for the guest: {error.strerror}"
             mend = "raise pids.max or ulimit -n and -u, or run fewer guests"
             refused = {"cause": cause, "mend": mend}
@@ -232,12 +249,12 @@ class Supervisor:
         if pid == 0:
             try:
                 self._become_child(parent, ours)
-                run_guest(guest, theirs, request, self._cgroups, self._network)
+                run_guest(guest, theirs, request, self._cgroups, self._network, memory=memory)
             finally:
                 os._exit(1)  # never unwind into the supervisor's own clean-up
         theirs.close()
         ours.settimeout(_STUCK)
-        child = Child(guest, pid, ours, self._cgroups.path(guest))
+        child = Child(guest, pid, ours, self._cgroups.path(guest), memory)
         self._children[guest] = child
         self._selector.register(ours, selectors.EVENT_READ, child)
 
@@ -250,6 +267,8 @@ class Supervisor:
         ours.close()
         for child in self._children.values():
             child.connection.close()
+            os.close(child.memory)
+        self._retired.close()
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
@@ -290,6 +309,7 @@ class Supervisor:
                 }
             )
         self._cgroups.remove(child.guest)
+        self._retired.add(child.memory)
         del self._children[child.guest]
         self._send({"event": "gone", "guest": child.guest})
 

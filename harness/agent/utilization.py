@@ -94,6 +94,11 @@ def _memory() -> dict[str, int]:
         return {line.split(":")[0]: int(line.split()[1]) for line in info}
 
 
+def memory_available() -> float:
+    """Of this host, in MiB."""
+    return _memory()["MemAvailable"] / 1024
+
+
 class _Rates:
     """Of what only grows: by how much it grew a second since the call before."""
 
@@ -113,7 +118,12 @@ class _Rates:
 
 
 class Utilization:
-    """Call `sample` at intervals; each gives what was since the call before."""
+    """Call `sample` at intervals; each gives what was since the call before.
+
+    unused: MiB of memory that are taken, but by no guest and no program (see retired).
+    """
+
+    unused = 0.0
 
     def __init__(self) -> None:
         self._last = _cpu()
@@ -142,7 +152,7 @@ class Utilization:
         sample = {f"cpu.{name}": 100.0 * ticks / total for name, ticks in parts.items()}
         memory = _memory()
         sample["memory.total"] = memory["MemTotal"] / 1024
-        sample["memory.used"] = (memory["MemTotal"] - memory["MemAvailable"]) / 1024
+        sample["memory.used"] = (memory["MemTotal"] - memory["MemAvailable"]) / 1024 - self.unused
         return {**sample, **self._rates.since(_counters())}
 
 

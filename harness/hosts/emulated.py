@@ -43,7 +43,7 @@ class EmulatedHost(RemoteHost):
         why: str = "asked for",
         progress: Callable[[str], None] = lambda _text: None,
         cpus: int = 2,
-        memory: int = 3072,
+        memory: int = 4096,
         boot_timeout: float = 120.0,
     ) -> None:
         """Boot it until SSH answers. memory: MiB. Raises HostError with the console's end."""

@@ -68,7 +68,7 @@ class Qemu:
     """A running QEMU. Attributes: qmp; pid; ssh_port on 127.0.0.1."""
 
     def __init__(
-        self, kernel: Path, initramfs: Path, disk: Path, *, cpus: int = 2, memory: int = 3072
+        self, kernel: Path, initramfs: Path, disk: Path, *, cpus: int = 2, memory: int = 4096
     ) -> None:
         """Start it; it boots meanwhile. Raises HostError when it is missing or ends at once."""
         for program, package in ((BINARY, "qemu-system-x86"), ("setpriv", "util-linux")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -43,23 +42,17 @@ class QemuHypervisor(SupervisedHypervisor):
         super().__init__(host, progress)
         self._regular: dict[str, str] = {}
 
-    @cached_property
-    def _huge_shm(self) -> bool:
-        """Whether the host's /dev/shm has huge pages; asked when a daemon is to share memory."""
-        mounted = ["grep", "-q", "^[^ ]* /dev/shm tmpfs .*huge=[aw]", "/proc/mounts"]
-        return self.host.run(mounted, check=False).status == 0
-
-    def _backend(self, spec: GuestSpec) -> str:
-        """Its memory as ours is: in a file where another process is to map it. QEMU puts a nameless
-        one where no huge page fits."""
+    @staticmethod
+    def _backend(spec: GuestSpec) -> str:
+        """Its memory as ours is: in a file of the agent's, but for KSM, which merges private memory
+        alone. QEMU would put a file of its own where no huge page fits."""
         size = f"id=memory,size={spec.memory}M"
         if spec.hugepages:
             return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"
-        if not any(disk.backend == "vhost-user" for disk in spec.disks):
+        if spec.mergeable:
             return f"memory-backend-ram,{size}"
-        if self._huge_shm:
-            return f"memory-backend-file,{size},mem-path=/dev/shm,align=2M,share=on"
-        return f"memory-backend-memfd,{size},share=on"
+        path = "/proc/self/fd/{memory}"
+        return f"memory-backend-file,{size},mem-path={path},align=2M,share=on"
 
     def _file(self, placed: str, size: int) -> str:
         """QEMU wants a regular file of the true length for kernel and initramfs; a large file

@@ -76,6 +76,8 @@ class Supervisor:
                 stage="host",
             )
         self.pid = int(hello["pid"])
+        if host.emulated:
+            self.request("retire")
 
     # from the supervisor
 

@@ -49,10 +49,12 @@ _RESTARTS = ("reset", "triple-fault")  # by which a panicking kernel ends its ma
 
 class Given(NamedTuple):
     """What the host has made for a machine: who serves the disks whose backend is "vhost-user", and
-    each network's tap or passt, in the order of the configuration."""
+    each network's tap or passt, in the order of the configuration. memory: an empty memory file, if
+    someone is to map the machine's memory, too."""
 
     storage: Daemon | None = None
     links: Sequence[int | Carrier] = ()
+    memory: int = -1
 
 
 class Machine:
@@ -86,7 +88,7 @@ class Machine:
             if origin
             else Memory(
                 config.memory << 20,
-                shared=self.given.storage is not None,
+                shared=self.given.memory,
                 huge=config.hugepages,
                 mergeable=config.mergeable,
             )

@@ -85,19 +85,21 @@ class Memory:
     def __init__(
         self,
         size: int,
-        shared: bool = False,
+        shared: int = -1,
         huge: bool = False,
         mergeable: bool = False,
         file: int = -1,
     ) -> None:
-        """size: bytes, a multiple of 4096. shared: in a memory file, to be mapped by others.
-        huge: of the host's reserved huge pages. mergeable: let KSM merge it with equal pages; it
-        merges private memory only. file: a snapshot's memory, whose pages are shared with other
-        clones until they are written. Raises ConfigError."""
+        """size: bytes, a multiple of 4096. shared: an empty memory file to be it, that others map,
+        too. huge: of the host's reserved huge pages, then in a file of its own. mergeable: let KSM
+        merge it with equal pages; it merges private memory only. file: a snapshot's memory, whose
+        pages are shared with other clones until they are written. Raises ConfigError."""
         self.size = size
         fd, flags = file, mmap.MAP_PRIVATE if file >= 0 else 0
-        if huge or shared:
-            fd, flags = _huge_file(size) if huge else _memory_file(size), mmap.MAP_SHARED
+        if huge or shared >= 0:
+            fd, flags = _huge_file(size) if huge else shared, mmap.MAP_SHARED
+            if not huge:
+                os.ftruncate(fd, size)
         low = min(size, GAP_START)
         self.regions = [Region(0, low, fd, 0, flags)]
         if size > low:
@@ -156,11 +158,9 @@ class Memory:
         self.view(gpa, len(data))[:] = data
 
 
-def _memory_file(size: int) -> int:
-    """A memfd of that many bytes, all zero."""
-    fd = os.memfd_create("guest", os.MFD_CLOEXEC)
-    os.ftruncate(fd, size)
-    return fd
+def memory_file() -> int:
+    """An empty memfd."""
+    return os.memfd_create("guest", os.MFD_CLOEXEC)
 
 
 def _huge_file(size: int) -> int:

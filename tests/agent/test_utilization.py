@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.agent.retired import Retired
 from harness.agent.supervisor import Child, Supervisor
 from harness.agent.utilization import GuestUtilization, Utilization
 
@@ -67,6 +68,7 @@ class Told(Supervisor):
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
         self._children = {}
+        self._retired = Retired()
         self._utilization = Utilization()
 
     def _send(self, message: dict[str, Any]) -> None:

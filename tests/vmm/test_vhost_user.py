@@ -17,7 +17,7 @@ from harness.vmm.devices.virtio import vhost_user
 from harness.vmm.devices.virtio.queue import Ring
 from harness.vmm.devices.virtio.transport import StartedQueue
 from harness.vmm.devices.virtio.vhost_user import VhostUser, VhostUserError
-from harness.vmm.memory import Memory
+from harness.vmm.memory import Memory, memory_file
 from tests.waiting import TIMEOUT
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
@@ -96,7 +96,7 @@ def test_it_agrees_on_what_it_needs(back: BackEnd) -> None:
 
 
 def test_memory_and_a_ring_are_handed_over(back: BackEnd) -> None:
-    memory = Memory(4 << 20, shared=True)
+    memory = Memory(4 << 20, shared=memory_file())
     memory.write(0x1234, b"seen by both")
     kick, call = os.pipe()
     back.front.negotiate()
@@ -122,7 +122,7 @@ def test_memory_and_a_ring_are_handed_over(back: BackEnd) -> None:
 
 
 def test_a_queue_without_interrupt_has_an_eventfd_all_the_same(back: BackEnd) -> None:
-    memory = Memory(1 << 20, shared=True)
+    memory = Memory(1 << 20, shared=memory_file())
     kick, other = os.pipe()
     back.front.negotiate()
     queue = StartedQueue(1, Ring(8, 0x1000, 0x2000, 0x3000), kick, -1)
