@@ -42,6 +42,7 @@ from typing import Any
 
 from harness.kvm.errors import ConfigError
 from harness.kvm.vm import Kvm
+from harness.vmm.devices.pci import nobodys_space
 from harness.vmm.memory import memory_file
 
 from .cgroup import Cgroups
@@ -364,6 +365,7 @@ def _describe(status: int) -> tuple[str, str]:
 def main() -> None:
     threading.stack_size(_STACK)
     supervisor = Supervisor()
+    nobodys_space()
     # a guest's collector must not write into objects, and pages, that it shares with all others
     gc.collect()
     gc.freeze()

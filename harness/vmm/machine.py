@@ -10,6 +10,7 @@ import signal
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, NamedTuple
 
 from harness.kvm import ioctls
@@ -93,25 +94,36 @@ class Machine:
                 mergeable=config.mergeable,
             )
         )
-        self.vm = Vm(kvm)
-        for region in self.memory.regions:
-            self.vm.add_memory(region.gpa, region.size, region.hva)
         self._consoles: list[Console] = []
         self.console = self._add_console("hvc0" if config.console == "virtio" else "ttyS0")
-        self._add_platform()
-        pins = config.pin or [-1] * config.vcpus
-        self.vcpus = [VcpuThread(self.vm, index, self.buses, pin) for index, pin in enumerate(pins)]
-        self._coalesced = self._coalesce(kvm)
-        if not origin:
-            self._set_cpuid(kvm)
-            self._load()
-        self.devices = self._add_devices()
-        if origin:
-            snapshot.restore(self, origin.state)
+        with ThreadPoolExecutor(1) as reader:
+            boots = config.kernel and not origin
+            # tens of MiB, which come while the rest is built
+            reading = reader.submit(kernel.read, self.memory, config) if boots else None
+            self._build(kvm)
+            if origin:
+                snapshot.restore(self, origin.state)
+            elif reading:
+                self._set_cpuid(kvm)
+                kernel.enter(self.memory, self.vcpus[0], config, reading.result())
+            else:
+                self._set_cpuid(kvm)
+                flat.load(self.memory, self.vcpus[0], config)
         self._stats = self._open_stats()
         self.storm = ExitStorm(self.vcpus, self.serial, config.exit_limit)
 
     # building
+
+    def _build(self, kvm: Kvm) -> None:
+        """All but what its memory and its vCPUs' registers hold."""
+        self.vm = Vm(kvm)
+        for region in self.memory.regions:
+            self.vm.add_memory(region.gpa, region.size, region.hva)
+        self._add_platform()
+        pins = self.config.pin or [-1] * self.config.vcpus
+        self.vcpus = [VcpuThread(self.vm, index, self.buses, pin) for index, pin in enumerate(pins)]
+        self._coalesced = self._coalesce(kvm)
+        self.devices = self._add_devices()
 
     def _add_console(self, port: str) -> Console:
         emit = self.event
@@ -137,13 +149,15 @@ class Machine:
         self.pm1 = power.attach(self.buses)
         self.bridge = HostBridge(self.buses)
         self.bridge.on_reset_control = power.reset_control
+        if self.config.kernel:  # a payload has ports, which are shorter to write
+            self.bridge.map(self.vm)
         for one in self.config.eventfds:
             self._add_eventfd(one)
         if self.config.testdev:
             testdev.attach(self.buses, self.vm, self.memory)
             told = fwcfg.FirmwareConfig(self.memory.size, self.config.vcpus)
             self.buses.pio.add(fwcfg.SELECTOR, 2, told)
-            self.memory.write(acpi.BASE, acpi.tables(self.config.vcpus))
+            self.memory.write(acpi.BASE, acpi.tables(self.config.vcpus, mapped=False))
 
     def _add_eventfd(self, one: EventfdConfig) -> None:
         """As a device's: written by the guest, read by KVM."""
@@ -202,10 +216,6 @@ class Machine:
         for vcpu in self.vcpus:
             topology = Topology(vcpu.index, len(self.vcpus), deadline, self.config.pv_eoi)
             vcpu.set_cpuid(topology.apply(supported))
-
-    def _load(self) -> None:
-        load = flat.load if self.config.payload else kernel.boot
-        load(self.memory, self.vcpus[0], self.config)
 
     def _open_stats(self) -> list[BinaryStats]:
         try:

@@ -8,9 +8,10 @@ from typing import Any
 from harness.kvm.errors import ConfigError
 
 MEND = "make the snapshot anew"
+_BYTES = (bytes, bytearray, memoryview)
 
 
-def pack(data: bytes | bytearray) -> str:
+def pack(data: bytes | bytearray | memoryview) -> str:
     """Bytes as JSON can hold them."""
     return base64.b64encode(data).decode("ascii")
 
@@ -18,8 +19,7 @@ def pack(data: bytes | bytearray) -> str:
 def packed(values: dict[str, Any]) -> dict[str, Any]:
     """The same with all bytes packed."""
     return {
-        name: pack(value) if isinstance(value, (bytes, bytearray)) else value
-        for name, value in values.items()
+        name: pack(value) if isinstance(value, _BYTES) else value for name, value in values.items()
     }
 
 
@@ -44,7 +44,7 @@ class Saved:
         now if it is 0."""
         for name, limit in device.STATE.items():
             now = getattr(device, name)
-            if isinstance(now, bytearray):
+            if isinstance(now, (bytearray, memoryview)):
                 now[:] = self.data(name, None if limit else len(now))
                 if limit and len(now) > limit:
                     raise self.error(name, f"more than {limit} bytes")

@@ -413,6 +413,31 @@ def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(raw: Raw)
         raw.event("gone", name)
 
 
+def test_memory_of_the_ended_is_kept_from_use_when_that_is_asked_for(own: Raw) -> None:
+    def held() -> int:
+        folder = Path(f"/proc/{own.process.pid}/fd")
+        return sum("memfd:guest" in str(link.readlink()) for link in folder.iterdir())
+
+    def run(name: str, script: str) -> None:
+        own.ask("exec", name, arguments={"argv": ["sh", "-c", script]})
+        own.event("gone", name)
+
+    write = "echo x > /proc/self/fd/{memory}"
+    run("unasked", write)
+    assert held() == 0
+    assert own.ask("retire")["result"] is True
+    run("one", write)
+    run("nothing", "true")
+    run("two", write)
+    assert held() == 2
+    # and no other guest's process has it
+    run("look", "ls -l /proc/$PPID/fd ; echo told")
+    told = [message for message in own.messages if message.get("guest") == "look"]
+    text = "".join(message["text"] for message in told if message.get("event") == "console")
+    assert "told" in text
+    assert "memfd:guest" not in text
+
+
 def test_utilization_comes_by_itself(raw: Raw) -> None:
     told = raw.wait(lambda message: message.get("event") == "utilization")
     parts = [value for name, value in told["values"].items() if name.startswith("cpu.")]

@@ -11,6 +11,7 @@ from harness.errors import HarnessError
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
+from harness.hypervisors.supervised import SupervisedHypervisor
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.emulated
@@ -62,6 +63,35 @@ def exits(guest: Guest, command: str, last: str = "") -> tuple[int, dict[str, in
         assert guest.console.wait_for(last, PATIENCE)
     after = guest.statistics()
     return after["user_exits"] - before["user_exits"], after
+
+
+def test_reading_pci_configuration_costs_no_exit(settled: Guest) -> None:
+    """As Linux does it a thousand times in a boot."""
+    read = "cat /sys/bus/pci/devices/*/config > /tmp/config"
+    cost, _ = exits(settled, read)
+    assert cost == 0
+    config = settled.ssh.get("/tmp/config")
+    settled.ssh.run(["rm", "/tmp/config"])
+    assert len(config) == 256 * len(re.findall(" type 00 ", settled.ssh.run(["dmesg"]).stdout))
+    assert {config[at : at + 2] for at in range(256, len(config), 256)} == {b"\xf4\x1a"}
+
+
+def test_memory_of_an_ended_guest_is_not_used_again(
+    guests: GuestFactory, emulated_host: Host
+) -> None:
+    """Nor in the way of the processes of others."""
+    assert isinstance(guests.hypervisor, SupervisedHypervisor)
+
+    def files(pid: int) -> int:
+        names = emulated_host.run(["sh", "-c", f"ls -l /proc/{pid}/fd"]).stdout
+        return names.count("memfd:guest")
+
+    supervisor = guests.hypervisor.supervisor.pid
+    before = files(supervisor)
+    guest = guests("ends")
+    assert files(int(guest.facts["pid"])) == 1
+    guest.stop()
+    assert files(supervisor) == before + 1
 
 
 def test_randomness_comes_from_the_host_without_an_exit(settled: Guest) -> None:

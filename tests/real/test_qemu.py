@@ -32,8 +32,10 @@ def make(
     qemu.close()
 
 
-def test_what_can_be_asked_of_a_running_one(make: Make) -> None:
+def test_what_can_be_asked_of_a_running_one(make: Make, emulated_host: Host) -> None:
     guest = make("peer")
+    maps = emulated_host.run(["cat", f"/proc/{guest.facts['pid']}/maps"]).stdout
+    assert "memfd:guest" in maps, "its memory is where ours is"
     assert isinstance(guest.machine, PeerMachine)
     assert guest.machine.monitor.execute("query-status")["status"] == "running"
     before = guest.statistics()

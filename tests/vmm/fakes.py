@@ -83,6 +83,11 @@ class FakeVm:
         self.routes: dict[int, tuple[int, int]] = {}
         self.irqfds: dict[int, int] = {}
         self.ioeventfds: dict[int, int] = {}
+        self.readonly: dict[int, tuple[int, int]] = {}
+
+    def add_memory(self, gpa: int, size: int, hva: int, readonly: bool = False) -> None:
+        assert readonly
+        self.readonly[gpa] = size, hva
 
     def irq_line(self, gsi: int, level: int) -> None:
         assert 0 <= gsi < 24

@@ -9,18 +9,27 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
 from typing import cast
+from unittest import mock
 
 from harness.kvm.errors import GuestFault
 from harness.kvm.vm import Vm
 from harness.vmm.console import Console
 from harness.vmm.devices import fwcfg, power, testdev
+from harness.vmm.devices import pci as pci_devices
 from harness.vmm.devices.bus import Buses
-from harness.vmm.devices.pci import IO_SIZE, IO_START, MMIO_SIZE, MMIO_START
+from harness.vmm.devices.pci import (
+    ECAM_SIZE,
+    ECAM_START,
+    IO_SIZE,
+    IO_START,
+    MMIO_SIZE,
+    MMIO_START,
+)
 from harness.vmm.devices.serial import Serial
 from harness.vmm.devices.virtio.block import Block
 from harness.vmm.devices.virtio.queue import MAX_SIZE, Queue, Ring
 from harness.vmm.devices.virtio.transport import VirtioPci
-from harness.vmm.memory import Memory
+from harness.vmm.memory import Memory, Region
 from tests.vmm.fakes import F_VERSION_1, Board, FakeBackend, FakeVm
 from tests.vmm.fuzz import Source
 
@@ -153,21 +162,39 @@ def access(source: Source, buses: Buses, choices: tuple[int, ...], port: bool) -
         bus.write(where, size, source.number(8 * size))
 
 
+@cache
+def space() -> Region:
+    """One for all boards, as nothing unmaps it."""
+    return Region(ECAM_START, ECAM_SIZE)
+
+
+def map_configuration(board: Board) -> None:
+    """As HostBridge.map does, but each time at the same place."""
+    space().bytes[:] = b"\xff" * ECAM_SIZE
+    with mock.patch.object(pci_devices, "Region", return_value=space()):
+        board.bridge.map(cast(Vm, board.vm))
+
+
 def pci(source: Source) -> None:
-    """Configuration space by its ports, BARs that move under everything else."""
+    """Configuration space by its ports or in memory, BARs that move under everything else."""
     board = Board(memory(), FakeBackend(), FakeBackend())
     power.attach(board.buses)
     board.bridge.on_reset_control = power.reset_control
-    fixed = {(at, end) for at, end, _ in board.buses.pio._ranges}
+    mapped = source.chance()
+    if mapped:
+        map_configuration(board)
+    fixed = {(at, end) for bus in (board.buses.pio, board.buses.mmio) for at, end, _ in bus._ranges}
     ports = (0xCF8, 0xCFC, 0xCFC, 0xCFC, 0x600, 0x64, 0x1000, 0x1010, source.number(16))
-    cells = (0xC000_0000, 0xC000_3000, 0xC000_4000, source.number(32))
+    cells = (0xC000_0000, 0xC000_3000, 0xC000_4000, ECAM_START + 0x8000, source.number(32))
     try:
         while source:
             if source.chance():
                 register = source.pick((0, 4, 4, 4, 0x10, 0x18, 0x34, 0x3C, source.below(256)))
                 slot = source.pick((0, 1, 2, source.below(32)))
                 board.buses.pio.write(0xCF8, 4, 0x8000_0000 | slot << 11 | register)
-                board.buses.pio.write(0xCFC, 4, source.pick((3, 0, *cells, source.number(32))))
+                new = source.pick((3, 0, *cells, source.number(32)))
+                board.buses.pio.write(0xCFC, 4, new)
+                board.buses.mmio.write(ECAM_START | slot << 15 | register, 4, new)
             access(source, board.buses, ports, port=True)
             access(source, board.buses, cells, port=False)
             for bus, start, room in (

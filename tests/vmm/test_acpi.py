@@ -19,8 +19,8 @@ COUNTS = [1, 2, 4, 254]
 class Tables:
     """All tables of a machine, reached from the RSDP as ACPI 6.4, 5.2.5 has it."""
 
-    def __init__(self, vcpus: int) -> None:
-        self.blob = acpi.tables(vcpus)
+    def __init__(self, vcpus: int, mapped: bool = True) -> None:
+        self.blob = acpi.tables(vcpus, mapped)
         self.places: dict[str, tuple[int, int]] = {}
         self.found: dict[str, bytes] = {}
         (xsdt,) = struct.unpack_from("<Q", self.blob, 24)
@@ -44,7 +44,7 @@ class Tables:
 def test_lengths_checksums_and_places(vcpus: int) -> None:
     tables = Tables(vcpus)
     assert len(tables.blob) <= acpi.ROOM
-    assert set(tables.found) == {"XSDT", "FACP", "APIC", "FACS", "DSDT"}
+    assert set(tables.found) == {"XSDT", "FACP", "APIC", "FACS", "DSDT", "MCFG"}
     for name, table in tables.found.items():
         if name != "FACS":  # it has none
             assert sum(table) & 0xFF == 0, name
@@ -95,7 +95,19 @@ def test_madt_has_each_vcpu_once(vcpus: int) -> None:
     assert overrides == [(0, 0, 2, 0), (0, 9, 9, 0x0D)]
 
 
-@pytest.mark.parametrize("name", ["DSDT", "FACP", "APIC", "XSDT", "FACS"])
+def test_configuration_space_is_named_twice_or_not_at_all() -> None:
+    """By the MCFG, and among the motherboard's resources: else Linux does not believe it."""
+    entry = struct.unpack_from("<QHBB", Tables(1).found["MCFG"], 44)
+    assert entry == (pci.ECAM_START, 0, 0, 0), "base, segment, first and last bus"
+    reserved = aml.memory(pci.ECAM_START, pci.ECAM_SIZE)
+    assert reserved in Tables(1).found["DSDT"]
+    ports = Tables(1, mapped=False).found
+    assert "MCFG" not in ports
+    assert reserved not in ports["DSDT"]
+    assert aml.io_ports(pci.CONFIG_ADDRESS, 8) in ports["DSDT"]
+
+
+@pytest.mark.parametrize("name", ["DSDT", "FACP", "APIC", "XSDT", "FACS", "MCFG"])
 @pytest.mark.parametrize("vcpus", [1, 254])
 def test_intels_compiler_understands_the_tables(name: str, vcpus: int, tmp_path: Path) -> None:
     if not shutil.which("iasl"):

@@ -74,7 +74,8 @@ def test_the_memory_map_and_the_header_are_the_kernels(tmp_path: Path) -> None:
     with in_process(FOR_EVER, tmp_path) as machine:
         config = machine.config
         config.kernel, config.cmdline = str(path), "quiet"
-        kernel.boot(machine.memory, machine.vcpus[0], config)
+        loaded = kernel.read(machine.memory, config)
+        kernel.enter(machine.memory, machine.vcpus[0], config, loaded)
         state = machine.vcpus[0].registers()
         assert state["rip"] == BASE + 0x200
         page = bytes(machine.memory.view(state["rsi"], 4096))

@@ -56,7 +56,13 @@ def _fadt(facs: int, dsdt: int) -> bytes:
     return _table(b"FACP", 6, bytes(table[36:]))
 
 
-def _dsdt() -> bytes:
+def _mcfg() -> bytes:
+    """PCI Firmware Specification 3.0, 4.1.2: where configuration space lies in memory."""
+    return _table(b"MCFG", 1, struct.pack("<8xQHBB4x", pci.ECAM_START, 0, 0, 0))
+
+
+def _dsdt(mapped: bool) -> bytes:
+    config = () if mapped else (aml.io_ports(pci.CONFIG_ADDRESS, 8),)
     bridge = aml.device(
         "PCI0",
         aml.name("_HID", aml.eisa_id("PNP0A03"))
@@ -66,19 +72,25 @@ def _dsdt() -> bytes:
             "_CRS",
             aml.resources(
                 aml.bus_numbers(0, 0),
-                aml.io_ports(pci.CONFIG_ADDRESS, 8),
+                *config,
                 aml.io_window(pci.IO_START, pci.IO_SIZE),
                 aml.memory_window(pci.MMIO_START, pci.MMIO_SIZE),
             ),
         ),
     )
+    # Linux believes in an MCFG only what a motherboard resource has, too
+    reserved = aml.name("_HID", aml.eisa_id("PNP0C02")) + aml.name(
+        "_CRS", aml.resources(aml.memory(pci.ECAM_START, pci.ECAM_SIZE))
+    )
+    board = bridge + aml.device("RES0", reserved) if mapped else bridge
     soft_off = aml.integer(power.SLEEP_TYPE_OFF)
     s5 = aml.name("\\_S5_", aml.package(soft_off, soft_off, aml.integer(0), aml.integer(0)))
-    return _table(b"DSDT", 2, aml.scope("\\_SB_", bridge) + s5)
+    return _table(b"DSDT", 2, aml.scope("\\_SB_", board) + s5)
 
 
-def tables(vcpus: int) -> bytes:
-    """All tables, RSDP first, to be written at BASE. Length at most ROOM."""
+def tables(vcpus: int, mapped: bool = True) -> bytes:
+    """All tables, RSDP first, to be written at BASE. Length at most ROOM. mapped: whether PCI's
+    configuration space is (HostBridge.map)."""
     blob = bytearray(_RSDP_SIZE + 28)
 
     def append(table: bytes) -> int:
@@ -89,7 +101,9 @@ def tables(vcpus: int) -> bytes:
     while (BASE + len(blob)) % 64:
         blob.append(0)
     facs = append(struct.pack("<4sI24xB31x", b"FACS", 64, 2))
-    entries = [append(_fadt(facs, append(_dsdt()))), append(_madt(vcpus))]
+    entries = [append(_fadt(facs, append(_dsdt(mapped)))), append(_madt(vcpus))]
+    if mapped:
+        entries.append(append(_mcfg()))
     xsdt = append(_table(b"XSDT", 1, struct.pack(f"<{len(entries)}Q", *entries)))
     # kvm-unit-tests know only this one
     rsdt = append(_table(b"RSDT", 1, struct.pack(f"<{len(entries)}I", *entries)))

@@ -73,6 +73,11 @@ def io_ports(start: int, length: int) -> bytes:
     return struct.pack("<BBHHBB", 0x47, 1, start, start, 1, length)
 
 
+def memory(start: int, length: int) -> bytes:
+    """32-Bit Fixed Memory Range Descriptor, writable (6.4.3.4)."""
+    return struct.pack("<BHBII", 0x86, 9, 1, start, length)
+
+
 def bus_numbers(first: int, last: int) -> bytes:
     """Word Address Space Descriptor for buses (6.4.3.5.3), fixed, producer."""
     return struct.pack("<BHBBBHHHHH", 0x88, 13, 2, 0x0C, 0, 0, first, last, 0, last - first + 1)

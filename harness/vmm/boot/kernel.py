@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from harness.kvm.errors import ConfigError
 from harness.kvm.vcpu import Vcpu
 
@@ -30,12 +32,24 @@ def is_bzimage(head: bytes) -> bool:
     return head[linux.MAGIC_AT : linux.MAGIC_AT + 4] == linux.MAGIC
 
 
-def boot(memory: Memory, vcpu: Vcpu, config: Config) -> None:
-    """Put a kernel and its initramfs into memory and the vCPU at its entry. Raises ConfigError."""
+class Loaded(NamedTuple):
+    """What is in guest memory. initramfs: its address and size."""
+
+    kernel: pvh.Kernel
+    initramfs: tuple[int, int] | None
+
+
+def read(memory: Memory, config: Config) -> Loaded:
+    """Put a kernel and its initramfs into memory. Raises ConfigError."""
     kernel = load(memory, config.kernel, config.boot)
-    initramfs = None
-    if config.initramfs:
-        initramfs = pvh.load_initramfs(memory, config.initramfs, kernel)
+    if not config.initramfs:
+        return Loaded(kernel, None)
+    return Loaded(kernel, pvh.load_initramfs(memory, config.initramfs, kernel))
+
+
+def enter(memory: Memory, vcpu: Vcpu, config: Config, loaded: Loaded) -> None:
+    """Put the vCPU at its entry, and into memory what a kernel is told. Raises ConfigError."""
+    kernel, initramfs = loaded
     if kernel.long_mode:
         linux.start(memory, vcpu, kernel, initramfs, config)
     else:

@@ -1,13 +1,20 @@
-"""A PCI host bridge with one bus: configuration space by ports 0xCF8/0xCFC, BARs, capabilities.
+"""A PCI host bridge with one bus: configuration space by ports or in memory, BARs, capabilities.
 
-Source: PCI Local Bus Specification 3.0, chapter 6 (header type 0) and 3.2.2.3.2 (mechanism #1).
+Source: PCI Local Bus Specification 3.0, chapter 6 (header type 0) and 3.2.2.3.2 (mechanism #1, by
+ports 0xCF8/0xCFC); PCI Express Base Specification 3.0, 7.2.2 (ECAM, in memory).
 """
 
 from __future__ import annotations
 
+import functools
+import mmap
+import os
 import struct
 from typing import Any, Callable, ClassVar, NamedTuple
 
+from harness.kvm.vm import Vm
+
+from ..memory import Region
 from ..saved import Saved, save
 from .bus import Bus, Buses, Device
 
@@ -15,6 +22,8 @@ CONFIG_ADDRESS = 0xCF8
 CONFIG_DATA = 0xCFC
 MMIO_START, MMIO_SIZE = 0xC000_0000, 0x2000_0000
 IO_START, IO_SIZE = 0x1000, 0xE000
+ECAM_START, ECAM_SIZE = 0xE000_0000, 1 << 20  # of one bus: 32 slots of 8 functions of 4 KiB
+_SLOT_SHIFT, _CONFIG_SIZE = 15, 256
 
 _COMMAND, _STATUS, _BAR0, _CAPABILITIES = 0x04, 0x06, 0x10, 0x34
 _COMMAND_IO, _COMMAND_MEMORY, _COMMAND_WRITABLE = 1, 2, 0x0407
@@ -30,14 +39,17 @@ class BarKind(NamedTuple):
 
 
 class Function:
-    """One PCI function: 256 bytes of configuration, each with a mask of what a guest may write."""
+    """One PCI function: 256 bytes of configuration, each with a mask of what a guest may write.
+
+    config: from where a guest reads them, if the bridge is mapped (HostBridge.map).
+    """
 
     STATE: ClassVar = {"config": 0}
 
     def __init__(self, vendor: int, device: int, class_code: int, subsystem: int = 0) -> None:
         """class_code: 24 bits, class, subclass and programming interface."""
-        self.config = bytearray(256)
-        self._writable = bytearray(256)
+        self.config: bytearray | memoryview = bytearray(_CONFIG_SIZE)
+        self._writable = bytearray(_CONFIG_SIZE)
         struct.pack_into("<HH", self.config, 0, vendor, device)
         struct.pack_into("<I", self.config, 8, class_code << 8 | 1)
         struct.pack_into("<HH", self.config, 0x2C, vendor, subsystem)
@@ -150,6 +162,7 @@ class HostBridge:
         self.buses = buses
         self.functions: dict[int, Function] = {}
         self._address = 0
+        self._mapped: Region | None = None
         self._next_mmio = MMIO_START
         self._next_io = IO_START
         self.add(Function(0x1B36, 0x0008, 0x060000))  # Red Hat's generic host bridge: no quirks
@@ -170,7 +183,24 @@ class HostBridge:
                 start = (self._next_mmio + kind.size - 1) & ~(kind.size - 1)
                 self._next_mmio = start + kind.size
             function.set_bar(index, start)
+        if self._mapped:
+            self._place(self._mapped, slot)
         return slot
+
+    def map(self, vm: Vm) -> None:
+        """Configuration space in memory that the guest reads without an exit, and no more by ports:
+        Linux, which reads it a thousand times in a boot, would take these as long as they work."""
+        self._mapped = Region(ECAM_START, ECAM_SIZE, nobodys_space(), 0, mmap.MAP_PRIVATE)
+        vm.add_memory(ECAM_START, ECAM_SIZE, self._mapped.hva, readonly=True)
+        self.buses.mmio.add(ECAM_START, ECAM_SIZE, _Mapped(self, self._mapped))
+        for slot in self.functions:
+            self._place(self._mapped, slot)
+
+    def _place(self, mapped: Region, slot: int) -> None:
+        function, start = self.functions[slot], slot << _SLOT_SHIFT
+        there = mapped.bytes[start : start + _CONFIG_SIZE]
+        there[:] = function.config
+        function.config = there
 
     def _target(self, offset: int) -> tuple[Function, int] | None:
         """The function and register that an access to the data port means."""
@@ -182,7 +212,8 @@ class HostBridge:
 
     def read(self, offset: int, size: int) -> int:
         if offset < 4:
-            return self._address if (offset, size) == (0, 4) else (1 << 8 * size) - 1
+            readable = (offset, size) == (0, 4) and not self._mapped
+            return self._address if readable else (1 << 8 * size) - 1
         target = self._target(offset)
         if target is None:
             return (1 << 8 * size) - 1
@@ -191,7 +222,7 @@ class HostBridge:
 
     def write(self, offset: int, size: int, value: int) -> None:
         if offset < 4:
-            if (offset, size) == (0, 4):
+            if (offset, size) == (0, 4) and not self._mapped:
                 self._address = value
             elif (offset, size) == (1, 1):
                 self.on_reset_control(value)
@@ -213,3 +244,29 @@ class HostBridge:
 
     # port 0xCF9 lies inside the address register's range: the reset control register
     on_reset_control: Callable[[int], None] = staticmethod(lambda value: None)
+
+
+class _Mapped:
+    """Configuration space in memory, for the accesses that are exits: all writes."""
+
+    def __init__(self, bridge: HostBridge, mapped: Region) -> None:
+        self._bridge = bridge
+        self._bytes = mapped.bytes
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._bytes[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        slot, register = offset >> _SLOT_SHIFT, offset & (1 << _SLOT_SHIFT) - 1
+        function = self._bridge.functions.get(slot)
+        if function and register + size <= _CONFIG_SIZE:
+            function.write_config(register, size, value)
+
+
+@functools.cache
+def nobodys_space() -> int:
+    """The descriptor of a file with what is read where no function is. Whoever has machines in
+    processes of their own makes it before, for all of them to share."""
+    fd = os.memfd_create("pci", os.MFD_CLOEXEC)
+    os.write(fd, b"\xff" * ECAM_SIZE)
+    return fd
