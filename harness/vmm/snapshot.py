@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .devices.virtio.transport import VirtioPci
     from .machine import Machine
 
-VERSION = 2
+VERSION = 3
 _PAGE = 4096
 _PIECE = 64 << 10  # what is all zero of that size becomes a hole
 _BLOCK = 2 << 20

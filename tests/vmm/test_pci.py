@@ -4,6 +4,7 @@ memory."""
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from typing import cast
 
@@ -19,6 +20,7 @@ from harness.vmm.devices.pci import (
     MMIO_SIZE,
     MMIO_START,
     Function,
+    nobodys_space,
 )
 from harness.vmm.memory import Memory
 from tests.vmm.fakes import Board, FakeBackend
@@ -113,6 +115,14 @@ def test_writes_where_no_register_is_change_nothing(by_memory: MemoryDriver, at:
         by_memory.mmio.write(ECAM_START + at, size, 0)
     by_memory.mmio.write(ECAM_START + ECAM_SIZE - 1, 4, 0)
     assert bytes(by_memory.space) == before
+
+
+def test_what_machines_share_cannot_be_written() -> None:
+    space = nobodys_space()
+    with pytest.raises(PermissionError):
+        os.pwrite(space, b"x", 0)
+    with pytest.raises(PermissionError):
+        os.truncate(space, 1)
 
 
 def test_machines_do_not_see_each_others_space(by_memory: MemoryDriver) -> None:

@@ -186,7 +186,7 @@ def test_files_that_are_missing_or_damaged(run: Runner, taken: Path) -> None:
         ("", "cannot be read"),
         (text[:-10], "cannot be read"),
         ("[]", "no object"),
-        (text.replace('"version": 2', '"version": 1'), "version 1, this is 2"),
+        (text.replace('"version": 3', '"version": 1'), "version 1, this is 3"),
         (text.replace("tsc_khz", "tsc_kHz"), "was changed"),
     ):
         state.write_text(broken)

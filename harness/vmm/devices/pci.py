@@ -6,6 +6,7 @@ ports 0xCF8/0xCFC); PCI Express Base Specification 3.0, 7.2.2 (ECAM, in memory).
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import mmap
 import os
@@ -266,7 +267,9 @@ class _Mapped:
 @functools.cache
 def nobodys_space() -> int:
     """The descriptor of a file with what is read where no function is. Whoever has machines in
-    processes of their own makes it before, for all of them to share."""
-    fd = os.memfd_create("pci", os.MFD_CLOEXEC)
+    processes of their own makes it before, for all of them to share; none of them can write it."""
+    fd = os.memfd_create("pci", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, b"\xff" * ECAM_SIZE)
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
