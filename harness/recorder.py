@@ -67,6 +67,7 @@ class Recorder:
         self._session = session
         self._commit = commit(session.config.rootpath)
         self._ticks: Counter[str] = Counter()  # of each hypervisor
+        self._retired: dict[str, float] = {}  # MiB that each keeps
         self._trouble = ""
         problems: list[str] = []
         for path in recover(session.settings.results, problems):  # of sessions that died
@@ -142,15 +143,20 @@ class Recorder:
         guests: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         """One tick of a hypervisor's; see harness.hypervisors.base.OnUtilization. The host is the
-        same for all of them: the first one tells of it.
+        same for all of them: the first one tells of it. What each keeps of ended guests' memory is
+        used by nobody.
 
         A guest's samples go by its label, which other runs' guests have, too; its number is their
         boot. `time_ns` is of the host's clock; a sample's time is that of its arrival here.
         """
         tick = self._ticks[ran_on.name]
         self._ticks[ran_on.name] += 1
+        told = dict(values)
+        self._retired[ran_on.name] = told.pop("memory.retired", 0.0)
         if ran_on is self._session.hypervisor:
-            self._keep("host", values, hypervisor="native", batch=tick)
+            if "memory.used" in told:
+                told["memory.used"] -= sum(self._retired.values())
+            self._keep("host", told, hypervisor="native", batch=tick)
         for name, load in (guests or {}).items():
             boot, label = number_and_label(name, self._session.prefix, ran_on.name, "payload")
             about = {"guest": label}

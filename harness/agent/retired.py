@@ -14,6 +14,7 @@ from collections import deque
 from .utilization import memory_available
 
 _SPARE = 2048  # MiB that the host must have beside it
+_FILES = 64  # a descriptor each
 
 
 class Retired:
@@ -32,6 +33,8 @@ class Retired:
         """Keep it, if that is wanted; or close it."""
         if self.wanted and os.fstat(file).st_blocks:
             self._files.append(file)
+            if len(self._files) > _FILES:
+                os.close(self._files.popleft())
         else:
             os.close(file)
 

@@ -64,7 +64,7 @@ class Child:
     """A guest's process, seen from the supervisor."""
 
     def __init__(
-        self, guest: str, pid: int, connection: socket.socket, cgroup: str, memory: int = -1
+        self, guest: str, pid: int, connection: socket.socket, cgroup: str, memory: int
     ) -> None:
         """cgroup: its directory; "" where there is none. memory: the file that it was given."""
         self.guest = guest
@@ -114,11 +114,11 @@ class Supervisor:
     def _tick(self) -> None:
         try:
             self._retired.make_room()
-            self._utilization.unused = self._retired.held
             values = self._utilization.sample()
         except OSError:  # no descriptor is free just now
             return
         if values:
+            values["memory.retired"] = self._retired.held
             told = {"time_ns": time.monotonic_ns(), "values": values, "guests": self._guests()}
             self._send({"event": "utilization", **told})
 
@@ -232,9 +232,9 @@ class Supervisor:
     def _fork(self, guest: str, request: dict[str, Any]) -> None:
         self._send({"event": "mark", "guest": guest, "stage": "create", "time_ns": _now()})
         parent = os.getpid()
-        self._retired.make_room()
         memory = -1
         try:
+            self._retired.make_room()
             memory = memory_file()
             ours, theirs = socket.socketpair()
             pid = os.fork()

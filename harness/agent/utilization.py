@@ -118,12 +118,7 @@ class _Rates:
 
 
 class Utilization:
-    """Call `sample` at intervals; each gives what was since the call before.
-
-    unused: MiB of memory that are taken, but by no guest and no program (see retired).
-    """
-
-    unused = 0.0
+    """Call `sample` at intervals; each gives what was since the call before."""
 
     def __init__(self) -> None:
         self._last = _cpu()
@@ -152,7 +147,7 @@ class Utilization:
         sample = {f"cpu.{name}": 100.0 * ticks / total for name, ticks in parts.items()}
         memory = _memory()
         sample["memory.total"] = memory["MemTotal"] / 1024
-        sample["memory.used"] = (memory["MemTotal"] - memory["MemAvailable"]) / 1024 - self.unused
+        sample["memory.used"] = (memory["MemTotal"] - memory["MemAvailable"]) / 1024
         return {**sample, **self._rates.since(_counters())}
 
 

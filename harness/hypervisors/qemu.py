@@ -42,14 +42,15 @@ class QemuHypervisor(SupervisedHypervisor):
         super().__init__(host, progress)
         self._regular: dict[str, str] = {}
 
-    @staticmethod
-    def _backend(spec: GuestSpec) -> str:
-        """Its memory as ours is: in a file of the agent's, but for KSM, which merges private memory
-        alone. QEMU would put a file of its own where no huge page fits."""
+    def _backend(self, spec: GuestSpec) -> str:
+        """Its memory: in a file of the agent's where a daemon is to map it, and on an emulated host
+        (see harness/agent/retired.py), but for KSM, which merges private memory alone. QEMU would
+        put a file of its own where no huge page fits."""
         size = f"id=memory,size={spec.memory}M"
         if spec.hugepages:
             return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"
-        if spec.mergeable:
+        mapped = any(disk.backend == "vhost-user" for disk in spec.disks)
+        if spec.mergeable or not (mapped or self.host.emulated):
             return f"memory-backend-ram,{size}"
         path = "/proc/self/fd/{memory}"
         return f"memory-backend-file,{size},mem-path={path},align=2M,share=on"

@@ -77,7 +77,15 @@ class Supervisor:
             )
         self.pid = int(hello["pid"])
         if host.emulated:
+            self._retire()
+
+    def _retire(self) -> None:
+        """Raises HostError."""
+        try:
             self.request("retire")
+        except HarnessError as error:
+            self._process.kill()
+            raise HostError(error.cause, mend=error.mend, stage="host") from error
 
     # from the supervisor
 

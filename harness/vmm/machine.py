@@ -83,13 +83,13 @@ class Machine:
         limit = min(kvm.capability("MAX_VCPUS"), _XAPIC_IDS)
         if config.vcpus > limit:
             raise ConfigError(f"{config.vcpus} vCPUs, there is room for {limit}", "give fewer")
-        self.given = given()
+        self.given = given()  # starts processes: there is no other thread before
         self.memory = (
             origin.memory()
             if origin
             else Memory(
                 config.memory << 20,
-                shared=self.given.memory,
+                shared_file=self.given.memory,
                 huge=config.hugepages,
                 mergeable=config.mergeable,
             )
@@ -157,7 +157,7 @@ class Machine:
             testdev.attach(self.buses, self.vm, self.memory)
             told = fwcfg.FirmwareConfig(self.memory.size, self.config.vcpus)
             self.buses.pio.add(fwcfg.SELECTOR, 2, told)
-            self.memory.write(acpi.BASE, acpi.tables(self.config.vcpus, mapped=False))
+            self.memory.write(acpi.BASE, acpi.tables(self.config.vcpus, ecam=False))
 
     def _add_eventfd(self, one: EventfdConfig) -> None:
         """As a device's: written by the guest, read by KVM."""
@@ -202,10 +202,10 @@ class Machine:
     def _coalesce(self, kvm: Kvm) -> bool:
         """Let KVM queue the writes that come most often. False where it cannot."""
         page = kvm.capability("COALESCED_MMIO")
-        if not page or not self.vm.coalesce_pio(CONFIG_ADDRESS, 4):
+        zones = [(CONFIG_ADDRESS, 4)] if self.bridge.ports else []
+        zones += [(serial.PORT, 1)] if self.serial else []
+        if not page or not all(self.vm.coalesce_pio(*zone) for zone in zones):
             return False
-        if self.serial:
-            self.vm.coalesce_pio(serial.PORT, 1)
         ring = CoalescedRing(self.vcpus[0].run, page, self.buses.pio.write)
         self.buses.ring, self.buses.drain = ring.indices, ring.drain
         return True

@@ -85,19 +85,19 @@ class Memory:
     def __init__(
         self,
         size: int,
-        shared: int = -1,
+        shared_file: int = -1,
         huge: bool = False,
         mergeable: bool = False,
         file: int = -1,
     ) -> None:
-        """size: bytes, a multiple of 4096. shared: an empty memory file to be it, that others map,
-        too. huge: of the host's reserved huge pages, then in a file of its own. mergeable: let KSM
-        merge it with equal pages; it merges private memory only. file: a snapshot's memory, whose
+        """size: bytes, a multiple of 4096. shared_file: an empty memory file, to be mapped by
+        others, too. huge: of the host's reserved huge pages, in a file of its own. mergeable: let
+        KSM merge it with equal pages; it merges private memory only. file: a snapshot's, whose
         pages are shared with other clones until they are written. Raises ConfigError."""
         self.size = size
         fd, flags = file, mmap.MAP_PRIVATE if file >= 0 else 0
-        if huge or shared >= 0:
-            fd, flags = _huge_file(size) if huge else shared, mmap.MAP_SHARED
+        if huge or shared_file >= 0:
+            fd, flags = _huge_file(size) if huge else shared_file, mmap.MAP_SHARED
             if not huge:
                 os.ftruncate(fd, size)
         low = min(size, GAP_START)

@@ -53,6 +53,7 @@ def test_the_oldest_goes_when_the_host_is_short_of_memory(monkeypatch: pytest.Mo
     made.wanted = True
     for file in files:
         made.add(file)
+    monkeypatch.setattr(retired, "memory_available", lambda: 2048.0)
     made.make_room()
     assert all(map(is_open, files)), "there is memory to spare"
 
@@ -66,6 +67,16 @@ def test_the_oldest_goes_when_the_host_is_short_of_memory(monkeypatch: pytest.Mo
     made.make_room()
     assert not any(map(is_open, files))
     made.make_room()
+
+
+def test_not_every_descriptor_goes_to_it() -> None:
+    made = Retired()
+    made.wanted = True
+    files = [used() for _ in range(65)]
+    for file in files:
+        made.add(file)
+    assert [is_open(file) for file in files] == [False] + [True] * 64
+    made.close()
 
 
 def test_available_memory_is_in_mib() -> None:

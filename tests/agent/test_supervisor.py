@@ -20,12 +20,14 @@ import pytest
 
 from harness.agent.control import LINE_LIMIT
 from harness.agent.supervisor import Supervisor, _describe
+from harness.agent.utilization import memory_available
 from harness.hypervisors.archive import archive
 from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, kernel
 from tests.waiting import TIMEOUT, gone, wait_until
 
 Message = dict[str, Any]
 SLEEP = {"argv": ["sleep", "100"]}
+WRITE_MEMORY = "echo x > /proc/self/fd/{memory}"
 
 
 class Raw:
@@ -392,7 +394,16 @@ def test_refusals_and_questions_leave_nothing(raw: Raw) -> None:
     assert resources(raw.process.pid) == before
 
 
-def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(raw: Raw) -> None:
+@pytest.mark.parametrize("retires", [False, True])
+def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(
+    own: Raw, retires: bool
+) -> None:
+    raw = own
+    if retires:
+        raw.ask("retire")
+        raw.ask("exec", "ended", arguments={"argv": ["sh", "-c", WRITE_MEMORY]})
+        raw.event("gone", "ended")
+    raw.ask("ways")  # opens what it keeps
     raw.ask("exec", "before", arguments=SLEEP)
     soft, hard = resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE)
     used = resources(raw.process.pid)[0]
@@ -413,6 +424,7 @@ def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(raw: Raw)
         raw.event("gone", name)
 
 
+@pytest.mark.skipif(memory_available() < 3072, reason="too little memory to spare: kept is none")
 def test_memory_of_the_ended_is_kept_from_use_when_that_is_asked_for(own: Raw) -> None:
     def held() -> int:
         folder = Path(f"/proc/{own.process.pid}/fd")
@@ -422,15 +434,17 @@ def test_memory_of_the_ended_is_kept_from_use_when_that_is_asked_for(own: Raw) -
         own.ask("exec", name, arguments={"argv": ["sh", "-c", script]})
         own.event("gone", name)
 
-    write = "echo x > /proc/self/fd/{memory}"
-    run("unasked", write)
+    run("unasked", WRITE_MEMORY)
     assert held() == 0
     assert own.ask("retire")["result"] is True
-    run("one", write)
+    run("one", WRITE_MEMORY)
     run("nothing", "true")
-    run("two", write)
+    run("two", WRITE_MEMORY)
     assert held() == 2
     # and no other guest's process has it
+    start = len(own.messages)
+    values = own.wait(lambda message: message.get("event") == "utilization", start)["values"]
+    assert 0 < values["memory.retired"] < 1
     run("look", "ls -l /proc/$PPID/fd ; echo told")
     told = [message for message in own.messages if message.get("guest") == "look"]
     text = "".join(message["text"] for message in told if message.get("event") == "console")
@@ -442,6 +456,7 @@ def test_utilization_comes_by_itself(raw: Raw) -> None:
     told = raw.wait(lambda message: message.get("event") == "utilization")
     parts = [value for name, value in told["values"].items() if name.startswith("cpu.")]
     assert sum(parts) == pytest.approx(100)
+    assert told["values"]["memory.retired"] == 0
     assert 0 < told["values"]["memory.used"] < told["values"]["memory.total"]
     if os.access("/proc/pressure/cpu", os.R_OK):
         assert 0 <= told["values"]["pressure.cpu"] <= 101

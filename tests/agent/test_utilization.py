@@ -81,8 +81,9 @@ def test_a_tick_tells_of_living_guests_with_a_cgroup(
     monkeypatch.setattr(Utilization, "sample", lambda self: {"cpu.idle": 100.0})
     made = Told()
     for name in ("a", "b", "early"):
-        made._children[name] = Child(name, 0, None, str(tmp_path / name))  # type: ignore[arg-type]
-    made._children["bare"] = Child("bare", 0, None, "")  # type: ignore[arg-type]
+        folder = str(tmp_path / name)
+        made._children[name] = Child(name, 0, None, folder, -1)  # type: ignore[arg-type]
+    made._children["bare"] = Child("bare", 0, None, "", -1)  # type: ignore[arg-type]
     for name in ("a", "b"):
         spend(tmp_path / name, user=10, system=10, waited=0, memory=7)
     made._tick()
@@ -91,4 +92,6 @@ def test_a_tick_tells_of_living_guests_with_a_cgroup(
     first, second = (message["guests"] for message in made.told)
     assert (set(first), set(second)) == ({"a", "b"}, {"b"})
     assert first["b"]["memory.used"] == 7
-    assert [message["values"] for message in made.told] == [{"cpu.idle": 100.0}] * 2
+    assert [message["values"] for message in made.told] == [
+        {"cpu.idle": 100.0, "memory.retired": 0}
+    ] * 2

@@ -43,6 +43,23 @@ def test_guests_samples_are_like_the_hosts(run: Run, twice: bool) -> None:
     assert list(host.value) == [12.5, 3.0, 4.0]
 
 
+def test_memory_that_hypervisors_keep_for_nobody_is_not_used(run: Run) -> None:
+    source = """
+        kept = {}
+        def test_it(hypervisor, record_sample):
+            kept[hypervisor.name] = hypervisor
+            if len(kept) == 2:
+                first, second = kept["processes"], kept["processes-2"]
+                second.tick(0, {"memory.used": 900.0, "memory.retired": 200.0})
+                first.tick(0, {"memory.used": 900.0, "memory.retired": 100.0})
+    """
+    result = run(source, "--virt-report=no", "--hypervisor=processes")
+    result.assert_outcomes(passed=2)
+    _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
+    assert list(frame[frame.metric == "host.memory.used"].value) == [512, 600]
+    assert "host.memory.retired" not in set(frame.metric)
+
+
 @pytest.mark.parametrize("prefix", ["1a-main", "1a-main-kvm-2", "1a-main-payload", "1a-gw0"])
 @pytest.mark.parametrize(("number", "label"), [(0, ""), (12, "web-3"), (3, "4")])
 def test_labels_are_found_again(prefix: str, number: int, label: str) -> None:

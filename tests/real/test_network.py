@@ -160,7 +160,9 @@ def test_a_ring_that_the_kernel_refuses_ends_its_guest(
     bridged = [{"mac": "02:00:00:00:00:01", "bridge": "guests"}]
     devices = {"networks": bridged} if name == "vhost-net" else {"vsock": True}
     start = "movb $15, BAR + 20"
-    text = source(SEND.format(change=change) + FOR_EVER).replace(start, SECOND_QUEUE + start)
+    text = source(SEND.format(change=change) + FOR_EVER, pvh=True).replace(
+        start, SECOND_QUEUE + start
+    )
     placed = emulated_host.place(Path(kernel(text, tmp_path)))
     runner = Runner(kvm.supervisor, tmp_path)
     plain = {"vsock": False, "rng": False, "balloon": False}

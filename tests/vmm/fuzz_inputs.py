@@ -145,7 +145,7 @@ def supervisor() -> tuple[Told, socket.socket]:
     made = Told()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    made._children["guest"] = Child("guest", 0, ours, "")
+    made._children["guest"] = Child("guest", 0, ours, "", -1)
     return made, theirs
 
 

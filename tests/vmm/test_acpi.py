@@ -19,8 +19,8 @@ COUNTS = [1, 2, 4, 254]
 class Tables:
     """All tables of a machine, reached from the RSDP as ACPI 6.4, 5.2.5 has it."""
 
-    def __init__(self, vcpus: int, mapped: bool = True) -> None:
-        self.blob = acpi.tables(vcpus, mapped)
+    def __init__(self, vcpus: int, ecam: bool = True) -> None:
+        self.blob = acpi.tables(vcpus, ecam=ecam)
         self.places: dict[str, tuple[int, int]] = {}
         self.found: dict[str, bytes] = {}
         (xsdt,) = struct.unpack_from("<Q", self.blob, 24)
@@ -53,7 +53,7 @@ def test_lengths_checksums_and_places(vcpus: int) -> None:
 
 
 def test_rsdp() -> None:
-    blob = acpi.tables(1)
+    blob = acpi.tables(1, ecam=True)
     assert blob[:8] == b"RSD PTR "
     assert (sum(blob[:20]) & 0xFF, sum(blob[:36]) & 0xFF) == (0, 0)
     assert (blob[15], struct.unpack_from("<I", blob, 20)[0]) == (2, 36)
@@ -101,7 +101,7 @@ def test_configuration_space_is_named_twice_or_not_at_all() -> None:
     assert entry == (pci.ECAM_START, 0, 0, 0), "base, segment, first and last bus"
     reserved = aml.memory(pci.ECAM_START, pci.ECAM_SIZE)
     assert reserved in Tables(1).found["DSDT"]
-    ports = Tables(1, mapped=False).found
+    ports = Tables(1, ecam=False).found
     assert "MCFG" not in ports
     assert reserved not in ports["DSDT"]
     assert aml.io_ports(pci.CONFIG_ADDRESS, 8) in ports["DSDT"]

@@ -27,7 +27,7 @@ class Inflated:
     """A started balloon with its guest memory, all of it touched."""
 
     def __init__(self, shared: bool = False, features: int = STATS | ON_OOM | REPORTING) -> None:
-        self.memory = Memory(SIZE, shared=memory_file() if shared else -1)
+        self.memory = Memory(SIZE, shared_file=memory_file() if shared else -1)
         self.memory.view(0, SIZE)[:] = b"x" * SIZE
         self.changes = 0
         self.balloon = Balloon(lambda error: None)
@@ -115,7 +115,7 @@ def test_reported_ranges_go_back_as_far_as_they_are_whole_pages(inflated: Inflat
 
 def test_a_clones_pages_leave_the_file_as_it_is() -> None:
     """Private memory on a file: what is discarded reads as the file again."""
-    memory = Memory(1 << 20, shared=memory_file())
+    memory = Memory(1 << 20, shared_file=memory_file())
     (region,) = memory.regions
     memory.write(0, b"f" * PAGE)
     clone = type(region)(0, region.size, region.fd, 0, mmap.MAP_PRIVATE)

@@ -67,7 +67,7 @@ def test_more_than_there_is_room_for_is_refused() -> None:
 
 
 def test_shared_memory_is_one_file() -> None:
-    memory = Memory(GAP_START + (4 << 20), shared=memory_file())
+    memory = Memory(GAP_START + (4 << 20), shared_file=memory_file())
     low, high = memory.regions
     assert (low.fd, low.offset, high.fd, high.offset) == (low.fd, 0, low.fd, GAP_START)
     memory.write(GAP_END + 8, b"high")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.vmm.devices.pci import IO_START
+from harness.vmm.devices.pci import ECAM_START, IO_START
 from harness.vmm.memory import Memory
 from tests.vmm.fakes import Board, FakeBackend
 from tests.vmm.guests import Runner
@@ -23,8 +23,12 @@ SETUP = """
     .set HEADER, 0x203000 ; .set DATA, 0x204000 ; .set STATUS, 0x205000
     .set COUNT, 0x206000 ; .set IDT, 0x207000 ; .set BAR, 0xc0000000
     .macro pci register value
+    .ifdef ECAM
+    movl $\\value, ECAM + \\register
+    .else
     mov $0xcf8, %dx ; mov $(0x80000800 | \\register), %eax ; out %eax, %dx
     mov $0xcfc, %dx ; mov $\\value, %eax ; out %eax, %dx
+    .endif
     .endm
     .macro say from length
     mov $0x3f8, %dx ; mov $\\from, %esi ; mov $\\length, %ecx ; cld ; rep outsb
@@ -82,14 +86,17 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> list[dict[str, objec
     return [{"path": str(path), "serial": "d", "readonly": True, "backend": request.param}]
 
 
-def source(body: str) -> str:
+def source(body: str, pvh: bool = False) -> str:
+    """pvh: for a kernel, which has no ports of PCI."""
     board = Board(Memory(1 << 20), FakeBackend())
-    places = f".set MSIX, {board.devices[0]._msix._capability} ; .set NOTIFY, {IO_START}\n"
+    places = f".set ECAM, {ECAM_START + (1 << 15):#x}\n" if pvh else ""
+    places += f".set MSIX, {board.devices[0]._msix._capability} ; .set NOTIFY, {IO_START}\n"
     board.close()
     return places + SETUP + body + POWER_OFF + FOR_EVER + DATA_AND_CODE
 
 
-def test_a_read_by_polling(run: Runner, disk: list[dict[str, object]]) -> None:
+@pytest.mark.parametrize("pvh", [False, True], ids=["ports", "memory"])
+def test_a_read_by_polling(run: Runner, disk: list[dict[str, object]], pvh: bool) -> None:
     body = f"""
         request 1
     1:  cmpw $1, USED + 2 ; jne 1b
@@ -99,7 +106,7 @@ def test_a_read_by_polling(run: Runner, disk: list[dict[str, object]]) -> None:
         say DATA {len(SECTOR_ONE)}
     2:
     """
-    guest = run(source(body), disks=disk)
+    guest = run(source(body, pvh), pvh=pvh, disks=disk)
     end = guest.end()
     assert (end.reason, guest.lines) == ("power-off", ["sector one"]), end
 

@@ -107,14 +107,19 @@ def test_a_function_that_comes_later_is_in_memory_too(by_memory: MemoryDriver) -
     assert by_memory.read(0, slot=3) == 0x1042_1AF4
 
 
-@pytest.mark.parametrize("at", [0, 0x8000, 0x8100, 0x9000, 0xF_8000, 0xF_FFF8, 0xFC, 0xFE])
+@pytest.mark.parametrize("at", [0x8000 - 8, 0x8100, 0x8104, 0x9000, 0x9004, 0xF_8004, 0xF_FFF8])
 def test_writes_where_no_register_is_change_nothing(by_memory: MemoryDriver, at: int) -> None:
-    """A bridge's, another function's, extended space, no slot's, across an end."""
+    """Of another function, of extended space, of a slot without a function."""
     before = bytes(by_memory.space)
     for size in (1, 2, 4, 8):
-        by_memory.mmio.write(ECAM_START + at, size, 0)
+        by_memory.mmio.write(ECAM_START + at, size, (1 << 8 * size) - 1)
     by_memory.mmio.write(ECAM_START + ECAM_SIZE - 1, 4, 0)
     assert bytes(by_memory.space) == before
+
+
+def test_eight_bytes_are_two_registers(by_memory: MemoryDriver) -> None:
+    by_memory.write(BAR0, 0xFFFF_FFFF_FFFF_FFFF, 8)
+    assert (by_memory.read(BAR0), by_memory.read(BAR0 + 4)) == (0xFFFF_C000, 0)
 
 
 def test_what_machines_share_cannot_be_written() -> None:

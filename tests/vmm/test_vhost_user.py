@@ -96,7 +96,7 @@ def test_it_agrees_on_what_it_needs(back: BackEnd) -> None:
 
 
 def test_memory_and_a_ring_are_handed_over(back: BackEnd) -> None:
-    memory = Memory(4 << 20, shared=memory_file())
+    memory = Memory(4 << 20, shared_file=memory_file())
     memory.write(0x1234, b"seen by both")
     kick, call = os.pipe()
     back.front.negotiate()
@@ -122,7 +122,7 @@ def test_memory_and_a_ring_are_handed_over(back: BackEnd) -> None:
 
 
 def test_a_queue_without_interrupt_has_an_eventfd_all_the_same(back: BackEnd) -> None:
-    memory = Memory(1 << 20, shared=memory_file())
+    memory = Memory(1 << 20, shared_file=memory_file())
     kick, other = os.pipe()
     back.front.negotiate()
     queue = StartedQueue(1, Ring(8, 0x1000, 0x2000, 0x3000), kick, -1)

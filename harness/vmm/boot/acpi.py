@@ -61,8 +61,8 @@ def _mcfg() -> bytes:
     return _table(b"MCFG", 1, struct.pack("<8xQHBB4x", pci.ECAM_START, 0, 0, 0))
 
 
-def _dsdt(mapped: bool) -> bytes:
-    config = () if mapped else (aml.io_ports(pci.CONFIG_ADDRESS, 8),)
+def _dsdt(ecam: bool) -> bytes:
+    config = () if ecam else (aml.io_ports(pci.CONFIG_ADDRESS, 8),)
     bridge = aml.device(
         "PCI0",
         aml.name("_HID", aml.eisa_id("PNP0A03"))
@@ -82,15 +82,15 @@ def _dsdt(mapped: bool) -> bytes:
     reserved = aml.name("_HID", aml.eisa_id("PNP0C02")) + aml.name(
         "_CRS", aml.resources(aml.memory(pci.ECAM_START, pci.ECAM_SIZE))
     )
-    board = bridge + aml.device("RES0", reserved) if mapped else bridge
+    board = bridge + aml.device("RES0", reserved) if ecam else bridge
     soft_off = aml.integer(power.SLEEP_TYPE_OFF)
     s5 = aml.name("\\_S5_", aml.package(soft_off, soft_off, aml.integer(0), aml.integer(0)))
     return _table(b"DSDT", 2, aml.scope("\\_SB_", board) + s5)
 
 
-def tables(vcpus: int, mapped: bool = True) -> bytes:
-    """All tables, RSDP first, to be written at BASE. Length at most ROOM. mapped: whether PCI's
-    configuration space is (HostBridge.map)."""
+def tables(vcpus: int, *, ecam: bool) -> bytes:
+    """All tables, RSDP first, to be written at BASE. Length at most ROOM. ecam: whether PCI's
+    configuration space is in memory (HostBridge.map)."""
     blob = bytearray(_RSDP_SIZE + 28)
 
     def append(table: bytes) -> int:
@@ -101,8 +101,8 @@ def tables(vcpus: int, mapped: bool = True) -> bytes:
     while (BASE + len(blob)) % 64:
         blob.append(0)
     facs = append(struct.pack("<4sI24xB31x", b"FACS", 64, 2))
-    entries = [append(_fadt(facs, append(_dsdt(mapped)))), append(_madt(vcpus))]
-    if mapped:
+    entries = [append(_fadt(facs, append(_dsdt(ecam)))), append(_madt(vcpus))]
+    if ecam:
         entries.append(append(_mcfg()))
     xsdt = append(_table(b"XSDT", 1, struct.pack(f"<{len(entries)}Q", *entries)))
     # kvm-unit-tests know only this one

@@ -192,7 +192,7 @@ def write_common(memory: Memory, cmdline: str, vcpus: int) -> None:
             "shorten it",
         )
     memory.write(COMMAND_LINE, text)
-    memory.write(acpi.BASE, acpi.tables(vcpus))
+    memory.write(acpi.BASE, acpi.tables(vcpus, ecam=True))
 
 
 def write_start_info(

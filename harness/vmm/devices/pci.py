@@ -88,9 +88,10 @@ class Function:
         return int.from_bytes(self.config[offset : offset + size], "little")
 
     def write_config(self, offset: int, size: int, value: int) -> None:
-        for at, new in zip(range(offset, offset + size), value.to_bytes(size, "little")):
-            mask = self._writable[at]
-            self.config[at] = (self.config[at] & ~mask) | (new & mask)
+        mask = int.from_bytes(self._writable[offset : offset + size], "little")
+        new = (self.read_config(offset, size) & ~mask) | (value & mask)
+        # at once: another vCPU may read it meanwhile
+        self.config[offset : offset + size] = new.to_bytes(size, "little")
         if offset < _CAPABILITIES:
             self._remap()
         self.on_config_write(offset, size)
@@ -155,19 +156,24 @@ def _add(bus: Bus, address: int, kind: BarKind) -> bool:
 
 
 class HostBridge:
-    """Bus 0 and its configuration mechanism on the port bus. Slot 0 is the bridge itself."""
+    """Bus 0 and its functions; slot 0 is the bridge itself.
 
-    STATE: ClassVar = {"_address": 1 << 32}
+    ports: by which a guest reaches their configuration space; None if it is mapped instead.
+    on_reset_control: called with what a guest writes to the reset control register, port 0xCF9,
+    which lies inside the address port's range.
+    """
+
+    on_reset_control: Callable[[int], None] = staticmethod(lambda value: None)
 
     def __init__(self, buses: Buses) -> None:
         self.buses = buses
         self.functions: dict[int, Function] = {}
-        self._address = 0
-        self._mapped: Region | None = None
+        self.ports: Ports | None = Ports(self)
+        self._ecam: Region | None = None
         self._next_mmio = MMIO_START
         self._next_io = IO_START
         self.add(Function(0x1B36, 0x0008, 0x060000))  # Red Hat's generic host bridge: no quirks
-        buses.pio.add(CONFIG_ADDRESS, 8, self)
+        buses.pio.add(CONFIG_ADDRESS, 8, self.ports)
 
     def add(self, function: Function) -> int:
         """Put a function into the next slot and place its BARs. Returns the slot."""
@@ -184,37 +190,54 @@ class HostBridge:
                 start = (self._next_mmio + kind.size - 1) & ~(kind.size - 1)
                 self._next_mmio = start + kind.size
             function.set_bar(index, start)
-        if self._mapped:
-            self._place(self._mapped, slot)
+        if self._ecam:
+            _place(self._ecam, slot, function)
         return slot
 
     def map(self, vm: Vm) -> None:
         """Configuration space in memory that the guest reads without an exit, and no more by ports:
         Linux, which reads it a thousand times in a boot, would take these as long as they work."""
-        self._mapped = Region(ECAM_START, ECAM_SIZE, nobodys_space(), 0, mmap.MAP_PRIVATE)
-        vm.add_memory(ECAM_START, ECAM_SIZE, self._mapped.hva, readonly=True)
-        self.buses.mmio.add(ECAM_START, ECAM_SIZE, _Mapped(self, self._mapped))
-        for slot in self.functions:
-            self._place(self._mapped, slot)
+        self._ecam = Region(ECAM_START, ECAM_SIZE, nobodys_space(), 0, mmap.MAP_PRIVATE)
+        vm.add_memory(ECAM_START, ECAM_SIZE, self._ecam.hva, readonly=True)
+        self.buses.mmio.add(ECAM_START, ECAM_SIZE, _Ecam(self, self._ecam))
+        for slot, function in self.functions.items():
+            _place(self._ecam, slot, function)
+        self.ports = None
+        self.buses.pio.remove(CONFIG_ADDRESS)
+        self.buses.pio.add(CONFIG_ADDRESS + 1, 1, _ResetControl(self))
 
-    def _place(self, mapped: Region, slot: int) -> None:
-        function, start = self.functions[slot], slot << _SLOT_SHIFT
-        there = mapped.bytes[start : start + _CONFIG_SIZE]
-        there[:] = function.config
-        function.config = there
+    def save(self) -> dict[str, Any]:
+        functions = [save(function) for function in self.functions.values()]
+        return {"ports": save(self.ports) if self.ports else {}, "functions": functions}
+
+    def restore(self, saved: Saved) -> None:
+        if self.ports:
+            saved.part("ports").into(self.ports)
+        parts = saved.parts("functions", len(self.functions))
+        for function, part in zip(self.functions.values(), parts):
+            function.restore(part)
+
+
+class Ports:
+    """Configuration mechanism #1."""
+
+    STATE: ClassVar = {"_address": 1 << 32}
+
+    def __init__(self, bridge: HostBridge) -> None:
+        self._bridge = bridge
+        self._address = 0
 
     def _target(self, offset: int) -> tuple[Function, int] | None:
         """The function and register that an access to the data port means."""
         address = self._address
         if not address & 0x8000_0000 or address & 0x00FF_0700:
             return None
-        function = self.functions.get((address >> 11) & 0x1F)
+        function = self._bridge.functions.get((address >> 11) & 0x1F)
         return (function, (address & 0xFC) + offset - 4) if function else None
 
     def read(self, offset: int, size: int) -> int:
         if offset < 4:
-            readable = (offset, size) == (0, 4) and not self._mapped
-            return self._address if readable else (1 << 8 * size) - 1
+            return self._address if (offset, size) == (0, 4) else (1 << 8 * size) - 1
         target = self._target(offset)
         if target is None:
             return (1 << 8 * size) - 1
@@ -223,36 +246,36 @@ class HostBridge:
 
     def write(self, offset: int, size: int, value: int) -> None:
         if offset < 4:
-            if (offset, size) == (0, 4) and not self._mapped:
+            if (offset, size) == (0, 4):
                 self._address = value
             elif (offset, size) == (1, 1):
-                self.on_reset_control(value)
+                self._bridge.on_reset_control(value)
             return
         target = self._target(offset)
         if target:
             function, register = target
             function.write_config(register, size, value)
 
-    def save(self) -> dict[str, Any]:
-        functions = [save(function) for function in self.functions.values()]
-        return {**save(self), "functions": functions}
 
-    def restore(self, saved: Saved) -> None:
-        saved.into(self)
-        parts = saved.parts("functions", len(self.functions))
-        for function, part in zip(self.functions.values(), parts):
-            function.restore(part)
+class _ResetControl:
+    """Port 0xCF9 where there is no address port around it."""
 
-    # port 0xCF9 lies inside the address register's range: the reset control register
-    on_reset_control: Callable[[int], None] = staticmethod(lambda value: None)
+    def __init__(self, bridge: HostBridge) -> None:
+        self._bridge = bridge
+
+    def read(self, offset: int, size: int) -> int:
+        return 0xFF
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._bridge.on_reset_control(value)
 
 
-class _Mapped:
+class _Ecam:
     """Configuration space in memory, for the accesses that are exits: all writes."""
 
-    def __init__(self, bridge: HostBridge, mapped: Region) -> None:
+    def __init__(self, bridge: HostBridge, ecam: Region) -> None:
         self._bridge = bridge
-        self._bytes = mapped.bytes
+        self._bytes = ecam.bytes
 
     def read(self, offset: int, size: int) -> int:
         return int.from_bytes(self._bytes[offset : offset + size], "little")
@@ -262,6 +285,14 @@ class _Mapped:
         function = self._bridge.functions.get(slot)
         if function and register + size <= _CONFIG_SIZE:
             function.write_config(register, size, value)
+
+
+def _place(ecam: Region, slot: int, function: Function) -> None:
+    """Have a function's configuration be where the guest reads it."""
+    start = slot << _SLOT_SHIFT
+    there = ecam.bytes[start : start + _CONFIG_SIZE]
+    there[:] = function.config
+    function.config = there
 
 
 @functools.cache

@@ -79,7 +79,7 @@ class VhostUser:
         self._set(_SET_FEATURES, _U64.pack(features | self._features & _F_PROTOCOL_FEATURES))
 
     def set_memory(self, memory: Memory) -> None:
-        """Let the back end map guest memory, which must be in a file (Memory(shared=...))."""
+        """Let the back end map guest memory, which must be in a file (Memory(shared_file=...))."""
         table = MEMORY_HEADER.pack(len(memory.regions), 0)
         for region in memory.regions:
             table += MEMORY_REGION.pack(region.gpa, region.size, region.hva, region.offset)
