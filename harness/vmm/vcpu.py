@@ -246,16 +246,17 @@ class VcpuThread(Vcpu):
                 self._end(reason)
 
     def _mmio(self) -> None:
-        run = self.run
-        address, data, length, is_write = structs.RUN_MMIO.unpack_from(run, structs.RUN_UNION)
+        address, data, length, is_write = structs.RUN_MMIO.unpack_from(self.run, structs.RUN_UNION)
+        ring = self.buses.ring
         with self.buses.lock:
-            self.buses.drain()
+            if ring[0] != ring[1]:
+                self.buses.drain()
             if is_write:
                 self.mmio.write(address, length, int.from_bytes(data[:length], "little"))
             else:
                 value = self.mmio.read(address, length)
                 at = structs.RUN_UNION + 8
-                run[at : at + length] = value.to_bytes(length, "little")
+                self.run[at : at + length] = value.to_bytes(length, "little")
 
     def _end(self, reason: int) -> None:
         """The exits that end a machine."""

@@ -217,22 +217,8 @@ class VirtioPci:
                 return 0
             index, high = divmod(offset - 32, 8)
             return queue.addresses[index] >> (8 * high)
-        values = {
-            0: self._device_select,
-            4: self._window(self._offered, self._device_select),
-            8: self._driver_select,
-            12: self._window(self._accepted, self._driver_select),
-            16: self._config_vector,
-            18: len(self._queues),
-            20: self._status,
-            21: self._generation,
-            22: self._queue_select,
-            24: queue.size if queue else 0,
-            26: queue.vector if queue else _NO_VECTOR,
-            28: int(queue.enabled) if queue else 0,
-            30: self._queue_select,
-        }
-        return values.get(offset, 0)
+        read = _COMMON_READS.get(offset)
+        return read(self, queue) if read else 0
 
     @staticmethod
     def _window(features: int, select: int) -> int:
@@ -355,6 +341,24 @@ class VirtioPci:
             queue.vector = self._vector(queue.vector)
         self._config_vector = self._vector(self._config_vector)
         self._msix.restore(saved.part("msix"))
+
+
+# what of the common configuration is read where, but for the addresses; None: no such queue
+_COMMON_READS: dict[int, Callable[[VirtioPci, _QueueState | None], int]] = {
+    0: lambda device, queue: device._device_select,
+    4: lambda device, queue: device._window(device._offered, device._device_select),
+    8: lambda device, queue: device._driver_select,
+    12: lambda device, queue: device._window(device._accepted, device._driver_select),
+    16: lambda device, queue: device._config_vector,
+    18: lambda device, queue: len(device._queues),
+    20: lambda device, queue: device._status,
+    21: lambda device, queue: device._generation,
+    22: lambda device, queue: device._queue_select,
+    24: lambda device, queue: queue.size if queue else 0,
+    26: lambda device, queue: queue.vector if queue else _NO_VECTOR,
+    28: lambda device, queue: int(queue.enabled) if queue else 0,
+    30: lambda device, queue: device._queue_select,
+}
 
 
 class _Notify:
