@@ -144,11 +144,12 @@ class Snapshot:
         body = parse(_read(f"{folder}/state"))
         self._identity = body.field("memory", str)
         config = body.field("config", dict)
-        own, self.config = Config.parse(config), Config.parse({**config, **changes})
+        self.config = Config.parse({**config, **changes})
         for disk in self.config.disks:
             disk.backend = "process"  # who maps the file does not see what this clone writes
         self.config.hugepages = self.config.mergeable = False  # it is a mapping of the file
-        if (own.memory, own.vcpus) != (self.config.memory, self.config.vcpus):
+        own = config.get("memory"), config.get("vcpus")
+        if own != (self.config.memory, self.config.vcpus):
             raise ConfigError("a clone has its snapshot's memory and vCPUs", "ask for no other")
         self.state = body.part("machine")
 

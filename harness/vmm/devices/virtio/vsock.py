@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import struct
 from fcntl import ioctl
 from functools import partial
@@ -53,9 +52,9 @@ class Vsock(Backend):
 
     def _take_cid(self) -> int:
         # context ids are one name space for the whole host: only trying tells whether one is free
-        chooser = random.Random(os.urandom(8))
         for _ in range(_TRIES):
-            cid = chooser.randint(_FIRST_CID, _LAST_CID)
+            chosen = int.from_bytes(os.urandom(8), "little")
+            cid = _FIRST_CID + chosen % (_LAST_CID + 1 - _FIRST_CID)
             try:
                 ioctl(self._vhost.fd, _SET_GUEST_CID, struct.pack("<Q", cid))
                 return cid
