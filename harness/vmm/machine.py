@@ -243,12 +243,16 @@ class Machine:
         """Run to the end and report it; returns when all is said. started: called when pause() and
         resume() can be."""
         signal.signal(KICK, lambda number, frame: None)
+        # a clone is waited for by vsock: its other devices may follow while it runs already
+        first = [one for one in self.transports if one.backend is self.vsock]
+        self._resume(first)
         if self.config.paused:
             self.pause()
         else:
             self._begin()
         for vcpu in self.vcpus:
             vcpu.start(self.end)
+        self._resume([one for one in self.transports if one not in first])
         started()
         reason, detail = _explain(self._wait())
         self._drain()  # the panic's line may have come no further than the ring
@@ -256,6 +260,19 @@ class Machine:
         if self.console.panic is not None and reason in _RESTARTS:
             reason, detail = "panic", self.console.panic
         self.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
+
+    def _resume(self, transports: Sequence[VirtioPci]) -> None:
+        """Devices of a snapshot go on; one that cannot ends the machine."""
+        if not self.restored:
+            return
+        try:
+            for transport in transports:
+                with self.buses.lock:  # the guest may reset it meanwhile
+                    transport.resume()
+                if self.vsock and transport.backend is self.vsock:
+                    self.vsock.reset_connections()
+        except GuestFault as fault:
+            self.end(fault)
 
     def _begin(self) -> None:
         """The guest's first instruction is next."""

@@ -67,7 +67,7 @@ def _save(machine: Machine) -> dict[str, Any]:
 
 
 def restore(machine: Machine, saved: Saved) -> None:
-    """Put a snapshot's state into a machine that was just built; its devices go on at once.
+    """Put a snapshot's state into a machine that was just built; its devices go on when it runs.
     Raises ConfigError."""
     try:
         for vcpu, part in zip(machine.vcpus, saved.parts("vcpus", len(machine.vcpus))):
@@ -81,10 +81,6 @@ def restore(machine: Machine, saved: Saved) -> None:
         with machine.vm.routes_at_once():
             for device, part in zip(machine.transports, parts):
                 device.restore(part)
-        for device in machine.transports:
-            device.resume()
-        if machine.vsock:
-            machine.vsock.reset_connections()
     except GuestFault as error:
         raise ConfigError(f"snapshot: {error}", MEND) from error
 

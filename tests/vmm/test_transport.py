@@ -375,3 +375,15 @@ def test_resume_tells_again_of_a_configuration_that_was_not_read(
     driver.device.suspend()
     driver.device.resume()
     assert signalled(config) is not seen
+
+
+def test_a_device_that_the_guest_resets_meanwhile_is_not_started_again(driver: Driver) -> None:
+    """A clone's guest may run before the last of its devices goes on."""
+    driver.start()
+    driver.device.suspend()
+    driver.write(STATUS, 0, 1)
+    driver.device.resume()
+    assert driver.backend.log == ["start", "stop"]
+    driver.start()
+    driver.device.resume()
+    assert driver.backend.log == ["start", "stop", "start"]

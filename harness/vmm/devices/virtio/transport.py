@@ -123,6 +123,7 @@ class VirtioPci:
         self._queues = [_QueueState() for _ in range(backend.queues)]
         self._offered = backend.features | F_VERSION_1
         self._running = False
+        self._suspended = False  # it runs for the guest, but its backend was not started
         self.function = Function(
             0x1AF4, 0x1040 + backend.device_type, backend.class_code, 0x40 + backend.device_type
         )
@@ -149,9 +150,9 @@ class VirtioPci:
             self.function.add_capability(_VENDOR_CAPABILITY, body + extra)
 
     def _reset(self) -> None:
-        if self._running:
+        if self._running and not self._suspended:
             self.backend.stop()
-        self._running = False
+        self._running = self._suspended = False
         self._status = 0
         self._device_select = self._driver_select = self._queue_select = 0
         self._accepted = 0
@@ -301,11 +302,14 @@ class VirtioPci:
         if self._running:
             for number, base in self.backend.stop().items():
                 self._queues[number].base = base
+            self._suspended = True
 
     def resume(self) -> None:
-        """Start the backend where it was suspended, perhaps in another machine."""
-        if not self._running:
+        """Start the backend where it was suspended, perhaps in another machine, whose guest may run
+        already and have reset the device."""
+        if not self._suspended:
             return
+        self._suspended = False
         started = self._start()
         # what was on its way through an eventfd is lost: it is told anew, and a kick too many does
         # no harm; but each interrupt costs a clone memory that it else would never touch
@@ -340,6 +344,7 @@ class VirtioPci:
             part.into(queue)
             queue.vector = self._vector(queue.vector)
         self._config_vector = self._vector(self._config_vector)
+        self._suspended = self._running
         self._msix.restore(saved.part("msix"))
 
 
