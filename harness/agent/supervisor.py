@@ -38,6 +38,7 @@ import socket
 import sys
 import threading
 import time
+from types import FrameType
 from typing import Any
 
 from harness.kvm.errors import ConfigError
@@ -54,6 +55,7 @@ from .retired import Retired
 from .utilization import GuestUtilization, Utilization
 
 API = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _INTERVAL = 1.0
 # of each thread: the default of 8 MiB may get a huge page for the few KiB that are used of it
 _STACK = 1 << 20
@@ -90,8 +92,8 @@ class Supervisor:
         self._closing = False
 
     def run(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
+        for number in _SIGNALS:
+            signal.signal(number, self._interrupted)
         self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, None)
         self._send({"event": "hello", "api": API, "pid": os.getpid(), "python": sys.version})
         due = time.monotonic() + _INTERVAL
@@ -262,7 +264,7 @@ class Supervisor:
     def _become_child(self, parent: int, ours: socket.socket) -> None:
         """In the fork: drop what is the supervisor's, and never outlive it."""
         die_with(parent)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         self._selector.close()
         ours.close()
@@ -314,9 +316,13 @@ class Supervisor:
         del self._children[child.guest]
         self._send({"event": "gone", "guest": child.guest})
 
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        """A signal: the first one, for a further one must not cut the end short."""
+        if not self._closing:
+            self._closing = True
+            raise KeyboardInterrupt
+
     def _close(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a second one must not cut this short
         for child in list(self._children.values()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL)
@@ -325,6 +331,8 @@ class Supervisor:
                 os.waitpid(child.pid, 0)
             self._cgroups.remove(child.guest)
         self._cgroups.close()
+        # the interpreter's own end takes the handlers away
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 def _capabilities() -> dict[str, Any]:
