@@ -104,10 +104,8 @@ class Machine:
             if origin:
                 snapshot.restore(self, origin.state)
             elif reading:
-                self._set_cpuid(kvm)
                 kernel.enter(self.memory, self.vcpus[0], config, reading.result())
             else:
-                self._set_cpuid(kvm)
                 flat.load(self.memory, self.vcpus[0], config)
         self._stats = self._open_stats()
         self.storm = ExitStorm(self.vcpus, self.serial, config.exit_limit)
@@ -123,6 +121,8 @@ class Machine:
         pins = self.config.pin or [-1] * self.config.vcpus
         self.vcpus = [VcpuThread(self.vm, index, self.buses, pin) for index, pin in enumerate(pins)]
         self._coalesced = self._coalesce(kvm)
+        if not self.restored:
+            self._set_cpuid(kvm)
         self.devices = self._add_devices()
 
     def _add_console(self, port: str) -> Console:

@@ -247,10 +247,8 @@ class VcpuThread(Vcpu):
 
     def _mmio(self) -> None:
         address, data, length, is_write = structs.RUN_MMIO.unpack_from(self.run, structs.RUN_UNION)
-        ring = self.buses.ring
         with self.buses.lock:
-            if ring[0] != ring[1]:
-                self.buses.drain()
+            self.buses.drain()
             if is_write:
                 self.mmio.write(address, length, int.from_bytes(data[:length], "little"))
             else:
