@@ -85,7 +85,7 @@ def _machine(
 ) -> tuple[Machine | Program, dict[str, str]]:
     """What is to run, made in the network that it asks for, and the identity that it is to take."""
     asked = Restore.parse(arguments) if operation == "restore" else None
-    origin = Snapshot(asked.snapshot, asked.config) if asked else None
+    origin = Snapshot(asked.snapshot, asked.config, asked.copied) if asked else None
     config: Config | PeerConfig | ContainerConfig
     if operation == "exec":
         config = PeerConfig.parse(arguments)

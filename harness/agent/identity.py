@@ -37,16 +37,19 @@ _WORD = re.compile(r"[a-z]+=[!-~]{1,64}")
 class Restore:
     """What "restore" asks for. snapshot: its folder. config: fields of its configuration that are
     others in this clone (its disks' paths). identity: words for its init; empty for a guest that
-    takes none."""
+    takes none. copied: pages to copy before it runs (see copied), in the form of Memory.copy."""
 
     snapshot: str
     config: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, str] = field(default_factory=dict)
+    copied: list[int] = field(default_factory=list)
 
     @classmethod
     def parse(cls, given: dict[str, Any]) -> Restore:
         """Raises ConfigError."""
         restore = record(cls, given)
+        if any(number < 0 for number in restore.copied) or len(restore.copied) % 2:
+            raise ConfigError(f"no runs of pages: {restore.copied!r:.80}")
         for name, value in restore.identity.items():
             if not isinstance(value, str) or not _WORD.fullmatch(f"{name}={value}"):
                 raise ConfigError(f"identity: no word: {name!r:.40}={value!r:.80}")

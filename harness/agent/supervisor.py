@@ -12,6 +12,7 @@ Protocol, JSON lines on standard input and output:
     -> {"id": 3, ..., "files": {"name": path}}           made and opened here, see control
     <- {"event": "exit"|"access", "guest", "call": n, ...}   answered by op "reply", see reach
     -> {"id": 4, "guest": "g", "op": "kill"}                                 SIGKILL to it
+    -> {"id": 4, "guest": "g", "op": "copied", "arguments": {"path": of a file}}   see copied
     -> {"id": 5, "op": "capabilities"}                                       of this host's KVM
     -> {"id": 6, "op": "ways"}                                        to reach guests (see _ways)
     -> {"id": 7, "op": "retire"}               memory of the guests that end from now (see retired)
@@ -48,6 +49,7 @@ from harness.vmm.memory import memory_file
 
 from .cgroup import Cgroups
 from .control import LineReader
+from .copied import copied
 from .guest import run_guest
 from .network import Network
 from .process import die_with
@@ -184,6 +186,8 @@ class Supervisor:
         elif child and operation == "kill":
             os.kill(child.pid, signal.SIGKILL)
             self._send({**answer, "result": True})
+        elif child and operation == "copied":
+            self._send({**answer, **_copied(child, request.get("arguments") or {})})
         elif child:
             try:
                 self._pass(child, request, line + b"\n")
@@ -345,6 +349,14 @@ def _capabilities() -> dict[str, Any]:
         return {"result": kvm.capabilities()}
     finally:
         kvm.close()
+
+
+def _copied(child: Child, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What that guest's process has written of a file: asked here, as it may open nothing."""
+    try:
+        return {"result": copied(child.pid, str(arguments.get("path")))}
+    except OSError as error:
+        return {"error": {"cause": f"its pages cannot be seen: {error.strerror}"}}
 
 
 def _now() -> int:

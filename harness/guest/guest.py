@@ -52,7 +52,8 @@ class Guest(Watched):
         self._born = time.monotonic()
         create = partial(hypervisor.create, spec)
         if origin:
-            create = partial(hypervisor.clone, origin.folder, spec)  # type: ignore[attr-defined]
+            folder, copied = origin.folder, origin.copied or ()
+            create = partial(hypervisor.clone, folder, spec, copied=copied)  # type: ignore[attr-defined]
         timeline = Timeline(stages=CLONE_STAGES if origin else STAGES)
         super().__init__(spec, create, console, timeline)
 
@@ -107,6 +108,8 @@ class Guest(Watched):
                 error.stage, error.console = "ready", tuple(self.console.tail())
                 raise
         self.timeline.mark("ready", self.timeline.here())
+        if self.origin:
+            self.origin.learn(self.machine)
         return self
 
     @property

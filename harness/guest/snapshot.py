@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -10,6 +11,7 @@ from harness.errors import HarnessError, hide_frames
 
 if TYPE_CHECKING:
     from harness.guest.guest import Guest
+    from harness.hypervisors.base import Machine
 
 __tracebackhide__ = hide_frames
 _numbers = itertools.count()
@@ -21,7 +23,7 @@ class Snapshot:
     Attributes:
         spec: of the guest that it was made of. folder: on the host.
         size: bytes of its memory that are not zero. lack: why there are no clones of it; "" if
-        there are.
+        there are. copied: what clones are given, see Hypervisor; None before one is ready.
 
     Clones that run do not need it any more after `remove()`: the kernel keeps what they map.
     """
@@ -31,6 +33,7 @@ class Snapshot:
         would else need first. Then it is paused for as long as it takes. Raises HarnessError
         (stage "run") when its hypervisor has no snapshots, or the guest writes to a disk."""
         self.spec = guest.spec
+        self.copied: list[int] | None = None
         self.lack = _lack(guest)
         self._host = guest.hypervisor.host
         take = getattr(guest.machine, "snapshot", None)
@@ -50,6 +53,14 @@ class Snapshot:
         except BaseException:
             self.remove()
             raise
+
+    def learn(self, clone: Machine) -> None:
+        """Of a clone that has just become ready: what it has written, the next ones need not wait
+        for. The first one tells."""
+        ask = getattr(clone, "copied", None)
+        if ask and self.copied is None:
+            with contextlib.suppress(HarnessError):  # it ends; the next one tells
+                self.copied = ask(self.folder)
 
     def remove(self) -> None:
         """Remove its files. Idempotent."""

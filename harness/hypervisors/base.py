@@ -244,8 +244,10 @@ class Hypervisor(Protocol):
 
     name: as given to --hypervisor. backend: as in HostFacts.
 
-    One that can clone has `clone(folder, spec, events) -> Machine`, too: as create(), going on from
-    the snapshot in that folder on the host; its machines have `snapshot(folder) -> bytes kept`.
+    One that can clone has `clone(folder, spec, events, copied=()) -> Machine`, too: as create(),
+    going on from the snapshot in that folder on the host; its machines have `snapshot(folder) ->
+    bytes kept`, and may have `copied(folder) -> pages`: what a clone has written, and the next
+    clones are given, to copy it before they run.
     """
 
     name: str

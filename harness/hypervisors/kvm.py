@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -74,14 +75,20 @@ class KvmHypervisor(SupervisedHypervisor):
             "create", spec.name, arguments, events, PAYLOAD_TIMEOUT, limits=spec.limits
         )
 
-    def clone(self, folder: str, spec: GuestSpec, events: Events) -> Machine:
+    def clone(
+        self, folder: str, spec: GuestSpec, events: Events, copied: Sequence[int] = ()
+    ) -> Machine:
         """A machine that goes on from the snapshot in a folder of the host, with an identity of
-        its own: vsock and network addresses, random numbers, wall clock, host name."""
+        its own: vsock and network addresses, random numbers, wall clock, host name. copied: what
+        BuiltInMachine.copied told of another one."""
         access = self.access(spec)
         identity = {"name": spec.name[:HOST_NAME_MAX]}
         config: dict[str, Any] = {"networks": []}
         if access.network != "none":
             config["networks"] = [access.device]
             identity |= {"mac": access.mac, "ip": access.configuration}
-        arguments = {"snapshot": folder, "identity": identity, "config": config}
+        arguments = {
+            **{"snapshot": folder, "identity": identity},
+            **{"config": config, "copied": list(copied)},
+        }
         return self.start("restore", spec, arguments, access, events)

@@ -323,6 +323,12 @@ class BuiltInMachine(SupervisedMachine):
         done = request("snapshot", self._guest, {}, _SNAPSHOT_TIMEOUT, files=files)
         return int(done["bytes"])
 
+    def copied(self, folder: str) -> list[int]:
+        """Of a clone, the pages of the snapshot in that folder that it has written: see
+        harness/agent/copied.py."""
+        found: list[int] = self.ask("copied", path=f"{folder}/memory")
+        return found
+
 
 class PeerMachine(SupervisedMachine):
     """A peer's, with a monitor that is QEMU's: `monitor.execute("query-status")`."""

@@ -151,10 +151,7 @@ _MENDS = {
     "boot": f"choose one of {', '.join(BOOT_WAYS)}",
 }
 _RECORDS: dict[str, type] = {
-    "DiskConfig": DiskConfig,
-    "EventfdConfig": EventfdConfig,
-    "NetworkConfig": NetworkConfig,
-    "SegmentConfig": SegmentConfig,
+    one.__name__: one for one in (DiskConfig, EventfdConfig, NetworkConfig, SegmentConfig)
 }
 
 

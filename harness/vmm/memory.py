@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Sequence
 
 from harness.kvm.errors import ConfigError, GuestFault
 
@@ -26,6 +27,7 @@ _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _MAP_NORESERVE = 0x4000
+_MADV_POPULATE_WRITE = 23  # Linux 5.14
 _MAP_FIXED = 0x10
 
 
@@ -144,6 +146,15 @@ class Memory:
         start, end = -(-at // PAGE) * PAGE, (at + len(view)) // PAGE * PAGE
         region = next(one for one in self.regions if one.hva <= at < one.hva + one.size)
         return end - start if start < end and region.discard(start, end - start) else 0
+
+    def copy(self, pages: Sequence[int]) -> None:
+        """Copy pages of a private mapping of a file before anybody writes them, as far as the
+        kernel does that. pages: of the file, the first of a run, its length, and so on. Raises
+        GuestFault outside of memory."""
+        for first, count in zip(pages[::2], pages[1::2]):
+            gpa = first * PAGE
+            gpa += GAP_END - GAP_START if gpa >= GAP_START else 0
+            _libc.madvise(self.hva(gpa, count * PAGE), count * PAGE, _MADV_POPULATE_WRITE)
 
     def unmap(self, gpa: int) -> None:
         """Make the kernel drop the nested mapping of a page, not its contents. Raises GuestFault.

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .devices.virtio.transport import VirtioPci
     from .machine import Machine
 
-VERSION = 3
+VERSION = 4
 _PAGE = 4096
 _PIECE = 64 << 10  # what is all zero of that size becomes a hole
 _BLOCK = 2 << 20
@@ -89,11 +90,11 @@ def _write(
     files: dict[str, int], config: dict[str, Any], memory: Memory, machine: dict[str, Any]
 ) -> int:
     identity = os.urandom(_ID_BYTES)
-    body = json.dumps({"config": config, "memory": identity.hex(), "machine": machine})
-    whole = json.dumps({"version": VERSION, "check": zlib.crc32(body.encode()), "body": body})
+    body = json.dumps({"config": config, "memory": identity.hex(), "machine": machine}).encode()
+    head = json.dumps({"version": VERSION, "check": zlib.crc32(body)}).encode()
     try:
         kept = _write_memory(files["memory"], memory, identity)
-        _write_all(files["state"], memoryview(whole.encode("ascii")), 0)
+        _write_all(files["state"], memoryview(head + b"\n" + body), 0)
     except OSError as error:
         mend = "give a folder with room for the guest's memory"
         raise ConfigError(f"snapshot: {error.strerror}", mend) from error
@@ -133,10 +134,12 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
 class Snapshot:
     """A snapshot read back: `config`, and the machine's `state`, checked as it is taken."""
 
-    def __init__(self, folder: str, changes: dict[str, Any]) -> None:
-        """changes: fields of the configuration that are another's in a clone. Raises ConfigError
-        for what is missing, broken, or of another version."""
+    def __init__(self, folder: str, changes: dict[str, Any], copied: Sequence[int] = ()) -> None:
+        """changes: fields of the configuration that are another's in a clone. copied: pages that it
+        has of its own from the start, see Memory.copy. Raises ConfigError for what is missing,
+        broken, or of another version."""
         self.folder = folder
+        self._copied = copied
         body = parse(_read(f"{folder}/state"))
         self._identity = body.field("memory", str)
         config = body.field("config", dict)
@@ -153,16 +156,18 @@ class Snapshot:
         """Guest memory over the file. Raises ConfigError for a file that is not this snapshot's."""
         path, size = f"{self.folder}/memory", self.config.memory << 20
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
+            with open(path, "rb", buffering=0) as file:
+                fd = file.fileno()
                 whole = os.fstat(fd).st_size == size + _PAGE
                 if not whole or os.pread(fd, _ID_BYTES, size).hex() != self._identity:
                     raise ConfigError(f"{path} is not this snapshot's memory", MEND)
-                return Memory(size, file=fd)
-            finally:
-                os.close(fd)  # the mapping stays
+                memory = Memory(size, file=fd)  # the mapping stays
+            memory.copy(self._copied)
+            return memory
         except OSError as error:
             raise ConfigError(f"snapshot {path}: {error.strerror}", MEND) from error
+        except GuestFault as error:
+            raise ConfigError(f"snapshot: pages copied: {error}", MEND) from error
 
 
 def _read(path: str) -> bytes:
@@ -174,16 +179,13 @@ def _read(path: str) -> bytes:
 
 
 def parse(data: bytes) -> Saved:
+    head, _, body = data.partition(b"\n")
     try:
-        whole = Saved("file", json.loads(data))
-        version, check, text = whole.number("version", 1 << 16), None, ""
-        if version == VERSION:
-            check, text = whole.number("check", 1 << 32), whole.field("body", str)
-            body = Saved("body", json.loads(text))
+        whole = Saved("file", json.loads(head))
+        if (version := whole.number("version", 1 << 16)) != VERSION:
+            raise ConfigError(f"snapshot: version {version}, this is {VERSION}", MEND)
+        if zlib.crc32(body) != whole.number("check", 1 << 32):
+            raise ConfigError("snapshot: its state was changed", MEND)
+        return Saved("body", json.loads(body))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"snapshot: its state cannot be read: {error}", MEND) from error
-    if version != VERSION:
-        raise ConfigError(f"snapshot: version {version}, this is {VERSION}", MEND)
-    if zlib.crc32(text.encode("utf-8", "surrogatepass")) != check:
-        raise ConfigError("snapshot: its state was changed", MEND)
-    return body

@@ -201,7 +201,9 @@ class Cloner(Puppet):
             raise HarnessError("no space left")
         return 4096
 
-    def clone(self, folder: str, spec: GuestSpec, events: Events) -> Cloner:
+    def clone(
+        self, folder: str, spec: GuestSpec, events: Events, copied: Sequence[int] = ()
+    ) -> Cloner:
         self.events = events
         self.cloned.append(folder)
         events.on_mark("create", time.monotonic_ns())

@@ -168,6 +168,16 @@ def test_a_snapshot_has_its_spare_ssh_server(guests: GuestFactory) -> None:
     assert float(up) - int(began) / 100 > (clone.timeline.here() - marks["restored"]) / 1e9
 
 
+def test_the_first_clone_spares_the_next_ones_page_faults(guests: GuestFactory) -> None:
+    origin = guests("template")
+    origin.ssh.cut()
+    with origin.snapshot() as taken:
+        assert taken.copied is None
+        faults = [guests.clone(taken, "clone").statistics()["pf_taken"] for _ in range(2)]
+        assert taken.copied
+    assert faults[1] < 0.8 * faults[0]
+
+
 def test_snapshots_leave_the_host_memory(emulated_host: Host) -> None:
     memory = emulated_host.facts.memory >> 20
     assert emulated_host.scratch(mapped=memory // 2).startswith("/var/tmp/")

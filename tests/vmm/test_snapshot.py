@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 
 __all__ = ["disk"]
 
-COUNTER = 0x20_0000
+COUNTER, PAGE = 0x20_0000, 4096
 WAIT_KEY = """
 8:  mov $0x3fd, %dx ; in %dx, %al ; test $1, %al ; jz 8b
     mov $0x3f8, %dx ; in %dx, %al
@@ -158,12 +158,11 @@ def test_a_disk_and_its_ring_go_on(
 
 def change(taken: Path, alter: Callable[[dict[str, Any]], None]) -> None:
     """Change the body of a state file and make its check right again."""
-    whole = json.loads((taken / "state").read_text())
-    body = json.loads(whole["body"])
+    head, body = map(json.loads, (taken / "state").read_text().splitlines())
     alter(body)
-    whole["body"] = json.dumps(body)
-    whole["check"] = zlib.crc32(whole["body"].encode())
-    (taken / "state").write_text(json.dumps(whole))
+    text = json.dumps(body)
+    head["check"] = zlib.crc32(text.encode())
+    (taken / "state").write_text(f"{json.dumps(head)}\n{text}")
 
 
 def msr(index: int, value: int) -> str:
@@ -184,9 +183,9 @@ def test_files_that_are_missing_or_damaged(run: Runner, taken: Path) -> None:
     assert "No such file" in refused(run, snapshot=str(taken / "absent"))
     for broken, why in (
         ("", "cannot be read"),
-        (text[:-10], "cannot be read"),
+        (text[:-10], "was changed"),
         ("[]", "no object"),
-        (text.replace('"version": 3', '"version": 1'), "version 1, this is 3"),
+        (text.replace('"version": 4', '"version": 1'), "version 1, this is 4"),
         (text.replace("tsc_khz", "tsc_kHz"), "was changed"),
     ):
         state.write_text(broken)
@@ -252,6 +251,46 @@ def test_what_cannot_be_snapshot(run: Runner, origin: Guest, taken: Path, tmp_pa
     with pytest.raises(HarnessError, match="cannot be shared"):
         take(writer, tmp_path / "never")
     press(origin, "2")  # a refusal leaves it running
+
+
+def test_a_clone_has_pages_of_its_own_from_the_start(run: Runner, taken: Path) -> None:
+    first = run.start("restore", "first", snapshot=str(taken))
+    press(first, "2")
+    copied = first.machine.copied(str(taken))
+    assert COUNTER // PAGE in pages(copied)
+    second = run.start("restore", "second", snapshot=str(taken), copied=copied)
+    assert pages(second.machine.copied(str(taken))) >= pages(copied)
+    third = run.start("restore", "third", snapshot=str(taken), copied=[0x300, 2])
+    assert {0x300, 0x301} <= pages(third.machine.copied(str(taken)))
+    for clone in (second, third):
+        press(clone, "2")
+    assert third.machine.copied(str(taken / "absent")) == []
+
+
+def pages(runs: list[int]) -> set[int]:
+    return {
+        first + more for first, n in zip(runs[::2], runs[1::2], strict=True) for more in range(n)
+    }
+
+
+@pytest.mark.parametrize(
+    ("copied", "why"),
+    [
+        ([(64 << 20) // PAGE, 1], "outside guest memory"),
+        ([0, (64 << 20) // PAGE + 1], "outside guest memory"),
+        ([1 << 60, 1], "outside guest memory"),
+        ([1 << 60, 1 << 80], "outside guest memory"),
+        ([-1, 1], "no runs of pages"),
+        ([1, -1], "no runs of pages"),
+        ([1], "no runs of pages"),
+        (["1", 1], "no int"),
+        (5, "no list"),
+    ],
+    ids=str,
+)
+def test_pages_that_cannot_be_copied(run: Runner, taken: Path, copied: Any, why: str) -> None:
+    with pytest.raises(ProvisionError, match=why):
+        run.start("restore", "refused", snapshot=str(taken), copied=copied)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ Source: Intel SDM volume 3A, 9.9 (modes), 3.4.5 (descriptors), 4.5 (4-level pagi
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping
 
@@ -126,11 +125,9 @@ def _load(memory: Memory, segment: SegmentConfig, taken: list[range]) -> None:
         cause = f"{where} does not fit into {memory.size >> 20} MiB of memory"
         raise ConfigError(cause, "give the guest more memory") from None
     try:
-        fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fill(view, fd, segment.offset, ConfigError(f"payload {segment.path} is truncated"))
-        finally:
-            os.close(fd)
+        with open(segment.path, "rb", buffering=0) as file:
+            truncated = ConfigError(f"payload {segment.path} is truncated")
+            fill(view, file.fileno(), segment.offset, truncated)
     except OSError as error:
         cause = f"payload {segment.path}: {error.strerror}"
         raise ConfigError(cause, "check the path") from error

@@ -33,16 +33,11 @@ class Msix:
         self.eventfds = [eventfd() for _ in range(vectors)]
         self._gsis = [vm.allocate_gsi() for _ in range(vectors)]
         self._assigned = [False] * vectors
-        self.size = len(self._table) + 8
         body = struct.pack("<HII", vectors - 1, offset | bar, (offset + len(self._table)) | bar)
         self._capability = function.add_capability(CAPABILITY, body, b"\0\xc0")
 
     def __len__(self) -> int:
         return len(self.eventfds)
-
-    @property
-    def enabled(self) -> bool:
-        return bool(self._function.read_config(self._capability + 2, 2) & _ENABLE)
 
     def read(self, offset: int, size: int) -> int:
         return int.from_bytes(self._table[offset : offset + size], "little")

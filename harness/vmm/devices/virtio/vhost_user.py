@@ -67,10 +67,8 @@ class VhostUser:
 
     def read_config(self, size: int) -> bytes:
         """The first bytes of the device's configuration space."""
-        answer = self._ask(_GET_CONFIG, _CONFIG.pack(0, size, 0) + bytes(size))
-        if len(answer) != _CONFIG.size + size:
-            raise VhostUserError(f"{len(answer)} bytes of configuration, not {size}")
-        return answer[_CONFIG.size :]
+        asked = _CONFIG.pack(0, size, 0) + bytes(size)
+        return self._ask(_GET_CONFIG, asked, len(asked))[_CONFIG.size :]
 
     def write_config(self, offset: int, data: bytes) -> None:
         self._set(_SET_CONFIG, _CONFIG.pack(offset, len(data), 0) + data)
@@ -98,10 +96,8 @@ class VhostUser:
 
     def stop_queue(self, number: int) -> int:
         """Take a ring back; returns the index at which it would go on."""
-        answer = self._ask(_GET_VRING_BASE, VRING_STATE.pack(number, 0))
-        if len(answer) != VRING_STATE.size:
-            raise VhostUserError(f"{len(answer)} bytes of ring state")
-        index, base = VRING_STATE.unpack(answer)
+        asked = VRING_STATE.pack(number, 0)
+        index, base = VRING_STATE.unpack(self._ask(_GET_VRING_BASE, asked, len(asked)))
         if index != number or base > 0xFFFF:
             raise VhostUserError(f"ring {index} stands at {base}, where {number} was asked for")
         return int(base)
@@ -115,10 +111,7 @@ class VhostUser:
     # messages
 
     def _number(self, request: int) -> int:
-        answer = self._ask(request)
-        if len(answer) != _U64.size:
-            raise VhostUserError(f"an answer of {len(answer)} bytes to request {request}")
-        return int(_U64.unpack(answer)[0])
+        return int(_U64.unpack(self._ask(request, b"", _U64.size))[0])
 
     def _set(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         if not self._acknowledged:
@@ -129,9 +122,13 @@ class VhostUser:
         if answer != _U64.pack(0):
             raise VhostUserError(f"it refuses request {request}: {answer[:8].hex()}")
 
-    def _ask(self, request: int, payload: bytes = b"") -> bytes:
+    def _ask(self, request: int, payload: bytes, size: int) -> bytes:
+        """The answer, of `size` bytes."""
         self._send(request, _VERSION, payload, ())
-        return self._receive(request)
+        answer = self._receive(request)
+        if len(answer) != size:
+            raise VhostUserError(f"{len(answer)} bytes to request {request}, not {size}")
+        return answer
 
     def _send(self, request: int, flags: int, payload: bytes, fds: Sequence[int]) -> None:
         message = _HEADER.pack(request, flags, len(payload)) + payload

@@ -1,0 +1,68 @@
+"""Which pages a process has of its own, told of this one."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.agent import copied as module
+from harness.agent.copied import copied
+
+PAGE = mmap.PAGESIZE
+PAGES = 64
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a memory file"
+    path.write_bytes(b"x" * PAGES * PAGE)
+    return path
+
+
+def private(path: Path, first: int, count: int) -> mmap.mmap:
+    with path.open("r+b") as opened:
+        return mmap.mmap(opened.fileno(), count * PAGE, flags=mmap.MAP_PRIVATE, offset=first * PAGE)
+
+
+@pytest.fixture
+def whole(file: Path) -> Iterator[mmap.mmap]:
+    with private(file, 0, PAGES) as mapping:
+        yield mapping
+
+
+def test_what_is_written_and_not_what_is_read(file: Path, whole: mmap.mmap) -> None:
+    assert copied(os.getpid(), str(file)) == []
+    assert whole[5 * PAGE] == ord("x")
+    assert copied(os.getpid(), str(file)) == []
+    for page in (0, 9, 10, 11, PAGES - 1):
+        whole[page * PAGE] = 0
+    assert copied(os.getpid(), str(file)) == [0, 1, 9, 3, PAGES - 1, 1]
+
+
+def test_pieces_of_a_pagemap(file: Path, whole: mmap.mmap, monkeypatch: pytest.MonkeyPatch) -> None:
+    for page in (0, 9, 10, 11, PAGES - 1):
+        whole[page * PAGE] = 0
+    monkeypatch.setattr(module, "_PIECE", 8 * 10)
+    assert copied(os.getpid(), str(file)) == [0, 1, 9, 1, 10, 2, PAGES - 1, 1]
+    monkeypatch.setattr(module, "_MOST", 2)
+    assert copied(os.getpid(), str(file)) == [0, 1, 9, 1]
+
+
+def test_a_part_of_a_file_and_others_files(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(file.read_bytes())
+    with private(file, 32, 8) as part, private(other, 0, 8) as another:
+        part[3 * PAGE] = another[4 * PAGE] = 0
+        assert copied(os.getpid(), str(file)) == [35, 1]
+        assert copied(os.getpid(), str(tmp_path / "absent")) == []
+        file.unlink()
+        assert copied(os.getpid(), str(file)) == []
+
+
+def test_nobody() -> None:
+    with pytest.raises(OSError, match="No such file"):
+        copied(1 << 30, "path")
