@@ -65,10 +65,10 @@ def run_guest(
             else:
                 if machine.config.sandbox:
                     facts["sandbox"] = sandbox.enter()
-                threading.Thread(target=adopt, args=(machine, identity), daemon=True).start()
+                adoption = threading.Thread(target=adopt, args=(machine, identity), daemon=True)
                 driven = (machine, channel, cgroup.counters)
                 control = threading.Thread(target=serve, args=driven, name="control", daemon=True)
-                run = partial(machine.run, control.start)
+                run = partial(machine.run, adoption.start, control.start)
             channel.send({"id": identifier, "result": facts})
             run()
         status = 0

@@ -136,9 +136,8 @@ class Config:
         if len(set(addresses)) != len(addresses) or len(addresses) > _EVENTFDS:
             raise ConfigError(f"{len(addresses)} eventfds", _MENDS["eventfds"])
         if config.pin and len(config.pin) != config.vcpus:
-            raise ConfigError(
-                f"{len(config.pin)} CPUs to pin {config.vcpus} vCPUs to", "give one for each"
-            )
+            cause = f"{len(config.pin)} CPUs to pin {config.vcpus} vCPUs to"
+            raise ConfigError(cause, "give one for each")
         return config
 
 

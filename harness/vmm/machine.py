@@ -45,6 +45,8 @@ from .watch import ExitStorm
 _MSI_TO_FIRST = 0xFEE0_0000  # the message address of the local APIC whose id is 0
 _XAPIC_IDS = 254  # 8 bits, less the broadcast id
 _HOUSEKEEPING = 0.1  # seconds between looks at coalesced writes, unfinished lines, exits
+_HEAD_START = 0.1  # seconds
+_Hook = Callable[[], object]
 _RESTARTS = ("reset", "triple-fault")  # by which a panicking kernel ends its machine
 
 
@@ -133,11 +135,9 @@ class Machine:
 
     def _check_pin(self) -> None:
         there = os.sched_getaffinity(0)
-        absent = sorted(set(self.config.pin) - there)
-        if absent:
-            raise ConfigError(
-                f"vCPUs cannot be pinned to CPUs {absent}", f"take some of {sorted(there)}"
-            )
+        if absent := sorted(set(self.config.pin) - there):
+            cause = f"vCPUs cannot be pinned to CPUs {absent}"
+            raise ConfigError(cause, f"take some of {sorted(there)}")
 
     def _add_platform(self) -> None:
         self.serial: serial.Serial | None = None
@@ -239,11 +239,11 @@ class Machine:
 
     # running
 
-    def run(self, started: Callable[[], object] = lambda: None) -> None:
-        """Run to the end and report it; returns when all is said. started: called when pause() and
-        resume() can be."""
+    def run(self, running: _Hook = lambda: None, started: _Hook = lambda: None) -> None:
+        """Run to the end and report it; returns when all is said. running: called when the vCPUs
+        do. started: called when pause() and resume() can be."""
         signal.signal(KICK, lambda number, frame: None)
-        # a clone is waited for by vsock: its other devices may follow while it runs already
+        # a clone is waited for by vsock: its other devices follow while it runs already
         first = [one for one in self.transports if one.backend is self.vsock]
         self._resume(first)
         if self.config.paused:
@@ -252,6 +252,10 @@ class Machine:
             self._begin()
         for vcpu in self.vcpus:
             vcpu.start(self.end)
+        running()
+        if self.restored and self.begun and self.vsock:
+            # this process's one lock is for the exits by which the guest reads its address
+            self.vsock.wait_reset(_HEAD_START)
         self._resume([one for one in self.transports if one not in first])
         started()
         reason, detail = _explain(self._wait())

@@ -222,6 +222,7 @@ int settle(void)
 {
     long long end = now_ns() + SETTLE_NS;
 
+    stir_network();
     for (int i = 0; i < server_count; i++)
         if (settle_server(&servers[i], end))
             return -1;

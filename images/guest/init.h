@@ -53,5 +53,6 @@ int listen_tcp(unsigned short port);
 int tcp_listens(unsigned port);    /* whether some process listens on it */
 extern char ip_default[64];        /* "ADDRESS/PREFIX,GATEWAY" or "" */
 int has_ip(void);
+void stir_network(void);           /* a datagram to all that nobody takes */
 
 #endif

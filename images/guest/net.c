@@ -20,6 +20,7 @@
 #define INTERFACE "eth0"
 #define INTERFACE_DEADLINE_NS 5000000000LL
 #define BACKLOG 128
+#define DISCARD_PORT 9
 
 char ip_default[64];
 static char ip[64];
@@ -142,6 +143,23 @@ int set_mac(const char *text)
                  || ioctl(fd, SIOCSIFHWADDR, &r);
     close(fd);
     return failed;
+}
+
+/*
+ * An interrupt's vector that is to move to another CPU does so when it comes for the first time: exits
+ * to the VMM's user space, which without this a clone would have while somebody logs in.
+ */
+void stir_network(void)
+{
+    struct sockaddr_in all = {
+        .sin_family = AF_INET, .sin_port = htons(DISCARD_PORT), .sin_addr.s_addr = INADDR_BROADCAST,
+    };
+    int yes = 1, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    if (!setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, INTERFACE, sizeof INTERFACE)
+        && !setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &yes, sizeof yes))
+        sendto(fd, "", 1, 0, (struct sockaddr *)&all, sizeof all);
+    close(fd);
 }
 
 static int listening(int fd, const void *address, socklen_t size)

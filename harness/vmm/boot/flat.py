@@ -115,10 +115,9 @@ def _load(memory: Memory, segment: SegmentConfig, taken: list[range]) -> None:
         raise ConfigError(f"{where} of {segment.path} at {segment.offset:#x} cannot be")
     for area in taken:
         if segment.gpa < area.stop and segment.gpa + segment.size > area.start:
-            raise ConfigError(
-                f"{where} overlaps what the VMM puts at {area.start:#x} to {area.stop - 1:#x}",
-                f"load it at {_PAGE_TABLES_END:#x} or above",
-            )
+            taker = f"what the VMM puts at {area.start:#x} to {area.stop - 1:#x}"
+            mend = f"load it at {_PAGE_TABLES_END:#x} or above"
+            raise ConfigError(f"{where} overlaps {taker}", mend)
     try:
         view = memory.view(segment.gpa, segment.size)
     except GuestFault:

@@ -5,8 +5,8 @@ Uncompressed: no real mode, no decompression, no firmware.
 
 from __future__ import annotations
 
+import io
 import os
-import stat
 import struct
 from typing import BinaryIO, NamedTuple
 
@@ -142,20 +142,14 @@ def fill(view: memoryview, fd: int, offset: int, short: ConfigError) -> None:
 def load_initramfs(memory: Memory, path: str, kernel: Kernel) -> tuple[int, int]:
     """Read the initramfs to the top of low memory. Returns address and size in bytes."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(path, "rb", buffering=0) as file:
+            return _load_initramfs(memory, file, path, kernel)
     except OSError as error:
         raise ConfigError(f"initramfs {path}: {error.strerror}", "check the path") from error
-    try:
-        return _load_initramfs(memory, fd, path, kernel)
-    except OSError as error:  # a directory
-        raise ConfigError(f"initramfs {path}: {error.strerror}", "check the path") from error
-    finally:
-        os.close(fd)
 
 
-def _load_initramfs(memory: Memory, fd: int, path: str, kernel: Kernel) -> tuple[int, int]:
-    block = stat.S_ISBLK(os.fstat(fd).st_mode)
-    size = os.lseek(fd, 0, os.SEEK_END) if block else os.fstat(fd).st_size
+def _load_initramfs(memory: Memory, file: io.FileIO, path: str, kernel: Kernel) -> tuple[int, int]:
+    size = file.seek(0, os.SEEK_END)  # of a block device, too
     address = (min(memory.regions[0].size, kernel.initramfs_end) - size) & ~0xFFF
     if size == 0:
         raise ConfigError(f"initramfs {path} is empty", "build it again")
@@ -166,7 +160,7 @@ def _load_initramfs(memory: Memory, fd: int, path: str, kernel: Kernel) -> tuple
             f"give the guest at least {needed + 1} MiB (--guest-memory)",
         )
     short = ConfigError(f"initramfs {path} is truncated", "build it again")
-    fill(memory.view(address, size), fd, 0, short)
+    fill(memory.view(address, size), file.fileno(), 0, short)
     return address, size
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 from fcntl import ioctl
 from functools import partial
 from typing import Callable
@@ -103,6 +104,12 @@ class Vsock(Backend):
         """Whether the driver has handled the event, and so given back its buffer."""
         events = self._events  # stop() may take it away meanwhile
         return events is None or events.waiting >= self._full
+
+    def wait_reset(self, timeout: float) -> None:
+        """Wait for that, for some seconds at most."""
+        end = time.monotonic() + timeout
+        while not self.reset_seen and time.monotonic() < end:
+            time.sleep(0.001)
 
     @property
     def well_filled(self) -> bool:
