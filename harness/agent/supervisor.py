@@ -240,7 +240,6 @@ class Supervisor:
         parent = os.getpid()
         memory = -1
         try:
-            self._retired.make_room()
             memory = memory_file()
             ours, theirs = socket.socketpair()
             pid = os.fork()
