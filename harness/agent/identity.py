@@ -49,7 +49,8 @@ class Restore:
         """Raises ConfigError."""
         restore = record(cls, given)
         if any(number < 0 for number in restore.copied) or len(restore.copied) % 2:
-            raise ConfigError(f"no runs of pages: {restore.copied!r:.80}")
+            cause = f"copied: no runs of pages: {restore.copied!r:.80}"
+            raise ConfigError(cause, "give what another clone told, or nothing")
         for name, value in restore.identity.items():
             if not isinstance(value, str) or not _WORD.fullmatch(f"{name}={value}"):
                 raise ConfigError(f"identity: no word: {name!r:.40}={value!r:.80}")

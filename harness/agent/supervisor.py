@@ -355,7 +355,8 @@ def _copied(child: Child, arguments: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"result": copied(child.pid, str(arguments.get("path")))}
     except OSError as error:
-        return {"error": {"cause": f"its pages cannot be seen: {error.strerror}"}}
+        cause = f"the pages that it has written cannot be seen: {error.strerror}"
+        return {"error": {"cause": cause, "mend": "give root on the host CAP_SYS_PTRACE"}}
 
 
 def _now() -> int:

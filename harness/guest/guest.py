@@ -49,11 +49,16 @@ class Guest(Watched):
         self.origin = origin
         self.ssh = GuestSSH(self)
         self._failure = ""
+        self._cloned: dict[str, Any] = {}
         self._born = time.monotonic()
         create = partial(hypervisor.create, spec)
         if origin:
-            folder, copied = origin.folder, origin.copied or ()
-            create = partial(hypervisor.clone, folder, spec, copied=copied)  # type: ignore[attr-defined]
+            create = partial(hypervisor.clone, origin.folder, spec)  # type: ignore[attr-defined]
+            self._cloned = {"cloned_from": origin.spec.name, "copied": sum(origin.copied[1::2])}
+            if origin.copied:
+                create = partial(create, copied=origin.copied)
+            elif origin.why_not:
+                self._cloned["not_copied"] = origin.why_not
         timeline = Timeline(stages=CLONE_STAGES if origin else STAGES)
         super().__init__(spec, create, console, timeline)
 
@@ -136,9 +141,9 @@ class Guest(Watched):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """See Watched; cloned_from: the guest that it is a clone of."""
-        more = {"cloned_from": self.origin.spec.name} if self.origin else {}
-        return {**super().facts, **more}
+        """See Watched; of a clone, too. cloned_from: the guest that it is one of. copied: how many
+        pages it had of its own before it ran. not_copied: why there was nothing to know of them."""
+        return {**super().facts, **self._cloned}
 
     def _check_boot(self, grace: float = 0.0) -> None:
         ended = self.ended.wait(grace)

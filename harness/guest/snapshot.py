@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -23,7 +23,8 @@ class Snapshot:
     Attributes:
         spec: of the guest that it was made of. folder: on the host.
         size: bytes of its memory that are not zero. lack: why there are no clones of it; "" if
-        there are. copied: what clones are given, see Hypervisor; None before one is ready.
+        there are. copied: what clones are given, see Hypervisor; empty before one has told, and
+        why_not then says what kept it from that.
 
     Clones that run do not need it any more after `remove()`: the kernel keeps what they map.
     """
@@ -33,7 +34,8 @@ class Snapshot:
         would else need first. Then it is paused for as long as it takes. Raises HarnessError
         (stage "run") when its hypervisor has no snapshots, or the guest writes to a disk."""
         self.spec = guest.spec
-        self.copied: list[int] | None = None
+        self.copied: Sequence[int] = ()
+        self.why_not = ""
         self.lack = _lack(guest)
         self._host = guest.hypervisor.host
         take = getattr(guest.machine, "snapshot", None)
@@ -56,11 +58,13 @@ class Snapshot:
 
     def learn(self, clone: Machine) -> None:
         """Of a clone that has just become ready: what it has written, the next ones need not wait
-        for. The first one tells."""
+        for. The first one tells; if it cannot, the next one."""
         ask = getattr(clone, "copied", None)
-        if ask and self.copied is None:
-            with contextlib.suppress(HarnessError):  # it ends; the next one tells
+        if ask and not self.copied:
+            try:
                 self.copied = ask(self.folder)
+            except HarnessError as error:
+                self.why_not = error.cause
 
     def remove(self) -> None:
         """Remove its files. Idempotent."""

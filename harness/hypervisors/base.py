@@ -247,7 +247,7 @@ class Hypervisor(Protocol):
     One that can clone has `clone(folder, spec, events, copied=()) -> Machine`, too: as create(),
     going on from the snapshot in that folder on the host; its machines have `snapshot(folder) ->
     bytes kept`, and may have `copied(folder) -> pages`: what a clone has written, and the next
-    clones are given, to copy it before they run.
+    clones are given then, to copy it before they run.
     """
 
     name: str

@@ -33,6 +33,7 @@ PAYLOAD_TIMEOUT = 30.0  # seconds to make one: milliseconds, on a host with noth
 _ANSWER_TIMEOUT = 30.0
 _LOOK = 0.02  # seconds between looks whether a guest has settled
 _SNAPSHOT_TIMEOUT = 120.0
+_COPIED_TIMEOUT = 2.0  # a clone that is ready waits for it
 
 
 class Child:
@@ -326,8 +327,9 @@ class BuiltInMachine(SupervisedMachine):
     def copied(self, folder: str) -> list[int]:
         """Of a clone, the pages of the snapshot in that folder that it has written: see
         harness/agent/copied.py."""
-        found: list[int] = self.ask("copied", path=f"{folder}/memory")
-        return found
+        path = f"{folder}/memory"
+        request = self._supervisor.request
+        return list(request("copied", self._guest, {"path": path}, _COPIED_TIMEOUT))
 
 
 class PeerMachine(SupervisedMachine):

@@ -45,7 +45,7 @@ from .watch import ExitStorm
 _MSI_TO_FIRST = 0xFEE0_0000  # the message address of the local APIC whose id is 0
 _XAPIC_IDS = 254  # 8 bits, less the broadcast id
 _HOUSEKEEPING = 0.1  # seconds between looks at coalesced writes, unfinished lines, exits
-_HEAD_START = 0.1  # seconds
+_HEAD_START = 0.1  # seconds that a clone's vsock has before its other devices go on
 _Hook = Callable[[], object]
 _RESTARTS = ("reset", "triple-fault")  # by which a panicking kernel ends its machine
 
@@ -240,8 +240,8 @@ class Machine:
     # running
 
     def run(self, running: _Hook = lambda: None, started: _Hook = lambda: None) -> None:
-        """Run to the end and report it; returns when all is said. running: called when the vCPUs
-        do. started: called when pause() and resume() can be."""
+        """Run to the end and report it; returns when all is said. running: called when the vCPUs'
+        threads do. started: called when pause() and resume() can be."""
         signal.signal(KICK, lambda number, frame: None)
         # a clone is waited for by vsock: its other devices follow while it runs already
         first = [one for one in self.transports if one.backend is self.vsock]
@@ -255,7 +255,7 @@ class Machine:
         running()
         if self.restored and self.begun and self.vsock:
             # this process's one lock is for the exits by which the guest reads its address
-            self.vsock.wait_reset(_HEAD_START)
+            self.vsock.wait_reset(_HEAD_START, self._ends.empty)
         self._resume([one for one in self.transports if one not in first])
         started()
         reason, detail = _explain(self._wait())

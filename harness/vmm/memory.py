@@ -148,9 +148,9 @@ class Memory:
         return end - start if start < end and region.discard(start, end - start) else 0
 
     def copy(self, pages: Sequence[int]) -> None:
-        """Copy pages of a private mapping of a file before anybody writes them, as far as the
-        kernel does that. pages: of the file, the first of a run, its length, and so on. Raises
-        GuestFault outside of memory."""
+        """Copy pages of a private mapping of a file before anybody writes them; what the kernel
+        does not copy now, it does then. pages: of the file, the first of a run, its length, and so
+        on. Raises GuestFault outside of memory."""
         for first, count in zip(pages[::2], pages[1::2]):
             gpa = first * PAGE
             gpa += GAP_END - GAP_START if gpa >= GAP_START else 0

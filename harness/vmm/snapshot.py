@@ -167,7 +167,7 @@ class Snapshot:
         except OSError as error:
             raise ConfigError(f"snapshot {path}: {error.strerror}", MEND) from error
         except GuestFault as error:
-            raise ConfigError(f"snapshot: pages copied: {error}", MEND) from error
+            raise ConfigError(f"copied: {error}", "give what another clone told") from error
 
 
 def _read(path: str) -> bytes:
@@ -185,7 +185,7 @@ def parse(data: bytes) -> Saved:
         if (version := whole.number("version", 1 << 16)) != VERSION:
             raise ConfigError(f"snapshot: version {version}, this is {VERSION}", MEND)
         if zlib.crc32(body) != whole.number("check", 1 << 32):
-            raise ConfigError("snapshot: its state was changed", MEND)
+            raise ConfigError("snapshot: its state is cut short or was changed", MEND)
         return Saved("body", json.loads(body))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"snapshot: its state cannot be read: {error}", MEND) from error

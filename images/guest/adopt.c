@@ -1,7 +1,8 @@
 /*
  * What the host's VMM asks of init: it connects and sends one line of NAME=VALUE words. Before a
  * snapshot,
- *   settle=1 (have spare SSH servers; blanks before it are to use up receive buffers)
+ *   settle=1 (have spare SSH servers, have sent a frame; blanks before it are to use up receive
+ *   buffers)
  * and to a clone its own identity,
  *   time=NS (CLOCK_REALTIME) seed=HEX (random bytes) name=HOSTNAME mac=MAC ip=ADDRESS/PREFIX,GATEWAY;
  * answered by "ok" or by what is wrong. Until then a clone is its origin, down to the next random

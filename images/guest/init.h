@@ -11,7 +11,7 @@ void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void die(const char *what) __attribute__((noreturn));   /* reports errno, then powers off */
 long long now_ns(void);                                  /* CLOCK_BOOTTIME */
 void nap_us(long us);
-int settle(void);   /* spare SSH servers are there; not 0 with errno */
+int settle(void);   /* spare SSH servers are there, devices stirred; not 0 with errno */
 pid_t start(char *const argv[], char *const environment[], int in, int out);   /* -1: as init's */
 
 /* adopt.c */
@@ -53,6 +53,6 @@ int listen_tcp(unsigned short port);
 int tcp_listens(unsigned port);    /* whether some process listens on it */
 extern char ip_default[64];        /* "ADDRESS/PREFIX,GATEWAY" or "" */
 int has_ip(void);
-void stir_network(void);           /* a datagram to all that nobody takes */
+void stir_network(void);           /* a frame to nobody */
 
 #endif

@@ -13,13 +13,13 @@ from harness.agent import copied as module
 from harness.agent.copied import copied
 
 PAGE = mmap.PAGESIZE
-PAGES = 64
+PAGES = 64  # of memory; the page after them is none
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "a memory file"
-    path.write_bytes(b"x" * PAGES * PAGE)
+    path.write_bytes(b"x" * (PAGES + 1) * PAGE)
     return path
 
 
@@ -48,8 +48,6 @@ def test_pieces_of_a_pagemap(file: Path, whole: mmap.mmap, monkeypatch: pytest.M
         whole[page * PAGE] = 0
     monkeypatch.setattr(module, "_PIECE", 8 * 10)
     assert copied(os.getpid(), str(file)) == [0, 1, 9, 1, 10, 2, PAGES - 1, 1]
-    monkeypatch.setattr(module, "_MOST", 2)
-    assert copied(os.getpid(), str(file)) == [0, 1, 9, 1]
 
 
 def test_a_part_of_a_file_and_others_files(file: Path, tmp_path: Path) -> None:
@@ -58,11 +56,40 @@ def test_a_part_of_a_file_and_others_files(file: Path, tmp_path: Path) -> None:
     with private(file, 32, 8) as part, private(other, 0, 8) as another:
         part[3 * PAGE] = another[4 * PAGE] = 0
         assert copied(os.getpid(), str(file)) == [35, 1]
-        assert copied(os.getpid(), str(tmp_path / "absent")) == []
-        file.unlink()
-        assert copied(os.getpid(), str(file)) == []
+        link = tmp_path / "link"
+        link.symlink_to(tmp_path)
+        assert copied(os.getpid(), f"{link}/{file.name}") == [35, 1]
 
 
-def test_nobody() -> None:
+def test_what_others_clones_would_not_write(
+    file: Path, whole: mmap.mmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for page in (1, 2, 3, 9):
+        whole[page * PAGE] = 0
+    monkeypatch.setattr(module, "_MOST", 4)
+    assert copied(os.getpid(), str(file)) == [1, 3, 9, 1]
+    monkeypatch.setattr(module, "_MOST", 3)
+    assert copied(os.getpid(), str(file)) == []
+
+
+def test_nothing_beyond_the_file_is_told(file: Path) -> None:
+    """Whatever a process that was taken over maps of it, and however often."""
+    os.truncate(file, 68 * PAGE)
+    with private(file, 60, 8) as beyond:
+        beyond[3 * PAGE] = beyond[4 * PAGE] = 0  # its last page, and what is no memory
+        os.truncate(file, (PAGES + 1) * PAGE)
+        assert copied(os.getpid(), str(file)) == [63, 1]
+    mappings = [private(file, 0, PAGES) for _ in range(3)]
+    for mapping in mappings:
+        mapping[60 * PAGE] = 0
+    assert copied(os.getpid(), str(file)) == [60, 1], "no more than one mapping's length"
+    for mapping in mappings:
+        mapping.close()
+
+
+def test_nobody_and_nothing(file: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        copied(1 << 30, "path")
+        copied(1 << 30, str(file))
+    file.unlink()
+    with pytest.raises(OSError, match="No such file"):
+        copied(os.getpid(), str(file))

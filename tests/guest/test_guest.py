@@ -15,6 +15,7 @@ from harness.errors import GuestEnded, HarnessError, ProvisionError, SSHError
 from harness.guest.devices import PortDevice
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
+from harness.guest.link import GuestSSH
 from harness.guest.timeline import CLONE_STAGES
 from harness.guest.watched import describe
 from harness.hosts.base import Stream
@@ -188,6 +189,9 @@ class Cloner(Puppet):
         self.host = self
         self.commands: list[str] = []
         self.cloned: list[str] = []
+        self.given: list[Sequence[int]] = []
+        self.asked: list[str] = []
+        self.told: list[int] | str = [5, 2, 9, 1]
         self.full = False
 
     def run(self, argv: Sequence[str]) -> None:
@@ -206,9 +210,16 @@ class Cloner(Puppet):
     ) -> Cloner:
         self.events = events
         self.cloned.append(folder)
+        self.given.append(copied)
         events.on_mark("create", time.monotonic_ns())
         events.on_mark("restored", time.monotonic_ns())
         return self
+
+    def copied(self, folder: str) -> list[int]:
+        self.asked.append(folder)
+        if isinstance(self.told, str):
+            raise HarnessError(self.told)
+        return self.told
 
 
 def ordered(tmp_path: Path) -> GuestSpec:
@@ -229,6 +240,31 @@ def test_a_clone_is_asked_only_when_it_has_its_own_identity(tmp_path: Path) -> N
     cloner.events.on_mark("adopted", time.monotonic_ns())
     assert clone.timeline.missing == "ready"
     assert [line.split()[0] for line in clone.timeline.lines()] == list(CLONE_STAGES)
+
+
+def test_the_first_clone_that_can_tells_what_the_next_ones_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GuestSSH, "connect", lambda self, timeout: None)
+    cloner = Cloner()
+    taken = Guest(cloner, ordered(tmp_path)).snapshot()
+
+    def clone() -> Guest:
+        made = Guest(cloner, taken.spec, origin=taken)
+        cloner.events.on_mark("adopted", time.monotonic_ns())
+        return made
+
+    together = clone(), clone()
+    cloner.told = "no right to look"
+    facts = [made.wait_ready().facts for made in together]
+    assert [one["copied"] for one in facts] == [0, 0]
+    refused = clone().wait_ready()
+    assert refused.facts["not_copied"] == "no right to look"
+    cloner.told = [5, 2, 9, 1]
+    assert clone().wait_ready().facts["copied"] == 0
+    assert clone().wait_ready().facts["copied"] == 3
+    assert cloner.given == [(), (), (), (), [5, 2, 9, 1]]
+    assert cloner.asked == [taken.folder] * 4, "it is known by then"
 
 
 def test_guests_that_cannot_be_cloned_are_refused(tmp_path: Path) -> None:

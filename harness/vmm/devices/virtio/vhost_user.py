@@ -127,7 +127,8 @@ class VhostUser:
         self._send(request, _VERSION, payload, ())
         answer = self._receive(request)
         if len(answer) != size:
-            raise VhostUserError(f"{len(answer)} bytes to request {request}, not {size}")
+            got = f"an answer of {len(answer)} bytes, not {size},"
+            raise VhostUserError(f"{got} to request {request}")
         return answer
 
     def _send(self, request: int, flags: int, payload: bytes, fds: Sequence[int]) -> None:

@@ -105,10 +105,10 @@ class Vsock(Backend):
         events = self._events  # stop() may take it away meanwhile
         return events is None or events.waiting >= self._full
 
-    def wait_reset(self, timeout: float) -> None:
-        """Wait for that, for some seconds at most."""
+    def wait_reset(self, timeout: float, alive: Callable[[], bool]) -> None:
+        """Wait for reset_seen, at most `timeout` seconds and as long as that machine is alive."""
         end = time.monotonic() + timeout
-        while not self.reset_seen and time.monotonic() < end:
+        while alive() and not self.reset_seen and time.monotonic() < end:
             time.sleep(0.001)
 
     @property
