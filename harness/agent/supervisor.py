@@ -356,7 +356,8 @@ def _copied(child: Child, arguments: dict[str, Any]) -> dict[str, Any]:
         return {"result": copied(child.pid, str(arguments.get("path")))}
     except OSError as error:
         cause = f"the pages that it has written cannot be seen: {error.strerror}"
-        return {"error": {"cause": cause, "mend": "give root on the host CAP_SYS_PTRACE"}}
+        mend = "keep the snapshot for that long; root on the host needs CAP_SYS_PTRACE"
+        return {"error": {"cause": cause, "mend": mend}}
 
 
 def _now() -> int:
