@@ -178,21 +178,17 @@ def test_the_first_clone_spares_the_next_ones_page_faults(guests: GuestFactory) 
     assert faults[1] < 0.8 * faults[0]
 
 
-def test_a_guest_that_settles_sends_a_frame_to_nobody(guests: GuestFactory) -> None:
+def test_a_guest_that_settles_sends_a_frame(guests: GuestFactory) -> None:
     """That is the interrupt, and the exits for it, which no clone has then."""
-    guest, other = guests("stirred"), guests("neighbour")
-    quiet = "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1; sleep 2"
-    for one in (guest, other):
-        one.ssh.run(quiet)
-    count = "cd /sys/class/net/eth0/statistics; cat {tx,rx}_packets"
+    guest = guests("stirred")
+    guest.ssh.run("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1; sleep 2")  # it says what it likes
 
-    def packets(one: Guest) -> list[int]:
-        return list(map(int, one.ssh.run(["bash", "-c", count]).stdout.split()))
+    def sent() -> int:
+        return int(guest.ssh.run(["cat", "/sys/class/net/eth0/statistics/tx_packets"]).stdout)
 
-    sent, received = packets(guest)[0], packets(other)[1]
+    before = sent()
     guest.snapshot().remove()
-    assert packets(guest)[0] == sent + 1
-    assert packets(other)[1] == received
+    assert sent() == before + 1
 
 
 def test_snapshots_leave_the_host_memory(emulated_host: Host) -> None:
