@@ -88,7 +88,9 @@ class KvmHypervisor(SupervisedHypervisor):
             config["networks"] = [access.device]
             identity |= {"mac": access.mac, "ip": access.configuration}
         arguments = {
-            **{"snapshot": folder, "identity": identity},
-            **{"config": config, "copied": list(copied)},
+            "snapshot": folder,
+            "identity": identity,
+            "config": config,
+            "copied": list(copied),
         }
         return self.start("restore", spec, arguments, access, events)

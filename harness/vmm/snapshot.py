@@ -18,7 +18,7 @@ from harness.kvm import state
 from harness.kvm.errors import ConfigError, GuestFault
 
 from .config import Config
-from .memory import Memory
+from .memory import PAGE, Memory
 from .saved import MEND, Saved, packed, save
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 VERSION = 4
-_PAGE = 4096
 _PIECE = 64 << 10  # what is all zero of that size becomes a hole
 _BLOCK = 2 << 20
 _ID_BYTES = 16
@@ -103,7 +102,7 @@ def _write(
 
 def _write_memory(fd: int, memory: Memory, identity: bytes) -> int:
     kept = at = 0
-    os.ftruncate(fd, memory.size + _PAGE)  # first: a tmpfs with huge=within_size looks at it
+    os.ftruncate(fd, memory.size + PAGE)  # first: a tmpfs with huge=within_size looks at it
     for region in memory.regions:
         for start in range(0, region.size, _BLOCK):
             end = min(start + _BLOCK, region.size)
@@ -115,7 +114,7 @@ def _write_memory(fd: int, memory: Memory, identity: bytes) -> int:
                     _write_all(fd, data, at + piece)
                     kept += len(data)
         at += region.size
-    _write_all(fd, memoryview(identity.ljust(_PAGE, b"\0")), at)
+    _write_all(fd, memoryview(identity.ljust(PAGE, b"\0")), at)
     return kept
 
 
@@ -158,7 +157,7 @@ class Snapshot:
         try:
             with open(path, "rb", buffering=0) as file:
                 fd = file.fileno()
-                whole = os.fstat(fd).st_size == size + _PAGE
+                whole = os.fstat(fd).st_size == size + PAGE
                 if not whole or os.pread(fd, _ID_BYTES, size).hex() != self._identity:
                     raise ConfigError(f"{path} is not this snapshot's memory", MEND)
                 memory = Memory(size, file=fd)  # the mapping stays

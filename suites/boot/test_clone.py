@@ -26,8 +26,11 @@ def test_clone(guest_factory: GuestFactory, record_sample: RecordSample, boot: i
         origin.stop()
         for batch in range(CLONES):
             clone = guest_factory.clone(taken, "clone")
-            parameters: dict[str, int | str] = {"vcpus": origin.spec.vcpus, "memory": MEMORY}
-            parameters["clone"] = "later" if batch else "first"
+            parameters: dict[str, int | str] = {
+                "vcpus": origin.spec.vcpus,
+                "memory": MEMORY,
+                "clone": "later" if batch else "first",
+            }
             seconds = [clone.timeline.seconds(stage) for stage in CLONE_STAGES[1:]]
             assert sorted(seconds) == seconds
             for stage, value in zip(CLONE_STAGES[1:], seconds, strict=True):

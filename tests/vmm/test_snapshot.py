@@ -16,6 +16,7 @@ from harness.errors import HarnessError, ProvisionError
 from harness.hypervisors.supervised import Supervisor
 from harness.kvm import structs
 from harness.kvm.errors import ConfigError
+from harness.vmm.memory import PAGE
 from harness.vmm.saved import Saved, pack, save
 from tests.vmm.guests import Guest, Runner
 from tests.vmm.payload import FOR_EVER, HELLO
@@ -24,7 +25,7 @@ from tests.waiting import wait_until
 
 __all__ = ["disk"]
 
-COUNTER, PAGE = 0x20_0000, 4096
+COUNTER = 0x20_0000
 WAIT_KEY = """
 8:  mov $0x3fd, %dx ; in %dx, %al ; test $1, %al ; jz 8b
     mov $0x3f8, %dx ; in %dx, %al

@@ -64,7 +64,4 @@ def test_other_devices_follow_when_the_driver_does_not_answer(
             machine.end(MachineEnd("stopped"))
 
         machine.run(lambda: happened.append("running"), started)
-        for stats in machine._stats:
-            stats.close()
-        machine._stats = []
     assert happened == [[], "running", others, "started"]
