@@ -10,9 +10,9 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import pairs
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hypervisors.base import Hypervisor
+from harness.plugin.fixtures import RecordSample
 
 PAIRS = 10
 STAGES = ("init", "ready")

@@ -14,10 +14,10 @@ import statistics
 import pytest
 
 from benchmarks.pairs import line
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
+from harness.plugin.fixtures import RecordSample
 
 ROUNDS = 5
 CLONES = 4  # a round

@@ -15,11 +15,11 @@ from pathlib import PurePosixPath
 import pytest
 
 from benchmarks import pairs
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.base import Disk, Hypervisor
+from harness.plugin.fixtures import RecordSample
 from suites.io.fio import Job, figures
 
 BOOTS, PAIRS = 2, 6  # pairs of runs in each pair of guests

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pairs import line
-from harness.fixtures import RecordSample
 from harness.guest.payload import PayloadFactory, assemble
 from harness.hosts.base import Host
+from harness.plugin.fixtures import RecordSample
 
 PAIRS = 15
 BATCHES = 200

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
 from harness.hosts.local import LocalHost
 from harness.hypervisors.base import Hypervisor
-from harness.hypervisors.supervised import Supervisor
+from harness.hypervisors.supervised import AgentClient
+from harness.plugin.fixtures import RecordSample
 from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, HELLO
 
@@ -63,7 +63,7 @@ def test_flat_payloads_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("/dev/kvm is not there or not ours to open")
     host = LocalHost("footprint")
-    supervisor = Supervisor(host)
+    supervisor = AgentClient(host)
     run = Runner(supervisor, tmp_path)
     try:
         guests = [run(HELLO + FOR_EVER, f"guest{number}") for number in range(GUESTS)]

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks import pairs
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.base import Hypervisor
+from harness.plugin.fixtures import RecordSample
 from suites.cost import Cost
 from suites.io import network
 

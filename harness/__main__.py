@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness import doctor
-from harness.commands import bisect, exchange, nightly, report
+from harness.commands import bisect, doctor, exchange, nightly, report
 from harness.errors import HarnessError
 
 
@@ -16,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
     commands = main_parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     doctor_parser = commands.add_parser(
-        "doctor", help="show what this machine can do, and the mend for each lack"
+        "doctor", help="show what this machine can do, and the hint for each lack"
     )
     doctor_parser.set_defaults(run=lambda _arguments: doctor.main())
     for module in (report, nightly, bisect, exchange):

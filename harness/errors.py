@@ -1,4 +1,4 @@
-"""The one error tree. Every error says what broke, at which stage, in which guest, and the mend."""
+"""The one error tree. Every error says what broke, at which stage, in which guest, and the hint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class HarnessError(Exception):
 
     Args:
         cause: one sentence: what is wrong.
-        mend: one sentence: what the reader can do about it.
+        hint: one sentence: what the reader can do about it.
         stage: where in the life cycle ("image", "host", "create", "kernel", "init", "sshd",
             "ready", "run", "teardown").
         guest: the guest's name, if one is concerned.
@@ -22,13 +22,13 @@ class HarnessError(Exception):
         self,
         cause: str,
         *,
-        mend: str = "",
+        hint: str = "",
         stage: str = "",
         guest: str = "",
         console: Sequence[str] = (),
     ) -> None:
         self.cause = cause
-        self.mend = mend
+        self.hint = hint
         self.stage = stage
         self.guest = guest
         self.console = tuple(console)
@@ -41,8 +41,8 @@ class HarnessError(Exception):
             if value
         )
         text = f"[{where}] {self.cause}" if where else self.cause
-        if self.mend:
-            text += f"\nmend: {self.mend}"
+        if self.hint:
+            text += f"\nmend: {self.hint}"
         if self.console:
             text += "\nlast console lines:\n" + "\n".join(f"  | {line}" for line in self.console)
         return text

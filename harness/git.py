@@ -15,7 +15,7 @@ def git(directory: Path, *words: str, timeout: float | None = None) -> str:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
     except OSError as error:
-        raise HarnessError(f"git cannot be run: {error}", mend="Install git.") from error
+        raise HarnessError(f"git cannot be run: {error}", hint="Install git.") from error
     except subprocess.TimeoutExpired as error:
         raise HarnessError(f"git {words[0]}: no answer within {timeout:g} s") from error
     if done.returncode:

@@ -162,7 +162,7 @@ def compile_c(flags: tuple[str, ...], sources: tuple[str, ...], output: Path) ->
         run(["gcc", *CFLAGS, *flags, "-o", str(output), *sources], cwd=HERE / "guest")
     except ImageError as error:
         raise ImageError(
-            error.cause, mend="on Debian: apt-get install gcc libc6-dev", stage="image"
+            error.cause, hint="on Debian: apt-get install gcc libc6-dev", stage="image"
         ) from None
     data = output.read_bytes()
     output.unlink()

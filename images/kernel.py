@@ -12,13 +12,13 @@ from pathlib import Path
 import lz4.block
 
 from harness.errors import ImageError
-from harness.vmm.boot.kernel import FIRMWARE_MEND, is_bzimage, needs_firmware
+from harness.vmm.boot.kernel import FIRMWARE_HINT, is_bzimage, needs_firmware
 
 _ELF = b"\x7fELF"
 _PT_LOAD, _PT_NOTE = 1, 4
 _XEN_ELFNOTE_PHYS32_ENTRY = 18  # xen/include/public/elfnote.h: the PVH entry
 _LZ4_LEGACY_BLOCK = 8 << 20
-_MEND = (
+_HINT = (
     "give a bzImage or vmlinux of Linux for x86-64 built with CONFIG_PVH=y;"
     " unpack others first with extract-vmlinux of the Linux sources"
 )
@@ -48,14 +48,14 @@ def read(path: Path) -> bytes:
     except OSError as error:
         raise _bad(path, f"cannot be read: {error.strerror}") from None
     if what := needs_firmware(data[:1024]):
-        raise _bad(path, f"is {what}, which boots by firmware", FIRMWARE_MEND)
+        raise _bad(path, f"is {what}, which boots by firmware", FIRMWARE_HINT)
     if not data.startswith(_ELF) and not is_bzimage(data):
         raise _bad(path, "is no Linux kernel: neither ELF nor bzImage")
     return data
 
 
-def _bad(path: Path, why: str, mend: str = _MEND) -> ImageError:
-    return ImageError(f"kernel {path} {why}", mend=mend, stage="image")
+def _bad(path: Path, why: str, hint: str = _HINT) -> ImageError:
+    return ImageError(f"kernel {path} {why}", hint=hint, stage="image")
 
 
 def _unpack(path: Path, data: bytes) -> bytes:

@@ -113,7 +113,7 @@ class Apt:
         except ImageError as error:
             raise ImageError(
                 f"apt could not give the packages: {error.cause}",
-                mend="check that this machine's apt sources have Debian's main and are reachable:"
+                hint="check that this machine's apt sources have Debian's main and are reachable:"
                 " apt-get update",
                 stage="image",
             ) from None
@@ -137,7 +137,7 @@ def kernel_package(debs: Iterable[Deb]) -> Deb:
             return deb
     raise ImageError(
         f"apt knows no kernel for {KERNEL}",
-        mend="add Debian's main to this machine's apt sources",
+        hint="add Debian's main to this machine's apt sources",
         stage="image",
     )
 

@@ -28,7 +28,7 @@ def require_programs(path: str | None = None) -> None:
     if missing:
         raise ImageError(
             f"programs to build images are missing: {', '.join(missing)}",
-            mend=f"on Debian: apt-get install {' '.join(missing.values())}",
+            hint=f"on Debian: apt-get install {' '.join(missing.values())}",
             stage="image",
         )
 

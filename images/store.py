@@ -102,7 +102,7 @@ def check(image: Image) -> None:
     if problem:
         raise ImageError(
             f"the image in use was damaged: {problem}",
-            mend="run again: it is rebuilt; do not clean the image cache during a run",
+            hint="run again: it is rebuilt; do not clean the image cache during a run",
             stage="image",
         )
 
@@ -117,7 +117,7 @@ def verify_folder(folder: Path) -> None:
     problem = _problem(folder, full=True)
     if problem:
         raise ImageError(
-            f"the image is broken: {problem}", mend="run again: it is rebuilt", stage="image"
+            f"the image is broken: {problem}", hint="run again: it is rebuilt", stage="image"
         )
 
 
@@ -156,7 +156,7 @@ def _ensure(kind: Kind, progress: Progress, cache: Path) -> dict[str, Any]:
             raise _full(cache, 1) from error
         raise ImageError(
             f"the SSH keys in {cache / 'keys'} cannot be made: {error.strerror}",
-            mend="make the cache writable, or set XDG_CACHE_HOME to another place",
+            hint="make the cache writable, or set XDG_CACHE_HOME to another place",
             stage="image",
         ) from error
     folder = _usable(kind, cache, lambda _: None)
@@ -312,7 +312,7 @@ def _full(cache: Path, need_mib: int) -> ImageError:
     return ImageError(
         f"no space to build an image in {cache} (file system {_mount_point(cache)}):"
         f" {free} MiB free, about {need_mib} MiB needed",
-        mend="free some space, or set XDG_CACHE_HOME to a folder on a larger file system",
+        hint="free some space, or set XDG_CACHE_HOME to a folder on a larger file system",
         stage="image",
     )
 

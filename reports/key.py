@@ -8,8 +8,8 @@ from typing import Any
 from harness.results import statistics
 from harness.results.schema import decode
 from reports import text
-from reports.measured import CASES
 from reports.page import KeyFigure, Run, failures, ordered, where
+from reports.suite_sections import CASES
 
 
 def key_figures(run: Run) -> list[KeyFigure]:

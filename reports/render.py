@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.errors import ResultError
-from harness.results.whole import whole
+from harness.results.atomic_write import whole
 from reports.page import KeyFigure, Section
 
 MOST = 1_040_000  # bytes of a page: below 1 MiB
@@ -80,7 +80,7 @@ def write(page: str, out: Path) -> Path:
     except OSError as error:
         raise ResultError(
             f"the report cannot be written to {out}: {error.strerror}",
-            mend="Name another place, or free space there; the samples are safe.",
+            hint="Name another place, or free space there; the samples are safe.",
         ) from error
     return out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.results.schema import RunFacts
-from reports import beside, measured, rest, series, session
+from reports import other_metrics, series, session, side_by_side, suite_sections
 from reports.key import key_figures
 from reports.page import EMULATED, Run, failures
 from reports.render import Page, html, raw, write
@@ -29,12 +29,12 @@ def to_html(run: Run, source: Path) -> str:
         title=_title(facts),
         name=f"run {name}",
         sections=[
-            beside.section(run),
+            side_by_side.section(run),
             session.environment(run),
-            measured.boot(run),
-            measured.exits(run),
-            measured.io(run),
-            *rest.sections(run),
+            suite_sections.boot(run),
+            suite_sections.exits(run),
+            suite_sections.io(run),
+            *other_metrics.sections(run),
             session.utilization(run),
             session.outcomes(run),
             session.stages(run),

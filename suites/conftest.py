@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import again
 from harness.errors import HarnessError
-from harness.fixtures import release_all
-from harness.session import Session, session_of
+from harness.plugin import rerun
+from harness.plugin.fixtures import release_all
+from harness.plugin.session import Session, session_of
 from suites import bare
 
 # by profile; a module's own BOOTS comes first. 6 are the fewest whose interval can cover 95 %, and
@@ -56,7 +56,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     def blame(said: Sequence[str]) -> bool:
         host = session.host
         return bool(
-            host and host.emulated and (again.signs(said) or getattr(host, "unsound", False))
+            host and host.emulated and (rerun.signs(said) or getattr(host, "tainted", False))
         )
 
     def between() -> None:
@@ -65,4 +65,4 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
             with contextlib.suppress(HarnessError):
                 guest.stop()
 
-    return again.protocol(item, nextitem, blame, between)
+    return rerun.protocol(item, nextitem, blame, between)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from harness.fixtures import RecordSample
 from harness.guest.guest import Guest
+from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
 
 

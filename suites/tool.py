@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 from harness.errors import WorkloadError
-from harness.fixtures import RecordSample
 from harness.guest.guest import Guest
+from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
 from suites.cost import Cost, Spent
 
@@ -66,7 +66,7 @@ def time(guest: Guest, tool: str, case: str, ops: int, batches: int, *options: s
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WorkloadError(
             f"{tool} {case} printed no result: {text[-200:]!r}",
-            mend="build the guest image again: python -m images build guest",
+            hint="build the guest image again: python -m images build guest",
             stage="run",
             guest=guest.name,
         ) from error

@@ -11,7 +11,7 @@ import pytest
 
 from harness.hosts.emulated import EmulatedHost
 from harness.hosts.select import select_host
-from harness.session import session_of
+from harness.plugin.session import session_of
 from tests.sshd import LoopbackServer
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class EmulatedHosts:
         self._stack = ExitStack()
 
     def host(self) -> EmulatedHost:
-        if self._host is not None and self._host.worn:
+        if self._host is not None and self._host.needs_replacement:
             self.close()
         if self._host is None:
             host = select_host("emulated", self._progress)
@@ -37,9 +37,9 @@ class EmulatedHosts:
         return self._host
 
     @property
-    def unsound(self) -> bool:
+    def tainted(self) -> bool:
         """Whether guests of the host may have failed for a fault of QEMU's."""
-        return self._host is not None and self._host.unsound
+        return self._host is not None and self._host.tainted
 
     def keep(self, name: str, make: Callable[[], T], end: Callable[[T], None]) -> T:
         """What was made of that name on this host; ended, last first, before the host."""

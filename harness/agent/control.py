@@ -100,7 +100,7 @@ def _answer(
             return {"error": {"cause": f"unknown operation {request.get('op')!r:.80}"}}
         return {"result": operation(**request.get("arguments", {}), **more)}
     except ConfigError as error:
-        return {"error": {"cause": error.cause, "mend": error.mend}}
+        return {"error": {"cause": error.cause, "hint": error.hint}}
     except Exception as error:
         return {"error": {"cause": f"{type(error).__name__}: {error}"}}
     finally:

@@ -13,7 +13,7 @@ from typing import Any, Callable, NoReturn
 
 from harness.kvm.errors import ConfigError
 from harness.vmm.config import Config
-from harness.vmm.machine import Given, Machine
+from harness.vmm.machine import HostResources, Machine
 from harness.vmm.snapshot import Snapshot
 
 from . import sandbox
@@ -44,8 +44,8 @@ def run_guest(
     status = 1
     channel, identifier = Channel(guest, connection), request.get("id")
 
-    def refuse(cause: str, mend: str, reason: str, detail: str) -> None:
-        channel.send({"id": identifier, "error": {"cause": cause, "mend": mend}})
+    def refuse(cause: str, hint: str, reason: str, detail: str) -> None:
+        channel.send({"id": identifier, "error": {"cause": cause, "hint": hint}})
         channel.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
 
     try:
@@ -54,7 +54,7 @@ def run_guest(
             cgroup = cgroups.enter(guest, request.get("limits") or {})
             machine, identity = _machine(request["op"], arguments, channel, network, memory)
         except ConfigError as error:
-            refuse(error.cause, error.mend, "refused", error.cause)
+            refuse(error.cause, error.hint, "refused", error.cause)
         except OSError as error:
             refuse(f"KVM: {error}", "", "refused", str(error))
         else:
@@ -85,7 +85,7 @@ def _machine(
 ) -> tuple[Machine | Program, dict[str, str]]:
     """What is to run, made in the network that it asks for, and the identity that it is to take."""
     asked = Restore.parse(arguments) if operation == "restore" else None
-    origin = Snapshot(asked.snapshot, asked.config, asked.copied) if asked else None
+    origin = Snapshot(asked.snapshot, asked.config, asked.prefault_pages) if asked else None
     config: Config | PeerConfig | ContainerConfig
     if operation == "exec":
         config = PeerConfig.parse(arguments)
@@ -107,7 +107,7 @@ def _machine(
     return machine, asked.identity if asked else {}
 
 
-def _given(config: Config, memory: int) -> Given:
+def _given(config: Config, memory: int) -> HostResources:
     storage = start_daemon(config)  # gets up while the rest is built
     links = [open_tap(one.bridge) if one.bridge else PasstProcess(one) for one in config.networks]
-    return Given(storage, links, memory if storage else -1)
+    return HostResources(storage, links, memory if storage else -1)

@@ -37,19 +37,19 @@ _WORD = re.compile(r"[a-z]+=[!-~]{1,64}")
 class Restore:
     """What "restore" asks for. snapshot: its folder. config: fields of its configuration that are
     others in this clone (its disks' paths). identity: words for its init; empty for a guest that
-    takes none. copied: pages to copy before it runs (see copied), in the form of Memory.copy."""
+    takes none. prefault_pages: pages to copy before it runs (see prefault_pages), in the form of Memory.copy."""
 
     snapshot: str
     config: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, str] = field(default_factory=dict)
-    copied: list[int] = field(default_factory=list)
+    prefault_pages: list[int] = field(default_factory=list)
 
     @classmethod
     def parse(cls, given: dict[str, Any]) -> Restore:
         """Raises ConfigError."""
         restore = record(cls, given)
-        if any(number < 0 for number in restore.copied) or len(restore.copied) % 2:
-            cause = f"copied: no runs of pages: {restore.copied!r:.80}"
+        if any(number < 0 for number in restore.prefault_pages) or len(restore.prefault_pages) % 2:
+            cause = f"prefault_pages: no runs of pages: {restore.prefault_pages!r:.80}"
             raise ConfigError(cause, "give what another clone told, or nothing")
         for name, value in restore.identity.items():
             if not isinstance(value, str) or not _WORD.fullmatch(f"{name}={value}"):

@@ -73,8 +73,8 @@ def _make() -> dict[str, int]:
         error, fds, _, _ = socket.recv_fds(ours, 4096, 2, socket.MSG_CMSG_CLOEXEC)
         os.waitpid(pid, 0)
     if error != b"ok":
-        cause, _, mend = error.decode().partition("\n")
-        raise ConfigError(cause or "the network's maker died", mend)
+        cause, _, hint = error.decode().partition("\n")
+        raise ConfigError(cause or "the network's maker died", hint)
     return dict(zip(("user", "net")[-len(fds) :], fds))
 
 
@@ -86,7 +86,7 @@ def _maker(answer: socket.socket) -> NoReturn:
         fds = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in names]
         socket.send_fds(answer, [b"ok"], fds)
     except ConfigError as error:
-        answer.send(f"{error.cause}\n{error.mend}".encode())
+        answer.send(f"{error.cause}\n{error.hint}".encode())
     finally:
         os._exit(0)
 
@@ -137,8 +137,8 @@ def _add_bridge() -> None:
             interface_up(control, BRIDGE)
             interface_up(control, "lo")
     except OSError as error:
-        mend = "load bridge" if error.errno in (errno.ENOPKG, errno.ENOSYS) else ""
-        raise ConfigError(f"no bridge for the guests: {error.strerror}", mend) from error
+        hint = "load bridge" if error.errno in (errno.ENOPKG, errno.ENOSYS) else ""
+        raise ConfigError(f"no bridge for the guests: {error.strerror}", hint) from error
 
 
 def _check(result: int, what: str) -> None:

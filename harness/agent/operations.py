@@ -9,17 +9,17 @@ from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
 from harness.vmm import snapshot
 from harness.vmm.machine import Machine
 
-from .aside import Aside
 from .control import Channel
 from .identity import Settling
-from .reach import Reach
+from .introspection import IntrospectionServer
+from .overhead import OverheadCorrectedCounters
 
 
 def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]] = dict) -> None:
     """Answer until the machine is told to stop, which this ends. costs: further statistics."""
     settling = Settling(machine)
     operations: dict[str, Callable[..., Any]] = {
-        "stats": partial(Aside(costs).during, machine.statistics),
+        "stats": partial(OverheadCorrectedCounters(costs).during, machine.statistics),
         "stop": lambda: True,
         "type": partial(_type, machine),
         "balloon": partial(_balloon, machine),
@@ -29,7 +29,7 @@ def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]
         "settled": settling.ended,
         "snapshot": partial(_snapshot, machine),
         "limit_exits": partial(_limit_exits, machine),
-        **Reach(machine).operations(),
+        **IntrospectionServer(machine).operations(),
     }
     try:
         stopped = channel.serve(operations)

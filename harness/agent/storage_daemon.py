@@ -28,7 +28,7 @@ from harness.vmm.devices.virtio.block import size_of, whole_sectors
 from .process import bound_to_us
 
 PROGRAM = "qemu-storage-daemon"
-MEND = "install qemu-utils on the host, or give the disk the backend 'process'"
+HINT = "install qemu-utils on the host, or give the disk the backend 'process'"
 _SYS_IO_URING_SETUP = 425
 _WORDS = 4096  # bytes of its standard error that are kept
 # What it says of a guest that broke the rules: the ring's (libvhost-user), a request's.
@@ -54,7 +54,7 @@ def start_daemon(config: Config) -> StorageDaemon | None:
             raise ConfigError(cause, "leave mergeable out, or give the backend 'process'")
         if disk.backend == "process" and (disk.overlay or disk.format != "raw"):
             cause = f"disk {disk.path}: only {PROGRAM} knows overlays and {disk.format} images"
-            raise ConfigError(cause, MEND)
+            raise ConfigError(cause, HINT)
     disks = [disk for disk in config.disks if disk.backend == "vhost-user"]
     return StorageDaemon(disks) if disks else None
 
@@ -67,7 +67,7 @@ class StorageDaemon:
         Raises ConfigError."""
         program = shutil.which(PROGRAM)
         if program is None:
-            raise ConfigError(f"there is no {PROGRAM}", MEND)
+            raise ConfigError(f"there is no {PROGRAM}", HINT)
         self._io_uring = _has_io_uring()
         self.aio: set[str] = set()
         self.sockets: list[socket.socket] = []
@@ -99,7 +99,7 @@ class StorageDaemon:
                 preexec_fn=_bound_by_stdin(),  # noqa: PLW1509 (single-threaded here)
             )
         except OSError as error:
-            raise ConfigError(f"{program}: {error.strerror}", MEND) from error
+            raise ConfigError(f"{program}: {error.strerror}", HINT) from error
         finally:
             its_end.close()
             for fd in inherited:

@@ -4,7 +4,7 @@ Protocol, JSON lines on standard input and output:
 
     -> {"id": 1, "guest": "g", "op": "create", "arguments": {...vmm.config.Config...},
         "limits": {...cgroup.Cgroup.limit...}}
-    <- {"id": 1, "guest": "g", "result": {facts}} or {..., "error": {"cause", "mend"}}
+    <- {"id": 1, "guest": "g", "result": {facts}} or {..., "error": {"cause", "hint"}}
     -> {"id": 2, "guest": "g", "op": "restore", "arguments": {...identity.Restore...}} a clone
     -> {"id": 2, "guest": "g", "op": "exec", "arguments": {"argv": [...]}}   a peer VMM (see peer)
     -> {"id": 2, "guest": "g", "op": "contain", "arguments": {...}}   no machine at all (container)
@@ -12,7 +12,7 @@ Protocol, JSON lines on standard input and output:
     -> {"id": 3, ..., "files": {"name": path}}           made and opened here, see control
     <- {"event": "exit"|"access", "guest", "call": n, ...}   answered by op "reply", see reach
     -> {"id": 4, "guest": "g", "op": "kill"}                                 SIGKILL to it
-    -> {"id": 4, "guest": "g", "op": "copied", "arguments": {"path": of a file}}   see copied
+    -> {"id": 4, "guest": "g", "op": "private_dirty_pages", "arguments": {"path": of a file}}   see private_pages.py
     -> {"id": 5, "op": "capabilities"}                                       of this host's KVM
     -> {"id": 6, "op": "ways"}                                        to reach guests (see _ways)
     -> {"id": 7, "op": "retire"}               memory of the guests that end from now (see retired)
@@ -49,11 +49,11 @@ from harness.vmm.memory import memory_file
 
 from .cgroup import Cgroups
 from .control import LineReader
-from .copied import copied
 from .guest import run_guest
+from .memory_quarantine import MemoryQuarantine
 from .network import Network
+from .private_pages import private_dirty_pages
 from .process import die_with
-from .retired import Retired
 from .utilization import GuestUtilization, Utilization
 
 API = 1
@@ -88,7 +88,7 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._cgroups = Cgroups()
         self._network = Network()
-        self._retired = Retired()
+        self._retired = MemoryQuarantine()
         self._utilization = Utilization()
         self._stdin = LineReader()
         self._closing = False
@@ -186,7 +186,7 @@ class Supervisor:
         elif child and operation == "kill":
             os.kill(child.pid, signal.SIGKILL)
             self._send({**answer, "result": True})
-        elif child and operation == "copied":
+        elif child and operation == "private_dirty_pages":
             self._send({**answer, **_copied(child, request.get("arguments") or {})})
         elif child:
             try:
@@ -206,15 +206,15 @@ class Supervisor:
         for path in ("/dev/net/tun", "/dev/vhost-net") if taps else ():
             if not os.access(path, os.R_OK | os.W_OK):
                 module = os.path.basename(path).replace("-", "_")
-                mend = f"load {module}, or give the user rights on {path}"
-                return {**found, "why": f"{path} is not there or not ours to open", "mend": mend}
+                hint = f"load {module}, or give the user rights on {path}"
+                return {**found, "why": f"{path} is not there or not ours to open", "hint": hint}
         try:
             return {**found, "network": self._network.facts()}
         except ConfigError as error:
-            return {**found, "why": error.cause, "mend": error.mend}
+            return {**found, "why": error.cause, "hint": error.hint}
         except OSError as error:
-            mend = "raise pids.max or ulimit -n and -u, or run fewer guests"
-            return {**found, "why": f"no network for guests: {error.strerror}", "mend": mend}
+            hint = "raise pids.max or ulimit -n and -u, or run fewer guests"
+            return {**found, "why": f"no network for guests: {error.strerror}", "hint": hint}
 
     def _pass(self, child: Child, request: dict[str, Any], line: bytes) -> None:
         """Hand a request on, with the files that it names: the guest's process opens none."""
@@ -226,7 +226,7 @@ class Supervisor:
         except OSError as error:
             for path in files:
                 os.unlink(path)
-            refused = {"cause": f"{error.filename}: {error.strerror}", "mend": "give a new path"}
+            refused = {"cause": f"{error.filename}: {error.strerror}", "hint": "give a new path"}
             self._send({"id": request.get("id"), "guest": child.guest, "error": refused})
         else:
             sent = socket.send_fds(child.connection, [line], list(files.values()))
@@ -247,8 +247,8 @@ class Supervisor:
             if memory >= 0:
                 os.close(memory)
             cause = f"no process for the guest: {error.strerror}"
-            mend = "raise pids.max or ulimit -n and -u, or run fewer guests"
-            refused = {"cause": cause, "mend": mend}
+            hint = "raise pids.max or ulimit -n and -u, or run fewer guests"
+            refused = {"cause": cause, "hint": hint}
             self._send({"id": request.get("id"), "guest": guest, "error": refused})
             self._send({"event": "gone", "guest": guest})
             return
@@ -343,7 +343,7 @@ def _capabilities() -> dict[str, Any]:
     try:
         kvm = Kvm()
     except ConfigError as error:
-        return {"error": {"cause": error.cause, "mend": error.mend}}
+        return {"error": {"cause": error.cause, "hint": error.hint}}
     try:
         return {"result": kvm.capabilities()}
     finally:
@@ -353,11 +353,11 @@ def _capabilities() -> dict[str, Any]:
 def _copied(child: Child, arguments: dict[str, Any]) -> dict[str, Any]:
     """What that guest's process has written of a file: asked here, as it may open nothing."""
     try:
-        return {"result": copied(child.pid, str(arguments.get("path")))}
+        return {"result": private_dirty_pages(child.pid, str(arguments.get("path")))}
     except OSError as error:
         cause = f"the pages that it has written cannot be seen: {error.strerror}"
-        mend = "keep the snapshot for that long; root on the host needs CAP_SYS_PTRACE"
-        return {"error": {"cause": cause, "mend": mend}}
+        hint = "keep the snapshot for that long; root on the host needs CAP_SYS_PTRACE"
+        return {"error": {"cause": cause, "hint": hint}}
 
 
 def _now() -> int:

@@ -26,8 +26,8 @@ def open_tap(bridge: str) -> int:
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        mend = "load tun, or give the user rights on /dev/net/tun"
-        raise ConfigError(f"/dev/net/tun: {error.strerror}", mend) from error
+        hint = "load tun, or give the user rights on /dev/net/tun"
+        raise ConfigError(f"/dev/net/tun: {error.strerror}", hint) from error
     try:
         request = _IFREQ_FLAGS.pack(b"tap%d", _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
         name = ioctl(fd, _TUNSETIFF, request)[:16].rstrip(b"\0").decode()

@@ -49,16 +49,16 @@ def add(commands: Commands) -> None:
 
 
 def _bisect(arguments: argparse.Namespace) -> int:
-    from harness.bisect import Repository, bisect, confirm, measuring
+    from harness.commands.revisions import Repository, bisect, confirm, measuring
 
     def tell(line: str) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
     if not arguments.command:
-        raise HarnessError("--command: which?", mend="Say what measures a checkout, as last words.")
+        raise HarnessError("--command: which?", hint="Say what measures a checkout, as last words.")
     if is_url(arguments.results):
-        raise HarnessError("bisect keeps its runs in a directory", mend="Say --results=DIR.")
+        raise HarnessError("bisect keeps its runs in a directory", hint="Say --results=DIR.")
     repository = Repository(Path.cwd())
     base, new = repository.commit(arguments.base), repository.commit(arguments.new)
     if not arguments.only_confirm:

@@ -79,7 +79,7 @@ def store(arguments: argparse.Namespace) -> Path:
 def write(path: Path, text: str) -> int:
     """Raises ResultError when the file cannot be written; what was there before then stays."""
     from harness.errors import ResultError
-    from harness.results.whole import whole
+    from harness.results.atomic_write import whole
 
     try:
         with whole(path) as partial:

@@ -47,7 +47,7 @@ def _export(arguments: argparse.Namespace) -> int:
     if len(found.files) != 1:
         raise ResultError(
             f"{arguments.which!r} means {len(found.files)} runs: {', '.join(found.names[:5])}",
-            mend="Name one of them.",
+            hint="Name one of them.",
         )
     text = exported(found.files[0], arguments.format)
     if arguments.out is None:

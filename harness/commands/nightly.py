@@ -72,12 +72,12 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
     from harness.results.track import ID, track
 
     if not arguments.why.strip():
-        raise ResultError("--why: why?", mend="Say it for those who read the page next year.")
+        raise ResultError("--why: why?", hint="Say it for those who read the page next year.")
     where = store(arguments)
     found = track(where)
     if arguments.series not in set(found.series[ID]):
         raise ResultError(
-            f"there is no series {arguments.series!r}", mend="See `python -m harness track`."
+            f"there is no series {arguments.series!r}", hint="See `python -m harness track`."
         )
     mine = found.changes[
         (found.changes[ID] == arguments.series) & (found.changes["acknowledged"] == "")
@@ -88,7 +88,7 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
     if not names:
         raise ResultError(
             f"series {arguments.series} has no change to be acknowledged",
-            mend="To begin it anew, say --reset.",
+            hint="To begin it anew, say --reset.",
         )
     for run in names:
         made = acknowledge(where, arguments.series, run, arguments.why, reset=arguments.reset)

@@ -112,10 +112,10 @@ class GuestFactory:
 
     def launch_clone(self, snapshot: Snapshot, label: str = "") -> Guest:
         """As clone(), but it returns at once; `wait_ready()` is the caller's."""
-        if lack := snapshot.lack:
+        if blocker := snapshot.clone_blocker:
             raise ProvisionError(
-                f"guest {snapshot.spec.name} cannot be cloned: {lack}",
-                mend="boot another, or make the snapshot of a guest without it",
+                f"guest {snapshot.spec.name} cannot be cloned: {blocker}",
+                hint="boot another, or make the snapshot of a guest without it",
                 stage="create",
             )
         return self._make(replace(snapshot.spec, name=self._name(label)), snapshot)

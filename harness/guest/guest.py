@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.errors import ProvisionError, SSHError, hide_frames
-from harness.guest.credentials import SSHLate, SSHRefused
-from harness.guest.link import GuestSSH
+from harness.guest.base import BaseGuest
+from harness.guest.guest_ssh import GuestSSH
 from harness.guest.snapshot import Snapshot
 from harness.guest.timeline import CLONE_STAGES, STAGES, Timeline
-from harness.guest.watched import Watched
 from harness.hypervisors.base import End, GuestSpec, Hypervisor
+from harness.ssh.credentials import SSHLate, SSHRefused
 
 __tracebackhide__ = hide_frames
 _FAILED = re.compile(r"harness: failed: (.*)")
 
 
-class Guest(Watched):
+class Guest(BaseGuest):
     """A running virtual machine with a console, an SSH session and a life cycle.
 
     Attributes:
@@ -54,11 +54,14 @@ class Guest(Watched):
         create = partial(hypervisor.create, spec)
         if origin:
             create = partial(hypervisor.clone, origin.folder, spec)  # type: ignore[attr-defined]
-            self._cloned = {"cloned_from": origin.spec.name, "copied": sum(origin.copied[1::2])}
-            if origin.copied:
-                create = partial(create, copied=origin.copied)
-            elif origin.why_not:
-                self._cloned["not_copied"] = origin.why_not
+            self._cloned = {
+                "cloned_from": origin.spec.name,
+                "prefault_pages": sum(origin.prefault_pages[1::2]),
+            }
+            if origin.prefault_pages:
+                create = partial(create, prefault_pages=origin.prefault_pages)
+            elif origin.prefault_blocker:
+                self._cloned["prefault_blocker"] = origin.prefault_blocker
         timeline = Timeline(stages=CLONE_STAGES if origin else STAGES)
         super().__init__(spec, create, console, timeline)
 
@@ -108,13 +111,13 @@ class Guest(Watched):
                 self._check_boot(grace=0.5)
                 raise self._late(error) from error
             except SSHError as error:
-                # A wrong key stays wrong: no more time would help, and the mend is its own.
+                # A wrong key stays wrong: no more time would help, and the hint is its own.
                 self._check_boot(grace=0.5)
                 error.stage, error.console = "ready", tuple(self.console.tail())
                 raise
         self.timeline.mark("ready", self.timeline.here())
         if self.origin:
-            self.origin.learn(self.machine)
+            self.origin.record_dirty_pages(self.machine)
         return self
 
     @property
@@ -128,7 +131,7 @@ class Guest(Watched):
         return Snapshot(self)
 
     def stop(self) -> None:
-        """See Watched; its SSH session is closed first."""
+        """See BaseGuest; its SSH session is closed first."""
         if not self.ended.is_set():
             self.expected = True
         self.ssh.cut()
@@ -141,8 +144,8 @@ class Guest(Watched):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """See Watched; of a clone, too. cloned_from: the guest that it is one of. copied: how many
-        pages it had of its own before it ran. not_copied: why there was nothing to know of them."""
+        """See BaseGuest; of a clone, too. cloned_from: the guest that it is one of. prefault_pages: how many
+        pages it had of its own before it ran. prefault_blocker: why there was nothing to know of them."""
         return {**super().facts, **self._cloned}
 
     def _check_boot(self, grace: float = 0.0) -> None:
@@ -150,7 +153,7 @@ class Guest(Watched):
         if self._failure:
             raise ProvisionError(
                 f"its init failed: {self._failure}",
-                mend="see the console; the image may not fit this kernel",
+                hint="see the console; the image may not fit this kernel",
                 stage=self.timeline.missing or "ready",
                 guest=self.name,
                 console=self.console.tail(),
@@ -163,7 +166,7 @@ class Guest(Watched):
         why = f": {error.cause}" if error else ""
         return ProvisionError(
             f"it did not reach {stage!r} within {self.spec.boot_timeout:g} s{why}",
-            mend="see the console for where it hangs, or give more with --guest-boot-timeout",
+            hint="see the console for where it hangs, or give more with --guest-boot-timeout",
             stage=stage,
             guest=self.name,
             console=self.console.tail(),

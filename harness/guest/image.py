@@ -84,6 +84,6 @@ def with_kernel(image: store.GuestImage, path: Path, boot: str, scratch: Path) -
 def _no_image(folder: Path, why: str) -> ImageError:
     return ImageError(
         f"{folder} is no guest image that can be used: {why}",
-        mend="name a folder that `python -m images list` shows, or leave --guest-image out",
+        hint="name a folder that `python -m images list` shows, or leave --guest-image out",
         stage="image",
     )

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 from harness import scratch
 from harness.errors import ProvisionError, hide_frames
-from harness.guest import elf
+from harness.guest.base import BaseGuest
 from harness.guest.devices import PciDevice, PortDevice
 from harness.guest.factory import guest_name
-from harness.guest.watched import Watched
 from harness.hosts.base import Host
 from harness.hypervisors.base import Disk, Events, Machine, PayloadSpec, Segment
+from harness.hypervisors.payload_file import parse_elf
+from harness.vmm.boot import elf
 
 __tracebackhide__ = hide_frames
 # where flat code lies and starts, if nobody says otherwise
@@ -40,7 +41,7 @@ class RunsPayloads(Protocol):
         """A machine that runs it. Raises ProvisionError (stage "create")."""
 
 
-class PayloadGuest(Watched):
+class PayloadGuest(BaseGuest):
     """A running payload.
 
     Attributes:
@@ -83,7 +84,7 @@ def assemble(source: str, mode: str = "protected", base: int | None = None) -> b
                 subprocess.run(argv, check=True, capture_output=True, text=True)
             except FileNotFoundError:
                 raise ProvisionError(
-                    f"no {argv[0]} to assemble with", mend="install binutils", stage="create"
+                    f"no {argv[0]} to assemble with", hint="install binutils", stage="create"
                 ) from None
             except subprocess.CalledProcessError as error:
                 raise ProvisionError(f"{argv[0]}: {error.stderr.strip()}", stage="create") from None
@@ -151,23 +152,23 @@ def make(
     if not isinstance(eventfds, Mapping | None):
         raise ProvisionError(
             f"eventfds={eventfds!r:.80} is no mapping",
-            mend="give {address: vector}, 0 for no interrupt",
+            hint="give {address: vector}, 0 for no interrupt",
             stage="create",
         )
     path = folder / "payload" if isinstance(code, bytes) else Path(code)
     if isinstance(code, bytes):
         path.write_bytes(code)
     elif not path.is_file():
-        raise ProvisionError(f"payload {path} is no file", mend="check the path", stage="create")
+        raise ProvisionError(f"payload {path} is no file", hint="check the path", stage="create")
     data = path.read_bytes()
     if data.startswith(elf.MAGIC):
         if base is not None:
             raise ProvisionError(
                 f"base={base:#x} for an ELF file, which says by itself where it lies",
-                mend="leave base out, or link it for that address",
+                hint="leave base out, or link it for that address",
                 stage="create",
             )
-        loaded = elf.parse(data)
+        loaded = parse_elf(data)
         mode = mode or _MODES[loaded.bits]
         segments = tuple(Segment(gpa, path, at, size) for gpa, at, size in loaded.segments)
         entry = loaded.entry if entry is None else entry

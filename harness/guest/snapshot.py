@@ -22,9 +22,9 @@ class Snapshot:
 
     Attributes:
         spec: of the guest that it was made of. folder: on the host.
-        size: bytes of its memory that are not zero. lack: why there are no clones of it; "" if
-        there are. copied: what clones are given, see Hypervisor; empty before one has told, and
-        why_not then says what kept it from that.
+        size: bytes of its memory that are not zero. clone_blocker: why there are no clones of it; "" if
+        there are. prefault_pages: what clones are given, see Hypervisor; empty before one has told, and
+        prefault_blocker then says what kept it from that.
 
     Clones that run do not need it any more after `remove()`: the kernel keeps what they map.
     """
@@ -34,15 +34,15 @@ class Snapshot:
         would else need first. Then it is paused for as long as it takes. Raises HarnessError
         (stage "run") when its hypervisor has no snapshots, or the guest writes to a disk."""
         self.spec = guest.spec
-        self.copied: Sequence[int] = ()
-        self.why_not = ""
-        self.lack = _lack(guest)
+        self.prefault_pages: Sequence[int] = ()
+        self.prefault_blocker = ""
+        self.clone_blocker = _clone_blocker(guest)
         self._host = guest.hypervisor.host
         take = getattr(guest.machine, "snapshot", None)
         if take is None:
             raise HarnessError(
                 f"the hypervisor {guest.hypervisor.name} has no snapshots",
-                mend="use --hypervisor=kvm",
+                hint="use --hypervisor=kvm",
                 stage="run",
                 guest=guest.name,
             )
@@ -56,15 +56,15 @@ class Snapshot:
             self.remove()
             raise
 
-    def learn(self, clone: Machine) -> None:
+    def record_dirty_pages(self, clone: Machine) -> None:
         """Of a clone that has just become ready: what it has written, the next ones need not wait
         for. The first one tells; if it cannot, the next one."""
-        ask = getattr(clone, "copied", None)
-        if ask and not self.copied:
+        ask = getattr(clone, "private_dirty_pages", None)
+        if ask and not self.prefault_pages:
             try:
-                self.copied = ask(self.folder)
+                self.prefault_pages = ask(self.folder)
             except HarnessError as error:
-                self.why_not = error.cause
+                self.prefault_blocker = error.cause
 
     def remove(self) -> None:
         """Remove its files. Idempotent."""
@@ -82,7 +82,7 @@ class Snapshot:
         self.remove()
 
 
-def _lack(guest: Guest) -> str:
+def _clone_blocker(guest: Guest) -> str:
     if guest.spec.devices:
         return "it has devices of a test's own"
     if guest.facts.get("ssh") != "vsock":

@@ -96,7 +96,7 @@ class Vcpu:
                     self._ask("step", vcpu=self.index, give_up=True)
                     raise HarnessError(
                         f"vCPU {self.index} did not end an instruction in {STEP_TIMEOUT:g} s",
-                        mend="see where it is: a halted vCPU makes no step",
+                        hint="see where it is: a halted vCPU makes no step",
                         stage="run",
                     )
 

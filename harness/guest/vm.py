@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from harness.errors import GuestEnded, HarnessError, hide_frames
+from harness.guest.callbacks import Callbacks
 from harness.guest.devices import PciDevice, PortDevice
-from harness.guest.upcalls import Upcalls
 from harness.guest.vcpu import Ask, Vcpu
 
 __tracebackhide__ = hide_frames
-CHUNK = 256 << 10  # bytes of memory in one message, as harness/agent/reach.py takes
+CHUNK = 256 << 10  # bytes of memory in one message, as harness/agent/introspection.py takes
 PAGE = 4096
 _COUNTER = "user_exits_"
 
@@ -70,7 +70,7 @@ class WriteLog:
         """Guest-physical addresses of the pages (4 KiB) written since this was last asked."""
         slots = self._ask("logged")
         if not slots:
-            raise HarnessError("writes are not logged any more", mend="ask within the block")
+            raise HarnessError("writes are not logged any more", hint="ask within the block")
         return [
             gpa + PAGE * (8 * place + bit)
             for slot, gpa in slots
@@ -163,9 +163,9 @@ class VirtualMachine:
     whatever a callback raised since.
     """
 
-    def __init__(self, ask: Ask, upcalls: Upcalls, vcpus: int) -> None:
+    def __init__(self, ask: Ask, callbacks: Callbacks, vcpus: int) -> None:
         self._ask = ask
-        self._upcalls = upcalls
+        self._upcalls = callbacks
         self._depth = 0
         self.vcpus = tuple(Vcpu(ask, index) for index in range(vcpus))
         self.memory = Memory(ask)

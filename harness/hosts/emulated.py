@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HostError, SSHError
-from harness.guest.credentials import SSHRefused
-from harness.guest.ssh import SSHSession
 from harness.hosts.qemu import Qemu
 from harness.hosts.remote import RemoteHost
 from harness.hosts.ssh import tcp
+from harness.ssh.credentials import SSHRefused
+from harness.ssh.session import SSHSession
 
 if TYPE_CHECKING:
     from images.store import HostImage
@@ -82,11 +82,11 @@ class EmulatedHost(RemoteHost):
                 time.sleep(0.05)
             except SSHError as error:
                 raise HostError(
-                    error.cause, mend=error.mend, stage="host", console=qemu.last_lines()
+                    error.cause, hint=error.hint, stage="host", console=qemu.last_lines()
                 ) from error
         raise HostError(
             f"the emulated host was not ready in {boot_timeout:g} s",
-            mend="see its console's last lines; a busy machine may need longer",
+            hint="see its console's last lines; a busy machine may need longer",
             stage="host",
             console=qemu.last_lines(),
         )
@@ -101,13 +101,13 @@ class EmulatedHost(RemoteHost):
         return self._qemu.console()
 
     @property
-    def worn(self) -> bool:
+    def needs_replacement(self) -> bool:
         """True when its next guests may not be sound: see CODE_BUFFER in harness/hosts/qemu.py."""
         buffer = self._qemu.code_buffer()
         return buffer is None or buffer[0] > WORN or buffer[1] > 0
 
     @property
-    def unsound(self) -> bool:
+    def tainted(self) -> bool:
         """True when its guests so far may have failed for a fault of QEMU's (CODE_BUFFER, too)."""
         buffer = self._qemu.code_buffer()
         return buffer is None or buffer[1] > 0
@@ -167,7 +167,7 @@ class EmulatedHost(RemoteHost):
         if found.status != 0:
             raise HostError(
                 f"the emulated host does not see the disk for {path}",
-                mend="its kernel needs the modules virtio_scsi and sd_mod",
+                hint="its kernel needs the modules virtio_scsi and sd_mod",
                 stage="host",
                 console=self._qemu.last_lines(),
             )

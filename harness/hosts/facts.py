@@ -83,7 +83,7 @@ def parse_facts(text: str, *, emulated: bool = False) -> HostFacts:
     if len(uname) != 2 or not cpus or not memory:
         raise HostError(
             f"the host's facts cannot be read: {text[:200]!r}",
-            mend="it must be Linux with /proc mounted and a POSIX shell",
+            hint="it must be Linux with /proc mounted and a POSIX shell",
             stage="host",
         )
 

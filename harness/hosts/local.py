@@ -17,9 +17,9 @@ from typing import Any
 
 from harness import scratch
 from harness.errors import CommandError, HostError
-from harness.hosts import relay
 from harness.hosts.base import Completed, HostFacts, Process, Stream
 from harness.hosts.facts import gather
+from harness.ssh import relay
 
 STDERR_TAIL = 4096  # bytes, as Process.stderr_tail() promises
 
@@ -59,7 +59,7 @@ class LocalHost:
             raise HostError(
                 f"{' '.join(argv)!r} did not end in {timeout:g} s"
                 + (f"; it printed: {printed}" if printed else ""),
-                mend="give it more time, or see what the machine is busy with",
+                hint="give it more time, or see what the machine is busy with",
                 stage="run",
             ) from error
         finally:  # also Ctrl-C
@@ -87,7 +87,7 @@ class LocalHost:
     def place(self, path: Path) -> str:
         """See Host: the file itself."""
         if not path.is_file():
-            raise HostError(f"{path} is no file", mend="name an existing file", stage="host")
+            raise HostError(f"{path} is no file", hint="name an existing file", stage="host")
         return str(path.resolve())
 
     def scratch(self, mapped: int = 0) -> str:
@@ -221,7 +221,7 @@ def _start(argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
     except OSError as error:
         raise HostError(
             f"{argv[0]} cannot be started: {error.strerror}",
-            mend=f"install what provides {argv[0]}",
+            hint=f"install what provides {argv[0]}",
             stage="run",
         ) from error
 

@@ -20,7 +20,7 @@ class Lack:
     """Something that stands in the way, and what to do about it; a sentence each."""
 
     cause: str
-    mend: str
+    hint: str
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Verdict:
         return self.lacks[0].cause if self.lacks else ""
 
     @property
-    def mend(self) -> str:
-        return self.lacks[0].mend if self.lacks else ""
+    def hint(self) -> str:
+        return self.lacks[0].hint if self.lacks else ""
 
 
 def run_vm_probe(device: Path) -> str:
@@ -138,7 +138,7 @@ def _no_rights(device: Path) -> Lack:
     except (KeyError, OSError):
         group = "kvm"
     if group == "root":
-        mend = f"as root: chgrp kvm {device}; chmod 660 {device}; then join the group kvm"
+        hint = f"as root: chgrp kvm {device}; chmod 660 {device}; then join the group kvm"
     else:
-        mend = f"as root: usermod -aG {group} YOUR_NAME, then log in again"
-    return Lack("this user may not open /dev/kvm for reading and writing", mend)
+        hint = f"as root: usermod -aG {group} YOUR_NAME, then log in again"
+    return Lack("this user may not open /dev/kvm for reading and writing", hint)

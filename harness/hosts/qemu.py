@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HostError
-from harness.qmp import Monitor
+from harness.hypervisors.qmp import Monitor
 
 CONSOLE_LINES = 20  # of an error
 # -no-reboot with panic=-1: a panic ends QEMU at once. tsc=reliable and no_timer_check leave out
@@ -75,7 +75,7 @@ class Qemu:
             if shutil.which(program) is None:
                 raise HostError(
                     f"{program} is not installed",
-                    mend=f"apt install {package}",
+                    hint=f"apt install {package}",
                     stage="host",
                 )
         self._console = os.memfd_create("console")
@@ -179,7 +179,7 @@ class Qemu:
         status = self._process.returncode if self._process else None
         return HostError(
             f"QEMU ended with status {status}" + (f": {said[-1000:]}" if said else ""),
-            mend="see the console's last lines; memory may be short (free -m)",
+            hint="see the console's last lines; memory may be short (free -m)",
             stage="host",
             console=self.last_lines(),
         )

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.errors import CommandError, HostError, SSHError
-from harness.guest.ssh import SSHSession
-from harness.hosts import relay
 from harness.hosts.base import Completed, HostFacts, Process, Stream
 from harness.hosts.facts import gather
-from harness.hosts.standing import SCRIPT, StandingRelay
+from harness.ssh import relay
+from harness.ssh.session import SSHSession
+from harness.ssh.vsock_proxy import SCRIPT, VsockProxy
 
 
 class RemoteHost:
@@ -31,7 +31,7 @@ class RemoteHost:
         self._processes: list[Process] = []
         self._scratch: str | None = None
         self._cache: str | None = None
-        self._relay: StandingRelay | None = None
+        self._relay: VsockProxy | None = None
         self._relay_tried = False
         self._closed = False
 
@@ -81,7 +81,7 @@ class RemoteHost:
         except OSError as error:
             raise HostError(
                 f"{path} cannot be read: {error.strerror}",
-                mend="build the images again",
+                hint="build the images again",
                 stage="host",
             ) from error
 
@@ -98,7 +98,7 @@ class RemoteHost:
             except (SSHError, CommandError) as error:
                 raise HostError(
                     f"{path} cannot be copied to {self.name}: {error.cause}",
-                    mend=f"see that there is room for {size >> 20} MiB",
+                    hint=f"see that there is room for {size >> 20} MiB",
                     stage="host",
                 ) from error
         return remote
@@ -137,14 +137,14 @@ class RemoteHost:
     def _connect(self, target: relay.Target, timeout: float) -> Stream:
         return relay.connect(self._session(), target, timeout)
 
-    def _standing_relay(self) -> StandingRelay | None:
+    def _standing_relay(self) -> VsockProxy | None:
         """Started with the first connection."""
         with self._lock:
             if not self._relay_tried:
                 self._relay_tried = True
                 with contextlib.suppress(HostError):
                     argv = ["python3", "-I", "-S", "-c", SCRIPT]
-                    self._relay = StandingRelay(self.spawn(argv))
+                    self._relay = VsockProxy(self.spawn(argv))
             return self._relay
 
     def close(self) -> None:
@@ -175,4 +175,4 @@ class RemoteHost:
 
     def _host_error(self, error: SSHError) -> HostError:
         """What the host's user sees of an SSH error."""
-        return HostError(error.cause, mend=error.mend, stage=error.stage or "host")
+        return HostError(error.cause, hint=error.hint, stage=error.stage or "host")

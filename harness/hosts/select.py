@@ -34,7 +34,7 @@ def select_host(
         name: "auto", "local", "emulated" or "ssh://user@name[:port]".
         progress: called with one line for what takes long, and for the choice made.
 
-    Raises HostError (or ImageError, building the emulated host) naming cause and mend.
+    Raises HostError (or ImageError, building the emulated host) naming cause and hint.
     """
     if name.startswith("ssh://"):
         return SSHHost(name)
@@ -43,7 +43,7 @@ def select_host(
     if name not in {"auto", "local"}:
         raise HostError(
             f"{name!r} is no host",
-            mend="choose auto, local, emulated or ssh://user@name",
+            hint="choose auto, local, emulated or ssh://user@name",
             stage="host",
         )
     verdict = probe()
@@ -51,7 +51,7 @@ def select_host(
         if not verdict.usable:
             raise HostError(
                 f"this machine's KVM cannot be used: {verdict.cause}",
-                mend=f"{verdict.mend}; or use --host=emulated",
+                hint=f"{verdict.hint}; or use --host=emulated",
                 stage="host",
             )
         return LocalHost("asked for")

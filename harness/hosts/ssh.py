@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import paramiko
 
 from harness.errors import HostError, SSHError
-from harness.guest.credentials import load_client_key
-from harness.guest.ssh import SSHSession
 from harness.hosts.base import Stream
 from harness.hosts.remote import RemoteHost
+from harness.ssh.credentials import load_client_key
+from harness.ssh.session import SSHSession
 
 KNOWN_HOSTS = (Path("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
 CLIENT_KEYS = (Path("~/.ssh/id_ed25519"), Path("~/.ssh/id_ecdsa"), Path("~/.ssh/id_rsa"))
@@ -34,7 +34,7 @@ def parse_url(url: str) -> tuple[str, str, int]:
     if not name or parts.scheme != "ssh" or parts.path.strip("/") or parts.password:
         raise HostError(
             f"{url!r} is no SSH host",
-            mend="write it as ssh://user@name or ssh://user@name:port, without a password",
+            hint="write it as ssh://user@name or ssh://user@name:port, without a password",
             stage="host",
         )
     return user or getpass.getuser(), name, port
@@ -54,7 +54,7 @@ def known_host_key(name: str, port: int, files: Sequence[Path] = KNOWN_HOSTS) ->
     option = "" if port == 22 else f"-p {port} "
     raise HostError(
         f"the host key of {entry} is not known",
-        mend=f"run `ssh-keyscan {option}{name}`, check its fingerprint with the one the machine "
+        hint=f"run `ssh-keyscan {option}{name}`, check its fingerprint with the one the machine "
         "itself shows (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then add the line to "
         "~/.ssh/known_hosts",
         stage="host",
@@ -72,11 +72,11 @@ def client_keys(files: Sequence[Path] = CLIENT_KEYS) -> list[paramiko.PKey]:
             try:
                 keys.append(load_client_key(file.expanduser()))
             except SSHError as error:
-                refused = f" ({error.cause}; {error.mend})"
+                refused = f" ({error.cause}; {error.hint})"
     if not keys:
         raise HostError(
             f"there is no SSH client key{refused}",
-            mend="make one with ssh-keygen -t ed25519 and put its public half into "
+            hint="make one with ssh-keygen -t ed25519 and put its public half into "
             "authorized_keys of the host, or start an SSH agent",
             stage="host",
         )
@@ -95,7 +95,7 @@ class SSHHost(RemoteHost):
         known_hosts: Sequence[Path] = KNOWN_HOSTS,
         keys: Sequence[Path] = CLIENT_KEYS,
     ) -> None:
-        """Connect within `timeout` seconds. Raises HostError naming cause and mend."""
+        """Connect within `timeout` seconds. Raises HostError naming cause and hint."""
         user, name, port = parse_url(url)
 
         def open_stream(remaining: float) -> Stream:
@@ -111,7 +111,7 @@ class SSHHost(RemoteHost):
                 who=f"host {name}",
             )
         except SSHError as error:
-            raise HostError(error.cause, mend=error.mend, stage="host") from error
+            raise HostError(error.cause, hint=error.hint, stage="host") from error
         super().__init__(f"ssh://{user}@{name}" + (f":{port}" if port != 22 else ""), why, session)
 
 

@@ -59,7 +59,7 @@ def _check_numbers(guest: str, **lists: Any) -> None:
         if isinstance(value, int):
             raise ProvisionError(
                 f"{name}={value!r}: these are numbers of the host's CPUs",
-                mend="give a list; how many CPUs the guest has is vcpus",
+                hint="give a list; how many CPUs the guest has is vcpus",
                 stage="create",
                 guest=guest,
             )
@@ -202,13 +202,13 @@ class Events:
     on_mark(stage, time_ns): "create" and "kernel" (first guest instruction), host monotonic ns;
     a clone's "restored" (it goes on) and "adopted" (its identity is its own) in place of "kernel".
     on_end(end): once, last.
-    on_upcall(message): an access that the test's own code is to answer (see guest.upcalls).
+    on_callback(message): an access that the test's own code is to answer (see guest.callbacks).
     """
 
     on_console: Callable[[int, str], None]
     on_mark: Callable[[str, int], None]
     on_end: Callable[[End], None]
-    on_upcall: Callable[[Mapping[str, Any]], None] = lambda message: None
+    on_callback: Callable[[Mapping[str, Any]], None] = lambda message: None
 
 
 class Machine(Protocol):
@@ -218,7 +218,7 @@ class Machine(Protocol):
     "mac" where it is in a network.
 
     One that can be reached into has `ask(operation, **arguments)`, too: the operations of
-    harness/agent/reach.py, and HarnessError for what the machine refuses.
+    harness/agent/introspection.py, and HarnessError for what the machine refuses.
     """
 
     facts: Mapping[str, Any]
@@ -244,9 +244,9 @@ class Hypervisor(Protocol):
 
     name: as given to --hypervisor. backend: as in HostFacts.
 
-    One that can clone has `clone(folder, spec, events, copied=()) -> Machine`, too: as create(),
+    One that can clone has `clone(folder, spec, events, prefault_pages=()) -> Machine`, too: as create(),
     going on from the snapshot in that folder on the host; its machines have `snapshot(folder) ->
-    bytes kept`, and may have `copied(folder) -> pages`: what a clone has written, and the next
+    bytes kept`, and may have `private_dirty_pages(folder) -> pages`: what a clone has written, and the next
     clones are given then, to copy it before they run.
     """
 
@@ -254,7 +254,7 @@ class Hypervisor(Protocol):
     host: Host
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
-        """Start a machine. Raises ProvisionError (stage "create") naming cause and mend."""
+        """Start a machine. Raises ProvisionError (stage "create") naming cause and hint."""
 
     def capabilities(self) -> Mapping[str, int]:
         """KVM_CHECK_EXTENSION's answers by name ("KVM_CAP_IRQFD": 1); 0 or missing: not there."""

@@ -76,11 +76,11 @@ class KvmHypervisor(SupervisedHypervisor):
         )
 
     def clone(
-        self, folder: str, spec: GuestSpec, events: Events, copied: Sequence[int] = ()
+        self, folder: str, spec: GuestSpec, events: Events, prefault_pages: Sequence[int] = ()
     ) -> Machine:
         """A machine that goes on from the snapshot in a folder of the host, with an identity of
-        its own: vsock and network addresses, random numbers, wall clock, host name. copied: what
-        BuiltInMachine.copied told of another one."""
+        its own: vsock and network addresses, random numbers, wall clock, host name. prefault_pages: what
+        BuiltInMachine.private_dirty_pages told of another one."""
         access = self.access(spec)
         identity = {"name": spec.name[:HOST_NAME_MAX]}
         config: dict[str, Any] = {"networks": []}
@@ -91,6 +91,6 @@ class KvmHypervisor(SupervisedHypervisor):
             "snapshot": folder,
             "identity": identity,
             "config": config,
-            "copied": list(copied),
+            "prefault_pages": list(prefault_pages),
         }
         return self.start("restore", spec, arguments, access, events)

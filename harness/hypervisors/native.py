@@ -35,7 +35,7 @@ class NativeHypervisor(SupervisedHypervisor):
             said = (done.stderr.strip() or f"status {done.status}").splitlines()[-1]
             raise HostError(
                 f"{host.name} lets us make no container: {said}",
-                mend="it needs root, the programs unshare and ip, and the module veth; "
+                hint="it needs root, the programs unshare and ip, and the module veth; "
                 "or take --host=emulated",
                 stage="host",
             )
@@ -43,7 +43,7 @@ class NativeHypervisor(SupervisedHypervisor):
             raise HostError(
                 f"{host.name} has no controller cpuset in cgroup v2, by which a container gets its "
                 "share of the CPUs",
-                mend="boot it with cgroup v2 alone, or take --host=emulated",
+                hint="boot it with cgroup v2 alone, or take --host=emulated",
                 stage="host",
             )
         super().__init__(host, progress)
@@ -95,10 +95,10 @@ def _refuse(spec: GuestSpec) -> None:
         ),
     ):
         if asked:
-            mend = f"{way}, or take another hypervisor"
+            hint = f"{way}, or take another hypervisor"
             raise ProvisionError(
                 f"a native guest is a container: {cause}",
-                mend=mend,
+                hint=hint,
                 stage="create",
                 guest=spec.name,
             )

@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from harness.errors import HostError, ProvisionError
-from harness.guest import elf
 from harness.hosts.base import Host
 from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
+from harness.hypervisors.payload_file import parse_elf
 from harness.hypervisors.supervised import PAYLOAD_TIMEOUT, SupervisedHypervisor
 
 PROGRAM = "qemu-system-x86_64"
@@ -36,7 +36,7 @@ class QemuHypervisor(SupervisedHypervisor):
         if host.run(["sh", "-c", f"command -v {PROGRAM}"], check=False).status:
             raise HostError(
                 f"there is no {PROGRAM} on {host.name}",
-                mend="install qemu-system-x86 there",
+                hint="install qemu-system-x86 there",
                 stage="host",
             )
         super().__init__(host, progress)
@@ -44,7 +44,7 @@ class QemuHypervisor(SupervisedHypervisor):
 
     def _backend(self, spec: GuestSpec) -> str:
         """Its memory: in a file of the agent's where a daemon is to map it, and on an emulated host
-        (see harness/agent/retired.py), but for KSM, which merges private memory alone. QEMU would
+        (see harness/agent/memory_quarantine.py), but for KSM, which merges private memory alone. QEMU would
         put a file of its own where no huge page fits."""
         size = f"id=memory,size={spec.memory}M"
         if spec.hugepages:
@@ -150,8 +150,8 @@ def _refuse(spec: GuestSpec) -> None:
         (spec.network == "passt", "guests of qemu have no passt here", "use network=bridge"),
     ):
         if asked:
-            mend = f"{way}, or take --hypervisor=kvm"
-            raise ProvisionError(cause, mend=mend, stage="create", guest=spec.name)
+            hint = f"{way}, or take --hypervisor=kvm"
+            raise ProvisionError(cause, hint=hint, stage="create", guest=spec.name)
 
 
 def _refuse_payload(spec: PayloadSpec) -> None:
@@ -170,14 +170,14 @@ def _refuse_payload(spec: PayloadSpec) -> None:
     ):
         if asked:
             raise _for_ours(spec, what, way)
-    if spec.entry != elf.parse(file.read_bytes()).entry:
+    if spec.entry != parse_elf(file.read_bytes()).entry:
         raise _for_ours(spec, "an entry that is not the file's own", out)
 
 
 def _for_ours(spec: PayloadSpec, what: str, way: str) -> ProvisionError:
     return ProvisionError(
         f"{what} is for the built-in VMM: QEMU starts an ELF by its PVH entry",
-        mend=f"{way}, or take --hypervisor=kvm",
+        hint=f"{way}, or take --hypervisor=kvm",
         stage="create",
         guest=spec.name,
     )

@@ -18,13 +18,13 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-from harness.agent.aside import Aside
+from harness.agent.overhead import OverheadCorrectedCounters
 from harness.errors import HarnessError, HostError, ProvisionError, hide_frames
 from harness.hosts.base import Host, Stream
-from harness.hypervisors.access import Access, choose
 from harness.hypervisors.archive import START, archive
 from harness.hypervisors.base import ROOT_DISK, Disk, End, Events, GuestSpec, OnUtilization
-from harness.hypervisors.carried import Carried
+from harness.hypervisors.connectivity import Connectivity, resolve_connectivity
+from harness.hypervisors.qmp_bridge import QmpBridge
 
 __tracebackhide__ = hide_frames
 API = 1
@@ -33,7 +33,7 @@ PAYLOAD_TIMEOUT = 30.0  # seconds to make one: milliseconds, on a host with noth
 _ANSWER_TIMEOUT = 30.0
 _LOOK = 0.02  # seconds between looks whether a guest has settled
 _SNAPSHOT_TIMEOUT = 120.0
-_COPIED_TIMEOUT = 2.0  # a clone that is ready waits for it
+_DIRTY_PAGES_TIMEOUT = 2.0  # a clone that is ready waits for it
 
 
 class Child:
@@ -47,7 +47,7 @@ class Child:
         self.gone = threading.Event()
 
 
-class Supervisor:
+class AgentClient:
     """A running supervisor on a host."""
 
     def __init__(self, host: Host) -> None:
@@ -73,7 +73,7 @@ class Supervisor:
             raise HostError(
                 f"the VMM's supervisor does not start on {host.name}: "
                 + (self._process.stderr_tail().strip() or "no answer"),
-                mend="the host needs python3 >= 3.9 in its PATH",
+                hint="the host needs python3 >= 3.9 in its PATH",
                 stage="host",
             )
         self.pid = int(hello["pid"])
@@ -86,7 +86,7 @@ class Supervisor:
             self.request("retire")
         except HarnessError as error:
             self._process.kill()
-            raise HostError(error.cause, mend=error.mend, stage="host") from error
+            raise HostError(error.cause, hint=error.hint, stage="host") from error
 
     # from the supervisor
 
@@ -129,7 +129,7 @@ class Supervisor:
         elif event == "monitor":
             child.on_monitor(message["text"])
         elif event in ("exit", "access"):
-            child.events.on_upcall(message)
+            child.events.on_callback(message)
         elif event == "gone":
             child.gone.set()
             self._fail(guest, f"the guest's process is gone{child.why}")
@@ -164,7 +164,7 @@ class Supervisor:
         files: Mapping[str, str] | None = None,
     ) -> Any:
         """The answer's result. files: those that the host is to make for the operation, by the
-        operation's names for them. Raises HarnessError with cause and mend, or when late."""
+        operation's names for them. Raises HarnessError with cause and hint, or when late."""
         waiting: queue.Queue[dict[str, Any]] = queue.Queue()
         with self._lock:
             self._next_id += 1
@@ -187,7 +187,7 @@ class Supervisor:
             del self._answers[identifier]
         if "error" in answer:
             error = answer["error"]
-            raise HarnessError(error["cause"], mend=error.get("mend", ""), guest=guest)
+            raise HarnessError(error["cause"], hint=error.get("hint", ""), guest=guest)
         return answer["result"]
 
     def start(
@@ -215,7 +215,7 @@ class Supervisor:
                     self.request("kill", guest)
             machine.forget()
             raise ProvisionError(
-                error.cause, mend=error.mend, stage="create", guest=guest
+                error.cause, hint=error.hint, stage="create", guest=guest
             ) from None
         machine.facts = facts
         return machine
@@ -235,7 +235,7 @@ class Supervisor:
             self._process.kill()
             raise HarnessError(
                 f"the VMM's supervisor (pid {self.pid} on {self.host.name}) did not end by itself",
-                mend="it was killed, and its guests with it",
+                hint="it was killed, and its guests with it",
                 stage="teardown",
             ) from None
         finally:
@@ -251,7 +251,7 @@ class SupervisedMachine:
     within: Sequence[str] = ()
     facts: Mapping[str, Any]
 
-    def __init__(self, supervisor: Supervisor, guest: str, child: Child) -> None:
+    def __init__(self, supervisor: AgentClient, guest: str, child: Child) -> None:
         self._supervisor = supervisor
         self._guest = guest
         self._child = child
@@ -279,7 +279,7 @@ class SupervisedMachine:
         if not any(name.startswith("virtio-balloon") for name in self.facts.get("devices", ())):
             raise HarnessError(
                 "the machine has no balloon that we steer",
-                mend='take --hypervisor=kvm, without vmm={"balloon": False}',
+                hint='take --hypervisor=kvm, without vmm={"balloon": False}',
                 guest=self._guest,
             )
         arguments = {} if mib is None else {"mib": mib}
@@ -299,7 +299,7 @@ class SupervisedMachine:
                 if not self._child.gone.wait(timeout):
                     raise HarnessError(
                         f"the VMM process {self.facts.get('pid')} does not end, even by SIGKILL",
-                        mend=f"look at it on {self._supervisor.host.name}: ps, dmesg",
+                        hint=f"look at it on {self._supervisor.host.name}: ps, dmesg",
                         stage="teardown",
                         guest=self._guest,
                     )
@@ -324,23 +324,27 @@ class BuiltInMachine(SupervisedMachine):
         done = request("snapshot", self._guest, {}, _SNAPSHOT_TIMEOUT, files=files)
         return int(done["bytes"])
 
-    def copied(self, folder: str) -> list[int]:
+    def private_dirty_pages(self, folder: str) -> list[int]:
         """Of a clone, the pages of the snapshot in that folder that it has written: see
-        harness/agent/copied.py."""
+        harness/agent/private_pages.py."""
         path = f"{folder}/memory"
         request = self._supervisor.request
-        return list(request("copied", self._guest, {"path": path}, _COPIED_TIMEOUT))
+        return list(
+            request("private_dirty_pages", self._guest, {"path": path}, _DIRTY_PAGES_TIMEOUT)
+        )
 
 
 class PeerMachine(SupervisedMachine):
     """A peer's, with a monitor that is QEMU's: `monitor.execute("query-status")`."""
 
-    def __init__(self, supervisor: Supervisor, guest: str, child: Child) -> None:
+    def __init__(self, supervisor: AgentClient, guest: str, child: Child) -> None:
         super().__init__(supervisor, guest, child)
-        self._carried = Carried(lambda text: supervisor.request("monitor", guest, {"text": text}))
-        child.on_monitor = self._carried.hear
-        self.monitor = self._carried.monitor
-        self._aside = Aside(super().statistics)
+        self._qmp_bridge = QmpBridge(
+            lambda text: supervisor.request("monitor", guest, {"text": text})
+        )
+        child.on_monitor = self._qmp_bridge.receive
+        self.monitor = self._qmp_bridge.monitor
+        self._aside = OverheadCorrectedCounters(super().statistics)
 
     def statistics(self) -> dict[str, int]:
         return self._aside.during(self._told) if self._tells_statistics else super().statistics()
@@ -364,7 +368,7 @@ class PeerMachine(SupervisedMachine):
 
     def forget(self) -> None:
         super().forget()
-        self._carried.close()
+        self._qmp_bridge.close()
 
 
 _MACHINES: Mapping[str, type[SupervisedMachine]] = {
@@ -384,7 +388,7 @@ class SupervisedHypervisor:
     def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
         """Starts the supervisor. Raises HostError."""
         self.host = host
-        self.supervisor = Supervisor(host)
+        self.supervisor = AgentClient(host)
         self._numbers = itertools.count()
 
     @cached_property
@@ -392,11 +396,11 @@ class SupervisedHypervisor:
         """How guests can be reached; asked for the first guest's sake, which makes the network."""
         return dict(self.supervisor.request("ways", arguments={"taps": self.taps}))
 
-    def access(self, spec: GuestSpec) -> Access:
+    def access(self, spec: GuestSpec) -> Connectivity:
         """How this guest is reached. Raises ProvisionError for what the host does not have."""
-        return choose(spec, self._ways, next(self._numbers))
+        return resolve_connectivity(spec, self._ways, next(self._numbers))
 
-    def command_line(self, spec: GuestSpec, access: Access) -> str:
+    def command_line(self, spec: GuestSpec, access: Connectivity) -> str:
         """What the guest's kernel is told, by every hypervisor alike.
 
         norandmaps on an emulated host: a program at the same addresses again needs no translation
@@ -411,7 +415,7 @@ class SupervisedHypervisor:
         if "network" not in self._ways:
             raise HostError(
                 f"there is no network of guests on {self.host.name}: {self._ways['why']}",
-                mend=self._ways["mend"],
+                hint=self._ways["hint"],
                 stage="host",
             )
         places = self._ways["network"]["namespaces"]
@@ -423,7 +427,7 @@ class SupervisedHypervisor:
         operation: str,
         spec: GuestSpec,
         arguments: Mapping[str, Any],
-        access: Access,
+        access: Connectivity,
         events: Events,
     ) -> SupervisedMachine:
         """ "create", "exec" or "contain" it. Raises ProvisionError, stage "create"."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 class ConfigError(Exception):
-    """The machine cannot be built as asked. `mend` says what to change."""
+    """The machine cannot be built as asked. `hint` says what to change."""
 
-    def __init__(self, cause: str, mend: str = "") -> None:
+    def __init__(self, cause: str, hint: str = "") -> None:
         super().__init__(cause)
         self.cause = cause
-        self.mend = mend
+        self.hint = hint
 
 
 class GuestFault(Exception):

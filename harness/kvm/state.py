@@ -23,7 +23,7 @@ _TSC, _TSC_DEADLINE = 0x10, 0x6E0
 _MSRS_AT_ONCE = 256  # KVM takes no more (E2BIG)
 _ROOM = 1024  # MSRs and CPUID entries, with much to spare
 _XSAVE_SIZE = 4096
-_MEND = "restore it on the host that made it, or on one with the same CPU and kernel"
+_HINT = "restore it on the host that made it, or on one with the same CPU and kernel"
 
 
 class Fields(Protocol):
@@ -90,7 +90,7 @@ def _write(fd: int, parts: dict[str, _Part], state: dict[str, bytes]) -> None:
             ioctl(fd, part.put, bytearray(state[name]))
         except OSError as error:
             cause = f"KVM refuses the snapshot's {name}: {error.strerror}"
-            raise ConfigError(cause, _MEND) from error
+            raise ConfigError(cause, _HINT) from error
 
 
 # MSRs
@@ -135,7 +135,7 @@ def write_msrs(fd: int, wanted: dict[int, int]) -> None:
     while changed:
         done = len(_msr_call(fd, ioctls.SET_MSRS, changed[:_MSRS_AT_ONCE]))
         if done < min(len(changed), _MSRS_AT_ONCE):
-            raise ConfigError(f"KVM refuses the snapshot's MSR {changed[done][0]:#x}", _MEND)
+            raise ConfigError(f"KVM refuses the snapshot's MSR {changed[done][0]:#x}", _HINT)
         changed = changed[done:]
 
 
@@ -168,7 +168,7 @@ def restore_vcpu(vcpu: Vcpu, vm: Vm, saved: Fields) -> None:
             ioctl(vcpu.fd, ioctls.SET_TSC_KHZ, khz)
         except OSError as error:
             cause = f"the host cannot give a guest a TSC of {khz} kHz: {error.strerror}"
-            raise ConfigError(cause, _MEND) from error
+            raise ConfigError(cause, _HINT) from error
     _write(vcpu.fd, parts, state)
     write_msrs(vcpu.fd, msrs)
     _write(vcpu.fd, _EVENTS, state)

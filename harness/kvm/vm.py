@@ -109,10 +109,10 @@ class Vm:
                 continue
             except OSError as error:
                 if error.errno == errno.EBUSY:
-                    mend = "another hypervisor holds VT-x or AMD-V: end it"
+                    hint = "another hypervisor holds VT-x or AMD-V: end it"
                 else:
-                    mend = "see the kernel log of the host (dmesg)"
-                raise ConfigError(f"KVM_CREATE_VM: {error.strerror}", mend) from error
+                    hint = "see the kernel log of the host (dmesg)"
+                raise ConfigError(f"KVM_CREATE_VM: {error.strerror}", hint) from error
 
     def add_memory(self, gpa: int, size: int, hva: int, readonly: bool = False) -> None:
         """A memslot: `size` bytes of ours at `hva` become the guest's at `gpa`. A guest's write to

@@ -13,13 +13,13 @@ import pytest
 from harness import scratch
 from harness.errors import HarnessError, hide_frames
 from harness.hypervisors.base import End, PayloadSpec, Segment
-from harness.kvm_unit_tests import catalogue, multiboot, wanted
+from harness.kvm_unit_tests import catalogue, multiboot, requirements
 from harness.kvm_unit_tests.catalogue import Entry
 
 if TYPE_CHECKING:
-    from harness.fixtures import RecordSample
     from harness.guest.payload import PayloadFactory, PayloadGuest
     from harness.hosts.base import Host
+    from harness.plugin.fixtures import RecordSample
 
 __tracebackhide__ = hide_frames
 ENVIRONMENT = "KVM_UNIT_TESTS_ENV"  # a file with what their getenv() finds
@@ -119,8 +119,10 @@ class UnitTest(pytest.Function):
         """Run it to its end, and fail or skip as that says."""
         host = payload.hypervisor.host
         try:
-            machine = wanted.machine(self.entry, host.facts.cpus, built_for(self.entry.file.parent))
-        except wanted.Unsupported as error:
+            machine = requirements.machine(
+                self.entry, host.facts.cpus, built_for(self.entry.file.parent)
+            )
+        except requirements.Unsupported as error:
             pytest.skip(str(error))
         self._skip_by_choice()
         _check(self.entry.checks, host)
@@ -145,7 +147,7 @@ class UnitTest(pytest.Function):
         if "nodefault" in self.entry.groups and not chosen:
             pytest.skip("it is not run by default: name it, or choose it by -m or -k")
 
-    def _start(self, payload: PayloadFactory, machine: wanted.Machine) -> PayloadGuest:
+    def _start(self, payload: PayloadFactory, machine: requirements.Machine) -> PayloadGuest:
         file = self.entry.file
         try:
             data = file.read_bytes()

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 from harness.errors import ProvisionError
-from harness.guest import elf
+from harness.hypervisors.payload_file import parse_elf
 from harness.vmm.boot.pvh import LOW_RAM_END, memory_map
 from harness.vmm.memory import GAP_START
 
@@ -48,7 +48,7 @@ def load(data: bytes, cmdline: str, memory: int, module: bytes = b"") -> Loaded:
     if flags & _ADDRESSES:
         segments, entry = _by_addresses(data, at)
     else:
-        _, entry, segments = elf.parse(data)
+        _, entry, segments = parse_elf(data)
     told = _information(cmdline, memory << 20, module)
     low = min(memory << 20, GAP_START)
     for gpa, _, size in segments:
@@ -119,5 +119,5 @@ def _information(cmdline: str, size: int, module: bytes) -> bytes:
     return told
 
 
-def _refused(why: str, mend: str = "") -> ProvisionError:
-    return ProvisionError(f"the kernel cannot be loaded: {why}", mend=mend, stage="create")
+def _refused(why: str, hint: str = "") -> ProvisionError:
+    return ProvisionError(f"the kernel cannot be loaded: {why}", hint=hint, stage="create")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import ResultError
-from harness.results.whole import whole
+from harness.results.atomic_write import whole
 
 FOLDER = "acknowledged"
 

@@ -64,7 +64,7 @@ class Comparison:
         return counted(self.table)
 
     @property
-    def able(self) -> bool:
+    def has_power(self) -> bool:
         """Whether one regression alone among these figures could have been shown."""
         tested = self.table[self.table["p"].notna()]
         boots = zip(tested["base_boots"], tested["new_boots"], strict=True)
@@ -82,7 +82,7 @@ def compare(base: Selected, new: Selected, history: Sequence[Path] = ()) -> Comp
     if common := {*base.names} & {*new.names}:
         raise ResultError(
             f"{base.label} and {new.label} are both {', '.join(sorted(common))}",
-            mend="Name two runs; latest is the newest one, previous the one before it.",
+            hint="Name two runs; latest is the newest one, previous the one before it.",
         )
     _refuse_other_kinds(base, new)
     notes: list[str] = list(dict.fromkeys([*base.problems, *new.problems]))
@@ -92,7 +92,7 @@ def compare(base: Selected, new: Selected, history: Sequence[Path] = ()) -> Comp
     if not before.keys() & after.keys():
         raise ResultError(
             f"{base.label} and {new.label} share no figure",
-            mend="Run the same tests, on the same hypervisors and with the same profile, in both.",
+            hint="Run the same tests, on the same hypervisors and with the same profile, in both.",
         )
     rows = [_row(key, before.get(key), after.get(key)) for key in {**before, **after}]
     table = pd.DataFrame(rows)
@@ -264,6 +264,6 @@ def _refuse_other_kinds(base: Selected, new: Selected) -> None:
         if len(told) > 1:
             raise ResultError(
                 f"{base.label} and {new.label} are of different {what[name]}: {_words(told)}",
-                mend="Compare runs of one kind of host and profile: absolute figures of two say "
+                hint="Compare runs of one kind of host and profile: absolute figures of two say "
                 "nothing about what changed. A run that was imported may lack its CPU: --cpu.",
             )

@@ -49,7 +49,7 @@ def paired(pairs: Sequence[tuple[Path, Path]], series: str = "") -> Paired:
     if table.empty:
         raise ResultError(
             f"base and new have no figure {series} above 0 in common".replace("  ", " "),
-            mend="Have the command measure it in both (`python -m harness track` tells the ids).",
+            hint="Have the command measure it in both (`python -m harness track` tells the ids).",
         )
     rows = [_row(key, group) for key, group in table.groupby(SERIES, sort=True)]
     made = pd.DataFrame(rows, columns=[*SERIES, *_COLUMNS])

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, ResultError
-from harness.results.whole import whole
+from harness.results.atomic_write import whole
 from harness.urls import is_url, without_passwords
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Remote:
         if (shown := without_passwords(self.url)) != self.url:
             raise ResultError(
                 f"{shown}: a password does not belong into a URL",
-                mend="Use a key (SFTP: of the agent or ~/.ssh), or what the service's own files "
+                hint="Use a key (SFTP: of the agent or ~/.ssh), or what the service's own files "
                 "and environment variables say.",
             )
         self._class()
@@ -98,8 +98,8 @@ class Remote:
     def push(self) -> list[str]:
         """Send what the store lacks, of this session and of earlier ones; the paths below the
         store. Raises ResultError; what was not sent stays in the mirror."""
-        mend = f"What is new is safe in {self.mirror}; the next session or command sends it."
-        with self._told("written", mend):
+        hint = f"What is new is safe in {self.mirror}; the next session or command sends it."
+        with self._told("written", hint):
             if not self._here():
                 return []
             with self._open() as (files, root):
@@ -158,29 +158,29 @@ class Remote:
             found: type[AbstractFileSystem] = fsspec.get_filesystem_class(self.protocol)
         except ValueError as error:
             raise ResultError(
-                f"{self.url}: {error}", mend="Name a directory, or a URL of file, sftp or s3."
+                f"{self.url}: {error}", hint="Name a directory, or a URL of file, sftp or s3."
             ) from error
         except ImportError as error:
             extra = _EXTRAS.get(self.protocol)
             raise ResultError(
                 f"{self.url}: {error}",
-                mend=f"pip install '.[{extra}]' in the checkout" if extra else "Install that.",
+                hint=f"pip install '.[{extra}]' in the checkout" if extra else "Install that.",
             ) from error
         return found
 
     @contextlib.contextmanager
-    def _told(self, what: str, mend: str = "") -> Iterator[None]:
+    def _told(self, what: str, hint: str = "") -> Iterator[None]:
         """Each of these file systems has errors of its own."""
         try:
             yield
         except ResultError as error:
-            raise ResultError(error.cause, mend=f"{error.mend} {mend}".strip()) from error
+            raise ResultError(error.cause, hint=f"{error.hint} {hint}".strip()) from error
         except Exception as error:
             cause, first = str(error) or type(error).__name__, "Look whether it can be reached"
             if isinstance(error, HarnessError):
-                cause, first = error.cause, error.mend
+                cause, first = error.cause, error.hint
             raise ResultError(
-                f"{self.url} cannot be {what}: {cause}", mend=f"{first}. {mend}".strip()
+                f"{self.url} cannot be {what}: {cause}", hint=f"{first}. {hint}".strip()
             ) from error
 
 

@@ -161,7 +161,7 @@ def _wrong(sample: Sample, field: str, wanted: str) -> ResultError:
     return ResultError(
         f"sample {sample.metric!r} of test {sample.test!r}: {field} must be {wanted}, "
         f"not {getattr(sample, field)!r}",
-        mend="Record a measured value; leave out what could not be measured.",
+        hint="Record a measured value; leave out what could not be measured.",
         stage="run",
     )
 
@@ -223,7 +223,7 @@ def check_facts(facts: RunFacts) -> str:
     except (TypeError, ValueError) as error:
         raise ResultError(
             f"the run's facts are not JSON: {error}",
-            mend="Give text, finite numbers, lists and mappings only.",
+            hint="Give text, finite numbers, lists and mappings only.",
         ) from error
 
 

@@ -101,6 +101,6 @@ def _nothing(store: Path, word: str, found: list[Path]) -> ResultError:
     newest = ", ".join(path.stem for path in found[-3:])
     return ResultError(
         f"{store} holds no run that {word!r} means",
-        mend="Name a run, a date (2026-11-23), a commit, latest or previous; "
+        hint="Name a run, a date (2026-11-23), a commit, latest or previous; "
         + (f"the newest runs are {newest}." if newest else "there are no runs at all."),
     )

@@ -19,7 +19,7 @@ class KnownSFTP(SFTPFileSystem):  # type: ignore[misc] # it has no types
 
     def _connect(self) -> None:
         name, port = self.host, int(self.ssh_kwargs.get("port") or 22)
-        known_host_key(name, port)  # the mend for a host that is not known
+        known_host_key(name, port)  # the hint for a host that is not known
         self.client = paramiko.SSHClient()
         for file in KNOWN_HOSTS:
             with contextlib.suppress(OSError):
@@ -32,7 +32,7 @@ class KnownSFTP(SFTPFileSystem):  # type: ignore[misc] # it has no types
                 channel.settimeout(_TIMEOUT)
         except (paramiko.SSHException, OSError) as error:
             self.client.close()
-            raise HostError(f"{name}, port {port}: {error}", mend=_mend(error)) from error
+            raise HostError(f"{name}, port {port}: {error}", hint=_hint(error)) from error
 
     def _log_in(self, name: str, port: int, user: str) -> None:
         """With the first of the user's keys that the host takes."""
@@ -57,7 +57,7 @@ class KnownSFTP(SFTPFileSystem):  # type: ignore[misc] # it has no types
         raise refused
 
 
-def _mend(error: Exception) -> str:
+def _hint(error: Exception) -> str:
     if isinstance(error, paramiko.BadHostKeyException):
         return (
             "somebody may be in between: ask who runs the host whether its key was changed, and "

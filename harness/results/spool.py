@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import ResultError
+from harness.results.atomic_write import whole
 from harness.results.schema import (
     COLUMNS,
     SCHEMA,
@@ -34,7 +35,6 @@ from harness.results.schema import (
     with_metadata,
 )
 from harness.results.store import RUN_ID, new_run_id, target
-from harness.results.whole import whole
 
 _REPEATED = [name for name in COLUMNS if name != "value"]  # measured values hardly ever are
 _FOREIGN = 7 * 86400.0  # seconds that another machine's spool must have been untouched
@@ -266,7 +266,7 @@ def keep(directory: Path, facts: RunFacts, samples: Iterable[Sample]) -> Path:
     path = target(directory, run)
     if path.exists():
         raise ResultError(
-            f"{directory} has the run {run} already", mend="Remove it first, if it is not the same."
+            f"{directory} has the run {run} already", hint="Remove it first, if it is not the same."
         )
     return _write(directory, run, facts, [sample.row() for sample in samples])
 
@@ -300,8 +300,8 @@ def _write(
 
 def _unwritable(path: Path, error: Exception, *, kept: Path | None = None) -> ResultError:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    mend = "Free space there" if full else "Make the place writable"
+    hint = "Free space there" if full else "Make the place writable"
     if kept:
-        mend += f"; the samples are safe in {kept} and the next run will convert them"
+        hint += f"; the samples are safe in {kept} and the next run will convert them"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return ResultError(f"results cannot be written to {path}: {reason}", mend=mend + ".")
+    return ResultError(f"results cannot be written to {path}: {reason}", hint=hint + ".")

@@ -141,7 +141,7 @@ def query(directory: Path, sql: str, problems: list[str] | None = None) -> pd.Da
     """
     files = runs(directory)
     if not files:
-        raise ResultError(f"{directory} holds no runs", mend="Run a suite with --results first.")
+        raise ResultError(f"{directory} holds no runs", hint="Run a suite with --results first.")
     return _ask(files, sql, problems)
 
 
@@ -167,7 +167,7 @@ def _ask(files: Sequence[Path], sql: str, problems: list[str] | None) -> pd.Data
     if answer is None:
         raise ResultError(
             f"none of {len(files)} run files can be read: {told[0]}",
-            mend="Restore them, or name another store.",
+            hint="Restore them, or name another store.",
         )
     if problems is not None:
         problems += told
@@ -248,7 +248,7 @@ def _read_footer(path: Path, _changed: int, _size: int) -> _Footer:
                 f"{path} is no run file of ours: its column {field.name} is "
                 + (f"of type {schema.field(place).type}" if place >= 0 else "missing")
                 + f", expected {field.type}",
-                mend="Restore it, or take another run.",
+                hint="Restore it, or take another run.",
             )
     return _Footer(version, _facts(path, schema.metadata), _attempts(metadata))
 
@@ -258,12 +258,12 @@ def _version(path: Path, metadata: dict[bytes, bytes]) -> int:
     if not re.fullmatch(r"[1-9]\d{0,3}", text):
         raise ResultError(
             f"{path} is no run file of ours: its schema version is {text or 'none'}",
-            mend="Take another run.",
+            hint="Take another run.",
         )
     if int(text) > SCHEMA_VERSION:
         raise ResultError(
             f"{path}: schema version is {text}, this harness reads up to {SCHEMA_VERSION}",
-            mend="Update the harness: pip install --upgrade pytest-hypervisor.",
+            hint="Update the harness: pip install --upgrade pytest-hypervisor.",
         )
     return int(text)
 
@@ -275,7 +275,7 @@ def _facts(path: Path, metadata: dict[bytes, bytes]) -> str:
     except (KeyError, ValueError) as error:
         raise ResultError(
             f"{path} is no run file of ours: its facts cannot be read ({error})",
-            mend="Restore it, or take another run.",
+            hint="Restore it, or take another run.",
         ) from error
     return text
 
@@ -306,7 +306,7 @@ def _sift(files: Sequence[Path], read: Callable[[Path], object]) -> tuple[list[P
 
 def _unreadable(path: Path, error: Exception) -> ResultError:
     return ResultError(
-        f"{path} is no readable Parquet file: {error}", mend="Restore it, or take another run."
+        f"{path} is no readable Parquet file: {error}", hint="Restore it, or take another run."
     )
 
 
@@ -317,6 +317,6 @@ def _find(directory: Path, run: str | None) -> Path:
     if not found:
         raise ResultError(
             f"{directory} holds no run" + (f" {run}" if run else "s"),
-            mend="Run a suite with --results first, or name another run.",
+            hint="Run a suite with --results first, or name another run.",
         )
     return found[-1]

@@ -82,7 +82,7 @@ def track(store: Path, nights: int = NIGHTS) -> Track:
     """
     files, notes = usable(runs(store))
     if not files:
-        raise ResultError(f"{store} holds no runs", mend="Run a suite with --results first.")
+        raise ResultError(f"{store} holds no runs", hint="Run a suite with --results first.")
     about = {path: facts_of(path) for path in files}
     clean = [path for path in files if not about[path].get("commit", "").endswith("-dirty")]
     if clean and len(clean) < len(files):
@@ -103,7 +103,7 @@ def track(store: Path, nights: int = NIGHTS) -> Track:
     if not parts:
         raise ResultError(
             f"the newest runs of {store} hold no figure that can become better or worse",
-            mend="Record samples with better='lower' or 'higher'.",
+            hint="Record samples with better='lower' or 'higher'.",
         )
     shown = [run for run in map(about.__getitem__, files) if kind_of(run) in kinds][-nights:]
     return _together(parts, shown, [*notes, *doubts(shown)])

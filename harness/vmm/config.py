@@ -192,6 +192,6 @@ def _value(name: str, kind: str, value: Any) -> Any:
         if not usable:
             raise ConfigError(f"configuration: {name} is no usable text: {value!r:.80}")
         if name in _WORDS and value not in _WORDS[name]:
-            mend = f"give {' or '.join(_WORDS[name])}"
-            raise ConfigError(f"configuration: {name} {value!r:.80}", mend)
+            hint = f"give {' or '.join(_WORDS[name])}"
+            raise ConfigError(f"configuration: {name} {value!r:.80}", hint)
     return value

@@ -9,8 +9,8 @@ from typing import Any, Callable
 from harness.kvm import ioctls, structs
 from harness.kvm.vcpu import Vcpu
 
-from .devices.virtio.served import Served
-from .numbers import checked
+from .devices.virtio.userspace import UserspaceDevice
+from .int_range import check_int_range
 
 _EXCEPTIONS = 32  # vectors below this are a CPU's own
 _INVALID_OPCODE = 6
@@ -19,9 +19,9 @@ _REQUESTS = ("disk-error", "lost-interrupt", "bad-used")
 
 def of_vcpu(kind: Any, vector: Any, error_code: Any) -> Callable[[Vcpu], None]:
     """What injects it into a vCPU that is not in the guest. Raises ValueError."""
-    checked("vector", vector, _EXCEPTIONS)
+    check_int_range("vector", vector, _EXCEPTIONS)
     if error_code is not None:
-        checked("error code", error_code, 1 << 32)
+        check_int_range("error code", error_code, 1 << 32)
     kinds: dict[Any, Callable[[Vcpu], None]] = {
         "exception": lambda vcpu: _exception(vcpu, vector, error_code),
         "nmi": lambda vcpu: _ioctl(vcpu, ioctls.NMI),
@@ -52,13 +52,13 @@ def _triple_fault(vcpu: Vcpu) -> None:
 
 
 def of_request(devices: Iterable[object], kind: Any, label: Any, nth: Any) -> None:
-    """Let the nth request from now on of the device with that label go wrong; kinds see Served.
+    """Let the nth request from now on of the device with that label go wrong; kinds see UserspaceDevice.
     Raises ValueError."""
     if kind not in _REQUESTS:
         raise ValueError(f"no fault {kind!r:.80} of a request: one of {', '.join(_REQUESTS)}")
-    served = {device.label: device for device in devices if isinstance(device, Served)}
+    served = {device.label: device for device in devices if isinstance(device, UserspaceDevice)}
     if label not in served:
         there = ", ".join(served) or "none"
         raise ValueError(f"no device {label!r:.80} is served by the VMM itself, but: {there}")
     device = served[label]
-    device.faults[device.requests + checked("nth", nth, 1 << 32, 1)] = kind
+    device.faults[device.requests + check_int_range("nth", nth, 1 << 32, 1)] = kind

@@ -37,10 +37,10 @@ from .devices.virtio.rng import Rng
 from .devices.virtio.transport import Backend, VirtioPci
 from .devices.virtio.vhost_user_block import Daemon, VhostUserBlock
 from .devices.virtio.vsock import Vsock
+from .exit_storm import ExitStormDetector
 from .memory import Memory
 from .snapshot import Snapshot
 from .vcpu import KICK, VcpuThread
-from .watch import ExitStorm
 
 _MSI_TO_FIRST = 0xFEE0_0000  # the message address of the local APIC whose id is 0
 _XAPIC_IDS = 254  # 8 bits, less the broadcast id
@@ -50,7 +50,7 @@ _Hook = Callable[[], object]
 _RESTARTS = ("reset", "triple-fault")  # by which a panicking kernel ends its machine
 
 
-class Given(NamedTuple):
+class HostResources(NamedTuple):
     """What the host has made for a machine: who serves the disks whose backend is "vhost-user", and
     each network's tap or passt, in the order of the configuration. memory: an empty memory file, if
     someone is to map the machine's memory, too."""
@@ -67,7 +67,7 @@ class Machine:
         self,
         config: Config,
         event: Callable[..., None],
-        given: Callable[[], Given] = Given,
+        given: Callable[[], HostResources] = HostResources,
         origin: Snapshot | None = None,
     ) -> None:
         """event: gets what happens (see harness/agent/supervisor.py), from any thread. given: makes
@@ -110,7 +110,7 @@ class Machine:
             else:
                 flat.load(self.memory, self.vcpus[0], config)
         self._stats = self._open_stats()
-        self.storm = ExitStorm(self.vcpus, self.serial, config.exit_limit)
+        self.storm = ExitStormDetector(self.vcpus, self.serial, config.exit_limit)
 
     # building
 

@@ -19,7 +19,7 @@ from harness.kvm.errors import ConfigError, GuestFault
 
 from .config import Config
 from .memory import PAGE, Memory
-from .saved import MEND, Saved, packed, save
+from .state_reader import HINT, StateReader, packed, save
 
 if TYPE_CHECKING:
     from .devices.virtio.transport import VirtioPci
@@ -66,7 +66,7 @@ def _save(machine: Machine) -> dict[str, Any]:
         }
 
 
-def restore(machine: Machine, saved: Saved) -> None:
+def restore(machine: Machine, saved: StateReader) -> None:
     """Put a snapshot's state into a machine that was just built; its devices go on when it runs.
     Raises ConfigError."""
     try:
@@ -82,7 +82,7 @@ def restore(machine: Machine, saved: Saved) -> None:
             for device, part in zip(machine.transports, parts):
                 device.restore(part)
     except GuestFault as error:
-        raise ConfigError(f"snapshot: {error}", MEND) from error
+        raise ConfigError(f"snapshot: {error}", HINT) from error
 
 
 def _write(
@@ -95,8 +95,8 @@ def _write(
         kept = _write_memory(files["memory"], memory, identity)
         _write_all(files["state"], memoryview(head + b"\n" + body), 0)
     except OSError as error:
-        mend = "give a folder with room for the guest's memory"
-        raise ConfigError(f"snapshot: {error.strerror}", mend) from error
+        hint = "give a folder with room for the guest's memory"
+        raise ConfigError(f"snapshot: {error.strerror}", hint) from error
     return kept
 
 
@@ -133,12 +133,14 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
 class Snapshot:
     """A snapshot read back: `config`, and the machine's `state`, checked as it is taken."""
 
-    def __init__(self, folder: str, changes: dict[str, Any], copied: Sequence[int] = ()) -> None:
-        """changes: fields of the configuration that are another's in a clone. copied: pages that it
+    def __init__(
+        self, folder: str, changes: dict[str, Any], prefault_pages: Sequence[int] = ()
+    ) -> None:
+        """changes: fields of the configuration that are another's in a clone. prefault_pages: pages that it
         has of its own from the start, see Memory.copy. Raises ConfigError for what is missing,
         broken, or of another version."""
         self.folder = folder
-        self._copied = copied
+        self._prefault_pages = prefault_pages
         body = parse(_read(f"{folder}/state"))
         self._identity = body.field("memory", str)
         config = body.field("config", dict)
@@ -159,14 +161,14 @@ class Snapshot:
                 fd = file.fileno()
                 whole = os.fstat(fd).st_size == size + PAGE
                 if not whole or os.pread(fd, _ID_BYTES, size).hex() != self._identity:
-                    raise ConfigError(f"{path} is not this snapshot's memory", MEND)
+                    raise ConfigError(f"{path} is not this snapshot's memory", HINT)
                 memory = Memory(size, file=fd)  # the mapping stays
-            memory.copy(self._copied)
+            memory.copy(self._prefault_pages)
             return memory
         except OSError as error:
-            raise ConfigError(f"snapshot {path}: {error.strerror}", MEND) from error
+            raise ConfigError(f"snapshot {path}: {error.strerror}", HINT) from error
         except GuestFault as error:
-            raise ConfigError(f"copied: {error}", "give what another clone told") from error
+            raise ConfigError(f"prefault_pages: {error}", "give what another clone told") from error
 
 
 def _read(path: str) -> bytes:
@@ -174,17 +176,17 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(_STATE_LIMIT)
     except OSError as error:
-        raise ConfigError(f"snapshot {path}: {error.strerror}", MEND) from error
+        raise ConfigError(f"snapshot {path}: {error.strerror}", HINT) from error
 
 
-def parse(data: bytes) -> Saved:
+def parse(data: bytes) -> StateReader:
     head, _, body = data.partition(b"\n")
     try:
-        whole = Saved("file", json.loads(head))
+        whole = StateReader("file", json.loads(head))
         if (version := whole.number("version", 1 << 16)) != VERSION:
-            raise ConfigError(f"snapshot: version {version}, this is {VERSION}", MEND)
+            raise ConfigError(f"snapshot: version {version}, this is {VERSION}", HINT)
         if zlib.crc32(body) != whole.number("check", 1 << 32):
-            raise ConfigError("snapshot: its state is cut short or was changed", MEND)
-        return Saved("body", json.loads(body))
+            raise ConfigError("snapshot: its state is cut short or was changed", HINT)
+        return StateReader("body", json.loads(body))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"snapshot: its state cannot be read: {error}", MEND) from error
+        raise ConfigError(f"snapshot: its state cannot be read: {error}", HINT) from error

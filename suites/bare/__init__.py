@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError, ProvisionError, WorkloadError
-from harness.fixtures import RecordSample
 from harness.guest.payload import PayloadFactory, PayloadGuest
+from harness.plugin.fixtures import RecordSample
 from suites.tool import operations
 
 # in the order of `enum kind` in bare.c
@@ -90,7 +90,7 @@ def build(folder: Path) -> Path:
     try:
         subprocess.run(argv, check=True, capture_output=True, text=True)
     except FileNotFoundError:
-        raise ProvisionError("no gcc to build with", mend="install gcc", stage="create") from None
+        raise ProvisionError("no gcc to build with", hint="install gcc", stage="create") from None
     except subprocess.CalledProcessError as error:
         raise ProvisionError(f"gcc: {error.stderr.strip()}", stage="create") from None
     return made
@@ -195,7 +195,7 @@ def _result(guest: PayloadGuest) -> str:
 def _broken(guest: PayloadGuest, case: str, what: str) -> WorkloadError:
     return WorkloadError(
         f"the case {case} tells no result: {what}",
-        mend="see its console, and suites/bare",
+        hint="see its console, and suites/bare",
         stage="run",
         guest=guest.name,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.fixtures import RecordSample
 from harness.guest.guest import Guest
 from harness.guest.timeline import STAGES
+from harness.plugin.fixtures import RecordSample
 
 
 def record(keep: RecordSample, guest: Guest, metric: str, boot: int) -> dict[str, float]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
-from harness.session import BASELINE
+from harness.plugin.fixtures import RecordSample
+from harness.plugin.session import BASELINE
 from suites.boot import stages
 
 BOOTS = {"short": 6, "full": 12}

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory, ready
 from harness.guest.timeline import CLONE_STAGES
+from harness.plugin.fixtures import RecordSample
 
 pytestmark = pytest.mark.machine
 CLONES = 4  # of one origin

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.fixtures import RecordSample
 from harness.hosts.base import Host
+from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
 from suites.cost import Background
 

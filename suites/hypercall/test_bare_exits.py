@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.payload import PayloadFactory
 from harness.hosts.base import Host
+from harness.plugin.fixtures import RecordSample
 from suites import bare
 from suites.hypercall import exits
 from suites.hypercall.exits import BATCHES, Case

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
+from harness.plugin.fixtures import RecordSample
 from suites.hypercall import exits
 from suites.hypercall.exits import BATCHES, Case
 from suites.tool import Timed, time

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
+from harness.plugin.fixtures import RecordSample
 from suites.tool import record, start, time
 
 pytestmark = pytest.mark.baseline

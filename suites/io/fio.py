@@ -64,7 +64,7 @@ def figures(text: str, where: str) -> dict[str, float]:
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise WorkloadError(
             f"fio on the {where} printed no usable JSON: {text[-200:]!r}",
-            mend="run its command by hand there",
+            hint="run its command by hand there",
             stage="run",
         ) from error
     if not found["iops"] > 0:

@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 import pytest
 
 from harness.errors import HarnessError
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
 from harness.hypervisors.base import Disk
+from harness.plugin.fixtures import RecordSample
 from suites.cost import Cost
 from suites.io.fio import FULL, SHORT, figures
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory, ready
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
+from harness.plugin.fixtures import RecordSample
 from suites.cost import Cost, Spent
 from suites.io import network
 

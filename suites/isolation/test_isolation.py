@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host, Process
 from harness.hypervisors.base import Disk, Hypervisor
+from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
 from suites.cpus import can_confine, confine
 

@@ -9,9 +9,9 @@ import contextlib
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
+from harness.plugin.fixtures import RecordSample
 from suites.tool import time
 
 pytestmark = pytest.mark.runs_on("kvm")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from harness.fixtures import RecordSample
 from harness.guest.factory import GuestFactory, ready
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
-from harness.session import BASELINE
+from harness.plugin.fixtures import RecordSample
+from harness.plugin.session import BASELINE
 from suites.cpus import can_confine, confine
 from suites.tool import record, time
 

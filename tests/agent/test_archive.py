@@ -15,7 +15,7 @@ import pytest
 from harness.errors import HostError
 from harness.hosts.local import LocalHost
 from harness.hypervisors.archive import archive
-from harness.hypervisors.supervised import Supervisor
+from harness.hypervisors.supervised import AgentClient
 
 ASK = """
 import sys; sys.path.insert(0, sys.argv[1])
@@ -66,14 +66,14 @@ def test_a_host_without_a_usable_python_says_so() -> None:
 
     host = Without("tests")
     with pytest.raises(HostError, match="python3: not found") as refused:
-        Supervisor(host)
-    assert "python3 >= 3.9" in refused.value.mend
+        AgentClient(host)
+    assert "python3 >= 3.9" in refused.value.hint
     host.close()
 
 
 def test_nothing_of_it_is_left_on_the_host() -> None:
     host = LocalHost("tests")
-    supervisor = Supervisor(host)
+    supervisor = AgentClient(host)
     files = [path.readlink() for path in Path(f"/proc/{supervisor.pid}/fd").iterdir()]
     assert sum("memfd:agent" in str(path) for path in files) == 1
     assert not any(path.suffix == ".pyz" for path in files)

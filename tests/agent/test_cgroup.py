@@ -107,7 +107,7 @@ def test_limits_that_cannot_be_had_are_refused(
         return
     with pytest.raises(ConfigError, match=cause) as refused:
         made.limit(limits)
-    assert refused.value.mend
+    assert refused.value.hint
     assert list(tmp_path.iterdir()) == []
 
 

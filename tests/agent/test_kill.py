@@ -126,7 +126,7 @@ def test_limits_are_had_or_refused(own: Raw) -> None:
     answer = own.ask("exec", "g", arguments=SLEEP, limits={"memory": 64})
     if "error" in answer:
         assert "no limit by memory.max" in answer["error"]["cause"]
-        assert "run as root" in answer["error"]["mend"]
+        assert "run as root" in answer["error"]["hint"]
         assert own.event("end", "g")["reason"] == "refused"
     else:
         path = Path(answer["result"]["cgroup"])

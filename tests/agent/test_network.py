@@ -215,7 +215,7 @@ def test_the_host_reaches_it_through_a_relay(network: Network) -> None:
 
 
 def test_the_ways_to_reach_guests_are_told(tmp_path: Path) -> None:
-    """By a whole supervisor: what this machine has, or what it lacks, and the mend."""
+    """By a whole supervisor: what this machine has, or what it lacks, and the hint."""
     program = [sys.executable, "-m", "harness.agent"]
     asked = b'{"id": 1, "op": "ways"}\n'
     done = subprocess.run(program, input=asked, capture_output=True, check=True)
@@ -226,7 +226,7 @@ def test_the_ways_to_reach_guests_are_told(tmp_path: Path) -> None:
         assert ways["network"]["bridge"] == BRIDGE
     else:
         assert ways["why"]
-        assert ways["mend"]
+        assert ways["hint"]
     assert done.stderr == b""
 
 

@@ -183,7 +183,7 @@ def test_refused_guests_are_answered_and_end(raw: Raw, op: str, arguments: Any) 
     name = f"{op} {arguments}".replace("/", "|")
     error = raw.ask(op, name, arguments=arguments)["error"]
     assert error["cause"]
-    assert "mend" in error
+    assert "hint" in error
     end = raw.event("end", name)
     assert end["reason"] in ("refused", "vmm-error")
     raw.event("gone", name)
@@ -410,7 +410,7 @@ def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(
     resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE, (used, hard))
     error = raw.ask("exec", "one too many", arguments=SLEEP)["error"]
     assert "no process" in error["cause"]
-    assert "ulimit" in error["mend"]
+    assert "ulimit" in error["hint"]
     raw.event("gone", "one too many")
     assert "result" in raw.ask("ways")
     time.sleep(1.5)  # a look at the host's utilization falls into it

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.agent.retired import Retired
+from harness.agent.memory_quarantine import MemoryQuarantine
 from harness.agent.supervisor import Child, Supervisor
 from harness.agent.utilization import GuestUtilization, Utilization
 
@@ -68,7 +68,7 @@ class Told(Supervisor):
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
         self._children = {}
-        self._retired = Retired()
+        self._retired = MemoryQuarantine()
         self._utilization = Utilization()
 
     def _send(self, message: dict[str, Any]) -> None:

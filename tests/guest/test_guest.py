@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from harness.errors import GuestEnded, HarnessError, ProvisionError, SSHError
+from harness.guest.base import describe
 from harness.guest.devices import PortDevice
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
-from harness.guest.link import GuestSSH
+from harness.guest.guest_ssh import GuestSSH
 from harness.guest.timeline import CLONE_STAGES
-from harness.guest.watched import describe
 from harness.hosts.base import Stream
 from harness.hypervisors.base import End, Events, GuestSpec
 from images.store import GuestImage
@@ -206,16 +206,16 @@ class Cloner(Puppet):
         return 4096
 
     def clone(
-        self, folder: str, spec: GuestSpec, events: Events, copied: Sequence[int] = ()
+        self, folder: str, spec: GuestSpec, events: Events, prefault_pages: Sequence[int] = ()
     ) -> Cloner:
         self.events = events
         self.cloned.append(folder)
-        self.given.append(copied)
+        self.given.append(prefault_pages)
         events.on_mark("create", time.monotonic_ns())
         events.on_mark("restored", time.monotonic_ns())
         return self
 
-    def copied(self, folder: str) -> list[int]:
+    def private_dirty_pages(self, folder: str) -> list[int]:
         self.asked.append(folder)
         if isinstance(self.told, str):
             raise HarnessError(self.told)
@@ -257,12 +257,12 @@ def test_the_first_clone_that_can_tells_what_the_next_ones_copy(
     together = clone(), clone()
     cloner.told = "no right to look"
     facts = [made.wait_ready().facts for made in together]
-    assert [one["copied"] for one in facts] == [0, 0]
+    assert [one["prefault_pages"] for one in facts] == [0, 0]
     refused = clone().wait_ready()
-    assert refused.facts["not_copied"] == "no right to look"
+    assert refused.facts["prefault_blocker"] == "no right to look"
     cloner.told = [5, 2, 9, 1]
-    assert clone().wait_ready().facts["copied"] == 0
-    assert clone().wait_ready().facts["copied"] == 3
+    assert clone().wait_ready().facts["prefault_pages"] == 0
+    assert clone().wait_ready().facts["prefault_pages"] == 3
     assert cloner.given == [(), (), (), (), [5, 2, 9, 1]]
     assert cloner.asked == [taken.folder] * 4, "it is known by then"
 
@@ -297,4 +297,4 @@ def test_a_snapshot_that_fails_leaves_no_files(tmp_path: Path) -> None:
 def test_a_hypervisor_without_snapshots_says_so(guest: Guest) -> None:
     with pytest.raises(HarnessError, match="puppet has no snapshots") as caught:
         guest.snapshot()
-    assert "--hypervisor=kvm" in caught.value.mend
+    assert "--hypervisor=kvm" in caught.value.hint

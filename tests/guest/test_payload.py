@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from harness.errors import GuestEnded, HarnessError, ProvisionError
-from harness.guest import elf
 from harness.guest.payload import BASES, PayloadFactory, assemble
+from harness.hypervisors.payload_file import parse_elf
 from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF
 from tests.waiting import TIMEOUT
 
@@ -136,12 +136,12 @@ def test_code_that_is_not_there(payload: PayloadFactory, tmp_path: Path) -> None
 @pytest.mark.parametrize("keep", [*range(5), 20, 52, 60, 100, -1])
 def test_a_truncated_elf_is_refused(tmp_path: Path, keep: int) -> None:
     whole = link("long", SAY_DATA, tmp_path).read_bytes()
-    loaded = elf.parse(whole)
+    loaded = parse_elf(whole)
     assert {gpa for gpa, _, _ in loaded.segments} >= {0x20_0000, 0x30_0000}
     end = max(at + size for _, at, size in loaded.segments)
     cut = whole[: end - 1 if keep == -1 else keep]
     with pytest.raises(ProvisionError, match="cannot be loaded"):
-        elf.parse(cut)
+        parse_elf(cut)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_an_elf_of_another_kind_is_refused(
     data = bytearray(link("long", SAY_DATA, tmp_path).read_bytes())
     data[at : at + len(value)] = value
     with pytest.raises(ProvisionError, match=what):
-        elf.parse(bytes(data))
+        parse_elf(bytes(data))
 
 
 def test_bss_is_zero_and_is_not_read(payload: PayloadFactory) -> None:

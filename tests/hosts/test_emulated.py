@@ -32,7 +32,7 @@ def test_missing_qemu_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match="qemu-system-x86_64 is not installed") as caught:
         qemu.Qemu(tmp_path / "k", tmp_path / "i", tmp_path / "d")
-    assert caught.value.mend == "apt install qemu-system-x86"
+    assert caught.value.hint == "apt install qemu-system-x86"
 
 
 @emulated

@@ -35,7 +35,7 @@ def test_failure(host: LocalHost) -> None:
 def test_missing_program(host: LocalHost) -> None:
     with pytest.raises(HostError, match="no-such-program cannot be started") as caught:
         host.run(["no-such-program"])
-    assert "install" in caught.value.mend
+    assert "install" in caught.value.hint
 
 
 def test_late_command_is_ended_with_its_children(host: LocalHost) -> None:

@@ -49,7 +49,7 @@ def test_usable(tmp_path: Path, flag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "modules", "cause", "mend"),
+    ("flags", "modules", "cause", "hint"),
     [
         ("vmx", (), "kvm_intel is not loaded", "modprobe kvm_intel"),
         ("svm", (), "kvm_amd is not loaded", "modprobe kvm_amd"),
@@ -58,13 +58,13 @@ def test_usable(tmp_path: Path, flag: str) -> None:
     ],
 )
 def test_no_device(
-    tmp_path: Path, flags: str, modules: tuple[str, ...], cause: str, mend: str
+    tmp_path: Path, flags: str, modules: tuple[str, ...], cause: str, hint: str
 ) -> None:
     verdict = judge(machine(tmp_path, flags=flags, kvm=False, modules=modules))
     assert not verdict.usable
     assert verdict.backend == "none"
     assert cause in verdict.cause
-    assert mend in verdict.mend
+    assert hint in verdict.hint
 
 
 def test_software_kvm_is_refused_even_with_a_flag(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_no_rights_name_the_group(tmp_path: Path) -> None:
     verdict = probe_local(root, access=lambda _path, _mode: False, vm_probe=runs)
     assert verdict.backend == "vmx"
     assert "may not open /dev/kvm" in verdict.cause
-    assert "group" in verdict.mend or "usermod -aG" in verdict.mend
+    assert "group" in verdict.hint or "usermod -aG" in verdict.hint
 
 
 def test_guest_that_does_not_run(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ class TestSelect:
     def test_local_without_kvm_is_an_error(self) -> None:
         with pytest.raises(HostError, match="no KVM at all") as caught:
             select_host("local", print, probe=lambda: self.bad)
-        assert "buy one" in caught.value.mend
-        assert "--host=emulated" in caught.value.mend
+        assert "buy one" in caught.value.hint
+        assert "--host=emulated" in caught.value.hint
 
     def test_local_with_kvm(self) -> None:
         assert select_host("local", print, probe=lambda: Verdict("vmx")).name == "local"

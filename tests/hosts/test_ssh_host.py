@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import CommandError, HostError, SSHError
 from harness.hosts.ssh import SSHHost, client_keys, known_host_key, parse_url
-from harness.hosts.standing import StandingRelay
+from harness.ssh.vsock_proxy import VsockProxy
 from tests.sshd import LoopbackServer, make_key
 
 
@@ -66,14 +66,14 @@ def test_known_keys_prefer_ed25519(tmp_path: Path) -> None:
 def test_unknown_host_key_says_how_to_learn_it(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"host key of \[box\]:2222 is not known") as caught:
         known_host_key("box", 2222, [tmp_path / "none"])
-    assert "ssh-keyscan -p 2222 box" in caught.value.mend
-    assert "fingerprint" in caught.value.mend
+    assert "ssh-keyscan -p 2222 box" in caught.value.hint
+    assert "fingerprint" in caught.value.hint
 
 
 def test_no_client_key(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no SSH client key") as caught:
         client_keys([tmp_path / "none"])
-    assert "ssh-keygen" in caught.value.mend
+    assert "ssh-keygen" in caught.value.hint
 
 
 def test_client_key_that_others_may_read_is_named(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_vsock_refused(host: SSHHost) -> None:
         host.connect_vsock(2**31, 22, 0.2)
 
 
-def standing(host: SSHHost) -> StandingRelay:
+def standing(host: SSHHost) -> VsockProxy:
     relay = host._standing_relay()
     assert relay is not None
     return relay

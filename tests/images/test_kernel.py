@@ -96,7 +96,7 @@ def test_no_kernel_is_refused_with_the_reason(tmp_path: Path, data: bytes, why: 
         vmlinux(path)
     assert why in caught.value.cause
     assert str(path) in caught.value.cause
-    assert "CONFIG_PVH" in caught.value.mend
+    assert "CONFIG_PVH" in caught.value.hint
 
 
 def test_a_vmlinux_without_a_note_may_do(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_kernel_is_read_as_it_is(tmp_path: Path) -> None:
 def test_a_whole_disk_is_no_kernel(tmp_path: Path, reader: Callable[[Path], bytes]) -> None:
     with pytest.raises(ImageError, match="is a disk with a DOS/MBR boot sector") as caught:
         reader(write(tmp_path, bytes(510) + b"\x55\xaa" + bytes(4096)))
-    assert "the kernel and the initramfs that are in it" in caught.value.mend
+    assert "the kernel and the initramfs that are in it" in caught.value.hint
 
 
 def test_missing_file_is_an_image_error(tmp_path: Path) -> None:

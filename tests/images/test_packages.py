@@ -68,7 +68,7 @@ def test_failure_says_what_apt_said_and_the_mend(
     fake_apt(tmp_path, monkeypatch, "echo 'E: mirror is away' >&2; exit 100")
     with pytest.raises(ImageError, match="mirror is away") as caught:
         Apt(tmp_path / "apt").resolve(["dash"])
-    assert "apt-get update" in caught.value.mend
+    assert "apt-get update" in caught.value.hint
 
 
 def test_file_names_and_drop_patterns() -> None:
@@ -88,4 +88,4 @@ def test_the_real_kernel_is_found_not_the_meta_package() -> None:
 def test_missing_programs_are_named_by_package(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="genext2fs") as caught:
         require_programs(str(tmp_path))
-    assert "libc6-dev" in caught.value.mend
+    assert "libc6-dev" in caught.value.hint

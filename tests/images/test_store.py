@@ -122,7 +122,7 @@ def test_image_deleted_in_use(tmp_path: Path) -> None:
     shutil.rmtree(image.folder)
     with pytest.raises(ImageError, match="in use was damaged") as caught:
         store.check(image)
-    assert "rebuilt" in caught.value.mend
+    assert "rebuilt" in caught.value.hint
 
 
 def test_new_keys_mean_a_new_image(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_disk_full_names_file_system_and_mend(
         ImageError, match=r"file system /.*MiB free, about \d+ MiB needed"
     ) as caught:
         build(tmp_path)
-    assert "XDG_CACHE_HOME" in caught.value.mend
+    assert "XDG_CACHE_HOME" in caught.value.hint
     assert leftovers(tmp_path) == []
     assert not (tmp_path / "debs").exists()
 

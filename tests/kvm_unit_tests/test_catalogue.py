@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.kvm_unit_tests import catalogue, wanted
+from harness.kvm_unit_tests import catalogue, requirements
 from harness.kvm_unit_tests.catalogue import Entry, ListError
-from harness.kvm_unit_tests.wanted import Machine, Unsupported
+from harness.kvm_unit_tests.requirements import Machine, Unsupported
 
 FOLDER = Path("/folder")
 LIST = '''
@@ -119,17 +119,17 @@ def entry(parameters: str = "", **fields: object) -> Entry:
     ],
 )
 def test_what_our_vmm_gives(parameters: str, machine: Machine) -> None:
-    assert wanted.machine(entry(parameters), cpus=4) == machine
+    assert requirements.machine(entry(parameters), cpus=4) == machine
 
 
 def test_cpus_and_arguments_from_their_own_fields() -> None:
-    assert wanted.machine(entry(smp="$MAX_SMP"), cpus=4) == Machine(4, 128, "")
-    assert wanted.machine(entry(smp="8", arguments="a b"), cpus=4) == Machine(8, 128, "a b")
+    assert requirements.machine(entry(smp="$MAX_SMP"), cpus=4) == Machine(4, 128, "")
+    assert requirements.machine(entry(smp="8", arguments="a b"), cpus=4) == Machine(8, 128, "a b")
 
 
 def test_the_time_is_put_in_as_a_shell_would() -> None:
     before = int(time.time())
-    made = wanted.machine(entry('--append "10 `date +%s`"'), cpus=1)
+    made = requirements.machine(entry('--append "10 `date +%s`"'), cpus=1)
     first, second = made.arguments.split()
     assert first == "10"
     assert before <= int(second) <= int(time.time())
@@ -165,4 +165,4 @@ def test_the_time_is_put_in_as_a_shell_would() -> None:
 )
 def test_what_our_vmm_does_not_give_is_named(made: Entry, why: str) -> None:
     with pytest.raises(Unsupported, match=why):
-        wanted.machine(made, cpus=2)
+        requirements.machine(made, cpus=2)

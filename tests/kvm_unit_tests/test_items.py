@@ -13,7 +13,12 @@ from harness.results import store
 from tests.kvm_unit_tests import kernels
 
 # pytester forgets modules that its inner run imports; numpy and its like bear only one import.
-for module in ("harness.keep", "harness.recorder", "reports.run", "reports.terminal"):
+for module in (
+    "harness.plugin.kept_guests",
+    "harness.plugin.recorder",
+    "reports.run",
+    "reports.terminal",
+):
     importlib.import_module(module)
 
 Session = Callable[..., pytest.RunResult]

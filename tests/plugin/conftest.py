@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 # pytester forgets modules that its inner run imports; numpy and its like bear only one import.
-for module in ("harness.keep", "harness.recorder", "reports.run", "reports.terminal"):
+for module in (
+    "harness.plugin.kept_guests",
+    "harness.plugin.recorder",
+    "reports.run",
+    "reports.terminal",
+):
     importlib.import_module(module)
 
 Run = Callable[..., pytest.RunResult]

@@ -74,7 +74,7 @@ class ProcessHypervisor:
 
     def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
         if os.environ.get("PROCESSES_REFUSE"):
-            raise HostError("processes are not wanted here", mend="unset PROCESSES_REFUSE")
+            raise HostError("processes are not wanted here", hint="unset PROCESSES_REFUSE")
         self.host = host
         self._machines: list[ProcessMachine] = []
         self._folder = tempfile.TemporaryDirectory(prefix="processes-")
@@ -83,7 +83,7 @@ class ProcessHypervisor:
     def guest_image(self, progress: Callable[[str], None]) -> GuestImage:
         """There is nothing to boot; only the keys are real."""
         if os.environ.get("PROCESSES_NO_IMAGE"):
-            raise ImageError("the disk is truncated", mend="build it again", stage="image")
+            raise ImageError("the disk is truncated", hint="build it again", stage="image")
         folder = Path(self._folder.name)
         return GuestImage(
             kernel=folder / "vmlinux",
@@ -102,7 +102,7 @@ class ProcessHypervisor:
         """See Hypervisor."""
         if spec.memory < 16:
             raise ProvisionError(
-                f"{spec.memory} MiB of memory is too little", mend="give 16", stage="create"
+                f"{spec.memory} MiB of memory is too little", hint="give 16", stage="create"
             )
         machine = ProcessMachine(self, spec, events)
         self._machines.append(machine)
@@ -124,7 +124,7 @@ class ProcessHypervisor:
         left = os.environ.get("PROCESSES_LEAVE")
         self._folder.cleanup()
         if left:
-            raise HarnessError(f"cgroup {left} is still there", mend="rmdir", stage="teardown")
+            raise HarnessError(f"cgroup {left} is still there", hint="rmdir", stage="teardown")
 
 
 class ProcessMachine:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.options import OPTIONS
+from harness.plugin.options import OPTIONS
 from tests.plugin.conftest import Run
 
 USAGE = 4
@@ -150,7 +150,7 @@ def test_kept_guests_are_offered_with_an_ssh_line_that_works(
 ) -> None:
     if shutil.which("ssh") is None:
         pytest.skip("no ssh here: apt-get install openssh-client")
-    monkeypatch.setattr("harness.session.can_wait", lambda: True)
+    monkeypatch.setattr("harness.plugin.session.can_wait", lambda: True)
     said: list[str] = []
 
     def somebody(shown: list[str]) -> None:
@@ -158,7 +158,7 @@ def test_kept_guests_are_offered_with_an_ssh_line_that_works(
             command = [*shlex.split(line), "echo", "inside"]
             said.append(subprocess.check_output(command, text=True, timeout=20))
 
-    monkeypatch.setattr("harness.keep.wait_for_enter", somebody)
+    monkeypatch.setattr("harness.plugin.kept_guests.wait_for_enter", somebody)
     result = run(
         """
         def test_good(guest): pass

@@ -55,7 +55,7 @@ def test_auto_with_nothing_usable_skips_with_one_reason(
     result.assert_outcomes(passed=1, skipped=2)
     reasons = [line.split(": ", 1)[1] for line in result.outlines if line.startswith("SKIPPED")]
     assert set(reasons) == {
-        "no hypervisor is usable here: processes are not wanted here; mend: unset PROCESSES_REFUSE"
+        "no hypervisor is usable here: processes are not wanted here; hint: unset PROCESSES_REFUSE"
     }
 
 
@@ -65,7 +65,7 @@ def test_a_named_hypervisor_that_cannot_be_used_is_a_usage_error(
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
     result = run(ONE_TEST + "\n    def test_unit(): pass\n")
     assert result.ret == USAGE
-    result.stderr.fnmatch_lines(["ERROR: *processes are not wanted here*", "mend: unset *"])
+    result.stderr.fnmatch_lines(["ERROR: *processes are not wanted here*", "hint: unset *"])
     result.assert_outcomes()
 
 
@@ -92,7 +92,7 @@ def test_an_unusable_hypervisor_troubles_only_tests_that_need_one(
 def test_names_that_are_none_list_what_there_is(run: Run, name: str, said: str) -> None:
     result = run(ONE_TEST, hypervisor=name)
     assert result.ret == USAGE
-    result.stderr.fnmatch_lines([f"ERROR:*{said}*", "mend: take one of: auto, *processes*"])
+    result.stderr.fnmatch_lines([f"ERROR:*{said}*", "hint: take one of: auto, *processes*"])
 
 
 def test_a_third_party_that_does_not_import_is_told(run: Run, pytester: pytest.Pytester) -> None:
@@ -168,7 +168,7 @@ def test_a_broken_image_is_a_setup_error(run: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PROCESSES_NO_IMAGE", "1")
     result = run(ONE_TEST + "\n    def test_more(shared_guest): pass\n")
     result.assert_outcomes(errors=2)
-    result.stdout.fnmatch_lines(["*stage image*the disk is truncated", "*mend: build it again"])
+    result.stdout.fnmatch_lines(["*stage image*the disk is truncated", "*hint: build it again"])
 
 
 def test_a_panic_ends_a_running_command_within_a_second(run: Run) -> None:
@@ -335,7 +335,7 @@ def test_a_guest_that_cannot_be_stopped_is_an_error_naming_it(run: Run) -> None:
 
         @pytest.fixture(autouse=True)
         def impatient(monkeypatch):
-            monkeypatch.setattr("harness.guest.watched.STOP_TIMEOUT", 0.1)
+            monkeypatch.setattr("harness.guest.base.STOP_TIMEOUT", 0.1)
 
         @pytest.mark.guest(cmdline="stubborn")
         def test_it(guest):

@@ -37,7 +37,7 @@ def no_kvm(software_kvm: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without KVM, on which no host can be started, either."""
 
     def refuse(name: str, progress: object) -> None:
-        raise HostError("no host can be had", mend="buy one", stage="host")
+        raise HostError("no host can be had", hint="buy one", stage="host")
 
     monkeypatch.setattr(probe, "probe_payloads", lambda: Lack("no KVM", "load it"))
     monkeypatch.setattr(select, "select_host", refuse)
@@ -139,7 +139,7 @@ def test_samples_of_payload_guests_are_this_hosts(run: Run, pytester: pytest.Pyt
     source = """
         def test_it(payload, record_sample, pytestconfig):
             record_sample("exit.test", 1.5, "us", "lower")
-            from harness.session import session_of
+            from harness.plugin.session import session_of
             session = session_of(pytestconfig)
             assert session.host is None
     """

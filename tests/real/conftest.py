@@ -11,20 +11,25 @@ from typing import Any
 
 import pytest
 
-from harness import again
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hosts.emulated import EmulatedHost
 from harness.hypervisors.base import Hypervisor
 from harness.hypervisors.kvm import KvmHypervisor
-from harness.session import session_of
+from harness.plugin import rerun
+from harness.plugin.session import session_of
 from images import store
 from images.store import GuestImage
 from tests.conftest import HOSTS, EmulatedHosts
 
 # pytester forgets modules that its inner run imports; numpy and its like bear only one import.
-for module in ("harness.keep", "harness.recorder", "reports.run", "reports.terminal"):
+for module in (
+    "harness.plugin.kept_guests",
+    "harness.plugin.recorder",
+    "reports.run",
+    "reports.terminal",
+):
     importlib.import_module(module)
 
 CACHE_HOME = store.default_cache().parents[1]  # before pytester gives the tests another HOME
@@ -61,7 +66,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
     def blame(said: Sequence[str]) -> bool:
         hosts = item.config.stash.get(HOSTS, None)
-        return again.signs(said) or (hosts is not None and hosts.unsound)
+        return rerun.signs(said) or (hosts is not None and hosts.tainted)
 
     def between() -> None:
         try:
@@ -69,14 +74,14 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         except Exception as error:  # what was on the host went with it
             session_of(item.config).progress(f"{item.nodeid}: its host left with: {error}")
 
-    return again.protocol(item, nextitem, blame, between)
+    return rerun.protocol(item, nextitem, blame, between)
 
 
 class Lent:
     """A host that an inner session takes for its own: closing it does nothing, and when it is worn
     is its owner's to see to."""
 
-    worn = False
+    needs_replacement = False
 
     def __init__(self, host: Host) -> None:
         self._host = host

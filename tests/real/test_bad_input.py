@@ -1,4 +1,4 @@
-"""What people give by mistake: each a clear error that names cause and mend, and nothing left."""
+"""What people give by mistake: each a clear error that names cause and hint, and nothing left."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_too_little_memory_names_what_is_enough(inner: Inner, guests: GuestFacto
     result.stdout.fnmatch_lines(
         [
             "*ProvisionError: *stage create, guest *does not fit into 32 MiB of memory",
-            "*mend: give the guest at least * MiB (--guest-memory)",
+            "*hint: give the guest at least * MiB (--guest-memory)",
         ]
     )
     # what it says is enough gets past this; the last such word is true
@@ -52,7 +52,7 @@ def test_too_little_memory_names_what_is_enough(inner: Inner, guests: GuestFacto
         try:
             guest = guests(memory=memory)
         except ProvisionError as error:
-            found = re.search(r"at least (\d+) MiB", error.mend)
+            found = re.search(r"at least (\d+) MiB", error.hint)
             told = int(found[1]) if found else 0
         assert guest or told > memory
         memory = told
@@ -69,7 +69,7 @@ def test_a_kernel_that_is_none(inner: Inner) -> None:
     result.stdout.fnmatch_lines(
         [
             "*ImageError: *stage image* kernel /etc/passwd is no Linux kernel: neither ELF *",
-            "*mend: give a bzImage or vmlinux of Linux *",
+            "*hint: give a bzImage or vmlinux of Linux *",
         ]
     )
 
@@ -81,7 +81,7 @@ def test_a_truncated_kernel_at_the_vmm(
     (tmp_path / "vmlinux").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ProvisionError, match=r"kernel /dev/\w+ is truncated") as caught:
         guests(image=dataclasses.replace(image, kernel=tmp_path / "vmlinux"))
-    assert caught.value.mend
+    assert caught.value.hint
     assert caught.value.stage == "create"
 
 
@@ -105,7 +105,7 @@ def test_a_truncated_root_disk_in_an_image(
     result.stdout.fnmatch_lines(
         ["*ImageError: *stage image*the image is broken: */disk does not have its checksum*"]
     )
-    result.stdout.fnmatch_lines(["*mend: *"])
+    result.stdout.fnmatch_lines(["*hint: *"])
 
 
 def test_a_truncated_root_disk_at_the_vmm(
@@ -125,7 +125,7 @@ def test_a_truncated_extra_disk(guests: GuestFactory, emulated_host: Host, tmp_p
     disk = Disk(emulated_host.place(tmp_path / "disk"), "extra")
     with pytest.raises(ProvisionError, match="1000 bytes is not a whole number of") as caught:
         guests(disks=[disk])
-    assert "truncated" in caught.value.mend
+    assert "truncated" in caught.value.hint
     with pytest.raises(ProvisionError, match="disk /none: No such file"):
         guests(disks=[Disk("/none", "extra")])
 
@@ -185,7 +185,7 @@ def test_an_image_deleted_during_the_run(
     result.stdout.fnmatch_lines(
         [
             f"*ImageError: *stage image*the image in use was damaged: {disk}: No such file *",
-            "*mend: *",
+            "*hint: *",
         ]
     )
 
@@ -198,7 +198,7 @@ def test_ssh_refused(guests: GuestFactory, image: GuestImage, tmp_path: Path) ->
     wrong_key = dataclasses.replace(image, client_key=other.client)
     wrong_host = dataclasses.replace(image, host_key=other.host_public)
     pair = [guests.launch(image=one) for one in (wrong_key, wrong_host)]
-    for guest, cause, mend in zip(
+    for guest, cause, hint in zip(
         pair,
         ("does not accept the client key for user 'root'", "has another host key than the known"),
         ("put the public key into authorized_keys", "find out who answers there"),
@@ -206,7 +206,7 @@ def test_ssh_refused(guests: GuestFactory, image: GuestImage, tmp_path: Path) ->
     ):
         with pytest.raises(SSHError, match=cause) as caught:
             guest.wait_ready()
-        assert caught.value.mend.startswith(mend)
+        assert caught.value.hint.startswith(hint)
         assert (caught.value.stage, caught.value.guest) == ("ready", guest.name)
         assert any("harness: sshd" in line for line in caught.value.console)
         guest.stop()
@@ -227,6 +227,6 @@ def test_no_rights_on_kvm(emulated_host: Host, image: GuestImage) -> None:
     own = KvmHypervisor(Unprivileged(emulated_host), lambda text: None)  # type: ignore[arg-type]
     with pytest.raises(HarnessError, match="no rights on /dev/kvm") as caught:
         factory(own, image, lambda made: None)()
-    assert "group kvm" in caught.value.mend
+    assert "group kvm" in caught.value.hint
     assert caught.value.stage == "create"
     own.close()

@@ -90,7 +90,7 @@ def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
     said.fnmatch_lines(
         [
             "*ProvisionError: *stage init, guest *it did not reach 'init' within 12 s",
-            "*mend: *--guest-boot-timeout",
+            "*hint: *--guest-boot-timeout",
             "* guest *: last * console lines (all of it: */consoles/*.log)*",
         ]
     )
@@ -133,7 +133,7 @@ def test_ssh_lost_between_commands_is_connected_again(standing: Guest) -> None:
 def test_lguest_is_not_there_yet(bare: Inner) -> None:
     result = bare(ONE_TEST, "--hypervisor=lguest")
     assert result.ret == USAGE
-    result.stderr.fnmatch_lines(["ERROR: *'lguest' is not implemented*", "mend: take one of: *"])
+    result.stderr.fnmatch_lines(["ERROR: *'lguest' is not implemented*", "hint: take one of: *"])
 
 
 def test_a_named_local_host_that_cannot_is_a_usage_error(bare: Inner) -> None:
@@ -144,7 +144,7 @@ def test_a_named_local_host_that_cannot_is_a_usage_error(bare: Inner) -> None:
         result = bare(ONE_TEST, f"--hypervisor={hypervisor}", "--host=local")
         assert result.ret == USAGE
         result.stderr.fnmatch_lines(
-            [f"ERROR: *--host=local: *{verdict.cause}", "mend: *; or use --host=emulated"]
+            [f"ERROR: *--host=local: *{verdict.cause}", "hint: *; or use --host=emulated"]
         )
 
 
@@ -160,5 +160,5 @@ def test_auto_with_nothing_usable_skips(
     reasons = {line.split(": ", 1)[1] for line in result.outlines if line.startswith("SKIPPED")}
     assert reasons == {
         "no hypervisor is usable here: qemu-system-x86_64 is not installed; "
-        "mend: apt install qemu-system-x86"
+        "hint: apt install qemu-system-x86"
     }

@@ -98,7 +98,7 @@ def test_equal_builds_twenty_times(tmp_path: Path) -> None:
         for told, history in ((alarms, paths[:20]), (without, [])):
             found = compare(*sides, history)
             told.append(found.counts["regressed"] + found.counts["improved"])
-            assert found.able
+            assert found.has_power
     assert alarms == [0] * 20
     assert sum(without) > 20, "what runs of equals differ by must be known"
 
@@ -119,7 +119,7 @@ def test_so_few_boots_of_so_many_figures_show_nothing(tmp_path: Path) -> None:
     night(tmp_path, 1, {**levels, "a.n3": 20.0}, boots=6)
     found = compare(select(tmp_path, "previous"), select(tmp_path, "latest"))
     assert verdicts(found)["a.n3"] == "inconclusive"
-    assert not found.able
+    assert not found.has_power
 
 
 def test_what_is_surely_worse_is_no_pass(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_runs_that_could_not_be_sent_are_sent_later(
             patch.setattr(real, "_put_file", broken)
         with pytest.raises(ResultError, match=r"cannot be written.*the line was cut") as caught:
             push(url)
-    assert str(here) in caught.value.mend
+    assert str(here) in caught.value.hint
     assert path.exists()
     assert not [one for one in _files(url) if one.endswith((".tmp", ".parquet"))]
     later = write_run(here, parts="boot")
@@ -183,16 +183,16 @@ def test_mirror_is_one_for_each_url() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "cause", "mend"),
+    ("word", "cause", "hint"),
     [
         ("nowhere://x", "Protocol not known", "a URL of file, sftp or s3"),
         ("sftp://me:secret@host/x", "password", "key"),
     ],
 )
-def test_urls_that_cannot_be(word: str, cause: str, mend: str) -> None:
+def test_urls_that_cannot_be(word: str, cause: str, hint: str) -> None:
     with pytest.raises(ResultError, match=cause) as caught:
         Remote(word)
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
     assert "secret" not in str(caught.value)
 
 
@@ -201,7 +201,7 @@ def test_s3_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(ResultError, match="s3fs") as caught:
         Remote("s3://bucket/x")
-    assert "pip install '.[s3]'" in caught.value.mend
+    assert "pip install '.[s3]'" in caught.value.hint
 
 
 # -- SFTP trusts nobody --------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_unknown_host_is_refused(tmp_path: Path, sshd: LoopbackServer) -> None:
     known.write_text("")
     with pytest.raises(ResultError, match=r"host key .* is not known") as caught:
         local(_sftp(sshd, tmp_path / "store"))
-    assert "ssh-keyscan" in caught.value.mend
+    assert "ssh-keyscan" in caught.value.hint
     assert known.read_text() == ""
     assert not (tmp_path / "store").exists()
 
@@ -228,7 +228,7 @@ def test_host_with_another_key_is_refused(tmp_path: Path, sshd: LoopbackServer) 
     known.write_text(f"[127.0.0.1]:{sshd.port} {make_key(tmp_path / 'other')}\n")
     with pytest.raises(ResultError, match="cannot be read") as caught:
         local(_sftp(sshd, tmp_path / "store"))
-    assert "in between" in caught.value.mend
+    assert "in between" in caught.value.hint
 
 
 def test_key_that_the_host_does_not_take(tmp_path: Path, sshd: LoopbackServer) -> None:
@@ -236,7 +236,7 @@ def test_key_that_the_host_does_not_take(tmp_path: Path, sshd: LoopbackServer) -
     make_key(tmp_path / "home" / ".ssh" / "id_ed25519")
     with pytest.raises(ResultError, match="cannot be read") as caught:
         local(_sftp(sshd, tmp_path / "store"))
-    assert "authorized_keys" in caught.value.mend
+    assert "authorized_keys" in caught.value.hint
 
 
 def test_host_that_is_gone(tmp_path: Path, sshd: LoopbackServer) -> None:
@@ -246,7 +246,7 @@ def test_host_that_is_gone(tmp_path: Path, sshd: LoopbackServer) -> None:
     sshd.close()
     with pytest.raises(ResultError, match="cannot be written") as caught:
         push(url)
-    assert str(Remote(url).mirror) in caught.value.mend
+    assert str(Remote(url).mirror) in caught.value.hint
     assert path.exists()
 
 

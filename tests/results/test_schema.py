@@ -44,7 +44,7 @@ def test_refused_with_the_field_named(field: str, value: Any) -> None:
         dataclasses.replace(GOOD, **{field: value})
     assert isinstance(caught.value, HarnessError)
     assert isinstance(caught.value, ValueError)
-    assert "mend:" in str(caught.value)
+    assert "hint:" in str(caught.value)
 
 
 def test_row_has_every_column_and_utc() -> None:

@@ -160,8 +160,8 @@ def test_close_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         patch.setattr(pq, "write_table", half)
         with pytest.raises(ResultError, match="No space left") as caught:
             writer.close({"exit_status": 0})
-    assert "Free space" in caught.value.mend
-    assert str(writer.spool) in caught.value.mend
+    assert "Free space" in caught.value.hint
+    assert str(writer.spool) in caught.value.hint
     assert _files(tmp_path) == [writer.spool.name]
     (path,) = recover(tmp_path)
     told, frame = load(path)
@@ -191,7 +191,7 @@ def test_store_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultError, match="cannot be written") as caught:
         RunWriter(tmp_path / "file" / "store", {})
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_spool_of_version_1_is_recovered(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_newer_version_asks_for_an_update(tmp_path: Path) -> None:
             read(path)
     with pytest.raises(ResultError) as caught:
         load(path)
-    assert "Update the harness" in caught.value.mend
+    assert "Update the harness" in caught.value.hint
 
 
 # -- bad input -----------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_one_broken_file_among_many(
     breaks(bad)
     with pytest.raises(ResultError, match=cause) as caught:
         load(bad)
-    assert caught.value.mend
+    assert caught.value.hint
     with pytest.raises(ResultError, match=cause):
         facts_of(bad)
     assert set(runs(tmp_path)) == {good, bad}

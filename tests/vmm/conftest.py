@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from harness.hosts.local import LocalHost
-from harness.hypervisors.supervised import Supervisor
+from harness.hypervisors.supervised import AgentClient
 from tests.vmm.guests import Runner
 
 
 @contextlib.contextmanager
-def supervising() -> Iterator[Supervisor]:
+def supervising() -> Iterator[AgentClient]:
     """A supervisor on this machine for as long as a with block lasts."""
     host = LocalHost("tests")
-    running = Supervisor(host)
+    running = AgentClient(host)
     yield running
     running.close()
     host.close()
@@ -36,20 +36,20 @@ def kvm_device() -> str:
 
 
 @pytest.fixture(scope="session")
-def shared_supervisor() -> Iterator[Supervisor]:
+def shared_supervisor() -> Iterator[AgentClient]:
     """One supervisor for all tests that do not end it; it needs no KVM by itself."""
     with supervising() as running:
         yield running
 
 
 @pytest.fixture
-def supervisor(kvm_device: str, shared_supervisor: Supervisor) -> Supervisor:
+def supervisor(kvm_device: str, shared_supervisor: AgentClient) -> AgentClient:
     """The same, where there is a KVM."""
     return shared_supervisor
 
 
 @pytest.fixture
-def run(supervisor: Supervisor, tmp_path: Path) -> Iterator[Runner]:
+def run(supervisor: AgentClient, tmp_path: Path) -> Iterator[Runner]:
     """Start guests of a few instructions."""
     runner = Runner(supervisor, tmp_path)
     yield runner
@@ -57,7 +57,7 @@ def run(supervisor: Supervisor, tmp_path: Path) -> Iterator[Runner]:
 
 
 @pytest.fixture
-def peers(shared_supervisor: Supervisor, tmp_path: Path) -> Iterator[Runner]:
+def peers(shared_supervisor: AgentClient, tmp_path: Path) -> Iterator[Runner]:
     """Start any program in a guest's place: that needs no KVM."""
     runner = Runner(shared_supervisor, tmp_path)
     yield runner
@@ -65,12 +65,12 @@ def peers(shared_supervisor: Supervisor, tmp_path: Path) -> Iterator[Runner]:
 
 
 @pytest.fixture
-def own_supervisor(kvm_device: str) -> Iterator[Supervisor]:
+def own_supervisor(kvm_device: str) -> Iterator[AgentClient]:
     """A supervisor for a test to end."""
     with supervising() as running:
         yield running
 
 
 @pytest.fixture
-def own_run(own_supervisor: Supervisor, tmp_path: Path) -> Runner:
+def own_run(own_supervisor: AgentClient, tmp_path: Path) -> Runner:
     return Runner(own_supervisor, tmp_path)

@@ -7,8 +7,8 @@ import struct
 
 from harness.kvm.vm import eventfd, signal_eventfd
 from harness.vmm.devices.virtio.queue import Queue, Ring
-from harness.vmm.devices.virtio.served import Served
 from harness.vmm.devices.virtio.transport import StartedQueue
+from harness.vmm.devices.virtio.userspace import UserspaceDevice
 from harness.vmm.memory import Memory
 from tests.vmm.fakes import RING
 
@@ -50,7 +50,7 @@ class Driver:
         return [struct.unpack("<II", self.memory.view(at, 8))[1] for at in elements]
 
 
-def serve(device: Served, queue: Queue, number: int = 0) -> int:
+def serve(device: UserspaceDevice, queue: Queue, number: int = 0) -> int:
     """Serve the one request that is offered, in place of the device's thread; bytes written."""
     (chain,) = queue.pop()
     written = device._request(number, chain)
@@ -64,7 +64,9 @@ class Started:
     drivers: one for each queue, `count` of them. fail: what ended the device.
     """
 
-    def __init__(self, device: Served, memory: Memory, count: int, features: int = 0) -> None:
+    def __init__(
+        self, device: UserspaceDevice, memory: Memory, count: int, features: int = 0
+    ) -> None:
         self.device = device
         self.fail: list[BaseException] = []
         device._fail = self.fail.append

@@ -25,8 +25,8 @@ from harness.vmm.devices.serial import Serial
 from harness.vmm.devices.virtio.balloon import Balloon
 from harness.vmm.devices.virtio.console import VirtioConsole
 from harness.vmm.machine import Machine
-from harness.vmm.saved import Saved, pack, save
 from harness.vmm.snapshot import parse
+from harness.vmm.state_reader import StateReader, pack, save
 from tests.vmm.fakes import Board, FakeBackend
 from tests.vmm.fuzz import Source
 from tests.vmm.fuzz_devices import MEMORY, is_ring, memory, mostly, set_up
@@ -286,7 +286,7 @@ def snapshot(source: Source) -> None:
     given = saved_machine()
     for _ in range(source.below(4)):
         given = damaged(source, given)
-    saved = Saved("machine", json.loads(json.dumps(given)))
+    saved = StateReader("machine", json.loads(json.dumps(given)))
     for part in saved.parts("vcpus", 1):
         state._check(part, VCPU_PARTS)
         state._entries(part, "msrs", structs.MSR_ENTRY)

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 from harness.errors import ProvisionError
-from harness.kvm_unit_tests import catalogue, multiboot, wanted
+from harness.kvm_unit_tests import catalogue, multiboot, requirements
 from tests.vmm.fuzz import Source
 from tests.vmm.fuzz_devices import mostly
 
@@ -36,8 +36,8 @@ def unit_tests(source: Source) -> None:
         for entry in catalogue.read(text, Path("/folder")):
             assert entry.file.parent == Path("/folder")
             assert 0 <= entry.timeout < float("inf")
-            with contextlib.suppress(wanted.Unsupported):
-                made = wanted.machine(entry, cpus=2)
+            with contextlib.suppress(requirements.Unsupported):
+                made = requirements.machine(entry, cpus=2)
                 assert made.vcpus > 0
                 assert 0 < made.memory <= 1 << 20
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from harness.agent.control import Channel
 from harness.hypervisors.base import End, Events
-from harness.hypervisors.supervised import BuiltInMachine, Supervisor
+from harness.hypervisors.supervised import AgentClient, BuiltInMachine
 from harness.vmm.config import Config
 from harness.vmm.devices.bus import Device
 from harness.vmm.machine import Machine
@@ -47,7 +47,7 @@ class Guest(SimpleNamespace):
 class Runner:
     """Starts guests that run assembly, or peers that are any program."""
 
-    def __init__(self, supervisor: Supervisor, folder: Path) -> None:
+    def __init__(self, supervisor: AgentClient, folder: Path) -> None:
         self._supervisor = supervisor
         self._folder = folder
         self._guests: list[Guest] = []

@@ -13,9 +13,9 @@ from tests.vmm.fuzz_devices import (
     virtqueue,
 )
 from tests.vmm.fuzz_inputs import config, control, guest_control, kernel, lines, snapshot
-from tests.vmm.fuzz_reach import flat, reach
-from tests.vmm.fuzz_served import balloon, behind, rng, virtio_console
+from tests.vmm.fuzz_introspection import flat, reach
 from tests.vmm.fuzz_unit_tests import multiboot_kernel, unit_tests
+from tests.vmm.fuzz_userspace_devices import balloon, behind, rng, virtio_console
 
 TARGETS: dict[str, Target] = {
     "balloon": balloon,

@@ -179,7 +179,7 @@ def test_a_truncated_image_is_refused(tmp_path: Path, size: int) -> None:
     path.write_bytes(bytes(size))
     with pytest.raises(ConfigError, match=f"{size} bytes") as refused:
         Disk(path)
-    assert "truncated" in refused.value.mend
+    assert "truncated" in refused.value.hint
 
 
 @pytest.mark.parametrize("readonly", [True, False])

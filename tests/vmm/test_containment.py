@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import ProvisionError
 from harness.kvm.errors import MachineEnd
-from harness.vmm.watch import ExitStorm
+from harness.vmm.exit_storm import ExitStormDetector
 from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF
 from tests.waiting import wait_until
@@ -38,7 +38,7 @@ def looks(monkeypatch: pytest.MonkeyPatch, limit: int, rates: list[int]) -> floa
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     vcpus = [Counting(), Counting()]
     serial = Counting()
-    storm = ExitStorm(vcpus, serial, limit)  # type: ignore[arg-type]
+    storm = ExitStormDetector(vcpus, serial, limit)  # type: ignore[arg-type]
     for number, rate in enumerate(rates, 1):
         now[0] += 0.1
         vcpus[number % 2].exits[2] += rate // 20
@@ -131,7 +131,7 @@ def test_vcpus_run_where_they_are_pinned(run: Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vcpus", "pin", "cause", "mend"),
+    ("vcpus", "pin", "cause", "hint"),
     [
         (1, [4000], r"CPUs \[4000\]", "take some of"),
         (1, [-2], r"CPUs \[-2\]", "take some of"),
@@ -140,11 +140,11 @@ def test_vcpus_run_where_they_are_pinned(run: Runner) -> None:
     ],
 )
 def test_pinning_that_cannot_be_is_refused(
-    run: Runner, vcpus: int, pin: list[int], cause: str, mend: str
+    run: Runner, vcpus: int, pin: list[int], cause: str, hint: str
 ) -> None:
     with pytest.raises(ProvisionError, match=cause) as refused:
         run(FOR_EVER, vcpus=vcpus, pin=pin)
-    assert mend in refused.value.mend
+    assert hint in refused.value.hint
 
 
 def test_eight_vcpus_are_started_by_init_and_sipi(run: Runner) -> None:

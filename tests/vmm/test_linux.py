@@ -104,7 +104,7 @@ def test_the_initramfs_stays_below_what_the_kernel_reaches(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("fields", "cause", "mend"),
+    ("fields", "cause", "hint"),
     [
         ({"version": 0x20B}, "no 64-bit entry (boot protocol 2.11)", "Linux 3.8"),
         ({"xloadflags": 0}, "no 64-bit entry", "x86-64"),
@@ -119,14 +119,14 @@ def test_the_initramfs_stays_below_what_the_kernel_reaches(tmp_path: Path) -> No
     ],
 )
 def test_bzimages_that_cannot_be(
-    tmp_path: Path, fields: dict[str, int], cause: str, mend: str
+    tmp_path: Path, fields: dict[str, int], cause: str, hint: str
 ) -> None:
     path = tmp_path / "bzimage"
     path.write_bytes(bzimage(b"\xf4", **fields))
     with pytest.raises(ConfigError) as refused:
         kernel.load(Memory(64 << 20), str(path), "auto")
     assert cause in refused.value.cause
-    assert mend in refused.value.mend
+    assert hint in refused.value.hint
 
 
 def test_a_bzimage_cut_anywhere_is_refused(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_only_firmware_boots_is_refused(
     with pytest.raises(ProvisionError, match=what) as refused:
         run.start("create", "guest", kernel=str(path), vsock=False)
     assert "firmware; this VMM has none" in refused.value.cause
-    assert "give the kernel and the initramfs" in refused.value.mend
+    assert "give the kernel and the initramfs" in refused.value.hint
 
 
 NO_ENTRY = elf(b"\xf4", note=False).replace(struct.pack("<Q", BASE), bytes(8), 1)

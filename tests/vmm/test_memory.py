@@ -63,7 +63,7 @@ def test_memory_leaves_the_place_of_devices_free() -> None:
 def test_more_than_there_is_room_for_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot map") as refused:
         Memory(1 << 50)
-    assert "less memory" in refused.value.mend
+    assert "less memory" in refused.value.hint
 
 
 def test_shared_memory_is_one_file() -> None:
@@ -80,7 +80,7 @@ def test_huge_pages_that_the_host_has_not_are_refused(run: Runner, size: int) ->
     """An odd number of MiB, and a terabyte of them."""
     with pytest.raises(ProvisionError, match=f"no huge pages for {size} MiB") as refused:
         run(FOR_EVER, memory=size, hugepages=True)
-    assert "vm.nr_hugepages" in refused.value.mend
+    assert "vm.nr_hugepages" in refused.value.hint
 
 
 def test_mergeable_memory_is_what_ksm_looks_at(run: Runner) -> None:

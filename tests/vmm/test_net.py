@@ -181,5 +181,5 @@ def test_without_passt_it_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> N
     threads = threading.active_count()
     with pytest.raises(ConfigError, match="passt: No such file") as caught:
         PasstProcess(NETWORK)
-    assert caught.value.mend == "install passt"
+    assert caught.value.hint == "install passt"
     assert threading.active_count() == threads

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.hypervisors.supervised import Supervisor
+from harness.hypervisors.supervised import AgentClient
 from harness.vmm.machine import Machine
 from harness.vmm.vcpu import KICK
 from tests.vmm.guests import Runner, in_process
@@ -135,7 +135,7 @@ def test_vcpus_that_were_never_started_pause(tmp_path: Path) -> None:
         machine.resume()
 
 
-def test_pause_and_resume_by_the_control_channel(run: Runner, supervisor: Supervisor) -> None:
+def test_pause_and_resume_by_the_control_channel(run: Runner, supervisor: AgentClient) -> None:
     """A halted guest and an application processor that nobody started are paused, too."""
     source = HELLO + "1: in $0x60, %al ; jmp 1b"
     guest = run(source, vcpus=2)

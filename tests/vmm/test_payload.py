@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from harness.errors import HarnessError, ProvisionError
-from harness.hypervisors.supervised import Supervisor
+from harness.hypervisors.supervised import AgentClient
 from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, elf
 from tests.waiting import gone
@@ -60,7 +60,7 @@ def test_kill_is_told_and_the_neighbour_goes_on(run: Runner) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_guests_end_with_their_supervisor(
-    own_run: Runner, own_supervisor: Supervisor, number: signal.Signals
+    own_run: Runner, own_supervisor: AgentClient, number: signal.Signals
 ) -> None:
     guest = own_run(HELLO + FOR_EVER)
     guest.wait_line("hi")
@@ -70,7 +70,7 @@ def test_guests_end_with_their_supervisor(
     assert gone(own_supervisor.pid)
 
 
-def test_closing_the_control_pipe_ends_all(own_run: Runner, own_supervisor: Supervisor) -> None:
+def test_closing_the_control_pipe_ends_all(own_run: Runner, own_supervisor: AgentClient) -> None:
     guest = own_run(HELLO + FOR_EVER)
     guest.wait_line("hi")
     own_supervisor.close()
@@ -173,7 +173,7 @@ def test_malformed_ring_ends_that_guest(run: Runner, tmp_path: Path, queue: str,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cause", "mend"),
+    ("arguments", "cause", "hint"),
     [
         ({"memory": 1}, "does not fit", "--guest-memory"),
         ({"memory": "much"}, "memory", "64 MiB"),
@@ -187,13 +187,13 @@ def test_malformed_ring_ends_that_guest(run: Runner, tmp_path: Path, queue: str,
     ],
 )
 def test_refusals_name_cause_and_mend(
-    run: Runner, supervisor: Supervisor, arguments: dict[str, Any], cause: str, mend: str
+    run: Runner, supervisor: AgentClient, arguments: dict[str, Any], cause: str, hint: str
 ) -> None:
     with pytest.raises(ProvisionError) as refused:
         run(FOR_EVER, pvh=True, **arguments)
     assert refused.value.stage == "create"
     assert cause in refused.value.cause
-    assert mend in refused.value.mend
+    assert hint in refused.value.hint
     assert run(HELLO + POWER_OFF + FOR_EVER, "next").end().reason == "power-off"
 
 
@@ -213,7 +213,7 @@ def test_truncated_kernel_is_refused(run: Runner, tmp_path: Path, keep: int) -> 
         run(FOR_EVER, pvh=True, kernel=str(path))
 
 
-def test_unknown_operations_are_answered(run: Runner, supervisor: Supervisor) -> None:
+def test_unknown_operations_are_answered(run: Runner, supervisor: AgentClient) -> None:
     guest = run(HELLO + FOR_EVER)
     with pytest.raises(HarnessError, match="unknown operation"):
         supervisor.request("dance", "guest")
@@ -223,13 +223,13 @@ def test_unknown_operations_are_answered(run: Runner, supervisor: Supervisor) ->
     assert guest.machine.statistics()["cpu_ns"] > 0
 
 
-def test_capabilities_are_the_kernels(supervisor: Supervisor) -> None:
+def test_capabilities_are_the_kernels(supervisor: AgentClient) -> None:
     there = supervisor.request("capabilities")
     assert there["KVM_CAP_USER_MEMORY"] == 1
     assert there["KVM_CAP_IRQFD"] == 1
 
 
-def test_cycles_leave_nothing(run: Runner, supervisor: Supervisor) -> None:
+def test_cycles_leave_nothing(run: Runner, supervisor: AgentClient) -> None:
     process = psutil.Process(supervisor.pid)
     warm = run(HELLO + POWER_OFF + FOR_EVER, "warm")
     warm.end()

@@ -101,7 +101,7 @@ def test_broken_kernels_are_refused(
     data[at : at + len(value)] = value
     error = refused(load, memory, written(tmp_path, bytes(data)))
     assert cause in error.cause
-    assert error.mend
+    assert error.hint
 
 
 def test_a_kernel_cut_anywhere_is_refused(memory: Memory, tmp_path: Path) -> None:
@@ -116,12 +116,12 @@ def test_too_little_memory_names_what_is_enough(tmp_path: Path) -> None:
     struct.pack_into("<Q", data, 64 + 40, 30 << 20)
     error = refused(load, Memory(16 << 20), written(tmp_path, bytes(data)))
     assert "16 MiB" in error.cause
-    assert "at least 63 MiB" in error.mend
+    assert "at least 63 MiB" in error.hint
 
 
 @pytest.mark.parametrize("path", ["/absent", "/proc", ""])
 def test_paths_that_are_no_kernel(memory: Memory, path: str) -> None:
-    assert refused(load, memory, path).mend == "check the path"
+    assert refused(load, memory, path).hint == "check the path"
 
 
 # initramfs
@@ -145,7 +145,7 @@ def test_an_initramfs_without_room_names_what_is_enough(memory: Memory, tmp_path
     os.truncate(path, 25 << 20)
     error = refused(pvh.load_initramfs, memory, str(path), KERNEL)
     assert "64 MiB" in error.cause
-    assert "at least 66 MiB" in error.mend
+    assert "at least 66 MiB" in error.hint
     os.truncate(path, 1 << 40)
     assert "do not fit" in refused(pvh.load_initramfs, memory, str(path), KERNEL).cause
 
@@ -154,7 +154,7 @@ def test_an_initramfs_without_room_names_what_is_enough(memory: Memory, tmp_path
 def test_paths_that_are_no_initramfs(memory: Memory, path: str) -> None:
     error = refused(pvh.load_initramfs, memory, path, KERNEL)
     assert path in error.cause
-    assert error.mend
+    assert error.hint
 
 
 # start information
@@ -201,4 +201,4 @@ def test_a_command_line_that_a_kernel_would_cut_is_refused(memory: Memory) -> No
     pvh.write_start_info(memory, "x" * 2047, None, 1)
     error = refused(pvh.write_start_info, memory, "x" * 2048, None, 1)
     assert "2048" in error.cause
-    assert "shorten" in error.mend
+    assert "shorten" in error.hint

@@ -13,11 +13,11 @@ import pytest
 
 from harness.agent.identity import Restore
 from harness.errors import HarnessError, ProvisionError
-from harness.hypervisors.supervised import Supervisor
+from harness.hypervisors.supervised import AgentClient
 from harness.kvm import structs
 from harness.kvm.errors import ConfigError
 from harness.vmm.memory import PAGE
-from harness.vmm.saved import Saved, pack, save
+from harness.vmm.state_reader import StateReader, pack, save
 from tests.vmm.guests import Guest, Runner
 from tests.vmm.payload import FOR_EVER, HELLO
 from tests.vmm.test_payload_disk import SECTOR_ONE, disk, source
@@ -101,7 +101,9 @@ def test_the_memory_file_is_sparse_and_stays_as_it_is(run: Runner, taken: Path) 
     assert file.read_bytes() == before
 
 
-def test_a_paused_guest_stays_paused(origin: Guest, supervisor: Supervisor, tmp_path: Path) -> None:
+def test_a_paused_guest_stays_paused(
+    origin: Guest, supervisor: AgentClient, tmp_path: Path
+) -> None:
     supervisor.request("pause", "origin")
     take(origin, tmp_path / "paused")
     type_key(origin)
@@ -171,10 +173,10 @@ def msr(index: int, value: int) -> str:
 
 
 def refused(run: Runner, **arguments: Any) -> str:
-    """Why; a mend is told, too."""
+    """Why; a hint is told, too."""
     with pytest.raises(ProvisionError) as caught:
         run.start("restore", "refused", **arguments)
-    assert caught.value.mend
+    assert caught.value.hint
     return caught.value.cause
 
 
@@ -242,7 +244,7 @@ def test_another_machines_devices(
 def test_what_cannot_be_snapshot(run: Runner, origin: Guest, taken: Path, tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="File exists") as caught:
         origin.machine.snapshot(str(taken))
-    assert caught.value.mend
+    assert caught.value.hint
     with pytest.raises(HarnessError, match="No such file"):
         origin.machine.snapshot(str(tmp_path / "absent"))
     path = tmp_path / "disk"
@@ -257,17 +259,17 @@ def test_what_cannot_be_snapshot(run: Runner, origin: Guest, taken: Path, tmp_pa
 def test_a_clone_has_pages_of_its_own_from_the_start(run: Runner, taken: Path) -> None:
     first = run.start("restore", "first", snapshot=str(taken))
     press(first, "2")
-    copied = first.machine.copied(str(taken))
-    assert COUNTER // PAGE in pages(copied)
-    second = run.start("restore", "second", snapshot=str(taken), copied=copied)
-    assert pages(second.machine.copied(str(taken))) >= pages(copied)
-    third = run.start("restore", "third", snapshot=str(taken), copied=[0x300, 2])
-    assert {0x300, 0x301} <= pages(third.machine.copied(str(taken)))
+    prefault_pages = first.machine.private_dirty_pages(str(taken))
+    assert COUNTER // PAGE in pages(prefault_pages)
+    second = run.start("restore", "second", snapshot=str(taken), prefault_pages=prefault_pages)
+    assert pages(second.machine.private_dirty_pages(str(taken))) >= pages(prefault_pages)
+    third = run.start("restore", "third", snapshot=str(taken), prefault_pages=[0x300, 2])
+    assert {0x300, 0x301} <= pages(third.machine.private_dirty_pages(str(taken)))
     for clone in (second, third):
         press(clone, "2")
     with pytest.raises(HarnessError, match="cannot be seen: No such file") as caught:
-        third.machine.copied(str(taken / "absent"))
-    assert caught.value.mend
+        third.machine.private_dirty_pages(str(taken / "absent"))
+    assert caught.value.hint
 
 
 def pages(runs: list[int]) -> set[int]:
@@ -277,7 +279,7 @@ def pages(runs: list[int]) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    ("copied", "why"),
+    ("prefault_pages", "why"),
     [
         ([(64 << 20) // PAGE, 1], "outside guest memory"),
         ([0, (64 << 20) // PAGE + 1], "outside guest memory"),
@@ -291,10 +293,12 @@ def pages(runs: list[int]) -> set[int]:
     ],
     ids=str,
 )
-def test_pages_that_cannot_be_copied(run: Runner, taken: Path, copied: Any, why: str) -> None:
+def test_pages_that_cannot_be_copied(
+    run: Runner, taken: Path, prefault_pages: Any, why: str
+) -> None:
     with pytest.raises(ProvisionError, match=why) as caught:
-        run.start("restore", "refused", snapshot=str(taken), copied=copied)
-    assert caught.value.mend or why.startswith("no ")
+        run.start("restore", "refused", snapshot=str(taken), prefault_pages=prefault_pages)
+    assert caught.value.hint or why.startswith("no ")
 
 
 @pytest.mark.parametrize(
@@ -319,7 +323,7 @@ def test_attributes_go_round() -> None:
     kept, blank = Kept(), Kept()
     blank.number, blank.flag, blank.list = 0, False, [0, 0]
     blank.fixed[:], blank.free[:] = b"  ", b""
-    Saved("it", json.loads(json.dumps(save(kept)))).into(blank)
+    StateReader("it", json.loads(json.dumps(save(kept)))).into(blank)
     assert vars(blank) == vars(kept)
 
 
@@ -334,16 +338,16 @@ def test_attributes_go_round() -> None:
 )
 def test_attributes_are_checked_as_they_are_taken(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"snapshot: it.{next(iter(change))}"):
-        Saved("it", {**save(Kept()), **change}).into(Kept())
+        StateReader("it", {**save(Kept()), **change}).into(Kept())
 
 
 def test_parts_are_objects() -> None:
-    saved = Saved("it", {"number": 5, "list": [{}, 6]})
+    saved = StateReader("it", {"number": 5, "list": [{}, 6]})
     for take_it in (
         lambda: saved.part("number"),
         lambda: saved.parts("list", 1),
         lambda: saved.parts("list", 2),
-        lambda: Saved("it", []),
+        lambda: StateReader("it", []),
     ):
         with pytest.raises(ConfigError, match="snapshot: it"):
             take_it()

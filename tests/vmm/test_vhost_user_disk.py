@@ -167,7 +167,7 @@ def test_one_daemon_serves_all_disks(run: Runner, base: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("more", "cause", "mend"),
+    ("more", "cause", "hint"),
     [
         ({"format": "qcow2"}, "it is no qcow2 image", "true format"),
         ({"format": "vmdk"}, "format 'vmdk'", "raw or qcow2"),
@@ -178,12 +178,12 @@ def test_one_daemon_serves_all_disks(run: Runner, base: Path, tmp_path: Path) ->
     ],
 )
 def test_refusals_name_cause_and_mend(
-    run: Runner, base: Path, more: dict[str, Any], cause: str, mend: str
+    run: Runner, base: Path, more: dict[str, Any], cause: str, hint: str
 ) -> None:
     with pytest.raises(ProvisionError) as refused:
         run(FOR_EVER, disks=disk(base, **more))
     assert cause in refused.value.cause
-    assert mend in refused.value.mend
+    assert hint in refused.value.hint
 
 
 def test_what_the_daemon_refuses_is_told_in_its_words(run: Runner, tmp_path: Path) -> None:

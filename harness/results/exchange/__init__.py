@@ -64,6 +64,6 @@ def imported(store: Path, file: Path, form: str, hypervisor: str = "", cpu: str 
     # by what the file holds: its time may have changed
     if there := [name for name in others if name[-6:] == run[-6:]]:
         raise ResultError(
-            f"{store} has {file} already, as {there[0]}", mend="Remove that, if it is not the same."
+            f"{store} has {file} already, as {there[0]}", hint="Remove that, if it is not the same."
         )
     return keep(store, made.facts, made.samples)

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from harness.errors import ResultError
 from harness.results import statistics
+from harness.results.atomic_write import whole
 from harness.results.schema import RunFacts, decode
 from harness.results.store import load
-from harness.results.whole import whole
 
 OPTIONS = {"timer": "harness", "warmup": False}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}

@@ -41,7 +41,7 @@ class Source:
 
     def wrong(self, wanted: str, why: str) -> ResultError:
         return ResultError(
-            f"{self.path} is not {wanted}: {why}", mend="Name another file, or another --format."
+            f"{self.path} is not {wanted}: {why}", hint="Name another file, or another --format."
         )
 
 

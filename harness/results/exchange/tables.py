@@ -64,7 +64,7 @@ def read(source: Source) -> Foreign:
         raise ResultError(
             f"{source.path}: schema version is {version}, this harness reads up to "
             f"{SCHEMA_VERSION}",
-            mend="Update the harness: pip install --upgrade pytest-hypervisor.",
+            hint="Update the harness: pip install --upgrade pytest-hypervisor.",
         )
     if not isinstance(facts, dict) or not isinstance(facts.get("run"), str):
         raise source.wrong(_WANTED, "there are no facts that name the run")

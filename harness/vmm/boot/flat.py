@@ -116,8 +116,8 @@ def _load(memory: Memory, segment: SegmentConfig, taken: list[range]) -> None:
     for area in taken:
         if segment.gpa < area.stop and segment.gpa + segment.size > area.start:
             taker = f"what the VMM puts at {area.start:#x} to {area.stop - 1:#x}"
-            mend = f"load it at {_PAGE_TABLES_END:#x} or above"
-            raise ConfigError(f"{where} overlaps {taker}", mend)
+            hint = f"load it at {_PAGE_TABLES_END:#x} or above"
+            raise ConfigError(f"{where} overlaps {taker}", hint)
     try:
         view = memory.view(segment.gpa, segment.size)
     except GuestFault:

@@ -11,7 +11,7 @@ from ..config import Config
 from ..memory import Memory
 from . import flat, linux, pvh
 
-FIRMWARE_MEND = "give the kernel and the initramfs that are in it"
+FIRMWARE_HINT = "give the kernel and the initramfs that are in it"
 _HEAD = 0x400
 
 
@@ -58,13 +58,13 @@ def enter(memory: Memory, vcpu: Vcpu, config: Config, loaded: Loaded) -> None:
 
 
 def load(memory: Memory, path: str, way: str) -> pvh.Kernel:
-    """Read a kernel into guest memory. way: of BOOT_WAYS. Raises ConfigError with its mend."""
+    """Read a kernel into guest memory. way: of BOOT_WAYS. Raises ConfigError with its hint."""
     try:
         with open(path, "rb", buffering=0) as file:
             head = file.read(_HEAD)
             if what := needs_firmware(head):
                 cause = f"{path} is {what}, which boots by firmware; this VMM has none"
-                raise ConfigError(cause, FIRMWARE_MEND)
+                raise ConfigError(cause, FIRMWARE_HINT)
             if not is_bzimage(head):
                 file.seek(0)
                 return pvh.load_elf(memory, file, path, way)

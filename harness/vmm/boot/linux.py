@@ -32,7 +32,7 @@ _BARE_HEADER = struct.pack("<13xH2x4sH", 0xAA55, MAGIC, _VERSION)
 
 
 def load_bzimage(memory: Memory, file: BinaryIO, path: str) -> Kernel:
-    """Read a bzImage to where it asks to lie. Raises ConfigError with its mend."""
+    """Read a bzImage to where it asks to lie. Raises ConfigError with its hint."""
     file.seek(0)
     head = file.read(0x400)
     if len(head) < 0x400:

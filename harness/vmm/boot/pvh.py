@@ -46,7 +46,7 @@ class Kernel(NamedTuple):
     initramfs_end: int = GAP_START
 
 
-def _mend(path: str) -> str:
+def _hint(path: str) -> str:
     return f"give a vmlinux with a PVH entry (CONFIG_PVH) or a bzImage instead of {path}"
 
 
@@ -66,11 +66,11 @@ def _headers(file: BinaryIO, path: str) -> tuple[int, list[tuple[int, ...]]]:
     """The ELF header's entry, and the program headers."""
     head = file.read(_EHDR.size)
     if len(head) < _EHDR.size or head[:6] != b"\x7fELF\x02\x01":
-        raise ConfigError(f"{path} is not a 64-bit ELF kernel", _mend(path))
+        raise ConfigError(f"{path} is not a 64-bit ELF kernel", _hint(path))
     fields = _EHDR.unpack(head)
     entry, offset, size, count = fields[4], fields[5], fields[9], fields[10]
     if size != _PHDR.size or not 0 < count <= 64:
-        raise ConfigError(f"{path} has an impossible ELF program header", _mend(path))
+        raise ConfigError(f"{path} has an impossible ELF program header", _hint(path))
     raw = _read(file, offset, size * count, path)
     return entry, [_PHDR.unpack_from(raw, at) for at in range(0, len(raw), size)]
 
@@ -89,7 +89,7 @@ def _entry(notes: bytes) -> int | None:
 
 
 def load_elf(memory: Memory, file: BinaryIO, path: str, boot: str = "auto") -> Kernel:
-    """Read a vmlinux's segments into guest memory. Raises ConfigError with its mend.
+    """Read a vmlinux's segments into guest memory. Raises ConfigError with its hint.
 
     boot: "pvh" by its note, "linux64" by the ELF entry, "auto" by the first that it has.
     """
@@ -102,15 +102,15 @@ def load_elf(memory: Memory, file: BinaryIO, path: str, boot: str = "auto") -> K
             continue
         end = max(end, address + memory_size)
         if file_size > memory_size:
-            raise ConfigError(f"{path} has an impossible ELF program header", _mend(path))
+            raise ConfigError(f"{path} has an impossible ELF program header", _hint(path))
         check_place(memory, path, address, address + memory_size)
         fill(memory.view(address, file_size), file.fileno(), offset, truncated(path))
     if note is not None and boot != "linux64":
         return Kernel(note, end)
     if boot == "pvh":
-        raise ConfigError(f"{path} has no PVH entry note", _mend(path))
+        raise ConfigError(f"{path} has no PVH entry note", _hint(path))
     if not 0 < start < end:
-        raise ConfigError(f"{path} has neither a PVH entry note nor an ELF entry", _mend(path))
+        raise ConfigError(f"{path} has neither a PVH entry note nor an ELF entry", _hint(path))
     return Kernel(start, end, long_mode=True)
 
 

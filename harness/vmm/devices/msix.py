@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from harness.kvm.vm import Vm, eventfd
 
-from ..saved import Saved
+from ..state_reader import StateReader
 from .pci import Function
 
 CAPABILITY = 0x11
@@ -55,7 +55,7 @@ class Msix:
             for vector in range(len(self)):
                 self._apply(vector)
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: StateReader) -> None:
         """After the function's configuration space."""
         saved.into(self)
         for vector in range(len(self)):

@@ -16,7 +16,7 @@ from typing import Any, Callable, ClassVar, NamedTuple
 from harness.kvm.vm import Vm
 
 from ..memory import Region
-from ..saved import Saved, save
+from ..state_reader import StateReader, save
 from .bus import Bus, Buses, Device
 
 CONFIG_ADDRESS = 0xCF8
@@ -96,7 +96,7 @@ class Function:
             self._remap()
         self.on_config_write(offset, size)
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: StateReader) -> None:
         """Take a snapshot's configuration space. Raises ConfigError if it is another device's."""
         before = bytes(self.config)
         saved.into(self)
@@ -210,7 +210,7 @@ class HostBridge:
         functions = [save(function) for function in self.functions.values()]
         return {"ports": save(self.ports) if self.ports else {}, "functions": functions}
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: StateReader) -> None:
         if self.ports:
             saved.part("ports").into(self.ports)
         parts = saved.parts("functions", len(self.functions))

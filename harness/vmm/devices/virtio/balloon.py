@@ -16,8 +16,8 @@ from harness.kvm.errors import GuestFault
 
 from ...memory import PAGE, Memory
 from .queue import Chain
-from .served import Served
 from .transport import StartedQueue
+from .userspace import UserspaceDevice
 
 _F_STATS, _F_DEFLATE_ON_OOM, _F_REPORTING = 1 << 1, 1 << 2, 1 << 5
 _INFLATE, _DEFLATE = 0, 1
@@ -34,7 +34,7 @@ _LIMIT = 1 << 16  # bytes of a list of pages or statistics; Linux's have 1,024 a
 _PATIENCE = 1.0  # seconds that a guest has to tell its statistics
 
 
-class Balloon(Served):
+class Balloon(UserspaceDevice):
     """The balloon. Pages are of 4 KiB, whatever the host maps: its huge pages are split then, but
     not by free page reporting, which comes in blocks of 2 MiB and more."""
 
@@ -43,7 +43,7 @@ class Balloon(Served):
     class_code = 0x00FF00
     queues = 4
     needed = (_INFLATE, _DEFLATE)
-    features = Served.features | _F_STATS | _F_DEFLATE_ON_OOM | _F_REPORTING
+    features = UserspaceDevice.features | _F_STATS | _F_DEFLATE_ON_OOM | _F_REPORTING
     config = _CONFIG.pack(0, 0)
 
     def __init__(self, fail: Callable[[BaseException], None]) -> None:

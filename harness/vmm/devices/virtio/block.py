@@ -14,8 +14,8 @@ from typing import Callable
 from harness.kvm.errors import ConfigError, GuestFault
 
 from .queue import Chain
-from .served import Served
 from .transport import F_EVENT_INDEX, F_INDIRECT
+from .userspace import UserspaceDevice
 
 SECTOR = 512
 _HEADER = struct.Struct("<IIQ")  # type, reserved, sector
@@ -60,7 +60,7 @@ def size_of(fd: int) -> int:
     return about.st_size
 
 
-class Block(Served):
+class Block(UserspaceDevice):
     """A disk: a file or a block device."""
 
     name = "virtio-blk"

@@ -8,14 +8,14 @@ from typing import Callable
 from harness.kvm.errors import GuestFault
 
 from .queue import Chain
-from .served import Served
+from .userspace import UserspaceDevice
 
 _RECEIVE, _TRANSMIT = 0, 1
 _OUTPUT_LIMIT = 1 << 20  # bytes a request; Linux's are of a page at most
 _INPUT_LIMIT = 1 << 16  # bytes that wait for the guest to read them
 
 
-class VirtioConsole(Served):
+class VirtioConsole(UserspaceDevice):
     """The port: bytes out to `output`, bytes in by `receive`."""
 
     name = "virtio-console"

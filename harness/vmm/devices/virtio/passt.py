@@ -15,7 +15,7 @@ from harness.kvm.errors import GuestFault, MachineEnd
 
 from .net import F_MAC, HEADER, mac_bytes
 from .queue import Chain
-from .served import Served
+from .userspace import UserspaceDevice
 
 _RECEIVE, _TRANSMIT = 0, 1
 _MAX_FRAME = 1514
@@ -31,7 +31,7 @@ class Carrier(Protocol):
         """What it said, when it has ended; waits for that."""
 
 
-class Passt(Served):
+class Passt(UserspaceDevice):
     """A network device whose frames passt carries."""
 
     name = "virtio-net by passt"
@@ -39,7 +39,7 @@ class Passt(Served):
     class_code = 0x020000
     queues = 2
     needed = (_RECEIVE, _TRANSMIT)
-    features = Served.features | F_MAC
+    features = UserspaceDevice.features | F_MAC
 
     def __init__(self, mac: str, passt: Carrier, fail: Callable[[BaseException], None]) -> None:
         """fail: gets what ends the machine, passt's end too. Raises ConfigError."""

@@ -17,7 +17,7 @@ from harness.kvm.vm import Vm
 from ...memory import GAP_END, GAP_START, Memory, Region
 from .block import size_of
 from .queue import Chain
-from .served import Served
+from .userspace import UserspaceDevice
 
 _SECTION = 128 << 20  # what Linux maps at a time, struct pages and all (SECTION_SIZE_BITS)
 _SUBSECTION = 2 << 20  # a device's memory must be a multiple of it
@@ -25,7 +25,7 @@ _FLUSH = 0
 _OK, _ERROR = 0, 1
 
 
-class Pmem(Served):
+class Pmem(UserspaceDevice):
     """The file's bytes, padded with zeros to 2 MiB, above the guest's RAM.
 
     What the guest writes there is an exit that nobody answers: it is dropped.

@@ -7,12 +7,12 @@ import os
 from harness.kvm.errors import GuestFault
 
 from .queue import Chain
-from .served import Served
+from .userspace import UserspaceDevice
 
 _LIMIT = 4096  # bytes a request: the driver asks again for more
 
 
-class Rng(Served):
+class Rng(UserspaceDevice):
     """An entropy source without an end."""
 
     name = "virtio-rng"

@@ -13,7 +13,7 @@ from harness.kvm.errors import ConfigError, GuestFault
 from harness.kvm.vm import Vm, eventfd, signal_eventfd
 
 from ...memory import Memory
-from ...saved import MEND, Saved, pack, save
+from ...state_reader import HINT, StateReader, pack, save
 from ..msix import Msix
 from ..pci import BarKind, Function
 from .queue import MAX_SIZE, Ring
@@ -331,13 +331,13 @@ class VirtioPci:
             "msix": save(self._msix),
         }
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: StateReader) -> None:
         """Take a snapshot's state, after the configuration space; resume() then starts it.
         Raises ConfigError, GuestFault for rings that are none."""
         saved.into(self)
         if lacking := self._accepted & ~self._offered:
             cause = f"{self.backend.name} of this host lacks the snapshot's features {lacking:#x}"
-            raise ConfigError(cause, MEND)
+            raise ConfigError(cause, HINT)
         if not self.backend.take_config(saved.data("config", None)):
             raise saved.error("config", f"this {self.backend.name} is another")
         for queue, part in zip(self._queues, saved.parts("queues", len(self._queues))):

@@ -58,8 +58,8 @@ def open_vhost(name: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        mend = f"load {name.replace('-', '_')}, or give the user rights on {path}"
-        raise ConfigError(f"{path}: {error.strerror}", mend) from error
+        hint = f"load {name.replace('-', '_')}, or give the user rights on {path}"
+        raise ConfigError(f"{path}: {error.strerror}", hint) from error
 
 
 class Vhost:

@@ -1,0 +1,1 @@
+"""All that pytest sees: hooks, options, markers, fixtures, and what is printed."""

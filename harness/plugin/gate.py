@@ -1,0 +1,50 @@
+"""`--baseline` and `--gate`: a session's own run against an earlier one, at the session's end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.results.compare import Comparison, compare, figure, levels, worse_by
+from harness.results.select import Selected, select
+from harness.results.store import runs
+
+MOST = 10  # figures that are told one by one
+NO_POWER = (
+    "too few boots for so many figures: one that regressed alone could not be shown (take "
+    "--profile=full, or fewer tests)"
+)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """base: chosen before the session's own run is there. history: the runs that were there."""
+
+    base: Selected
+    history: Sequence[Path] = ()
+
+    @classmethod
+    def at(cls, store: Path, word: str) -> Gate:
+        """Raises ResultError when the word means no run; see select."""
+        return cls(select(store, word), runs(store))
+
+    def compare(self, run: Path) -> Comparison:
+        """With the session's own run. Raises ResultError when they cannot be compared."""
+        return compare(self.base, select(run.parent, str(run)), self.history)
+
+
+def lines(found: Comparison) -> Iterator[str]:
+    """For the terminal: how many of each verdict, and what regressed."""
+    told = ", ".join(f"{count} {verdict}" for verdict, count in found.counts.items())
+    yield f"against {found.base.label} ({', '.join(found.base.names)}): {told}"
+    worse = found.table[found.table["verdict"] == "regressed"].to_dict("records")
+    for row in worse[:MOST]:
+        yield f"regressed: {figure(row)} ({row['hypervisor']}) by {worse_by(row)}: {levels(row)}"
+    if len(worse) > MOST:
+        yield f"and {len(worse) - MOST} more"
+    if not found.has_power:
+        yield NO_POWER
+    for name, before, after in found.environment:
+        yield f"differs: {name}: {before} to {after}"
+    yield from found.notes

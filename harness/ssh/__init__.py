@@ -1,0 +1,1 @@
+"""SSH: one session a guest or host, and the ways its bytes travel."""

@@ -1,0 +1,91 @@
+"""Devices that whoever drives us serves: ranges of ports, PCI functions.
+
+They decode addresses here and raise interrupts, and hand each access on by an upcall.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Callable
+
+from harness.kvm.vm import Vm, signal_eventfd
+
+from ..int_range import check_int_range
+from .bus import Buses
+from .msix import Msix
+from .pci import BarKind, Function, HostBridge
+
+_MAX_BAR, _MAX_PORTS, _MAX_VECTORS = 16 << 20, 256, 64
+_VECTORS_BAR = 0x1000  # bytes: 64 vectors of 16, and their pending bits
+_LINES = 24
+
+# (offset=, size=, write=, data=) to what was read
+Ask = Callable[..., "int | None"]
+
+
+class Proxy:
+    """A range of ports or of memory."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def read(self, offset: int, size: int) -> int:
+        return self._ask(offset=offset, size=size, write=False) or 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._ask(offset=offset, size=size, write=True, data=value)
+
+
+def add_ports(
+    vm: Vm, buses: Buses, ask: Ask, *, port: Any, length: Any, irq: Any = None
+) -> Callable[[int], None]:
+    """Put a device on ports. irq: its line, None for none. Returns what raises its interrupt.
+    Raises ValueError for what cannot be, or is taken."""
+    check_int_range("length", length, 0x1_0001 - check_int_range("port", port, 1 << 16), 1)
+    line = -1 if irq is None else check_int_range("irq", irq, _LINES)
+
+    def interrupt(vector: int) -> None:
+        if line < 0:
+            raise ValueError("the device was given no interrupt line")
+        for level in (1, 0):
+            vm.irq_line(line, level)
+
+    buses.pio.add(port, length, Proxy(ask))
+    return interrupt
+
+
+def add_function(
+    vm: Vm,
+    bridge: HostBridge,
+    ask: Ask,
+    *,
+    vendor: Any,
+    device: Any,
+    class_code: Any,
+    bars: list[Any],
+    vectors: Any,
+) -> Callable[[int], None]:
+    """Put a function on the PCI bus. bars: [bytes, whether they are ports]; the BAR after them is
+    that of the MSI-X vectors, if there are any. Returns what raises an interrupt, by vector."""
+    function = Function(
+        check_int_range("vendor", vendor, 0xFFFF),
+        check_int_range("device", device, 1 << 16),
+        check_int_range("class", class_code, 1 << 24),
+    )
+    check_int_range("count of vectors", vectors, _MAX_VECTORS + 1)
+    check_int_range("count of BARs", len(bars), 6 if vectors else 7)
+    for index, (size, io) in enumerate(bars):
+        check_int_range(
+            "size of a BAR", size, (_MAX_PORTS if io else _MAX_BAR) + 1, 4 if io else 16
+        )
+        if size & (size - 1):
+            raise ValueError(f"size of a BAR: {size} is no power of two")
+        function.add_bar(index, BarKind(size, bool(io), Proxy(partial(ask, bar=index))))
+    eventfds: list[int] = []
+    if vectors:
+        msix = Msix(vm, function, vectors, len(bars), 0)
+        function.add_bar(len(bars), BarKind(_VECTORS_BAR, False, msix))
+        function.on_config_write = msix.on_config_write
+        eventfds = msix.eventfds
+    bridge.add(function)
+    return lambda vector: signal_eventfd(eventfds[check_int_range("vector", vector, vectors)])

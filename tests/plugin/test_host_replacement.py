@@ -1,0 +1,51 @@
+"""A host that is worn (an emulated one, after many boots) is replaced between two tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.results.store import load
+from tests.plugin.conftest import Run
+
+SOURCE = """
+    import pytest
+
+    seen = []
+
+    @pytest.fixture(scope="module")
+    def kept(host):
+        seen.append(host)
+        yield host
+        assert host is seen[-1]
+
+    def test_wears_it(guest, host, kept, record_sample):
+        record_sample("boot.ready", 1.0, "s", boot=0)
+        host.needs_replacement = True  # what an emulated host says of itself
+
+    def test_has_another(guest, host, kept, hypervisor, record_sample):
+        record_sample("boot.ready", 1.0, "s", boot=1)
+        assert host is kept is hypervisor.host is not seen[0]
+        assert len(seen) == 2
+        assert guest.hypervisor is hypervisor
+        guest.ssh.run(["true"])
+        assert guest.name.split("-")[2] == "1", "names go on"
+
+    def test_waits_for_guests(shared_guest, host):
+        host.needs_replacement = True
+
+    def test_still_waits(shared_guest, host):
+        assert host.needs_replacement
+        shared_guest.ssh.run(["true"])
+"""
+
+
+def test_between_two_tests(run: Run, pytester: pytest.Pytester) -> None:
+    result = run(SOURCE, "--virt-report=no")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines("harness: the emulated host is worn: another one takes its place")
+    _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
+    assert sorted(frame[frame.metric == "boot.ready"]["boot"]) == [0, 1]
+    # both hosts were watched, as one run
+    assert len(frame[frame.metric == "host.cpu.user"]) == 2
