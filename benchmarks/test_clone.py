@@ -47,7 +47,7 @@ def private_mib(host: Host, guest: Guest) -> float:
 
 def test_clone_beside_cold_boot(
     guest_factory: GuestFactory,
-    host: Host,
+    virt_host: Host,
     record_sample: RecordSample,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -67,7 +67,7 @@ def test_clone_beside_cold_boot(
             guest = guest_factory("cold", memory=128)
             boot = guest.timeline.seconds("ready")
             note("cold boot to ready", boot)
-            note("private memory, booted", private_mib(host, guest))
+            note("private memory, booted", private_mib(virt_host, guest))
             record_sample("boot.ready", boot, "s", "lower", boot=number)
             guest.stop()
             for batch in range(CLONES):
@@ -76,7 +76,7 @@ def test_clone_beside_cold_boot(
                 for name in ("restored", "adopted", "ready"):
                     note(f"clone to {name}", seconds[name])
                 note("clone's page faults", clone.statistics().get("pf_taken", 0))
-                note("private memory, clone", private_mib(host, clone))
+                note("private memory, clone", private_mib(virt_host, clone))
                 ratios.append(seconds["ready"] / boot)
                 record_sample(
                     "clone.ready", seconds["ready"], "s", "lower", boot=number, batch=batch

@@ -79,9 +79,9 @@ def side(factory: GuestFactory, tool: str) -> Iterator[Side]:
 
 
 @pytest.fixture(scope="module")
-def tool(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
+def tool(virt_host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
     """hv-rr, on the host."""
-    return network.place_tool(host, tmp_path_factory.mktemp("tool"))
+    return network.place_tool(virt_host, tmp_path_factory.mktemp("tool"))
 
 
 def test_network_beside_qemu(

@@ -20,7 +20,7 @@ from reports import series, session, text
 from reports.page import Cell, KeyFigure, Section, Table, failures, numbered, ordered, whole, words
 from reports.render import Page, html, raw, write
 
-_PROFILE = re.compile(r"--profile[= ](\w+)")
+_PROFILE = re.compile(r"--virt-profile[= ](\w+)")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _outcomes(one: Entry) -> str:
 def listed(store: Path, out: Path, entries: Sequence[Entry]) -> Section:
     section = Section("runs", "Runs")
     if not entries:
-        section.missing = f"{store.name} holds no runs: run a suite with --results first."
+        section.missing = f"{store.name} holds no runs: run a suite with --virt-results first."
         return section
     head = numbered(
         *("Run", "Began", "Hypervisor", "Host", "Backend", "Profile", "Commit", "Outcomes"),

@@ -64,7 +64,7 @@ def start_container(config: ContainerConfig, channel: Channel) -> Program:
     if os.geteuid():
         raise ConfigError(
             "a native guest is a container with mounts of its own, which only root may make",
-            "run as root, or take --host=emulated",
+            "run as root, or take --virt-host=emulated",
         )
     told, tell = os.pipe()
 

@@ -11,7 +11,7 @@ from harness.commands.common import OK, REGRESSED, Commands, parser
 from harness.errors import HarnessError
 from harness.urls import is_url
 
-DEFAULT = [sys.executable, "-m", "pytest", "suites", "--results={results}"]
+DEFAULT = [sys.executable, "-m", "pytest", "suites", "--virt-results={results}"]
 
 
 def add(commands: Commands) -> None:
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
         default=DEFAULT,
         metavar="WORD",
         help="what measures a checkout, from there; it leaves one run in {results} "
-        "(default: python -m pytest suites --results={results}); comes last",
+        "(default: python -m pytest suites --virt-results={results}); comes last",
     )
     one.set_defaults(run=_bisect)
 

@@ -51,7 +51,7 @@ def select_host(
         if not verdict.usable:
             raise HostError(
                 f"this machine's KVM cannot be used: {verdict.cause}",
-                hint=f"{verdict.hint}; or use --host=emulated",
+                hint=f"{verdict.hint}; or use --virt-host=emulated",
                 stage="host",
             )
         return LocalHost("asked for")

@@ -36,14 +36,14 @@ class NativeHypervisor(SupervisedHypervisor):
             raise HostError(
                 f"{host.name} lets us make no container: {said}",
                 hint="it needs root, the programs unshare and ip, and the module veth; "
-                "or take --host=emulated",
+                "or take --virt-host=emulated",
                 stage="host",
             )
         if host.run(["grep", "-qw", "cpuset", _CONTROLLERS], check=False).status:
             raise HostError(
                 f"{host.name} has no controller cpuset in cgroup v2, by which a container gets its "
                 "share of the CPUs",
-                hint="boot it with cgroup v2 alone, or take --host=emulated",
+                hint="boot it with cgroup v2 alone, or take --virt-host=emulated",
                 stage="host",
             )
         super().__init__(host, progress)

@@ -1,4 +1,4 @@
-"""Each of kvm-unit-tests' tests as a pytest item: --kvm-unit-tests=DIR."""
+"""Each of kvm-unit-tests' tests as a pytest item: --virt-kvm-unit-tests=DIR."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plugin:
         self.files = [listed] if listed else sorted(self.folder.glob("*.flat"))
         if not self.files:
             raise pytest.UsageError(
-                f"--kvm-unit-tests={folder}: there is neither a {catalogue.LIST} nor a .flat file; "
+                f"--virt-kvm-unit-tests={folder}: there is neither a {catalogue.LIST} nor a .flat file; "
                 "name the folder that kvm-unit-tests were built in"
             )
         if config.args_source is not pytest.Config.ArgsSource.ARGS:

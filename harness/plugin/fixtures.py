@@ -78,13 +78,13 @@ def hypervisor(harness_session: Session, request: pytest.FixtureRequest) -> Hype
 
 
 @pytest.fixture(scope="session")
-def profile(harness_session: Session) -> str:
-    """How much a suite is to measure, "short" or "full": the option --profile."""
+def virt_profile(harness_session: Session) -> str:
+    """How much a suite is to measure, "short" or "full": the option --virt-profile."""
     return harness_session.settings.profile
 
 
 @pytest.fixture(scope="session")
-def host(hypervisor: Hypervisor) -> Host:
+def virt_host(hypervisor: Hypervisor) -> Host:
     """The machine that the hypervisor runs on."""
     return hypervisor.host
 

@@ -1,4 +1,4 @@
-"""`--baseline` and `--gate`: a session's own run against an earlier one, at the session's end."""
+"""`--virt-baseline` and `--virt-gate`: a session's own run against an earlier one, at the session's end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.results.store import runs
 MOST = 10  # figures that are told one by one
 NO_POWER = (
     "too few boots for so many figures: one that regressed alone could not be shown (take "
-    "--profile=full, or fewer tests)"
+    "--virt-profile=full, or fewer tests)"
 )
 
 

@@ -29,13 +29,11 @@ MARKERS = (
     '("KVM_CAP_IRQFD", or "IRQFD")',
     "payload(mode=, memory=, vcpus=, ...): how the test's payload guests are made; every test with "
     "the fixture payload has it",
-    "baseline: the test measures what has a native figure, too: it also runs in native guests "
+    "compare_native: the test measures what has a native figure, too: it also runs in native guests "
     "(containers of the guest image on the host's kernel), so that the overhead is known",
-    "machine: the test needs a virtual machine; it does not run in native guests",
-    "runs_on(name, ...): the test is for these hypervisors alone",
+    "requires_vm: the test needs a virtual machine; it does not run in native guests",
+    "only_hypervisors(name, ...): the test is for these hypervisors alone",
     "exclusive_host: no other test with guests runs on the host meanwhile",
-    "slow: takes more than some seconds (deselect with -m 'not slow')",
-    "emulated: needs the emulated host (deselect with -m 'not emulated')",
 )
 LOCK = pytest.StashKey[HostLock]()
 LEFT = pytest.StashKey[TimeLeft]()
@@ -101,7 +99,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     targets = state.settings.targets
     labels = [label for label, name in targets.items() if not _not_for(test, name)] or list(targets)
-    if BASELINE not in targets and test.get_closest_marker("baseline"):
+    if BASELINE not in targets and test.get_closest_marker("compare_native"):
         labels.append(BASELINE)
         state.wants_baseline = True
     if len(targets) > 1 or len(labels) > 1:
@@ -118,9 +116,9 @@ def _chooses_itself(test: pytest.Item) -> bool:
 
 def _not_for(test: pytest.Item, name: str) -> str:
     """Why a test does not run on a hypervisor; "" if it does."""
-    if name == BASELINE and test.get_closest_marker("machine"):
+    if name == BASELINE and test.get_closest_marker("requires_vm"):
         return "needs a virtual machine, which a native guest is not"
-    marker = test.get_closest_marker("runs_on")
+    marker = test.get_closest_marker("only_hypervisors")
     if marker and name not in (*marker.args, "auto"):
         return f"is for {', '.join(marker.args)}, not for {name}"
     return ""
@@ -206,8 +204,8 @@ def _choose_baseline(state: Session) -> None:
         state.choose_baseline()
     except HarnessError as error:
         if state.worker is None:
-            raise pytest.UsageError(f"--baseline: {error}") from error
-        state.forbidden = f"--baseline: {error}"
+            raise pytest.UsageError(f"--virt-baseline: {error}") from error
+        state.forbidden = f"--virt-baseline: {error}"
 
 
 # -- one test ------------------------------------------------------------------------------------
@@ -368,7 +366,7 @@ def _gate_closed(state: Session) -> bool:
     if state.settings.gate != "fail" or state.worker is not None or state.config.option.collectonly:
         return False
     if not any(made["compared"] for made in state.outputs):
-        state.notes.append("--gate=fail: nothing was compared, no test measured anything")
+        state.notes.append("--virt-gate=fail: nothing was compared, no test measured anything")
         return True
     return any(made["regressed"] or not made["has_power"] for made in state.outputs)
 

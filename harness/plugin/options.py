@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -59,6 +59,7 @@ class Option:
     help: str
     read: Callable[[str], Any] = str
     many: bool = False
+    is_switch: bool = False  # takes no value
 
     @property
     def ini(self) -> str:
@@ -81,7 +82,7 @@ OPTIONS = (
         many=True,
     ),
     Option(
-        "--host",
+        "--virt-host",
         "auto",
         "NAME",
         "where: auto (this machine's KVM, else the emulated host), local, emulated, "
@@ -144,20 +145,20 @@ OPTIONS = (
         "keep every guest's console here (default: those of failed tests, with the results)",
     ),
     Option(
-        "--kvm-unit-tests",
+        "--virt-kvm-unit-tests",
         "",
         "DIR",
         "run the kvm-unit-tests that were built there (its unittests.cfg, else every .flat file)",
     ),
     Option(
-        "--profile",
+        "--virt-profile",
         "short",
         "{short,full}",
         "how much the suites measure: short (minutes), full (hours) (default: short)",
         _one_of(PROFILES),
     ),
     Option(
-        "--order-seed",
+        "--virt-order-seed",
         "",
         "N",
         "which of several hypervisors comes first in a turn is drawn by this seed (default: they "
@@ -165,21 +166,21 @@ OPTIONS = (
         _seed,
     ),
     Option(
-        "--results",
+        "--virt-results",
         "results",
         "DIR",
         "where samples and reports go: a directory, or a URL that fsspec understands (sftp://, "
         "s3://, ...), of which this machine has a mirror (default: results)",
     ),
     Option(
-        "--baseline",
+        "--virt-baseline",
         "",
         "RUN",
         "compare with this run of the results at the end: its name, a date, a commit, what git "
         "knows a commit by, or latest (the newest that is there now)",
     ),
     Option(
-        "--gate",
+        "--virt-gate",
         "report",
         "{off,report,fail}",
         "what a figure that regressed against the baseline does: nothing, a line, or a failed "
@@ -190,8 +191,9 @@ OPTIONS = (
         "--virt-report",
         "",
         "FILE",
-        "where the HTML report goes, or no for none (default: with the results)",
+        "where the HTML report goes (default: with the results)",
     ),
+    Option("--virt-no-report", "", "", "write no HTML report", is_switch=True),
 )
 _BY_INI = {option.ini: option for option in OPTIONS}
 
@@ -256,6 +258,11 @@ def add(parser: pytest.Parser) -> None:
     """All options into one group, all twins into the ini file."""
     group = parser.getgroup("harness", "hypervisors and guests (pytest-hypervisor)")
     for option in OPTIONS:
+        help_of_ini = f"{option.help}; same as {option.flag}"
+        if option.is_switch:
+            group.addoption(option.flag, dest=option.dest, action="store_true", help=option.help)
+            parser.addini(option.ini, help_of_ini, type="bool", default=False)
+            continue
         group.addoption(
             option.flag,
             dest=option.dest,
@@ -264,7 +271,8 @@ def add(parser: pytest.Parser) -> None:
             help=option.help,
             action="append" if option.many else "store",
         )
-        parser.addini(option.ini, f"{option.help}; same as {option.flag}", default=None)
+        kind: Literal["args", "string"] = "args" if option.many else "string"
+        parser.addini(option.ini, help_of_ini, type=kind, default=None)
 
 
 def settings(config: pytest.Config) -> Settings:
@@ -275,13 +283,13 @@ def settings(config: pytest.Config) -> Settings:
             f"--hypervisor={' --hypervisor='.join(hypervisors)}: auto chooses one by itself; name "
             "those that are to be compared"
         )
-    baseline, gate = _value(config, "baseline"), _value(config, "gate")
+    baseline, gate = _value(config, "virt_baseline"), _value(config, "virt_gate")
     if gate == "fail" and not baseline:
-        raise pytest.UsageError("--gate=fail: against what? Name a run with --baseline=RUN")
-    report, remote = _value(config, "virt_report"), _remote(config)
+        raise pytest.UsageError("--virt-gate=fail requires --virt-baseline=RUN")
+    remote = _remote(config)
     return Settings(
         hypervisors=hypervisors,
-        host=_value(config, "host"),
+        host=_value(config, "virt_host"),
         image=_path(config, "guest_image"),
         kernel=_path(config, "guest_kernel"),
         boot=_value(config, "guest_boot"),
@@ -295,15 +303,16 @@ def settings(config: pytest.Config) -> Settings:
         artifacts=_path(config, "guest_artifacts"),
         results=remote.mirror
         if remote
-        else _path(config, "results") or config.rootpath / "results",
+        else _path(config, "virt_results") or config.rootpath / "results",
         remote=remote,
-        kvm_unit_tests=_path(config, "kvm_unit_tests"),
+        kvm_unit_tests=_path(config, "virt_kvm_unit_tests"),
         baseline="" if gate == "off" else baseline,
         gate=gate,
-        profile=_value(config, "profile"),
-        order_seed=_value(config, "order_seed"),
-        report=None if report == "no" else _path(config, "virt_report"),
-        no_report=report == "no",
+        profile=_value(config, "virt_profile"),
+        order_seed=_value(config, "virt_order_seed"),
+        report=_path(config, "virt_report"),
+        no_report=bool(config.getoption(_BY_INI["virt_no_report"].dest))
+        or config.getini("virt_no_report"),
     )
 
 
@@ -327,8 +336,8 @@ def _value(config: pytest.Config, ini: str) -> Any:
 
 
 def _remote(config: pytest.Config) -> Remote | None:
-    """The store that --results names, if that is a URL."""
-    url = str(_value(config, "results"))
+    """The store that --virt-results names, if that is a URL."""
+    url = str(_value(config, "virt_results"))
     if not is_url(url):
         return None
     from harness.results.remote import Remote  # noqa: PLC0415 - heavy: only for who names a URL
@@ -336,7 +345,7 @@ def _remote(config: pytest.Config) -> Remote | None:
     try:
         return Remote(url)
     except ResultError as error:
-        raise pytest.UsageError(f"--results: {error}") from error
+        raise pytest.UsageError(f"--virt-results: {error}") from error
 
 
 def _path(config: pytest.Config, ini: str) -> Path | None:

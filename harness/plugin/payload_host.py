@@ -81,7 +81,7 @@ class Payloads:
         settings = self._session.settings
         if not isinstance(self.unusable, HostError) or not settings.explicit:
             return None
-        return f"--hypervisor={settings.hypervisor} --host={settings.host}: {self.unusable}"
+        return f"--hypervisor={settings.hypervisor} --virt-host={settings.host}: {self.unusable}"
 
     def factory(
         self, hypervisor: RunsPayloads, label: str, arguments: dict[str, Any]

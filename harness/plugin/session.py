@@ -284,7 +284,7 @@ class Session:
             return self.forbidden
         if self.unusable is None or not self.settings.explicit:
             return None
-        return f"--hypervisor={self.settings.hypervisor} --host={self.settings.host}: " + str(
+        return f"--hypervisor={self.settings.hypervisor} --virt-host={self.settings.host}: " + str(
             self.unusable
         )
 

@@ -1,4 +1,4 @@
-"""Stores elsewhere: `--results=URL`, for every URL that fsspec understands.
+"""Stores elsewhere: `--virt-results=URL`, for every URL that fsspec understands.
 
 A session works on a mirror of the store, a local directory of the user's; spools and pages stay
 there. What lasts (run files, acknowledgements) is immutable, so that keeping mirror and store alike

@@ -141,7 +141,9 @@ def query(directory: Path, sql: str, problems: list[str] | None = None) -> pd.Da
     """
     files = runs(directory)
     if not files:
-        raise ResultError(f"{directory} holds no runs", hint="Run a suite with --results first.")
+        raise ResultError(
+            f"{directory} holds no runs", hint="Run a suite with --virt-results first."
+        )
     return _ask(files, sql, problems)
 
 
@@ -317,6 +319,6 @@ def _find(directory: Path, run: str | None) -> Path:
     if not found:
         raise ResultError(
             f"{directory} holds no run" + (f" {run}" if run else "s"),
-            hint="Run a suite with --results first, or name another run.",
+            hint="Run a suite with --virt-results first, or name another run.",
         )
     return found[-1]

@@ -82,7 +82,7 @@ def track(store: Path, nights: int = NIGHTS) -> Track:
     """
     files, notes = usable(runs(store))
     if not files:
-        raise ResultError(f"{store} holds no runs", hint="Run a suite with --results first.")
+        raise ResultError(f"{store} holds no runs", hint="Run a suite with --virt-results first.")
     about = {path: facts_of(path) for path in files}
     clean = [path for path in files if not about[path].get("commit", "").endswith("-dirty")]
     if clean and len(clean) < len(files):

@@ -18,7 +18,7 @@ CLOCKS_AGREE_WITHIN = {False: 0.02, True: 0.25}
 
 
 def test_timeline(
-    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
+    guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample, boot: int
 ) -> None:
     """Create to kernel, init, sshd and ready: one sample a stage and boot."""
     guest = guest_factory("boot")
@@ -28,7 +28,7 @@ def test_timeline(
     # a second way to the same figure: init to sshd by the guest's own boot clock
     clock = guest.timeline.guest_clock
     inside = (clock["sshd"] - clock["init"]) / 1e9
-    within = CLOCKS_AGREE_WITHIN[host.emulated]
+    within = CLOCKS_AGREE_WITHIN[virt_host.emulated]
     assert seconds["sshd"] - seconds["init"] == pytest.approx(inside, abs=within)
     if boot == 0 and guest_factory.hypervisor.name != BASELINE:
         runs_on_kvm(guest)

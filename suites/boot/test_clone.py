@@ -10,13 +10,13 @@ from harness.guest.factory import GuestFactory, ready
 from harness.guest.timeline import CLONE_STAGES
 from harness.plugin.fixtures import RecordSample
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.requires_vm
 CLONES = 4  # of one origin
 MEMORY = 128  # MiB
 AT_ONCE = 3
 
 
-@pytest.mark.runs_on("kvm")
+@pytest.mark.only_hypervisors("kvm")
 def test_clone(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
     """Create to restored, adopted (its identity is its own) and ready: of the first clone of a
     snapshot, and of those that know by it what they will write."""

@@ -16,7 +16,7 @@ from suites import bare
 from suites.hypercall import exits
 from suites.hypercall.exits import BATCHES, Case
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.requires_vm
 BOOTS = exits.BOOTS
 START = Case("control", 1_000, 1_000)
 CONTROL = Case("control", 2_000_000, 10_000_000)
@@ -32,12 +32,12 @@ EVENTFD = Case("mmio_eventfd", 200)
 
 @pytest.mark.usefixtures("hypervisor")
 def test_exit_costs(
-    payload: PayloadFactory, program: Path, host: Host, record_sample: RecordSample, boot: int
+    payload: PayloadFactory, program: Path, virt_host: Host, record_sample: RecordSample, boot: int
 ) -> None:
     """A boot here is a machine for each case: one cluster of samples."""
 
     def run(case: Case) -> bare.Ran:
-        return bare.run(payload, program, case.name, case.ops_on(host), BATCHES)
+        return bare.run(payload, program, case.name, case.ops_on(virt_host), BATCHES)
 
     cases = (*CASES, EVENTFD) if bare.serves_eventfds(payload) else CASES
     exits.record(record_sample, run(START), map(run, cases), ring=0, boot=boot)

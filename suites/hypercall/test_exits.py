@@ -24,9 +24,9 @@ CASES = (
 )
 
 
-@pytest.mark.machine
+@pytest.mark.requires_vm
 def test_exit_costs(
-    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
+    guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample, boot: int
 ) -> None:
     """Every case in a fresh guest: a boot is one cluster of samples."""
     guest = guest_factory("exits", exit_limit=0)  # a storm is what is measured here
@@ -34,6 +34,6 @@ def test_exit_costs(
     def run(case: Case, ops: int) -> Timed:
         return time(guest, "hv-exits", case.name, ops, BATCHES)
 
-    counted = (run(case, case.ops_on(host)) for case in CASES)
+    counted = (run(case, case.ops_on(virt_host)) for case in CASES)
     exits.record(record_sample, run(CONTROL, 1_000), counted, ring=3, boot=boot)
     guest.stop()

@@ -11,7 +11,7 @@ from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 from suites import bare
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.requires_vm
 BOOTS = {"short": 5, "full": 12}
 OPS, EMULATED_OPS = 2_000, 50
 
@@ -29,7 +29,7 @@ OPS, EMULATED_OPS = 2_000, 50
 def test_interrupt(
     payload: PayloadFactory,
     program: Path,
-    host: Host,
+    virt_host: Host,
     record_sample: RecordSample,
     boot: int,
     case: str,
@@ -39,11 +39,11 @@ def test_interrupt(
     timer_latency: by how much the handler is later than the deadline that was set. irqfd: from a
     write that KVM hands to an eventfd until the handler that this eventfd interrupts for, as
     virtio's kicks and answers are when their devices are in the kernel."""
-    if host.facts.cpus < vcpus:
-        pytest.skip(f"needs a host of {vcpus} CPUs, this has {host.facts.cpus}")
+    if virt_host.facts.cpus < vcpus:
+        pytest.skip(f"needs a host of {vcpus} CPUs, this has {virt_host.facts.cpus}")
     if case in bare.EVENTFDS and not bare.serves_eventfds(payload):
         pytest.skip("this hypervisor gives payloads no eventfds")
-    ops = EMULATED_OPS if host.emulated else OPS
+    ops = EMULATED_OPS if virt_host.emulated else OPS
     metric = f"interrupts.{case}"
     bare.record_interrupts(
         record_sample, metric, payload, program, case, ops, boot=boot, vcpus=vcpus

@@ -9,7 +9,7 @@ from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 from suites.tool import record, start, time
 
-pytestmark = pytest.mark.baseline
+pytestmark = pytest.mark.compare_native
 SLEEPS, BATCHES = 1000, 10  # sleeps of 1 ms each; batches of what is not a sleep
 TRIPS = 20_000
 
@@ -28,12 +28,12 @@ def test_timer(guest_factory: GuestFactory, record_sample: RecordSample, boot: i
 
 
 def test_wake(
-    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
+    guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample, boot: int
 ) -> None:
     """A byte to a process that sleeps on another CPU and back: two interrupts between CPUs."""
-    if host.facts.cpus < 2:
-        pytest.skip(f"needs a host of 2 CPUs, this has {host.facts.cpus}")
-    if host.emulated:
+    if virt_host.facts.cpus < 2:
+        pytest.skip(f"needs a host of 2 CPUs, this has {virt_host.facts.cpus}")
+    if virt_host.emulated:
         pytest.skip("a second vCPU on software CPUs is not measured: QEMU may hang")
     guest = guest_factory("wake", vcpus=2)
     its_own = start(guest, "hv-ops", "wake")

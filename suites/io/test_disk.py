@@ -16,7 +16,7 @@ from harness.plugin.fixtures import RecordSample
 from suites.cost import Cost
 from suites.io.fio import FULL, SHORT, figures
 
-pytestmark = pytest.mark.baseline
+pytestmark = pytest.mark.compare_native
 JOBS = {"short": SHORT, "full": FULL}
 SERIAL = "scratch"
 
@@ -32,21 +32,21 @@ def files() -> Iterator[dict[Host, str]]:
 
 
 @pytest.fixture(scope="module")
-def backing_file(host: Host, files: dict[Host, str]) -> str:
+def backing_file(virt_host: Host, files: dict[Host, str]) -> str:
     """A file of random bytes on the host's disk: every guest's disk in turn."""
-    if host in files:
-        return files[host]
-    path = str(PurePosixPath(host.scratch()) / "io-disk")
+    if virt_host in files:
+        return files[virt_host]
+    path = str(PurePosixPath(virt_host.scratch()) / "io-disk")
     megabytes = ["bs=1M", f"count={SHORT[0].size}", "status=none", "conv=fsync"]
-    host.run(["dd", "if=/dev/urandom", f"of={path}", *megabytes], timeout=120)
-    files[host] = path
+    virt_host.run(["dd", "if=/dev/urandom", f"of={path}", *megabytes], timeout=120)
+    files[virt_host] = path
     return path
 
 
 @pytest.fixture(scope="module")
-def backend(host: Host) -> str:
+def backend(virt_host: Host) -> str:
     """Who serves every machine's disk: by default QEMU would do it by itself, by threads."""
-    found = host.run(["sh", "-c", "command -v qemu-storage-daemon"], check=False).status == 0
+    found = virt_host.run(["sh", "-c", "command -v qemu-storage-daemon"], check=False).status == 0
     return "vhost-user" if found else "process"
 
 
@@ -55,7 +55,7 @@ def test_disk(
     record_sample: RecordSample,
     backing_file: str,
     backend: str,
-    profile: str,
+    virt_profile: str,
     boot: int,
 ) -> None:
     """All jobs of the profile in a fresh guest, with what each request costs the host."""
@@ -64,9 +64,9 @@ def test_disk(
     device = f"/dev/disk/by-serial/{SERIAL}"
     for _ in range(2):  # the first one reads fio itself from the disk
         start = Cost(guest)
-        guest.ssh.run(JOBS[profile][0].start(device), timeout=60)
+        guest.ssh.run(JOBS[virt_profile][0].start(device), timeout=60)
         its_own = start.spent()
-    for job in JOBS[profile]:
+    for job in JOBS[virt_profile]:
         parameters: dict[str, str | int] = {
             "rw": job.rw,
             "bs": job.bs,

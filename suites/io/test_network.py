@@ -13,22 +13,22 @@ from harness.plugin.fixtures import RecordSample
 from suites.cost import Cost, Spent
 from suites.io import network
 
-pytestmark = pytest.mark.baseline
+pytestmark = pytest.mark.compare_native
 # of a stream, and of packets and round trips, which need no time to get up to speed
 SECONDS = {"short": (2, 1), "full": (30, 30)}
 
 
 @pytest.fixture(scope="module")
-def tool(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
+def tool(virt_host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
     """hv-rr, on the host."""
-    return network.place_tool(host, tmp_path_factory.mktemp("tool"))
+    return network.place_tool(virt_host, tmp_path_factory.mktemp("tool"))
 
 
 def test_network(
     guest_factory: GuestFactory,
     tool: str,
     record_sample: RecordSample,
-    profile: str,
+    virt_profile: str,
     boot: int,
 ) -> None:
     """A fresh guest, whose other end is on the host, and then a guest on the same bridge."""
@@ -38,7 +38,7 @@ def test_network(
         for one in (guest, other):
             one.stop()
         pytest.skip(f"guests have no network here: {guest.facts.get('no_network', '')}")
-    measured = Measured(guest, *SECONDS[profile], record_sample, boot)
+    measured = Measured(guest, *SECONDS[virt_profile], record_sample, boot)
     with network.serving(guest):
         measured.with_the_host(tool)
         measured.with_another(other)

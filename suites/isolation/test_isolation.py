@@ -27,7 +27,7 @@ from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
 from suites.cpus import can_confine, confine
 
-pytestmark = pytest.mark.runs_on("kvm")
+pytestmark = pytest.mark.only_hypervisors("kvm")
 WITHIN = 1.0  # seconds from the guest's last line to the end: what this hypervisor promises
 SLACK = 3.0  # more where the host itself is a guest of a busy machine
 BEFORE = 1.0  # seconds that the neighbour is measured alone
@@ -139,13 +139,13 @@ def ours(hypervisor: Hypervisor) -> None:
 
 
 @pytest.fixture(scope="module")
-def spare(host: Host) -> Iterator[Disk]:
+def spare(virt_host: Host) -> Iterator[Disk]:
     """A small disk that nobody needs."""
-    path = str(PurePosixPath(host.scratch()) / "isolation-disk")
+    path = str(PurePosixPath(virt_host.scratch()) / "isolation-disk")
     size = ["bs=4k", f"count={BLOCKS}", "status=none"]
-    host.run(["dd", "if=/dev/urandom", f"of={path}", *size])
+    virt_host.run(["dd", "if=/dev/urandom", f"of={path}", *size])
     yield Disk(path, SERIAL)
-    host.run(["rm", "-f", path])
+    virt_host.run(["rm", "-f", path])
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_it_ends_and_its_neighbour_goes_on(
 def test_what_does_not_end_harms_nobody_else(
     guest_factory: GuestFactory,
     neighbour: Neighbour,
-    host: Host,
+    virt_host: Host,
     record_sample: RecordSample,
     name: str,
 ) -> None:
@@ -217,9 +217,9 @@ def test_what_does_not_end_harms_nobody_else(
     with contextlib.ExitStack() as shared:
         if all(map(can_confine, (neighbour.guest, hostile))):
             about["cpus"] = 1
-            shared.callback(confine, neighbour.guest, host.facts.cpu_numbers)
+            shared.callback(confine, neighbour.guest, virt_host.facts.cpu_numbers)
             for one in (neighbour.guest, hostile):
-                confine(one, host.facts.cpu_numbers[-1:])
+                confine(one, virt_host.facts.cpu_numbers[-1:])
         alone = neighbour.alone()
         hostile.ssh.popen(ENDLESS[name])
         with neighbour.beside(partial(record, record_sample, about, alone)):
@@ -229,7 +229,7 @@ def test_what_does_not_end_harms_nobody_else(
 
 
 def test_a_vmm_that_is_killed(
-    guest_factory: GuestFactory, neighbour: Neighbour, host: Host, record_sample: RecordSample
+    guest_factory: GuestFactory, neighbour: Neighbour, virt_host: Host, record_sample: RecordSample
 ) -> None:
     hostile = guest_factory("killed", memory=MEMORY)
     alone = neighbour.alone()
@@ -237,7 +237,7 @@ def test_a_vmm_that_is_killed(
     keep = partial(record, record_sample, {"case": "killed"}, alone)
     with neighbour.beside(keep), hostile.expect_end("killed"):
         argv = ["python3", "-I", "-S", "-c", killer, str(hostile.facts["pid"])]
-        killed = int(host.run(argv).stdout)
+        killed = int(virt_host.run(argv).stdout)
     assert hostile.end is not None
     seconds = (hostile.end.time_ns - killed) / 1e9
     record_sample("isolation.end", seconds, "s", "lower", {"case": "killed"})

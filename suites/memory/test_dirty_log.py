@@ -14,7 +14,7 @@ from harness.guest.guest import Guest
 from harness.plugin.fixtures import RecordSample
 from suites.tool import time
 
-pytestmark = pytest.mark.runs_on("kvm")
+pytestmark = pytest.mark.only_hypervisors("kvm")
 PAGES = 4096  # 16 MiB
 BATCHES = 5
 EXITS = 0.8  # a page, at least, where writes are noted: its kernel may have written some before

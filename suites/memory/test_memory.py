@@ -9,7 +9,7 @@ from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 from suites.tool import record, start, time
 
-pytestmark = pytest.mark.baseline
+pytestmark = pytest.mark.compare_native
 BATCHES = 10
 PAGES = 8192  # 32 MiB: in a guest that has just booted nobody has used so many
 CHASES = {"short": (1, 32), "full": (1, 4, 16, 32, 64, 96)}  # MiB
@@ -17,7 +17,11 @@ LOADS, EMULATED_LOADS = 2_000_000, 100_000
 
 
 def test_memory(
-    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, profile: str, boot: int
+    guest_factory: GuestFactory,
+    virt_host: Host,
+    record_sample: RecordSample,
+    virt_profile: str,
+    boot: int,
 ) -> None:
     """First touch of pages, cold (the host has no memory behind them yet) and warm (only the
     guest's kernel works); then dependent loads, one a page: what a load costs when its translation
@@ -30,8 +34,8 @@ def test_memory(
         record(record_sample, f"memory.fault.{name}", timed, "ns", boot)
         spent = timed.spent.beyond(its_own)
         spent.record(record_sample, f"memory.fault.{name}", timed.operations, boot=boot)
-    loads = EMULATED_LOADS if host.emulated else LOADS
-    for mib in CHASES[profile]:
+    loads = EMULATED_LOADS if virt_host.emulated else LOADS
+    for mib in CHASES[virt_profile]:
         timed = time(guest, "hv-ops", "chase", loads, BATCHES, "--mib", str(mib))
         record(record_sample, "memory.chase", timed, "ns", boot, {"mib": mib})
     guest.stop()

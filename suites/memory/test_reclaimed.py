@@ -12,7 +12,7 @@ from harness.guest.factory import GuestFactory, ready
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 
-pytestmark = pytest.mark.runs_on("kvm")
+pytestmark = pytest.mark.only_hypervisors("kvm")
 MEMORY = 192  # MiB
 TAKEN = 64  # MiB that the balloon takes
 GIVEN_BACK = 0.8  # of it, at least
@@ -49,34 +49,34 @@ def _read(host: Host, name: str) -> int:
 
 
 @pytest.fixture
-def merging(host: Host) -> Iterator[None]:
+def merging(virt_host: Host) -> Iterator[None]:
     """KSM at work: switched on where the host is ours alone, and back again."""
-    if host.run(["test", "-w", f"{KSM}/run"], check=False).status:
+    if virt_host.run(["test", "-w", f"{KSM}/run"], check=False).status:
         pytest.skip("the host's kernel has no KSM, or it is not ours to look at")
-    was = {name: _read(host, name) for name in ("run", "pages_to_scan")}
-    if not host.emulated and was["run"] != 1:
+    was = {name: _read(virt_host, name) for name in ("run", "pages_to_scan")}
+    if not virt_host.emulated and was["run"] != 1:
         pytest.skip(f"KSM is off, and this host's settings are not ours: echo 1 > {KSM}/run")
-    wanted = {"run": 1, "pages_to_scan": PAGES_A_SCAN} if host.emulated else {}
+    wanted = {"run": 1, "pages_to_scan": PAGES_A_SCAN} if virt_host.emulated else {}
     with contextlib.ExitStack() as undo:
         for name, value in wanted.items():
-            undo.callback(host.run, ["sh", "-c", f"echo {was[name]} > {KSM}/{name}"])
-            host.run(["sh", "-c", f"echo {value} > {KSM}/{name}"])
+            undo.callback(virt_host.run, ["sh", "-c", f"echo {was[name]} > {KSM}/{name}"])
+            virt_host.run(["sh", "-c", f"echo {value} > {KSM}/{name}"])
         yield
 
 
 @pytest.mark.usefixtures("merging")
 @pytest.mark.exclusive_host
-def test_ksm(guest_factory: GuestFactory, host: Host, record_sample: RecordSample) -> None:
+def test_ksm(guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample) -> None:
     """Two guests of one image that may share pages: how much of their memory KSM saves, once it
     finds little more."""
-    others = _read(host, "pages_sharing") * PAGE
+    others = _read(virt_host, "pages_sharing") * PAGE
     made = [guest_factory.launch(f"ksm-{name}", memory=MEMORY, mergeable=True) for name in "ab"]
     guests = list(map(ready, made))
     start, saved = time.monotonic(), -1
     while time.monotonic() - start < MERGED_WITHIN:
         time.sleep(3.0)
         # pages_sharing: how many more places there are than pages (admin-guide/mm/ksm)
-        before, saved = saved, _read(host, "pages_sharing") * PAGE - others
+        before, saved = saved, _read(virt_host, "pages_sharing") * PAGE - others
         if saved > 0 and saved - before < saved // 50:
             break
     assert saved > 0

@@ -23,19 +23,19 @@ TICKS = 100.0  # a second, of /proc/stat
 AGREE = 0.2  # of that time: the host's accounting has the VMM's own work and the SSH session's, too
 
 
-@pytest.mark.baseline
+@pytest.mark.compare_native
 def test_scheduler(
-    guest_factory: GuestFactory, host: Host, record_sample: RecordSample, boot: int
+    guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample, boot: int
 ) -> None:
     """What a guest does by itself; then it shares one CPU with another: both want all of it, and
     then one sleeps beside the other."""
     made = [guest_factory.launch(name) for name in ("one", "other")]
     one, other = map(ready, made)
-    within(one, host, record_sample, boot)
+    within(one, virt_host, record_sample, boot)
     for guest in (one, other):
         if not can_confine(guest):
             pytest.skip("the host gives guests no cgroup with cpuset, to share a CPU by")
-        confine(guest, host.facts.cpu_numbers[-1:])
+        confine(guest, virt_host.facts.cpu_numbers[-1:])
     if guest_factory.hypervisor.name != BASELINE:  # a container's /proc/stat is its host's
         steal((one, other), record_sample, boot)
     wakeup(one, other, record_sample, boot)

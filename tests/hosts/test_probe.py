@@ -130,7 +130,7 @@ class TestSelect:
         with pytest.raises(HostError, match="no KVM at all") as caught:
             select_host("local", print, probe=lambda: self.bad)
         assert "buy one" in caught.value.hint
-        assert "--host=emulated" in caught.value.hint
+        assert "--virt-host=emulated" in caught.value.hint
 
     def test_local_with_kvm(self) -> None:
         assert select_host("local", print, probe=lambda: Verdict("vmx")).name == "local"

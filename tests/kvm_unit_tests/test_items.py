@@ -1,4 +1,4 @@
-"""pytest sessions with --kvm-unit-tests, on kernels of our own to that interface."""
+"""pytest sessions with --virt-kvm-unit-tests, on kernels of our own to that interface."""
 
 from __future__ import annotations
 
@@ -113,16 +113,16 @@ def built(kvm_device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """`session(folder, *arguments)`: pytest with --kvm-unit-tests=folder, in this process."""
+    """`session(folder, *arguments)`: pytest with --virt-kvm-unit-tests=folder, in this process."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(pytester.path / "run"))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     monkeypatch.delenv("KVM_UNIT_TESTS_ENV", raising=False)
     monkeypatch.setenv("CI", "true")
-    plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--host=auto"]
+    plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--virt-host=auto"]
     plain += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
 
     def go(folder: Path, *arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_inprocess(*plain, f"--kvm-unit-tests={folder}", *arguments)
+        return pytester.runpytest_inprocess(*plain, f"--virt-kvm-unit-tests={folder}", *arguments)
 
     return go
 
@@ -214,7 +214,7 @@ def test_other_tests_run_beside_them_when_named(
 
 
 def test_measured_cycles_are_kept(session: Session, built: Path, pytester: pytest.Pytester) -> None:
-    result = session(built, "-k", "long_mode", "--virt-report=no")
+    result = session(built, "-k", "long_mode", "--virt-no-report")
     result.assert_outcomes(passed=1, deselected=14)
     (path,) = (pytester.path / "results").rglob("*.parquet")
     _, samples = store.load(path)

@@ -19,7 +19,7 @@ def measured(level: float, boots: int = 8) -> str:
 
 def test_a_regression_fails_where_it_must(run: Run, pytester: pytest.Pytester) -> None:
     assert run(measured(10.0)).ret == 0
-    result = run(measured(12.0), "--baseline=latest", "--gate=fail")
+    result = run(measured(12.0), "--virt-baseline=latest", "--virt-gate=fail")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
@@ -36,7 +36,7 @@ def test_a_regression_fails_where_it_must(run: Run, pytester: pytest.Pytester) -
 
 def test_a_regression_is_told_where_it_is_only_to_be_told(run: Run) -> None:
     assert run(measured(10.0)).ret == 0
-    result = run(measured(12.0), "--baseline=latest", "--virt-report=no")
+    result = run(measured(12.0), "--virt-baseline=latest", "--virt-no-report")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["  regressed: a.work (processes) by 19.*"])
     assert "compare.html" not in result.stdout.str()
@@ -44,37 +44,41 @@ def test_a_regression_is_told_where_it_is_only_to_be_told(run: Run) -> None:
 
 def test_equals_pass(run: Run) -> None:
     assert run(measured(10.0)).ret == 0
-    result = run(measured(10.0), "--baseline=latest", "--gate=fail")
+    result = run(measured(10.0), "--virt-baseline=latest", "--virt-gate=fail")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["  against latest (*): 0 regressed, 0 improved, 0 *, 1 pass"])
 
 
 def test_off_is_off(run: Run) -> None:
-    result = run(measured(10.0), "--baseline=never-there", "--gate=off")
+    result = run(measured(10.0), "--virt-baseline=never-there", "--virt-gate=off")
     assert result.ret == 0
     assert "baseline" not in "\n".join(result.outlines[2:])
 
 
 def test_a_baseline_that_is_not_there(run: Run) -> None:
-    result = run(measured(10.0), "--baseline=latest")
+    result = run(measured(10.0), "--virt-baseline=latest")
     assert result.ret == USAGE
-    assert "--baseline: " in result.stderr.str()
+    assert "--virt-baseline: " in result.stderr.str()
     assert "there are no runs at all" in result.stderr.str()
 
 
 def test_nothing_in_common_fails_only_a_gate(run: Run) -> None:
     assert run(measured(10.0)).ret == 0
     other = measured(10.0).replace("a.work", "a.other")
-    told = run(other, "--baseline=latest")
+    told = run(other, "--virt-baseline=latest")
     assert told.ret == 0
     told.stdout.fnmatch_lines(["  comparison: *share no figure*"])
-    assert run(other, "--baseline=2026-01-01", "--gate=fail").ret == USAGE
-    gated = run(measured(10.0).replace("a.work", "a.third"), "--baseline=latest", "--gate=fail")
+    assert run(other, "--virt-baseline=2026-01-01", "--virt-gate=fail").ret == USAGE
+    gated = run(
+        measured(10.0).replace("a.work", "a.third"), "--virt-baseline=latest", "--virt-gate=fail"
+    )
     assert gated.ret == pytest.ExitCode.TESTS_FAILED
 
 
 def test_a_gate_that_saw_nothing_is_closed(run: Run) -> None:
     assert run(measured(10.0)).ret == 0
-    result = run("def test_it(guest): pass", "--baseline=latest", "--gate=fail")
+    result = run("def test_it(guest): pass", "--virt-baseline=latest", "--virt-gate=fail")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["  --gate=fail: nothing was compared, no test measured anything"])
+    result.stdout.fnmatch_lines(
+        ["  --virt-gate=fail: nothing was compared, no test measured anything"]
+    )

@@ -23,7 +23,7 @@ SOURCE = """
 @pytest.mark.parametrize("twice", [False, True])
 def test_guests_samples_are_like_the_hosts(run: Run, twice: bool) -> None:
     more = ["--hypervisor=processes"] if twice else []
-    result = run(SOURCE, "--virt-report=no", *more)
+    result = run(SOURCE, "--virt-no-report", *more)
     result.assert_outcomes(passed=1 + twice)
     _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     names = ["processes", "processes-2"] if twice else ["processes"]
@@ -53,7 +53,7 @@ def test_memory_that_hypervisors_keep_for_nobody_is_not_used(run: Run) -> None:
                 second.tick(0, {"memory.used": 900.0, "memory.retired": 200.0})
                 first.tick(0, {"memory.used": 900.0, "memory.retired": 100.0})
     """
-    result = run(source, "--virt-report=no", "--hypervisor=processes")
+    result = run(source, "--virt-no-report", "--hypervisor=processes")
     result.assert_outcomes(passed=2)
     _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert list(frame[frame.metric == "host.memory.used"].value) == [512, 600]

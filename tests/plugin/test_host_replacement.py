@@ -15,34 +15,34 @@ SOURCE = """
     seen = []
 
     @pytest.fixture(scope="module")
-    def kept(host):
-        seen.append(host)
-        yield host
-        assert host is seen[-1]
+    def kept(virt_host):
+        seen.append(virt_host)
+        yield virt_host
+        assert virt_host is seen[-1]
 
-    def test_wears_it(guest, host, kept, record_sample):
+    def test_wears_it(guest, virt_host, kept, record_sample):
         record_sample("boot.ready", 1.0, "s", boot=0)
-        host.needs_replacement = True  # what an emulated host says of itself
+        virt_host.needs_replacement = True  # what an emulated host says of itself
 
-    def test_has_another(guest, host, kept, hypervisor, record_sample):
+    def test_has_another(guest, virt_host, kept, hypervisor, record_sample):
         record_sample("boot.ready", 1.0, "s", boot=1)
-        assert host is kept is hypervisor.host is not seen[0]
+        assert virt_host is kept is hypervisor.host is not seen[0]
         assert len(seen) == 2
         assert guest.hypervisor is hypervisor
         guest.ssh.run(["true"])
         assert guest.name.split("-")[2] == "1", "names go on"
 
-    def test_waits_for_guests(shared_guest, host):
-        host.needs_replacement = True
+    def test_waits_for_guests(shared_guest, virt_host):
+        virt_host.needs_replacement = True
 
-    def test_still_waits(shared_guest, host):
-        assert host.needs_replacement
+    def test_still_waits(shared_guest, virt_host):
+        assert virt_host.needs_replacement
         shared_guest.ssh.run(["true"])
 """
 
 
 def test_between_two_tests(run: Run, pytester: pytest.Pytester) -> None:
-    result = run(SOURCE, "--virt-report=no")
+    result = run(SOURCE, "--virt-no-report")
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines("harness: the emulated host is worn: another one takes its place")
     _, frame = load(Path(result.outlines[-1].partition(": ")[2]))

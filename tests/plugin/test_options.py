@@ -67,10 +67,10 @@ def test_the_ini_file_sets_what_the_command_line_does_not(
         (["--guest-ssh=telnet"], "must be one of auto, vsock, network"),
         (["--guest-keep=some"], "must be one of no, failed, always"),
         (["--guest-boot=floppy"], "must be one of auto, pvh, linux64"),
-        (["--gate=maybe"], "must be one of off, report, fail"),
-        (["--results=nowhere://x"], "nowhere"),
-        (["--results=sftp://me:secret@host/x"], "password"),
-        (["--gate=fail"], "--gate=fail: against what? Name a run with --baseline=RUN"),
+        (["--virt-gate=maybe"], "must be one of off, report, fail"),
+        (["--virt-results=nowhere://x"], "nowhere"),
+        (["--virt-results=sftp://me:secret@host/x"], "password"),
+        (["--virt-gate=fail"], "--virt-gate=fail requires --virt-baseline=RUN"),
     ],
 )
 def test_values_that_cannot_be_are_usage_errors(run: Run, arguments: list[str], said: str) -> None:

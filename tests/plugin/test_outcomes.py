@@ -24,12 +24,12 @@ def test_a_guest_boots_runs_commands_and_is_gone(run: Run, pytester: pytest.Pyte
         """
         import pathlib
 
-        def test_it(guest, ssh, host, hypervisor, guest_factory):
+        def test_it(guest, ssh, virt_host, hypervisor, guest_factory):
             assert ssh.run(["echo", "a b"]).stdout == "a b\\n"
             assert ssh.run("exit 3", check=False).status == 3
             assert guest.timeline.seconds("ready") >= guest.timeline.seconds("sshd") >= 0
             assert guest.facts["memory"] == 256 and guest.facts["vmm"] == "sh"
-            assert hypervisor.host is host and host.name == "local"
+            assert hypervisor.host is virt_host and virt_host.name == "local"
             pathlib.Path("pid").write_text(str(guest.facts["pid"]))
         """
     )
@@ -74,7 +74,7 @@ def test_a_named_host_counts_as_named(
 ) -> None:
     entry_point(pytester.path, "kvm", "processes:ProcessHypervisor")
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
-    assert run(ONE_TEST, "--host=local", hypervisor="").ret == USAGE
+    assert run(ONE_TEST, "--virt-host=local", hypervisor="").ret == USAGE
 
 
 def test_an_unusable_hypervisor_troubles_only_tests_that_need_one(

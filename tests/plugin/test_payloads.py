@@ -44,7 +44,9 @@ def no_kvm(software_kvm: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kvm
-@pytest.mark.parametrize("host", [(), ("--host=local",), ("--host=local", "--hypervisor=kvm")])
+@pytest.mark.parametrize(
+    "host", [(), ("--virt-host=local",), ("--virt-host=local", "--hypervisor=kvm")]
+)
 @pytest.mark.usefixtures("software_kvm")
 def test_they_run_here_and_start_no_other_host(
     run: Run, monkeypatch: pytest.MonkeyPatch, host: tuple[str, ...]
@@ -73,7 +75,7 @@ def test_without_any_kvm_they_are_skipped_with_the_reason(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("no_kvm")
-@pytest.mark.parametrize("name", ["--host=local", "--host=emulated", "--hypervisor=kvm"])
+@pytest.mark.parametrize("name", ["--virt-host=local", "--virt-host=emulated", "--hypervisor=kvm"])
 def test_a_named_host_without_kvm_is_a_usage_error(run: Run, name: str) -> None:
     result = run(ONE_TEST, name, hypervisor="")
     assert result.ret == USAGE
@@ -91,7 +93,7 @@ def test_beside_guests_of_another_hypervisor_they_are_skipped(run: Run) -> None:
 @pytest.mark.usefixtures("software_kvm")
 def test_guests_on_a_kvm_for_payloads_only_are_a_usage_error_as_ever(run: Run) -> None:
     source = ONE_TEST + "    def test_guest(guest): pass\n"
-    result = run(source, "--host=local", hypervisor="")
+    result = run(source, "--virt-host=local", hypervisor="")
     assert result.ret == USAGE
     result.stderr.fnmatch_lines(["ERROR: *"])
 

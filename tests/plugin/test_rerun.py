@@ -46,7 +46,7 @@ SOURCE = """
 
 def test_once_more(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
-    result = run(SOURCE, "--virt-report=no", "--benchmark-json=benchmark.json")
+    result = run(SOURCE, "--virt-no-report", "--benchmark-json=benchmark.json")
     result.assert_outcomes(passed=2, failed=1)
     (theirs,) = json.loads((pytester.path / "benchmark.json").read_text())["benchmarks"]
     assert theirs["stats"]["data"] == [2.0], "of pytest-benchmark's rounds neither"

@@ -28,7 +28,7 @@ def last_lines(result: pytest.RunResult) -> dict[str, Path]:
 
 
 def test_samples_carry_how_they_came_about(run: Run, pytester: pytest.Pytester) -> None:
-    result = run(MEASURED, "--virt-report=no")
+    result = run(MEASURED, "--virt-no-report")
     result.assert_outcomes(passed=1, skipped=1)
     name, _, path = result.outlines[-1].partition(": ")
     assert name == "samples"
@@ -54,7 +54,7 @@ def test_samples_carry_how_they_came_about(run: Run, pytester: pytest.Pytester) 
 
 
 def test_the_last_lines_name_report_and_samples(run: Run, pytester: pytest.Pytester) -> None:
-    result = run(MEASURED, "--results=out", "--virt-report=pages/night.html")
+    result = run(MEASURED, "--virt-results=out", "--virt-report=pages/night.html")
     found = last_lines(result)
     assert found["report"] == pytester.path / "pages" / "night.html"
     assert "<html" in found["report"].read_text()
@@ -92,7 +92,7 @@ def test_a_store_that_cannot_be_written_is_a_setup_error(
     run: Run, pytester: pytest.Pytester
 ) -> None:
     (pytester.path / "file").write_text("")
-    result = run(MEASURED, "--results=file")
+    result = run(MEASURED, "--virt-results=file")
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(["*results cannot be written to *"])
 

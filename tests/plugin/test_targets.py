@@ -52,20 +52,21 @@ def test_each_test_runs_on_each_in_turn(run: Run) -> None:
 
 def test_a_seed_draws_the_order_and_draws_it_again(run: Run) -> None:
     found = {
-        seed: tuple(order(run(SOURCE, TWICE, "-v", f"--order-seed={seed}"))) for seed in (1, 2, 3)
+        seed: tuple(order(run(SOURCE, TWICE, "-v", f"--virt-order-seed={seed}")))
+        for seed in (1, 2, 3)
     }
-    assert found[1] == tuple(order(run(SOURCE, TWICE, "-v", "--order-seed=1")))
+    assert found[1] == tuple(order(run(SOURCE, TWICE, "-v", "--virt-order-seed=1")))
     assert len(set(found.values())) > 1
     # a test's twins stay beside each other
     bare = [name.partition("[")[0] for name in found[2]]
     assert bare == ["test_boots"] * 6 + ["test_shared"] * 2 + ["test_shared_again"] * 2 + [
         "test_no_guest"
     ]
-    assert run(SOURCE, "--order-seed=x").ret == pytest.ExitCode.USAGE_ERROR
+    assert run(SOURCE, "--virt-order-seed=x").ret == pytest.ExitCode.USAGE_ERROR
 
 
 def test_samples_say_on_which(run: Run) -> None:
-    result = run(SOURCE, TWICE, "--virt-report=no", "-k", "boots")
+    result = run(SOURCE, TWICE, "--virt-no-report", "-k", "boots")
     facts, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert facts["hypervisor"] == "processes, processes-2"
     booted = frame[frame.metric == "boot.ready"]
@@ -111,16 +112,16 @@ def test_auto_stands_alone(run: Run) -> None:
 MARKED = """
     import pytest
 
-    @pytest.mark.baseline
+    @pytest.mark.compare_native
     def test_measured(guest): pass
 
-    @pytest.mark.machine
+    @pytest.mark.requires_vm
     def test_machine(guest): pass
 
-    @pytest.mark.runs_on("kvm")
+    @pytest.mark.only_hypervisors("kvm")
     def test_of_kvm(guest): pass
 
-    @pytest.mark.runs_on("processes")
+    @pytest.mark.only_hypervisors("processes")
     def test_of_processes(guest): pass
 """
 
@@ -161,9 +162,9 @@ def test_what_cannot_be_is_skipped_with_its_reason(
 
 
 def test_a_profile_that_there_is_not(run: Run) -> None:
-    result = run(SOURCE, "--profile=long")
+    result = run(SOURCE, "--virt-profile=long")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines("*--profile: 'long': must be one of short, full*")
+    result.stderr.fnmatch_lines("*--virt-profile: 'long': must be one of short, full*")
 
 
 def test_parameters_given_by_name_are_no_trouble(run: Run) -> None:

@@ -140,10 +140,10 @@ def test_payloads_run_on_an_emulated_host_too(inner: Inner, emulated_host: Host)
     source = """
         from harness.guest.payload import assemble
 
-        def test_it(payload, host):
+        def test_it(payload, virt_host):
             guest = payload(assemble("1: incl 0x200000; jmp 1b"))
-            assert payload.hypervisor.host is host
+            assert payload.hypervisor.host is virt_host
             while guest.vm.memory[0x200000:0x200004] == bytes(4):
                 assert not guest.ended.is_set()
     """
-    inner(source, "--host=emulated").assert_outcomes(passed=1)
+    inner(source, "--virt-host=emulated").assert_outcomes(passed=1)

@@ -1,4 +1,4 @@
-"""--kvm-unit-tests on a KVM with hardware's rules: CPUs started by IPI, long mode, exits."""
+"""--virt-kvm-unit-tests on a KVM with hardware's rules: CPUs started by IPI, long mode, exits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_outcomes_are_those_of_the_exit_codes(inner: Inner, tmp_path: Path) -> N
         build(source, tmp_path / f"{name}.flat")
     # half a second is little for two emulations on top of each other
     (tmp_path / "unittests.cfg").write_text(LIST.replace("timeout = 0.5s", "timeout = 3s"))
-    result = inner("", f"--kvm-unit-tests={tmp_path}", "--host=emulated", "-rA")
+    result = inner("", f"--virt-kvm-unit-tests={tmp_path}", "--virt-host=emulated", "-rA")
     result.assert_outcomes(passed=5, failed=5, skipped=5)
     for name in ("passes", "told", "two_cpus", "long_mode", "checked_well"):
         result.stdout.fnmatch_lines([f"PASSED *unittests.cfg::{name}"])

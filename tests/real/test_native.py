@@ -140,7 +140,7 @@ def test_options_for_machines_are_not_for_the_baseline(inner: Inner) -> None:
     source = """
         import pytest
 
-        @pytest.mark.baseline
+        @pytest.mark.compare_native
         def test_it(guest, hypervisor):
             assert guest.ssh.run(["true"]).status == 0
     """

@@ -54,7 +54,11 @@ class Session:
             "CI": "true",
         }
         # a kernel that is named is unpacked into a temporary directory
-        named = ["--host=emulated", f"--guest-kernel={image.bzimage}", f"--guest-memory={MEMORY}"]
+        named = [
+            "--virt-host=emulated",
+            f"--guest-kernel={image.bzimage}",
+            f"--guest-memory={MEMORY}",
+        ]
         self.output = folder / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(

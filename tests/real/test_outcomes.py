@@ -36,18 +36,18 @@ def test_panics(shared_guest, ssh):
         stamps["failed"] = shared_guest.timeline.here()
         pathlib.Path("stamps").write_text(json.dumps(stamps))
 
-def test_its_vmm_is_killed(shared_guest, ssh, host):
+def test_its_vmm_is_killed(shared_guest, ssh, virt_host):
     assert ssh.run(["cat", "/proc/uptime"]).stdout  # a new guest, alive
     kill = ["kill", "-s", "KILL", str(shared_guest.facts["pid"])]
-    threading.Timer(0.5, host.run, [kill]).start()
+    threading.Timer(0.5, virt_host.run, [kill]).start()
     ssh.run(["sleep", "20"])
 
 def test_works_again(shared_guest, ssh):
     assert ssh is shared_guest.ssh
     ssh.run(["true"])
 
-def test_its_end_is_overlooked(shared_guest, host):
-    host.run(["kill", "-s", "KILL", str(shared_guest.facts["pid"])])
+def test_its_end_is_overlooked(shared_guest, virt_host):
+    virt_host.run(["kill", "-s", "KILL", str(shared_guest.facts["pid"])])
     assert shared_guest.ended.wait(10)
 
 def test_ssh_is_lost_for_good(shared_guest, ssh):
@@ -141,10 +141,10 @@ def test_a_named_local_host_that_cannot_is_a_usage_error(bare: Inner) -> None:
     if verdict.usable:
         pytest.skip("this machine's KVM runs guests")
     for hypervisor in ("kvm", "auto"):
-        result = bare(ONE_TEST, f"--hypervisor={hypervisor}", "--host=local")
+        result = bare(ONE_TEST, f"--hypervisor={hypervisor}", "--virt-host=local")
         assert result.ret == USAGE
         result.stderr.fnmatch_lines(
-            [f"ERROR: *--host=local: *{verdict.cause}", "hint: *; or use --host=emulated"]
+            [f"ERROR: *--virt-host=local: *{verdict.cause}", "hint: *; or use --virt-host=emulated"]
         )
 
 

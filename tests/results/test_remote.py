@@ -276,7 +276,7 @@ def test_a_session_sends_its_run(tmp_path: Path, writable: bool) -> None:
         store.parent.write_text("no folder")
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--hypervisor=processes"]
     done = subprocess.run(
-        [*argv, f"--results=file://{store}", "--virt-report=no"],
+        [*argv, f"--virt-results=file://{store}", "--virt-no-report"],
         cwd=project,
         env={
             **os.environ,
@@ -321,4 +321,4 @@ def test_no_password_is_told_again(url: str) -> None:
         Remote(url)
     for word in ("ab/cd", "pw@", "secret"):
         assert word not in str(caught.value)
-    assert without_passwords(f"--results={url}").count("***@") == 1
+    assert without_passwords(f"--virt-results={url}").count("***@") == 1
