@@ -37,7 +37,8 @@ _WORD = re.compile(r"[a-z]+=[!-~]{1,64}")
 class Restore:
     """What "restore" asks for. snapshot: its folder. config: fields of its configuration that are
     others in this clone (its disks' paths). identity: words for its init; empty for a guest that
-    takes none. prefault_pages: pages to copy before it runs (see prefault_pages), in the form of Memory.copy."""
+    takes none. prefault_pages: pages to copy before it runs, in the form of
+    Memory.copy."""
 
     snapshot: str
     config: dict[str, Any] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """Reaching into a machine by its control protocol: registers, memory, exits, devices, faults.
 
-Callbacks go the other way: {"event": "exit" or "access", "call": n, ...} asks whoever drives us, and
+Callbacks go the other way: {"event": "exit" or "access", "call": n, ...} asks the controller, and
 the operation "reply" answers. Meanwhile the vCPU waits, without the buses' lock and with its
 registers in reach: an answer may take its time and may ask for anything itself. There is no
 timeout (somebody may sit at a debugger), and none is needed: the end of the machine or of its

@@ -12,7 +12,7 @@ Protocol, JSON lines on standard input and output:
     -> {"id": 3, ..., "files": {"name": path}}           made and opened here, see control
     <- {"event": "exit"|"access", "guest", "call": n, ...}   answered by op "reply", see reach
     -> {"id": 4, "guest": "g", "op": "kill"}                                 SIGKILL to it
-    -> {"id": 4, "guest": "g", "op": "private_dirty_pages", "arguments": {"path": of a file}}   see private_pages.py
+    -> {"id": 4, "guest": "g", "op": "private_dirty_pages", "arguments": {"path": FILE}}
     -> {"id": 5, "op": "capabilities"}                                       of this host's KVM
     -> {"id": 6, "op": "ways"}                                        to reach guests (see _ways)
     -> {"id": 7, "op": "retire"}               memory of the guests that end from now (see retired)

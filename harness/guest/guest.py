@@ -144,8 +144,8 @@ class Guest(BaseGuest):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """See BaseGuest; of a clone, too. cloned_from: the guest that it is one of. prefault_pages: how many
-        pages it had of its own before it ran. prefault_blocker: why there was nothing to know of them."""
+        """See BaseGuest. A clone has more: cloned_from names its origin, prefault_pages is the
+        number of pages that were copied before it ran, prefault_blocker says why none could be."""
         return {**super().facts, **self._cloned}
 
     def _check_boot(self, grace: float = 0.0) -> None:

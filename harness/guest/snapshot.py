@@ -22,9 +22,9 @@ class Snapshot:
 
     Attributes:
         spec: of the guest that it was made of. folder: on the host.
-        size: bytes of its memory that are not zero. clone_blocker: why there are no clones of it; "" if
-        there are. prefault_pages: what clones are given, see Hypervisor; empty before one has told, and
-        prefault_blocker then says what kept it from that.
+        size: bytes of its memory that are not zero. clone_blocker: why it cannot be cloned, ""
+        if it can. prefault_pages: pages that clones copy before they run, see Hypervisor; empty until a
+        clone has reported them. prefault_blocker: why the last clone could not.
 
     Clones that run do not need it any more after `remove()`: the kernel keeps what they map.
     """

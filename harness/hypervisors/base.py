@@ -244,10 +244,10 @@ class Hypervisor(Protocol):
 
     name: as given to --hypervisor. backend: as in HostFacts.
 
-    One that can clone has `clone(folder, spec, events, prefault_pages=()) -> Machine`, too: as create(),
-    going on from the snapshot in that folder on the host; its machines have `snapshot(folder) ->
-    bytes kept`, and may have `private_dirty_pages(folder) -> pages`: what a clone has written, and the next
-    clones are given then, to copy it before they run.
+    One that can clone has `clone(folder, spec, events, prefault_pages=()) -> Machine`, too: as
+    create(), going on from the snapshot in that folder on the host. Its machines have
+    `snapshot(folder) -> bytes kept`, and may have `private_dirty_pages(folder) -> pages`: the pages
+    that a clone has written. The next clones copy them before they run.
     """
 
     name: str

@@ -79,8 +79,8 @@ class KvmHypervisor(SupervisedHypervisor):
         self, folder: str, spec: GuestSpec, events: Events, prefault_pages: Sequence[int] = ()
     ) -> Machine:
         """A machine that goes on from the snapshot in a folder of the host, with an identity of
-        its own: vsock and network addresses, random numbers, wall clock, host name. prefault_pages: what
-        BuiltInMachine.private_dirty_pages told of another one."""
+        its own: vsock and network addresses, random numbers, wall clock, host name.
+        prefault_pages: from BuiltInMachine.private_dirty_pages of an earlier clone."""
         access = self.access(spec)
         identity = {"name": spec.name[:HOST_NAME_MAX]}
         config: dict[str, Any] = {"networks": []}

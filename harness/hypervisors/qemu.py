@@ -44,8 +44,8 @@ class QemuHypervisor(SupervisedHypervisor):
 
     def _backend(self, spec: GuestSpec) -> str:
         """Its memory: in a file of the agent's where a daemon is to map it, and on an emulated host
-        (see harness/agent/memory_quarantine.py), but for KSM, which merges private memory alone. QEMU would
-        put a file of its own where no huge page fits."""
+        (see harness/agent/memory_quarantine.py), but for KSM, which merges private memory alone.
+        QEMU would put a file of its own where no huge page fits."""
         size = f"id=memory,size={spec.memory}M"
         if spec.hugepages:
             return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"

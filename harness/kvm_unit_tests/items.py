@@ -44,7 +44,7 @@ class Plugin:
         self.files = [listed] if listed else sorted(self.folder.glob("*.flat"))
         if not self.files:
             raise pytest.UsageError(
-                f"--virt-kvm-unit-tests={folder}: there is neither a {catalogue.LIST} nor a .flat file; "
+                f"--virt-kvm-unit-tests={folder}: it has no {catalogue.LIST} and no .flat file; "
                 "name the folder that kvm-unit-tests were built in"
             )
         if config.args_source is not pytest.Config.ArgsSource.ARGS:

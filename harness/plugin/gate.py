@@ -1,4 +1,4 @@
-"""`--virt-baseline` and `--virt-gate`: a session's own run against an earlier one, at the session's end."""
+"""`--virt-baseline` and `--virt-gate`: a session's run against an earlier one."""
 
 from __future__ import annotations
 

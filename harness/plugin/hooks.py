@@ -29,7 +29,7 @@ MARKERS = (
     '("KVM_CAP_IRQFD", or "IRQFD")',
     "payload(mode=, memory=, vcpus=, ...): how the test's payload guests are made; every test with "
     "the fixture payload has it",
-    "compare_native: the test measures what has a native figure, too: it also runs in native guests "
+    "compare_native: the test also runs in native guests "
     "(containers of the guest image on the host's kernel), so that the overhead is known",
     "requires_vm: the test needs a virtual machine; it does not run in native guests",
     "only_hypervisors(name, ...): the test is for these hypervisors alone",

@@ -42,8 +42,8 @@ DISTRIBUTIONS = ("pytest-hypervisor", "pytest", "paramiko", "pandas", "pyarrow",
 class Outputs:
     """What a run left: files, lines for the terminal, and what went wrong.
 
-    comparison: the page. compared: lines on the baseline; regressed: how many figures did; has_power:
-    whether one alone could have been shown.
+    comparison: the page. compared: lines on the baseline; regressed: how many figures did;
+    has_power: whether one alone could have been shown.
     """
 
     samples: str = ""

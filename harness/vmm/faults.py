@@ -52,8 +52,8 @@ def _triple_fault(vcpu: Vcpu) -> None:
 
 
 def of_request(devices: Iterable[object], kind: Any, label: Any, nth: Any) -> None:
-    """Let the nth request from now on of the device with that label go wrong; kinds see UserspaceDevice.
-    Raises ValueError."""
+    """Let the nth request from now on of the device with that label go wrong; see
+    UserspaceDevice for kinds. Raises ValueError."""
     if kind not in _REQUESTS:
         raise ValueError(f"no fault {kind!r:.80} of a request: one of {', '.join(_REQUESTS)}")
     served = {device.label: device for device in devices if isinstance(device, UserspaceDevice)}

@@ -136,8 +136,8 @@ class Snapshot:
     def __init__(
         self, folder: str, changes: dict[str, Any], prefault_pages: Sequence[int] = ()
     ) -> None:
-        """changes: fields of the configuration that are another's in a clone. prefault_pages: pages that it
-        has of its own from the start, see Memory.copy. Raises ConfigError for what is missing,
+        """changes: fields of the configuration that differ in a clone. prefault_pages: pages that
+        are copied before it runs, see Memory.copy. Raises ConfigError for what is missing,
         broken, or of another version."""
         self.folder = folder
         self._prefault_pages = prefault_pages
