@@ -23,8 +23,8 @@ class Snapshot:
     Attributes:
         spec: of the guest that it was made of. folder: on the host.
         size: bytes of its memory that are not zero. clone_blocker: why it cannot be cloned, ""
-        if it can. prefault_pages: pages that clones copy before they run, see Hypervisor; empty until a
-        clone has reported them. prefault_blocker: why the last clone could not.
+        if it can. prefault_pages: pages that clones copy before they run, see Hypervisor; empty
+        until a clone has reported them. prefault_blocker: why the last clone could not.
 
     Clones that run do not need it any more after `remove()`: the kernel keeps what they map.
     """
