@@ -1,4 +1,4 @@
-"""A peer's monitor (QMP), relayed to the controller: its client is harness/hypervisors/qmp.py.
+"""A peer's monitor (QMP), relayed to the controller: its client is harness/hosts/qmp.py.
 
 Reference: QEMU Machine Protocol Specification (docs/interop/qmp-spec): each message of QEMU's is a
 line, ended by CR LF.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HostError
-from harness.hypervisors.qmp import Monitor
+from harness.hosts.qmp import Monitor
 
 CONSOLE_LINES = 20  # of an error
 # -no-reboot with panic=-1: a panic ends QEMU at once. tsc=reliable and no_timer_check leave out

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 from harness.errors import HarnessError
-from harness.hypervisors.qmp import Monitor
+from harness.hosts.qmp import Monitor
 
 _LINES = 1000  # that wait at most
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.errors import HostError
-from harness.hypervisors.qmp import Monitor
+from harness.hosts.qmp import Monitor
 
 GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": []}}
 
