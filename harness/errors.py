@@ -42,7 +42,7 @@ class HarnessError(Exception):
         )
         text = f"[{where}] {self.cause}" if where else self.cause
         if self.hint:
-            text += f"\nmend: {self.hint}"
+            text += f"\nhint: {self.hint}"
         if self.console:
             text += "\nlast console lines:\n" + "\n".join(f"  | {line}" for line in self.console)
         return text
