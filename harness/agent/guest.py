@@ -90,7 +90,7 @@ def _machine(
     if operation == "exec":
         config = PeerConfig.parse(arguments)
         bridged = bool(config.bridge)
-    elif operation == "contain":
+    elif operation == "create_container":
         config = ContainerConfig.parse(arguments)
         bridged = True
     else:

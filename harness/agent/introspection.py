@@ -91,11 +91,11 @@ class IntrospectionServer:
             "step": self._step,
             "read_memory": self._read_memory,
             "write_memory": self._write_memory,
-            "log_writes": self._log_writes,
-            "logged": self._logged,
-            "written": self._written,
-            "hook": self._hook,
-            "unhook": self._unhook,
+            "log_dirty_pages": self._log_writes,
+            "dirty_log_slots": self._logged,
+            "dirty_bitmap": self._written,
+            "add_exit_hook": self._hook,
+            "remove_exit_hook": self._unhook,
             "reply": self._reply,
             "add_port_device": self._add_port_device,
             "add_pci_device": self._add_pci_device,
@@ -154,10 +154,10 @@ class IntrospectionServer:
         self._change(vcpu, change)
         return True
 
-    def _step(self, vcpu: Any, give_up: Any = False) -> bool:
+    def _step(self, vcpu: Any, cancel: Any = False) -> bool:
         """Whether the instruction is done; if not, ask again, or give up and it is paused."""
         chosen = self._vcpu(vcpu)
-        if give_up:
+        if cancel:
             chosen.cancel_step()
             return False
         if not (chosen.paused or chosen.stepping):
@@ -186,7 +186,7 @@ class IntrospectionServer:
         At 0 KVM is asked anew."""
         with self._lock:
             if slot not in dict(self._machine.vm.logged()):
-                raise ValueError("writes are not logged: log_writes first")
+                raise ValueError("writes are not logged: log_dirty_pages first")
             if at == 0:
                 self._bits = self._machine.vm.written(slot)
             start = check_int_range("at", at, len(self._bits) + 1)

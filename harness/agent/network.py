@@ -52,7 +52,7 @@ class Network:
     def enter(self) -> None:
         """Move the calling process, which has one thread, into it. Raises ConfigError, OSError."""
         if not self._fds:  # a bridge of that name elsewhere would be the host's own
-            raise ConfigError("the guests' network was not made", 'ask for "ways" first')
+            raise ConfigError("the guests' network was not made", 'ask for "connectivity" first')
         for fd in self._fds.values():  # the user namespace first: it gives the right to the other
             _check(_libc.setns(fd, 0), "setns")
 

@@ -7,20 +7,20 @@ Protocol, JSON lines on standard input and output:
     <- {"id": 1, "guest": "g", "result": {facts}} or {..., "error": {"cause", "hint"}}
     -> {"id": 2, "guest": "g", "op": "restore", "arguments": {...identity.Restore...}} a clone
     -> {"id": 2, "guest": "g", "op": "exec", "arguments": {"argv": [...]}}   a peer VMM (see peer)
-    -> {"id": 2, "guest": "g", "op": "contain", "arguments": {...}}   no machine at all (container)
+    -> {"id": 2, "guest": "g", "op": "create_container", "arguments": {...}}   see container
     -> {"id": 3, "guest": "g", "op": "stats"|"stop"|"type"|..., ...}         to the guest's process
     -> {"id": 3, ..., "files": {"name": path}}           made and opened here, see control
-    <- {"event": "exit"|"access", "guest", "call": n, ...}   answered by op "reply", see reach
+    <- {"event": "exit"|"access", "guest", "call": n, ...}   op "reply" answers it
     -> {"id": 4, "guest": "g", "op": "kill"}                                 SIGKILL to it
     -> {"id": 4, "guest": "g", "op": "private_dirty_pages", "arguments": {"path": FILE}}
     -> {"id": 5, "op": "capabilities"}                                       of this host's KVM
-    -> {"id": 6, "op": "ways"}                                        to reach guests (see _ways)
-    -> {"id": 7, "op": "retire"}               memory of the guests that end from now (see retired)
+    -> {"id": 6, "op": "connectivity"}                                  vsock, network
+    -> {"id": 7, "op": "quarantine_memory"}                         see memory_quarantine
     <- {"event": "mark", "guest", "stage", "time_ns"}   see hypervisors.base.Events
     <- {"event": "console", "guest", "port", "time_ns", "text"}
     <- {"event": "monitor", "guest", "text"}   a peer's QMP; what it is to get is op "monitor"
     <- {"event": "end", "guest", "reason", "detail", "time_ns"}              once a guest
-    <- {"event": "gone", "guest"}                        its process and cgroup are no more
+    <- {"event": "process_exit", "guest"}     its process and cgroup are no more
     <- {"event": "utilization", "time_ns", "values", "guests": {"g": values}}   see utilization
 
 At the end of its input, and on SIGTERM, SIGINT or SIGHUP, every guest ends with the supervisor;
@@ -122,7 +122,7 @@ class Supervisor:
         except OSError:  # no descriptor is free just now
             return
         if values:
-            values["memory.retired"] = self._retired.held
+            values["memory.quarantined"] = self._retired.held
             told = {"time_ns": time.monotonic_ns(), "values": values, "guests": self._guests()}
             self._send({"event": "utilization", **told})
 
@@ -168,7 +168,7 @@ class Supervisor:
         guest, operation = request.get("guest", ""), request.get("op")
         child = self._children.get(guest)
         answer = {"id": request.get("id"), "guest": guest}
-        if operation in ("create", "restore", "exec", "contain"):
+        if operation in ("create", "restore", "exec", "create_container"):
             # the name is a cgroup's: ".." would be everybody's
             if child or guest in ("", ".", "..") or "/" in guest or not guest.isprintable():
                 cause = f"guest name {guest!r} is taken or not usable"
@@ -177,10 +177,10 @@ class Supervisor:
                 self._fork(guest, request)
         elif operation == "capabilities":
             self._send({**answer, **_capabilities()})
-        elif operation == "ways":
+        elif operation == "connectivity":
             taps = (request.get("arguments") or {}).get("taps", True)
             self._send({**answer, "result": self._ways(taps)})
-        elif operation == "retire":
+        elif operation == "quarantine_memory":
             self._retired.wanted = True
             self._send({**answer, "result": True})
         elif child and operation == "kill":
@@ -207,14 +207,14 @@ class Supervisor:
             if not os.access(path, os.R_OK | os.W_OK):
                 module = os.path.basename(path).replace("-", "_")
                 hint = f"load {module}, or give the user rights on {path}"
-                return {**found, "why": f"{path} is not there or not ours to open", "hint": hint}
+                return {**found, "cause": f"{path} is not there or not ours to open", "hint": hint}
         try:
             return {**found, "network": self._network.facts()}
         except ConfigError as error:
-            return {**found, "why": error.cause, "hint": error.hint}
+            return {**found, "cause": error.cause, "hint": error.hint}
         except OSError as error:
             hint = "raise pids.max or ulimit -n and -u, or run fewer guests"
-            return {**found, "why": f"no network for guests: {error.strerror}", "hint": hint}
+            return {**found, "cause": f"no network for guests: {error.strerror}", "hint": hint}
 
     def _pass(self, child: Child, request: dict[str, Any], line: bytes) -> None:
         """Hand a request on, with the files that it names: the guest's process opens none."""
@@ -250,7 +250,7 @@ class Supervisor:
             hint = "raise pids.max or ulimit -n and -u, or run fewer guests"
             refused = {"cause": cause, "hint": hint}
             self._send({"id": request.get("id"), "guest": guest, "error": refused})
-            self._send({"event": "gone", "guest": guest})
+            self._send({"event": "process_exit", "guest": guest})
             return
         if pid == 0:
             try:
@@ -317,7 +317,7 @@ class Supervisor:
         self._cgroups.remove(child.guest)
         self._retired.add(child.memory)
         del self._children[child.guest]
-        self._send({"event": "gone", "guest": child.guest})
+        self._send({"event": "process_exit", "guest": child.guest})
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         """A signal: the first one, for a further one must not cut the end short."""

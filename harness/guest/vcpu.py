@@ -93,7 +93,7 @@ class Vcpu:
             deadline = time.monotonic() + STEP_TIMEOUT
             while not self._ask("step", vcpu=self.index):
                 if time.monotonic() > deadline:
-                    self._ask("step", vcpu=self.index, give_up=True)
+                    self._ask("step", vcpu=self.index, cancel=True)
                     raise HarnessError(
                         f"vCPU {self.index} did not end an instruction in {STEP_TIMEOUT:g} s",
                         hint="see where it is: a halted vCPU makes no step",

@@ -49,7 +49,7 @@ class Memory:
     def writes_logged(self) -> Iterator[WriteLog]:
         """KVM notes which pages the vCPUs write, for as long as the block lasts. The first write to
         each page costs an exit then. What devices write is not noted. Such blocks may be nested."""
-        self._ask("log_writes", on=True)
+        self._ask("log_dirty_pages", on=True)
         self._logs += 1
         try:
             yield WriteLog(self._ask)
@@ -57,7 +57,7 @@ class Memory:
             self._logs -= 1
             if not self._logs:
                 with contextlib.suppress(GuestEnded):
-                    self._ask("log_writes", on=False)
+                    self._ask("log_dirty_pages", on=False)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class WriteLog:
 
     def pages(self) -> list[int]:
         """Guest-physical addresses of the pages (4 KiB) written since this was last asked."""
-        slots = self._ask("logged")
+        slots = self._ask("dirty_log_slots")
         if not slots:
             raise HarnessError("writes are not logged any more", hint="ask within the block")
         return [
@@ -83,7 +83,7 @@ class WriteLog:
     def _bits(self, slot: int) -> bytes:
         found, more = b"", True
         while more:
-            piece, more = self._ask("written", slot=slot, at=len(found))
+            piece, more = self._ask("dirty_bitmap", slot=slot, at=len(found))
             found += base64.b64decode(piece)
         return found
 
@@ -227,11 +227,11 @@ class VirtualMachine:
             return callback(self._exit(message))
 
         with self._upcalls.lock:
-            number = self._ask("hook", reason=reason, at=at)
+            number = self._ask("add_exit_hook", reason=reason, at=at)
             self._upcalls.add("hook", number, answer)
 
         def remove() -> None:
-            self._ask("unhook", hook=number)
+            self._ask("remove_exit_hook", hook=number)
             self._upcalls.remove("hook", number)
 
         return Hook(remove)

@@ -281,10 +281,10 @@ class OnUtilization(Protocol):
         /,
     ) -> None:
         """time_ns: the host's monotonic clock. values: cpu.user, cpu.system, cpu.iowait, cpu.steal,
-        cpu.guest, cpu.idle (percent of all CPUs), memory.used, memory.total (MiB), ...; what of
-        memory.used a hypervisor keeps for nobody is memory.retired. guests: by name, of those whose
-        use can be told: cpu.user, cpu.system (percent of one CPU), memory.used, pressure.cpu,
-        pressure.memory, pressure.io (percent of the time)."""
+        cpu.guest, cpu.idle (percent of all CPUs), memory.used, memory.total (MiB), ...;
+        memory.quarantined is the part of memory.used that the agent withholds from reuse. guests:
+        by name, of those whose use can be told: cpu.user, cpu.system (percent of one CPU),
+        memory.used, pressure.cpu, pressure.memory, pressure.io (percent of the time)."""
 
 
 class HypervisorFactory(Protocol):

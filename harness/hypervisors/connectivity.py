@@ -53,10 +53,10 @@ class Connectivity:
 def resolve_connectivity(spec: GuestSpec, ways: Mapping[str, Any], number: int) -> Connectivity:
     """What this guest gets of what the host has.
 
-    ways: the supervisor's answer to "ways". number: from 0, another for each guest. Raises
+    ways: the supervisor's answer to "connectivity". number: from 0, another for each guest. Raises
     ProvisionError (stage "create") for what was asked for and is not there.
     """
-    lacks = "" if "network" in ways else str(ways["why"])
+    lacks = "" if "network" in ways else str(ways["cause"])
     network = spec.network
     if network == "auto":
         network = "none" if lacks else "bridge"

@@ -61,7 +61,7 @@ class NativeHypervisor(SupervisedHypervisor):
             "mac": access.mac,
             "disks": [self.disk(disk) for disk in spec.disks],
         }
-        machine = self.start("contain", spec, arguments, access, events)
+        machine = self.start("create_container", spec, arguments, access, events)
         machine.facts = {**machine.facts, "cid": 0}
         self._placed.append((machine, spec.cpus))
         return machine

@@ -78,12 +78,12 @@ class AgentClient:
             )
         self.pid = int(hello["pid"])
         if host.emulated:
-            self._retire()
+            self._quarantine_memory()
 
-    def _retire(self) -> None:
+    def _quarantine_memory(self) -> None:
         """Raises HostError."""
         try:
-            self.request("retire")
+            self.request("quarantine_memory")
         except HarnessError as error:
             self._process.kill()
             raise HostError(error.cause, hint=error.hint, stage="host") from error
@@ -130,7 +130,7 @@ class AgentClient:
             child.on_monitor(message["text"])
         elif event in ("exit", "access"):
             child.events.on_callback(message)
-        elif event == "gone":
+        elif event == "process_exit":
             child.gone.set()
             self._fail(guest, f"the guest's process is gone{child.why}")
 
@@ -200,7 +200,7 @@ class AgentClient:
         *,
         limits: Mapping[str, Any] | None = None,
     ) -> SupervisedMachine:
-        """ "create", "restore", "exec" or "contain" a guest; limits: of its cgroup. Raises
+        """ "create", "restore", "exec" or "create_container" a guest; limits: of its cgroup. Raises
         ProvisionError, stage "create"."""
         made_by = _MACHINES[operation]
         if made_by is PeerMachine and not any("{monitor}" in word for word in arguments["argv"]):
@@ -316,8 +316,8 @@ class BuiltInMachine(SupervisedMachine):
     def snapshot(self, folder: str) -> int:
         """Let the guest settle, then pause it and write a snapshot into an empty folder of the
         host; the bytes of its memory that are not zero."""
-        self.ask("settle")
-        while not self.ask("settled"):
+        self.ask("prepare_snapshot")
+        while not self.ask("snapshot_ready"):
             time.sleep(_LOOK)
         files = {name: f"{folder}/{name}" for name in ("memory", "state")}
         request = self._supervisor.request
@@ -375,7 +375,7 @@ _MACHINES: Mapping[str, type[SupervisedMachine]] = {
     "create": BuiltInMachine,
     "restore": BuiltInMachine,
     "exec": PeerMachine,
-    "contain": SupervisedMachine,
+    "create_container": SupervisedMachine,
 }
 
 
@@ -394,7 +394,7 @@ class SupervisedHypervisor:
     @cached_property
     def _ways(self) -> Mapping[str, Any]:
         """How guests can be reached; asked for the first guest's sake, which makes the network."""
-        return dict(self.supervisor.request("ways", arguments={"taps": self.taps}))
+        return dict(self.supervisor.request("connectivity", arguments={"taps": self.taps}))
 
     def access(self, spec: GuestSpec) -> Connectivity:
         """How this guest is reached. Raises ProvisionError for what the host does not have."""
@@ -414,7 +414,7 @@ class SupervisedHypervisor:
         host has the bridge's address. Raises HostError where there is none."""
         if "network" not in self._ways:
             raise HostError(
-                f"there is no network of guests on {self.host.name}: {self._ways['why']}",
+                f"there is no network of guests on {self.host.name}: {self._ways['cause']}",
                 hint=self._ways["hint"],
                 stage="host",
             )
@@ -430,7 +430,7 @@ class SupervisedHypervisor:
         access: Connectivity,
         events: Events,
     ) -> SupervisedMachine:
-        """ "create", "exec" or "contain" it. Raises ProvisionError, stage "create"."""
+        """ "create", "exec" or "create_container" it. Raises ProvisionError, stage "create"."""
         machine = self.supervisor.start(
             operation, spec.name, arguments, events, spec.boot_timeout, limits=spec.limits
         )

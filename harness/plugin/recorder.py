@@ -152,7 +152,7 @@ class Recorder:
         tick = self._ticks[ran_on.name]
         self._ticks[ran_on.name] += 1
         told = dict(values)
-        self._retired[ran_on.name] = told.pop("memory.retired", 0.0)
+        self._retired[ran_on.name] = told.pop("memory.quarantined", 0.0)
         if ran_on is self._session.hypervisor:
             if "memory.used" in told:
                 told["memory.used"] -= sum(self._retired.values())

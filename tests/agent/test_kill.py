@@ -89,7 +89,7 @@ def test_a_killed_guests_process(
         os.kill(child.pid, signal.SIGKILL)
     end = own.event("end", "g")
     assert end["reason"] in ("killed", *(("stopped",) if stage == "stop" else ()))
-    own.event("gone", "g")
+    own.event("process_exit", "g")
     assert children(own) == []
     assert all(not Path(path, "g").exists() for path in left(own))
     assert "result" in own.ask("exec", "g", arguments=SLEEP)  # the name is free again
@@ -103,7 +103,7 @@ def test_a_killed_peer(own: Raw, stage: str) -> None:
             for peer in child.children():
                 peer.kill()
     assert own.event("end", "g")["reason"] in ("killed", "stopped")
-    own.event("gone", "g")
+    own.event("process_exit", "g")
     assert children(own) == []
 
 
@@ -141,4 +141,4 @@ def test_who_is_killed_for_memory_is_told_so(own: Raw) -> None:
         pytest.skip("the memory controller is not to be had here")
     end = own.event("end", "g")
     assert end["reason"] == "out-of-memory"
-    own.event("gone", "g")
+    own.event("process_exit", "g")

@@ -217,7 +217,7 @@ def test_the_host_reaches_it_through_a_relay(network: Network) -> None:
 def test_the_ways_to_reach_guests_are_told(tmp_path: Path) -> None:
     """By a whole supervisor: what this machine has, or what it lacks, and the hint."""
     program = [sys.executable, "-m", "harness.agent"]
-    asked = b'{"id": 1, "op": "ways"}\n'
+    asked = b'{"id": 1, "op": "connectivity"}\n'
     done = subprocess.run(program, input=asked, capture_output=True, check=True)
     answer = next(json.loads(line) for line in done.stdout.splitlines() if b'"id": 1' in line)
     ways = answer["result"]
@@ -225,13 +225,13 @@ def test_the_ways_to_reach_guests_are_told(tmp_path: Path) -> None:
     if "network" in ways:
         assert ways["network"]["bridge"] == BRIDGE
     else:
-        assert ways["why"]
+        assert ways["cause"]
         assert ways["hint"]
     assert done.stderr == b""
 
 
 def test_a_guest_without_a_network_to_enter_is_refused(tmp_path: Path) -> None:
-    """Asked for before "ways": it must not end up on a bridge of the host's."""
+    """Asked for before "connectivity": it must not end up on a bridge of the host's."""
     program = [sys.executable, "-m", "harness.agent"]
     networks = [{"mac": "02:00:00:00:00:01", "bridge": "guests"}]
     arguments = {"kernel": "/absent", "networks": networks}

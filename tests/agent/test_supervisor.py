@@ -163,14 +163,14 @@ def test_a_long_name_is_harmless(raw: Raw) -> None:
     name = "x" * 5000
     assert raw.ask("exec", name, arguments=SLEEP)["result"]["cgroup"] is None
     assert raw.ask("stop", name)["result"]
-    raw.event("gone", name)
+    raw.event("process_exit", name)
 
 
 def test_a_name_that_is_taken_is_refused(raw: Raw) -> None:
     assert "result" in raw.ask("exec", "twice", arguments=SLEEP)
     assert "taken" in raw.ask("exec", "twice", arguments=SLEEP)["error"]["cause"]
     assert raw.ask("stop", "twice")["result"]
-    raw.event("gone", "twice")
+    raw.event("process_exit", "twice")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_refused_guests_are_answered_and_end(raw: Raw, op: str, arguments: Any) 
     assert "hint" in error
     end = raw.event("end", name)
     assert end["reason"] in ("refused", "vmm-error")
-    raw.event("gone", name)
+    raw.event("process_exit", name)
     assert "no guest" in raw.ask("stats", name)["error"]["cause"]
 
 
@@ -217,7 +217,7 @@ def test_guests_survive_malformed_requests(raw: Raw, kvm_device: str, tmp_path: 
     raw.send(b'{"id": "%s", "op": "stats", "guest": "tough"}\n' % (b"\\u0001" * 150_000))
     assert raw.ask("stop", "tough")["result"]
     assert raw.event("end", "tough")["reason"] == "stopped"
-    raw.event("gone", "tough")
+    raw.event("process_exit", "tough")
 
 
 def test_files_are_made_for_a_request_and_never_opened_twice(raw: Raw, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_files_are_made_for_a_request_and_never_opened_twice(raw: Raw, tmp_path:
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
     assert resources(raw.process.pid) == before
     raw.ask("stop", "writer")
-    raw.event("gone", "writer")
+    raw.event("process_exit", "writer")
 
 
 # ends
@@ -246,9 +246,10 @@ def test_stop_is_always_answered_before_the_end(raw: Raw, kvm_device: str, tmp_p
         raw.ask("create", name, arguments=config)
         start = len(raw.messages)
         assert raw.ask("stop", name)["result"]
-        raw.event("gone", name)
+        raw.event("process_exit", name)
         kinds = [told.get("event") for told in raw.messages[start:] if told.get("guest") == name]
-        assert [kind for kind in kinds if kind in (None, "end", "gone")] == [None, "end", "gone"]
+        order = [None, "end", "process_exit"]
+        assert [kind for kind in kinds if kind in order] == order
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGUSR2, 40, 63])
@@ -263,7 +264,7 @@ def test_the_signal_that_killed_a_guest_is_told(raw: Raw, number: int) -> None:
     end = raw.event("end", name)
     assert end["reason"] == "killed"
     assert f"signal {int(number)} " in end["detail"]
-    raw.event("gone", name)
+    raw.event("process_exit", name)
     assert gone(peer)
     assert raw.alive()
 
@@ -280,7 +281,7 @@ def test_kill_ends_a_guest_whose_process_hangs(raw: Raw) -> None:
     os.kill(child.pid, signal.SIGSTOP)
     assert raw.ask("kill", "frozen")["result"]
     assert raw.event("end", "frozen")["reason"] == "killed"
-    raw.event("gone", "frozen")
+    raw.event("process_exit", "frozen")
 
 
 def test_a_guest_whose_process_hangs_does_not_hold_up_the_others(raw: Raw) -> None:
@@ -294,9 +295,9 @@ def test_a_guest_whose_process_hangs_does_not_hold_up_the_others(raw: Raw) -> No
         raw.send(json.dumps(request).encode() + b"\n")
     assert "result" in raw.ask("stats", "well")
     assert raw.event("end", "hung")["reason"] == "killed"
-    raw.event("gone", "hung")
+    raw.event("process_exit", "hung")
     raw.ask("stop", "well")
-    raw.event("gone", "well")
+    raw.event("process_exit", "well")
 
 
 def busy(own: Raw) -> list[int]:
@@ -380,7 +381,7 @@ def test_two_hundred_guests_leave_nothing(raw: Raw, kvm_device: str, tmp_path: P
         name = f"cycle {number}"
         assert "result" in raw.ask("create", name, arguments=config)
         assert raw.event("end", name)["reason"] == "power-off"
-        raw.event("gone", name)
+        raw.event("process_exit", name)
     assert resources(raw.process.pid) == before
 
 
@@ -390,7 +391,7 @@ def test_refusals_and_questions_leave_nothing(raw: Raw) -> None:
         raw.ask("capabilities")
         name = f"refused {number}"
         raw.ask("create", name, arguments={"kernel": "/absent"})
-        raw.event("gone", name)
+        raw.event("process_exit", name)
     assert resources(raw.process.pid) == before
 
 
@@ -400,10 +401,10 @@ def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(
 ) -> None:
     raw = own
     if retires:
-        raw.ask("retire")
+        raw.ask("quarantine_memory")
         raw.ask("exec", "ended", arguments={"argv": ["sh", "-c", WRITE_MEMORY]})
-        raw.event("gone", "ended")
-    raw.ask("ways")  # opens what it keeps
+        raw.event("process_exit", "ended")
+    raw.ask("connectivity")  # opens what it keeps
     raw.ask("exec", "before", arguments=SLEEP)
     soft, hard = resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE)
     used = resources(raw.process.pid)[0]
@@ -411,8 +412,8 @@ def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(
     error = raw.ask("exec", "one too many", arguments=SLEEP)["error"]
     assert "no process" in error["cause"]
     assert "ulimit" in error["hint"]
-    raw.event("gone", "one too many")
-    assert "result" in raw.ask("ways")
+    raw.event("process_exit", "one too many")
+    assert "result" in raw.ask("connectivity")
     time.sleep(1.5)  # a look at the host's utilization falls into it
     assert "result" in raw.ask("stats", "before")
     resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
@@ -421,7 +422,7 @@ def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(
     assert "result" in raw.ask("exec", "one too many", arguments=SLEEP)
     for name in ("before", "one too many"):
         raw.ask("stop", name)
-        raw.event("gone", name)
+        raw.event("process_exit", name)
 
 
 @pytest.mark.skipif(memory_available() < 3072, reason="too little memory to spare: kept is none")
@@ -432,11 +433,11 @@ def test_memory_of_the_ended_is_kept_from_use_when_that_is_asked_for(own: Raw) -
 
     def run(name: str, script: str) -> None:
         own.ask("exec", name, arguments={"argv": ["sh", "-c", script]})
-        own.event("gone", name)
+        own.event("process_exit", name)
 
     run("unasked", WRITE_MEMORY)
     assert held() == 0
-    assert own.ask("retire")["result"] is True
+    assert own.ask("quarantine_memory")["result"] is True
     run("one", WRITE_MEMORY)
     run("nothing", "true")
     run("two", WRITE_MEMORY)
@@ -444,7 +445,7 @@ def test_memory_of_the_ended_is_kept_from_use_when_that_is_asked_for(own: Raw) -
     # and no other guest's process has it
     start = len(own.messages)
     values = own.wait(lambda message: message.get("event") == "utilization", start)["values"]
-    assert 0 < values["memory.retired"] < 1
+    assert 0 < values["memory.quarantined"] < 1
     run("look", "ls -l /proc/$PPID/fd ; echo told")
     told = [message for message in own.messages if message.get("guest") == "look"]
     text = "".join(message["text"] for message in told if message.get("event") == "console")
@@ -456,7 +457,7 @@ def test_utilization_comes_by_itself(raw: Raw) -> None:
     told = raw.wait(lambda message: message.get("event") == "utilization")
     parts = [value for name, value in told["values"].items() if name.startswith("cpu.")]
     assert sum(parts) == pytest.approx(100)
-    assert told["values"]["memory.retired"] == 0
+    assert told["values"]["memory.quarantined"] == 0
     assert 0 < told["values"]["memory.used"] < told["values"]["memory.total"]
     if os.access("/proc/pressure/cpu", os.R_OK):
         assert 0 <= told["values"]["pressure.cpu"] <= 101

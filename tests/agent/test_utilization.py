@@ -93,5 +93,5 @@ def test_a_tick_tells_of_living_guests_with_a_cgroup(
     assert (set(first), set(second)) == ({"a", "b"}, {"b"})
     assert first["b"]["memory.used"] == 7
     assert [message["values"] for message in made.told] == [
-        {"cpu.idle": 100.0, "memory.retired": 0}
+        {"cpu.idle": 100.0, "memory.quarantined": 0}
     ] * 2

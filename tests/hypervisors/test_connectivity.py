@@ -16,7 +16,7 @@ FILE = Path("absent")
 IMAGE = GuestImage(FILE, FILE, FILE, FILE, "", "", FILE, "", {}, FILE)
 NETWORK = {"bridge": "guests", "address": "10.1.0.1", "prefix": 16, "namespaces": {}}
 ALL: dict[str, Any] = {"vsock": True, "network": NETWORK}
-NO_NETWORK: dict[str, Any] = {"vsock": True, "why": "no tun", "hint": "load tun"}
+NO_NETWORK: dict[str, Any] = {"vsock": True, "cause": "no tun", "hint": "load tun"}
 NO_VSOCK: dict[str, Any] = {"vsock": False, "network": NETWORK}
 NEITHER: dict[str, Any] = {**NO_NETWORK, "vsock": False}
 

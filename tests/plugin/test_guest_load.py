@@ -50,14 +50,14 @@ def test_memory_that_hypervisors_keep_for_nobody_is_not_used(run: Run) -> None:
             kept[hypervisor.name] = hypervisor
             if len(kept) == 2:
                 first, second = kept["processes"], kept["processes-2"]
-                second.tick(0, {"memory.used": 900.0, "memory.retired": 200.0})
-                first.tick(0, {"memory.used": 900.0, "memory.retired": 100.0})
+                second.tick(0, {"memory.used": 900.0, "memory.quarantined": 200.0})
+                first.tick(0, {"memory.used": 900.0, "memory.quarantined": 100.0})
     """
     result = run(source, "--virt-no-report", "--hypervisor=processes")
     result.assert_outcomes(passed=2)
     _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert list(frame[frame.metric == "host.memory.used"].value) == [512, 600]
-    assert "host.memory.retired" not in set(frame.metric)
+    assert "host.memory.quarantined" not in set(frame.metric)
 
 
 @pytest.mark.parametrize("prefix", ["1a-main", "1a-main-kvm-2", "1a-main-payload", "1a-gw0"])
