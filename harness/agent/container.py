@@ -7,7 +7,7 @@ it is root of the host.
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import signal
 import stat
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.kvm import libc
 from harness.kvm.errors import ConfigError
 from harness.vmm.config import DiskConfig, record
 
@@ -30,7 +31,6 @@ _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWPID, _CLONE_NEWNET = (
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 # CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_TIME: the kernel, the hardware and the clock are the host's
 _NOT_ITS_OWN = (16, 17, 25)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 _AT = "/mnt"  # where it is put together, in its own mount namespace
 _TOLD = "harness/cmdline"  # its init looks for this file (images/guest/boot.c)
@@ -79,7 +79,7 @@ def start_container(config: ContainerConfig, channel: Channel) -> Program:
 
     own = os.open("/proc/self/ns/pid", os.O_RDONLY)
     try:
-        _check(_libc.unshare(_CLONE_NEWPID), "unshare")  # the next child is its init
+        libc.unshare(_CLONE_NEWPID)  # the next child is its init
         process = subprocess.Popen(
             ["/init"],
             env={},
@@ -93,7 +93,8 @@ def start_container(config: ContainerConfig, channel: Channel) -> Program:
         cause = os.read(told, 4096).decode() or str(error)
         raise ConfigError(f"no container on this host: {cause}") from error
     finally:
-        _libc.setns(own, _CLONE_NEWPID)  # who has children elsewhere gets no more threads
+        with contextlib.suppress(OSError):
+            libc.setns(own, _CLONE_NEWPID)  # who has children elsewhere gets no more threads
         os.close(own)
         os.close(told)
     os.close(tell)
@@ -108,15 +109,15 @@ def start_container(config: ContainerConfig, channel: Channel) -> Program:
 
 def _enter(config: ContainerConfig) -> None:
     """In the child, which is its first process: make its namespaces, and go into them."""
-    _check(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWNET), "unshare")
-    _mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
-    _mount("tmpfs", _AT, "tmpfs", data="mode=0755")
+    libc.unshare(_CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWNET)
+    libc.mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
+    libc.mount("tmpfs", _AT, "tmpfs", data="mode=0755")
     with open(config.initramfs, "rb") as file:
         for name, mode, data in members(file.read()):
             _unpack(os.path.join(_AT, name), mode, data)
     root = os.path.join(_AT, "newroot")
     if stat.S_ISBLK(os.stat(config.root).st_mode):
-        _mount(config.root, root, "ext4", _MS_RDONLY)
+        libc.mount(config.root, root, "ext4", _MS_RDONLY)
     else:
         how = ["mount", "-t", "ext4", "-o", "loop,ro", config.root, root]
         done = subprocess.run(how, capture_output=True, text=True, check=False)
@@ -124,16 +125,16 @@ def _enter(config: ContainerConfig) -> None:
             raise OSError(done.stderr.strip())
     _devices(os.path.join(_AT, "dev"), config.disks)
     proc = os.path.join(_AT, "proc")
-    _mount("proc", proc, "proc")
+    libc.mount("proc", proc, "proc")
     # a test that crashes its guest is not to crash the host, nor to set what is the host's
-    _mount(os.path.join(_AT, "dev/null"), os.path.join(proc, "sysrq-trigger"), flags=_MS_BIND)
-    _mount(os.path.join(proc, "sys"), os.path.join(proc, "sys"), flags=_MS_BIND)
-    _mount("none", os.path.join(proc, "sys"), flags=_MS_BIND | _MS_REMOUNT | _MS_RDONLY)
-    _mount("sysfs", os.path.join(_AT, "sys"), "sysfs", _MS_RDONLY)
+    libc.mount(os.path.join(_AT, "dev/null"), os.path.join(proc, "sysrq-trigger"), flags=_MS_BIND)
+    libc.mount(os.path.join(proc, "sys"), os.path.join(proc, "sys"), flags=_MS_BIND)
+    libc.mount("none", os.path.join(proc, "sys"), flags=_MS_BIND | _MS_REMOUNT | _MS_RDONLY)
+    libc.mount("sysfs", os.path.join(_AT, "sys"), "sysfs", _MS_RDONLY)
     told = os.path.join(_AT, _TOLD)
     with open(told, "w", encoding="utf-8") as file:
         file.write(f"{config.cmdline}\n")
-    _mount(told, os.path.join(proc, "cmdline"), flags=_MS_BIND)
+    libc.mount(told, os.path.join(proc, "cmdline"), flags=_MS_BIND)
     os.chroot(_AT)
     os.chdir("/")
     try:
@@ -176,7 +177,7 @@ def _unpack(path: str, mode: int, data: bytes) -> None:
 
 def _devices(folder: str, disks: list[DiskConfig]) -> None:
     os.umask(0)  # its init sets its own
-    _mount("tmpfs", folder, "tmpfs", data="mode=0755")
+    libc.mount("tmpfs", folder, "tmpfs", data="mode=0755")
     for major, nodes in ((1, _DEVICES), (5, _TERMINALS)):
         for name, minor in nodes.items():
             path = os.path.join(folder, name)
@@ -187,9 +188,9 @@ def _devices(folder: str, disks: list[DiskConfig]) -> None:
         place = os.path.join(places, disk.serial)
         with open(place, "xb"):
             pass
-        _mount(disk.path, place, flags=_MS_BIND)
+        libc.mount(disk.path, place, flags=_MS_BIND)
         if not disk.writable:
-            _mount("none", place, flags=_MS_BIND | _MS_REMOUNT | _MS_RDONLY)
+            libc.mount("none", place, flags=_MS_BIND | _MS_REMOUNT | _MS_RDONLY)
 
 
 def _link(config: ContainerConfig, pid: int) -> None:
@@ -207,15 +208,3 @@ def _link(config: ContainerConfig, pid: int) -> None:
         if done.returncode:
             cause = f"no network for the container: {done.stderr.strip()}"
             raise ConfigError(cause, "modprobe veth" if "Unknown device" in cause else "")
-
-
-def _mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    words = [word.encode() or None for word in (source, target, kind, data)]
-    done = _libc.mount(*words[:3], ctypes.c_ulong(flags), words[3])
-    _check(done, f"mount of {source} at {target}")
-
-
-def _check(result: int, what: str) -> None:
-    if result:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")

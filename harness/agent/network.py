@@ -8,7 +8,6 @@ namespace of the same user (user_namespaces(7)), which is held and entered likew
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import socket
@@ -16,6 +15,7 @@ import struct
 from fcntl import ioctl
 from typing import Any, NoReturn
 
+from harness.kvm import libc
 from harness.kvm.errors import ConfigError
 
 from .tap import interface_up
@@ -25,7 +25,6 @@ ADDRESS, PREFIX = "10.1.0.1", 16
 _MAC = bytes.fromhex("02000a010001")
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x1000_0000, 0x4000_0000
-_libc = ctypes.CDLL(None, use_errno=True)
 
 # linux/sockios.h; a request's argument is a struct ifreq: name, then a union of 24 bytes
 _SIOCBRADDBR = 0x89A0
@@ -54,7 +53,7 @@ class Network:
         if not self._fds:  # a bridge of that name elsewhere would be the host's own
             raise ConfigError("the guests' network was not made", 'ask for "connectivity" first')
         for fd in self._fds.values():  # the user namespace first: it gives the right to the other
-            _check(_libc.setns(fd, 0), "setns")
+            libc.setns(fd)
 
     def close(self) -> None:
         for fd in self._fds.values():
@@ -93,11 +92,12 @@ def _maker(answer: socket.socket) -> NoReturn:
 
 def _unshare() -> list[str]:
     """Into new namespaces; their names."""
-    if not _libc.unshare(_CLONE_NEWNET):
+    with contextlib.suppress(OSError):  # only root may do it
+        libc.unshare(_CLONE_NEWNET)
         return ["net"]
     user, group = os.geteuid(), os.getegid()
     try:
-        _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET), "unshare")
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
         # the same ids on both sides: only rights over the network are new
         maps = (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"))
         for name, text in (*maps, ("gid_map", f"{group} {group} 1")):
@@ -139,8 +139,3 @@ def _add_bridge() -> None:
     except OSError as error:
         hint = "load bridge" if error.errno in (errno.ENOPKG, errno.ENOSYS) else ""
         raise ConfigError(f"no bridge for the guests: {error.strerror}", hint) from error
-
-
-def _check(result: int, what: str) -> None:
-    if result:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from typing import Callable
 
+from harness.kvm import libc
+
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_libc = ctypes.CDLL(None)
 
 
 def die_with(parent: int) -> None:
     """This process ends with the thread that forked it, of process `parent`."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we could ask
         os._exit(1)
 
@@ -25,7 +25,7 @@ def bound_to_us() -> Callable[[], None]:
 
     def prepare() -> None:
         die_with(parent)
-        _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1)
         os.setpgid(0, 0)
 
     return prepare

@@ -18,9 +18,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
+from harness.kvm import libc
+
 from .process import die_with
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _NOBODY = 65534
 _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 15, 24, 38
 _CAPGET, _CAPSET = 125, 126
@@ -75,7 +76,7 @@ def enter() -> list[str]:
         "no core dump": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
         "user nobody": _become_nobody,
         "no capabilities": _drop_capabilities,
-        "no new privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
+        "no new privileges": lambda: libc.prctl(_PR_SET_NO_NEW_PRIVS, 1),
         "seccomp": _seccomp,
     }
     taken = []
@@ -88,21 +89,11 @@ def enter() -> list[str]:
     return taken
 
 
-def _check(result: int) -> int:
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
-
-
-def _prctl(option: int, value: int) -> None:
-    _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0))
-
-
 def _become_nobody() -> None:
     """Raises OSError for who is not root, and in a user namespace that does not know nobody."""
     for capability in range(64):
         try:
-            _prctl(_PR_CAPBSET_DROP, capability)
+            libc.prctl(_PR_CAPBSET_DROP, capability)
         except OSError as error:
             if error.errno != errno.EINVAL:  # past the last one
                 raise
@@ -116,16 +107,16 @@ def withhold(capabilities: Sequence[int]) -> None:
     """None of these for the programs that this process starts from now on, be they root's: they are
     neither in the set that bounds theirs nor inherited (capabilities(7)). Raises OSError."""
     for capability in capabilities:
-        _prctl(_PR_CAPBSET_DROP, capability)
+        libc.prctl(_PR_CAPBSET_DROP, capability)
     held = ctypes.create_string_buffer(24)
-    _check(_libc.syscall(_CAPGET, _OUR_CAPABILITIES, held))
+    libc.syscall(_CAPGET, _OUR_CAPABILITIES, held)
     effective, permitted, _, *high = struct.unpack("<6I", held.raw)
     data = struct.pack("<6I", effective, permitted, 0, *high[:2], 0)
-    _check(_libc.syscall(_CAPSET, _OUR_CAPABILITIES, data))
+    libc.syscall(_CAPSET, _OUR_CAPABILITIES, data)
 
 
 def _drop_capabilities() -> None:
-    _check(_libc.syscall(_CAPSET, _OUR_CAPABILITIES, bytes(24)))
+    libc.syscall(_CAPSET, _OUR_CAPABILITIES, bytes(24))
 
 
 def _seccomp() -> None:
@@ -133,7 +124,7 @@ def _seccomp() -> None:
     own = b"".join(_rule((_TGKILL, 0, 0xFFFF_FFFF, (os.getpid(),))))
     code = ctypes.create_string_buffer(_BEFORE + own + _AFTER)
     filters = struct.pack("<H6xQ", len(code) // 8, ctypes.addressof(code))
-    _check(_libc.syscall(_SECCOMP, _SET_MODE_FILTER, _ALL_THREADS, filters))
+    libc.syscall(_SECCOMP, _SET_MODE_FILTER, _ALL_THREADS, filters)
 
 
 def _before() -> Iterator[bytes]:

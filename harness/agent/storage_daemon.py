@@ -21,6 +21,7 @@ import subprocess
 import tempfile
 from typing import Any, Callable
 
+from harness.kvm import libc
 from harness.kvm.errors import ConfigError
 from harness.vmm.config import Config, DiskConfig
 from harness.vmm.devices.virtio.block import size_of, whole_sectors
@@ -246,9 +247,9 @@ def _virtual_size(disk: DiskConfig) -> int:
 
 def _has_io_uring() -> bool:
     """Whether this kernel gives it to us: it may be compiled out or forbidden."""
-    libc = ctypes.CDLL(None)
-    fd = libc.syscall(_SYS_IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
-    if fd < 0:
+    try:
+        fd = libc.syscall(_SYS_IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
+    except OSError:
         return False
     os.close(fd)
     return True

@@ -1,25 +1,17 @@
-"""KVM ioctl numbers (linux/kvm.h), computed as include/uapi/asm-generic/ioctl.h does."""
+"""KVM's ioctl numbers and exit reasons (linux/kvm.h)."""
 
 from __future__ import annotations
 
+from functools import partial
+
+from . import ioctl_encoding
+
 KVMIO = 0xAE
 
-
-def _io(nr: int) -> int:
-    return (KVMIO << 8) | nr
-
-
-def _iow(nr: int, size: int) -> int:
-    return (1 << 30) | (size << 16) | (KVMIO << 8) | nr
-
-
-def _ior(nr: int, size: int) -> int:
-    return (2 << 30) | (size << 16) | (KVMIO << 8) | nr
-
-
-def _iowr(nr: int, size: int) -> int:
-    return (3 << 30) | (size << 16) | (KVMIO << 8) | nr
-
+_io = partial(ioctl_encoding.io, KVMIO)
+_iow = partial(ioctl_encoding.iow, KVMIO)
+_ior = partial(ioctl_encoding.ior, KVMIO)
+_iowr = partial(ioctl_encoding.iowr, KVMIO)
 
 API_VERSION = 12
 

@@ -10,11 +10,10 @@ import struct
 from collections.abc import Iterator
 from fcntl import ioctl
 
-from . import ioctls, structs
+from . import ioctls, libc, structs
 from .capabilities import NUMBERS
 from .errors import ConfigError
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _EFD_NONBLOCK, _EFD_CLOEXEC = 0o4000, 0o2000000
 _IOAPIC_PINS = 24
 _PAGE = 4096
@@ -24,10 +23,7 @@ _IDENTITY_MAP = 0xFFFB_C000
 
 def eventfd(nonblocking: bool = True) -> int:
     """A new eventfd (os.eventfd needs Python 3.10)."""
-    fd = int(_libc.eventfd(0, _EFD_CLOEXEC | (_EFD_NONBLOCK if nonblocking else 0)))
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), "eventfd")
-    return fd
+    return libc.eventfd(0, _EFD_CLOEXEC | (_EFD_NONBLOCK if nonblocking else 0))
 
 
 def signal_eventfd(fd: int) -> None:
@@ -90,9 +86,7 @@ class Vm:
         self.kvm = kvm
         self.fd = self._create()
         ioctl(self.fd, ioctls.SET_IDENTITY_MAP_ADDR, struct.pack("<Q", _IDENTITY_MAP))
-        # by libc: fcntl.ioctl takes no number of 32 bits
-        if _libc.ioctl(self.fd, ioctls.SET_TSS_ADDR, ctypes.c_ulong(_TSS_ADDRESS)):
-            raise OSError(ctypes.get_errno(), "KVM_SET_TSS_ADDR")
+        libc.ioctl(self.fd, ioctls.SET_TSS_ADDR, _TSS_ADDRESS)
         ioctl(self.fd, ioctls.CREATE_IRQCHIP)
         ioctl(self.fd, ioctls.CREATE_PIT2, structs.PIT_CONFIG.pack(0))
         self._slots: list[tuple[int, int, int, int]] = []  # flags, address, size, ours

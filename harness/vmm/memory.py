@@ -7,11 +7,13 @@ Every access by a device goes through `Memory.view`, which checks the whole rang
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
 from collections.abc import Sequence
 
+from harness.kvm import libc
 from harness.kvm.errors import ConfigError, GuestFault
 
 # Below 4 GiB the last gigabyte belongs to devices: PCI windows, IOAPIC, local APIC.
@@ -20,12 +22,6 @@ GAP_END = 0x1_0000_0000
 PAGE = 4096
 _HUGE = 2 << 20
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t) + (ctypes.c_int,) * 3 + (ctypes.c_long,)
-_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_MAP_FAILED = ctypes.c_void_p(-1).value
 _MAP_NORESERVE = 0x4000
 _MADV_POPULATE_WRITE = 23  # Linux 5.14
 _MAP_FIXED = 0x10
@@ -61,24 +57,27 @@ class Region:
         self.hva = (raw + _HUGE - 1) & ~(_HUGE - 1)
         if fd >= 0:
             _map(self.hva, length or size, flags | _MAP_FIXED | _MAP_NORESERVE, fd, offset)
-        _libc.madvise(self.hva, size, mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            libc.madvise(self.hva, size, mmap.MADV_HUGEPAGE)
         self.bytes = memoryview((ctypes.c_ubyte * size).from_address(self.hva)).cast("B")
 
     def discard(self, start: int, length: int) -> bool:
         """Give the host back what backs `length` bytes at the host address `start`, both whole
         pages. False where it does not take it: part of a huge page of hugetlbfs, or locked."""
-        return int(_libc.madvise(start, length, self._unused)) == 0
+        try:
+            libc.madvise(start, length, self._unused)
+        except OSError:
+            return False
+        return True
 
 
 def _map(at: int | None, size: int, flags: int, fd: int = -1, offset: int = 0) -> int:
     prot = mmap.PROT_READ | mmap.PROT_WRITE
-    raw = _libc.mmap(at, size, prot, flags, fd, offset)
-    if raw == _MAP_FAILED:
-        raise ConfigError(
-            f"cannot map {size >> 20} MiB of guest memory: {os.strerror(ctypes.get_errno())}",
-            "give the guest less memory",
-        )
-    return int(raw)
+    try:
+        return libc.mmap(at, size, prot, flags, fd=fd, offset=offset)
+    except OSError as error:
+        cause = f"cannot map {size >> 20} MiB of guest memory: {error.strerror}"
+        raise ConfigError(cause, "give the guest less memory") from error
 
 
 class Memory:
@@ -117,9 +116,11 @@ class Memory:
                     "KSM does not merge memory that is shared or of reserved huge pages",
                     "leave out mergeable, hugepages or what needs shared memory",
                 )
-            if _libc.madvise(region.hva, region.size, mmap.MADV_MERGEABLE):
-                cause = f"mergeable memory: {os.strerror(ctypes.get_errno())}"
-                raise ConfigError(cause, "the host's kernel needs CONFIG_KSM")
+            try:
+                libc.madvise(region.hva, region.size, mmap.MADV_MERGEABLE)
+            except OSError as error:
+                cause = f"mergeable memory: {error.strerror}"
+                raise ConfigError(cause, "the host's kernel needs CONFIG_KSM") from error
 
     def _region(self, gpa: int, length: int) -> Region:
         for region in self.regions:
@@ -154,7 +155,9 @@ class Memory:
         for first, count in zip(pages[::2], pages[1::2]):
             gpa = first * PAGE
             gpa += GAP_END - GAP_START if gpa >= GAP_START else 0
-            _libc.madvise(self.hva(gpa, count * PAGE), count * PAGE, _MADV_POPULATE_WRITE)
+            address = self.hva(gpa, count * PAGE)
+            with contextlib.suppress(OSError):
+                libc.madvise(address, count * PAGE, _MADV_POPULATE_WRITE)
 
     def unmap(self, gpa: int) -> None:
         """Make the kernel drop the nested mapping of a page, not its contents. Raises GuestFault.
@@ -162,8 +165,8 @@ class Memory:
         By a change of protection; read-only, as another vCPU may be there meanwhile.
         """
         address = self.hva(gpa, PAGE)
-        _libc.mprotect(address, PAGE, mmap.PROT_READ)
-        _libc.mprotect(address, PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+        libc.mprotect(address, PAGE, mmap.PROT_READ)
+        libc.mprotect(address, PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
 
     def write(self, gpa: int, data: bytes) -> None:
         self.view(gpa, len(data))[:] = data

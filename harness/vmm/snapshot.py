@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from harness.kvm import state
+from harness.kvm import libc, state
 from harness.kvm.errors import ConfigError, GuestFault
 
 from .config import Config
@@ -30,9 +30,6 @@ _PIECE = 64 << 10  # what is all zero of that size becomes a hole
 _BLOCK = 2 << 20
 _ID_BYTES = 16
 _STATE_LIMIT = 16 << 20
-
-_libc = ctypes.CDLL(None)
-_libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 def take(machine: Machine, files: dict[str, int]) -> int:
@@ -121,7 +118,7 @@ def _write_memory(fd: int, memory: Memory, identity: bytes) -> int:
 def _is_zero(address: int, size: int) -> bool:
     """Memory equals itself moved by a byte, and that byte is zero: it is all zero."""
     first = ctypes.c_ubyte.from_address(address).value
-    return not first and not _libc.memcmp(address, address + 1, size - 1)
+    return not first and not libc.memcmp(address, address + 1, size - 1)
 
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import threading
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from fcntl import ioctl
 from typing import Callable
 
-from harness.kvm import ioctls, structs
+from harness.kvm import ioctls, libc, structs
 from harness.kvm.errors import MachineEnd
 from harness.kvm.vcpu import Vcpu
 from harness.kvm.vm import Vm
@@ -23,7 +22,6 @@ _PAUSE_TIMEOUT = 10.0  # seconds
 _PR_SET_NAME = 15
 _KNOWN_LIMIT = 256
 _REASONS = 256  # of exits: a byte's, in which there is room for many more than KVM has
-_libc = ctypes.CDLL(None)
 
 
 # What kvm_run says of a port access: whether it writes, size, port, how many, and words of that
@@ -83,7 +81,7 @@ class VcpuThread(Vcpu):
 
         def body() -> None:
             try:
-                _libc.prctl(_PR_SET_NAME, name.encode())
+                libc.prctl(_PR_SET_NAME, name.encode())
                 if self.pin >= 0:
                     os.sched_setaffinity(0, {self.pin})  # of this thread alone
                 self.loop()

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import cast
 from unittest import mock
 
+from harness.kvm import libc
 from harness.kvm.errors import GuestFault
 from harness.kvm.vm import Vm
 from harness.vmm.console import Console
@@ -42,9 +43,7 @@ SECTORS = 8
 def memory(size: int = MEMORY) -> Memory:
     """Guest memory with a trap behind it: to touch that ends this process by SIGSEGV."""
     made = Memory(size)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mprotect(ctypes.c_void_p(made.regions[0].hva + size), ctypes.c_size_t(4096), 0):
-        raise OSError(ctypes.get_errno(), "mprotect")
+    libc.mprotect(made.regions[0].hva + size, 4096, 0)
     return made
 
 

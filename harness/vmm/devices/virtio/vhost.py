@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import struct
 from fcntl import ioctl
+from functools import partial
 
+from harness.kvm import ioctl_encoding
 from harness.kvm.errors import ConfigError, GuestFault
 from harness.kvm.vm import eventfd
 
@@ -14,20 +16,16 @@ from .queue import Ring
 from .transport import StartedQueue
 
 VHOST_VIRTIO = 0xAF
+iow = partial(ioctl_encoding.iow, VHOST_VIRTIO)
 
-
-def iow(nr: int, size: int) -> int:
-    return (1 << 30) | (size << 16) | (VHOST_VIRTIO << 8) | nr
-
-
-_GET_FEATURES = (2 << 30) | (8 << 16) | (VHOST_VIRTIO << 8)
+_GET_FEATURES = ioctl_encoding.ior(VHOST_VIRTIO, 0x00, 8)
 _SET_FEATURES = iow(0x00, 8)
-_SET_OWNER = (VHOST_VIRTIO << 8) | 0x01
+_SET_OWNER = ioctl_encoding.io(VHOST_VIRTIO, 0x01)
 _SET_MEM_TABLE = iow(0x03, 8)
 _SET_VRING_NUM = iow(0x10, 8)
 _SET_VRING_ADDR = iow(0x11, 40)
 _SET_VRING_BASE = iow(0x12, 8)
-_GET_VRING_BASE = (3 << 30) | iow(0x12, 8) & ~(3 << 30)
+_GET_VRING_BASE = ioctl_encoding.iowr(VHOST_VIRTIO, 0x12, 8)
 _SET_VRING_KICK = iow(0x20, 8)
 _SET_VRING_CALL = iow(0x21, 8)
 _SET_VRING_ERR = iow(0x22, 8)
