@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from harness.errors import GuestEnded, HarnessError, hide_frames
 from harness.guest.callbacks import Callbacks
 from harness.guest.console import Console
-from harness.guest.devices import PciDevice, PortDevice
 from harness.guest.timeline import Timeline
 from harness.guest.vm import VirtualMachine
-from harness.hypervisors.base import End, Events, Machine
+from harness.hypervisors.base import EmulatedDevice, End, Events, Machine
 
 __tracebackhide__ = hide_frames
 STOP_TIMEOUT = 5.0
@@ -44,7 +43,7 @@ class Spec(Protocol):
     @property
     def memory(self) -> int: ...
     @property
-    def devices(self) -> Sequence[PciDevice | PortDevice]: ...
+    def devices(self) -> Sequence[EmulatedDevice]: ...
 
 
 class BaseGuest:
@@ -81,7 +80,7 @@ class BaseGuest:
             if not hasattr(self, "machine"):
                 self.console.close()
 
-    def _attach(self, devices: Sequence[PciDevice | PortDevice]) -> None:
+    def _attach(self, devices: Sequence[EmulatedDevice]) -> None:
         """Give it the test's own devices, before its first instruction."""
         if not devices:
             return

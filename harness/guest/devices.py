@@ -19,18 +19,18 @@ class Bar:
 class Interrupting:
     """A device that can raise interrupts once it is in a machine."""
 
-    _raise: Callable[[int], object] | None = None
+    _deliver: Callable[[int], object] | None = None
 
-    def added(self, interrupt: Callable[[int], object]) -> None:
-        """Told by the machine that it has the device."""
-        self._raise = interrupt
+    def connect_interrupt(self, deliver: Callable[[int], object], /) -> None:
+        """See EmulatedDevice."""
+        self._deliver = deliver
 
     def interrupt(self, vector: int = 0) -> None:
         """Interrupt the guest: by a vector of a PCI function, by the line of a port device.
         Raises HarnessError when it has none."""
-        if self._raise is None:
+        if self._deliver is None:
             raise HarnessError(f"{type(self).__name__} is in no machine yet", stage="run")
-        self._raise(vector)
+        self._deliver(vector)
 
 
 class PortDevice(Interrupting):

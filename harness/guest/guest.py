@@ -16,7 +16,7 @@ from harness.guest.guest_ssh import GuestSSH
 from harness.guest.snapshot import Snapshot
 from harness.guest.timeline import CLONE_STAGES, STAGES, Timeline
 from harness.hypervisors.base import End, GuestSpec, Hypervisor
-from harness.ssh.credentials import SSHLate, SSHRefused
+from harness.ssh.errors import SSHLate, SSHRefused
 
 __tracebackhide__ = hide_frames
 _FAILED = re.compile(r"harness: failed: (.*)")
@@ -47,7 +47,7 @@ class Guest(BaseGuest):
         self.spec = spec
         self.hypervisor = hypervisor
         self.origin = origin
-        self.ssh = GuestSSH(self)
+        self.ssh = GuestSSH(self, spec.image)
         self._failure = ""
         self._cloned: dict[str, Any] = {}
         self._born = time.monotonic()
@@ -128,7 +128,7 @@ class Guest(BaseGuest):
     def snapshot(self) -> Snapshot:
         """Keep it as it is now, to make clones of. It settles and is paused: see Snapshot."""
         self.check_alive()
-        return Snapshot(self)
+        return Snapshot(self.spec, self.machine, self.hypervisor)
 
     def stop(self) -> None:
         """See BaseGuest; its SSH session is closed first."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from harness.errors import CommandError, SSHError, hide_frames
-from harness.hosts.base import Completed, Process
-from harness.ssh.credentials import SSHLost, SSHRefused
+from harness.guest.base import BaseGuest
+from harness.ssh.errors import SSHLost, SSHRefused
+from harness.ssh.process import Completed, Process
 from harness.ssh.session import SSHSession
 
 if TYPE_CHECKING:
-    from harness.guest.guest import Guest
+    from images.store import GuestImage
 
 __tracebackhide__ = hide_frames
 T = TypeVar("T")
@@ -30,8 +31,10 @@ class GuestSSH:
     is not started again (nobody knows how far it came): it fails with SSHLost.
     """
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: BaseGuest, image: GuestImage) -> None:
+        """image: the image that the guest boots; it holds the keys of both sides."""
         self._guest = guest
+        self._image = image
         self._session: SSHSession | None = None
         self._lock = threading.Lock()
 
@@ -42,7 +45,7 @@ class GuestSSH:
 
     def connect(self, timeout: float) -> None:
         """Connect and log in within `timeout` seconds. Raises SSHError."""
-        guest, image = self._guest, self._guest.spec.image
+        guest, image = self._guest, self._image
         session = SSHSession.connect(
             lambda seconds: guest.machine.connect(22, seconds),
             user="root",
@@ -77,7 +80,7 @@ class GuestSSH:
         )
 
     def popen(self, argv: Sequence[str] | str) -> Process:
-        """Start a long-lived process in the guest; see harness.hosts.base.Process."""
+        """Start a long-lived process in the guest; see harness.ssh.process.Process."""
         return self._attempt(repr(argv), lambda on: on.popen(argv))
 
     def put(self, data: bytes | Path, remote: str, *, mode: int = 0o600) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 from harness.errors import HarnessError, hide_frames
-
-if TYPE_CHECKING:
-    from harness.guest.guest import Guest
-    from harness.hypervisors.base import Machine
+from harness.hypervisors.base import GuestSpec, Hypervisor, Machine
 
 __tracebackhide__ = hide_frames
 _numbers = itertools.count()
@@ -29,26 +26,26 @@ class Snapshot:
     Clones that run do not need it any more after `remove()`: the kernel keeps what they map.
     """
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, spec: GuestSpec, machine: Machine, hypervisor: Hypervisor) -> None:
         """Lets the guest settle, for some seconds at most: its init gets ready what each clone
         would else need first. Then it is paused for as long as it takes. Raises HarnessError
         (stage "run") when its hypervisor has no snapshots, or the guest writes to a disk."""
-        self.spec = guest.spec
+        self.spec = spec
         self.prefault_pages: Sequence[int] = ()
         self.prefault_blocker = ""
-        self.clone_blocker = _clone_blocker(guest)
-        self._host = guest.hypervisor.host
-        take = getattr(guest.machine, "snapshot", None)
+        self.clone_blocker = _clone_blocker(spec, machine.facts)
+        self._host = hypervisor.host
+        take = getattr(machine, "snapshot", None)
         if take is None:
             raise HarnessError(
-                f"the hypervisor {guest.hypervisor.name} has no snapshots",
+                f"the hypervisor {hypervisor.name} has no snapshots",
                 hint="use --hypervisor=kvm",
                 stage="run",
-                guest=guest.name,
+                guest=spec.name,
             )
         # what a VMM writes counts as its guest's memory, and what lies in memory is not given back
-        mapped = 0 if guest.spec.memory_limit else guest.spec.memory
-        self.folder = f"{self._host.scratch(mapped)}/snapshot-{next(_numbers)}-{guest.name}"
+        mapped = 0 if spec.memory_limit else spec.memory
+        self.folder = f"{self._host.scratch(mapped)}/snapshot-{next(_numbers)}-{spec.name}"
         self._host.run(["mkdir", "-m", "700", self.folder])
         try:
             self.size = int(take(self.folder))
@@ -82,9 +79,9 @@ class Snapshot:
         self.remove()
 
 
-def _clone_blocker(guest: Guest) -> str:
-    if guest.spec.devices:
+def _clone_blocker(spec: GuestSpec, facts: Mapping[str, Any]) -> str:
+    if spec.devices:
         return "it has devices of a test's own"
-    if guest.facts.get("ssh") != "vsock":
+    if facts.get("ssh") != "vsock":
         return "it has no vsock, by which a clone is told its identity"
     return ""

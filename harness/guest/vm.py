@@ -13,6 +13,7 @@ from harness.errors import GuestEnded, HarnessError, hide_frames
 from harness.guest.callbacks import Callbacks
 from harness.guest.devices import PciDevice, PortDevice
 from harness.guest.vcpu import Ask, Vcpu
+from harness.hypervisors.base import EmulatedDevice
 
 __tracebackhide__ = hide_frames
 CHUNK = 256 << 10  # bytes of memory in one message, as harness/agent/introspection.py takes
@@ -295,12 +296,17 @@ class VirtualMachine:
         number = self._add("add_port_device", answer, arguments)
         return partial(self._ask, "interrupt", device=number)
 
-    def add_device(self, device: PciDevice | PortDevice) -> None:
+    def add_device(self, device: EmulatedDevice) -> None:
         """Add a device of the test's own: a PCI function only before the guest has begun."""
         if isinstance(device, PortDevice):
             pulse = self.add_port_device(device.port, device.length, device, irq=device.irq)
-            device.added(lambda vector: pulse())
+            device.connect_interrupt(lambda vector: pulse())
             return
+        if not isinstance(device, PciDevice):
+            raise HarnessError(
+                f"{device!r:.80} is neither a PortDevice nor a PciDevice",
+                hint="derive the device from a class of harness.guest.devices",
+            )
 
         def answer(message: Mapping[str, Any]) -> int | None:
             bar, offset, size = message["bar"], message["offset"], message["size"]
@@ -317,7 +323,9 @@ class VirtualMachine:
             "vectors": device.vectors,
         }
         number = self._add("add_pci_device", answer, arguments)
-        device.added(lambda vector: self._ask("interrupt", device=number, vector=vector))
+        device.connect_interrupt(
+            lambda vector: self._ask("interrupt", device=number, vector=vector)
+        )
 
     def _add(
         self,

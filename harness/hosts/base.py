@@ -9,45 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-
-@dataclass(frozen=True)
-class Completed:
-    """A command that has ended."""
-
-    argv: tuple[str, ...]
-    status: int
-    stdout: str
-    stderr: str
-
-
-class Process(Protocol):
-    """A long-lived process on a host: JSON lines in, JSON lines out."""
-
-    def write(self, data: bytes) -> None:
-        """Write to its standard input. Raises HostError when it is gone."""
-
-    def readline(self) -> bytes:
-        """One line of its standard output, b"" at its end. Blocks; use it from one thread only."""
-
-    def close_stdin(self) -> None: ...
-
-    def wait(self, timeout: float) -> int:
-        """Exit status; raises TimeoutError after `timeout` seconds."""
-
-    def kill(self) -> None:
-        """End it at once (SIGKILL, or the channel closed). Safe to call twice."""
-
-    def stderr_tail(self) -> str:
-        """The last 4 KiB of its standard error."""
-
-
-class Stream(Protocol):
-    """A connected byte stream: what paramiko.Transport wants of a socket."""
-
-    def send(self, data: bytes, /) -> int: ...
-    def recv(self, size: int, /) -> bytes: ...
-    def settimeout(self, timeout: float | None, /) -> None: ...
-    def close(self) -> None: ...
+from harness.ssh.process import Completed, Process, Stream
 
 
 @dataclass(frozen=True)

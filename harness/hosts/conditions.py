@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from harness.hosts.base import Completed, HostFacts
+from harness.hosts.base import HostFacts
 from harness.hosts.facts import first_line, parse_sections
+from harness.ssh.process import Completed
 
 BUSY = 0.25  # of all CPUs, by the load average of the last minute
 _SWAPPED = 64 << 10  # KiB that are no accident any more

@@ -13,7 +13,7 @@ from harness.errors import HostError, SSHError
 from harness.hosts.qemu import Qemu
 from harness.hosts.remote import RemoteHost
 from harness.hosts.ssh import tcp
-from harness.ssh.credentials import SSHRefused
+from harness.ssh.errors import SSHRefused
 from harness.ssh.session import SSHSession
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from harness.errors import HostError
-from harness.hosts.base import Completed, HostFacts
+from harness.hosts.base import HostFacts
+from harness.ssh.process import Completed
 
 # One shell, few programs: a fork costs 10 ms and more where the CPU is software. Each section
 # starts with "@ name"; a file that is missing gives an empty section.

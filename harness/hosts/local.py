@@ -17,9 +17,10 @@ from typing import Any
 
 from harness import scratch
 from harness.errors import CommandError, HostError
-from harness.hosts.base import Completed, HostFacts, Process, Stream
+from harness.hosts.base import HostFacts
 from harness.hosts.facts import gather
 from harness.ssh import relay
+from harness.ssh.process import Completed, Process, Stream
 
 STDERR_TAIL = 4096  # bytes, as Process.stderr_tail() promises
 

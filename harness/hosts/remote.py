@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.errors import CommandError, HostError, SSHError
-from harness.hosts.base import Completed, HostFacts, Process, Stream
+from harness.hosts.base import HostFacts
 from harness.hosts.facts import gather
 from harness.ssh import relay
+from harness.ssh.process import Completed, Process, Stream
 from harness.ssh.session import SSHSession
 from harness.ssh.vsock_proxy import SCRIPT, VsockProxy
 

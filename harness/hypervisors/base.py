@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import ProvisionError
-from harness.hosts.base import Host, Stream
+from harness.hosts.base import Host
+from harness.ssh.process import Stream
 
 if TYPE_CHECKING:
-    from harness.guest.devices import PciDevice, PortDevice
     from images.store import GuestImage
 
 # What every guest's kernel is told, whichever hypervisor runs it. A panic ends the machine by a
@@ -26,6 +26,16 @@ SSH_WAYS = ("auto", "vsock", "network")
 ROOTS = ("disk", "pmem", "initramfs")
 DEFAULT_ROOT = "disk"
 ROOT_DISK = "root"  # its serial
+
+
+class EmulatedDevice(Protocol):
+    """A device that a test emulates in its own process; see harness.guest.devices.
+
+    A machine with such devices starts paused. The guest adds them, then resumes the machine.
+    """
+
+    def connect_interrupt(self, deliver: Callable[[int], object], /) -> None:
+        """Take the function that delivers the device's interrupts."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class GuestSpec:
     root: str = DEFAULT_ROOT
     hugepages: bool = False
     mergeable: bool = False
-    devices: tuple[PciDevice | PortDevice, ...] = ()
+    devices: tuple[EmulatedDevice, ...] = ()
 
     def __post_init__(self) -> None:
         for name, words in (("network", NETWORKS), ("ssh", SSH_WAYS), ("root", ROOTS)):
@@ -160,7 +170,7 @@ class PayloadSpec:
     vcpus: int = 1
     memory: int = 16
     disks: tuple[Disk, ...] = ()
-    devices: tuple[PciDevice | PortDevice, ...] = ()
+    devices: tuple[EmulatedDevice, ...] = ()
     exit_limit: int | None = None
     paused: bool = False
     testdev: bool = False

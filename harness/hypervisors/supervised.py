@@ -20,11 +20,12 @@ from typing import Any
 
 from harness.agent.overhead import OverheadCorrectedCounters
 from harness.errors import HarnessError, HostError, ProvisionError, hide_frames
-from harness.hosts.base import Host, Stream
+from harness.hosts.base import Host
 from harness.hypervisors.archive import START, archive
 from harness.hypervisors.base import ROOT_DISK, Disk, End, Events, GuestSpec, OnUtilization
 from harness.hypervisors.connectivity import Connectivity, resolve_connectivity
 from harness.hypervisors.qmp_bridge import QmpBridge
+from harness.ssh.process import Stream
 
 __tracebackhide__ = hide_frames
 API = 1

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -19,7 +19,6 @@ from harness.kvm_unit_tests.catalogue import Entry
 if TYPE_CHECKING:
     from harness.guest.payload import PayloadFactory, PayloadGuest
     from harness.hosts.base import Host
-    from harness.plugin.fixtures import RecordSample
 
 __tracebackhide__ = hide_frames
 ENVIRONMENT = "KVM_UNIT_TESTS_ENV"  # a file with what their getenv() finds
@@ -30,6 +29,13 @@ _WRONG = re.compile(r"(?:FAIL|XPASS|ABORT): ")
 _SUMMARY = "SUMMARY: "
 _MEASURED = re.compile(r"([a-z][\w+.-]*) (\d+)")  # what vmexit.flat prints: cycles
 _OURS = ("parametrize", "skip", "skipif", "usefixtures", "xfail")  # marks that mean something
+
+
+class RecordSample(Protocol):
+    """The part of the fixture `record_sample` that this module calls."""
+
+    def __call__(self, metric: str, value: float, unit: str, better: str) -> None:
+        """Record one measurement."""
 
 
 class Plugin:

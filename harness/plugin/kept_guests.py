@@ -17,8 +17,8 @@ from pathlib import Path
 from harness import scratch
 from harness.errors import HarnessError
 from harness.guest.guest import Guest
-from harness.hosts.base import Stream
 from harness.plugin.progress import Progress
+from harness.ssh.process import Stream
 
 CHUNK = 1 << 16
 

@@ -9,7 +9,7 @@ import paramiko
 from fsspec.implementations.sftp import SFTPFileSystem
 
 from harness.errors import HostError
-from harness.hosts.ssh import KNOWN_HOSTS, client_keys, known_host_key
+from harness.ssh.credentials import KNOWN_HOSTS, client_keys, known_host_key
 
 _TIMEOUT = 20.0  # seconds for a connection, and without news from it
 

@@ -1,35 +1,23 @@
-"""The ways an SSH login fails, and reading the client key."""
+"""The keys of an SSH login: the known host key, and the keys of the user."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import paramiko
 
-from harness.errors import SSHError
+from harness.errors import HostError, SSHError
+from harness.ssh.errors import SSHAuthError
 
-
-class SSHRefused(SSHError):
-    """Nobody serves SSH there (yet): refused, reset, or end of file before the banner."""
-
-
-class SSHLate(SSHError):
-    """A step was not done by its deadline."""
-
-
-class SSHLost(SSHError):
-    """The connection broke while a command ran; `SSHSession.reconnect` may hint it."""
-
-
-class HostKeyError(SSHError):
-    """The server has another host key than the one that is known."""
-
-
-class SSHAuthError(SSHError):
-    """The server does not accept the client key, or the client key cannot be used."""
+KNOWN_HOSTS = (Path("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
+CLIENT_KEYS = (Path("~/.ssh/id_ed25519"), Path("~/.ssh/id_ecdsa"), Path("~/.ssh/id_rsa"))
+# the order of preference when several keys of a host are known
+KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
 
 
 def load_client_key(path: Path) -> paramiko.PKey:
@@ -77,3 +65,46 @@ def _certificate(path: Path) -> list[tuple[int, ...]]:
 def _parsed(path: Path, version: tuple[tuple[int, ...], ...]) -> paramiko.PKey:
     """To check an RSA key's numbers takes 0.2 s: as long as the rest of a login."""
     return paramiko.PKey.from_path(path)
+
+
+def known_host_key(name: str, port: int, files: Sequence[Path] = KNOWN_HOSTS) -> str:
+    """The known host key as "type base64". Raises HostError when there is none."""
+    entry = name if port == 22 else f"[{name}]:{port}"
+    for file in files:
+        keys = paramiko.HostKeys()
+        with contextlib.suppress(OSError):
+            keys.load(str(file.expanduser()))
+        known: Mapping[str, paramiko.PKey] = keys.lookup(entry) or {}
+        for key_type in KEY_TYPES:
+            if key_type in known:
+                return f"{key_type} {known[key_type].get_base64()}"
+    option = "" if port == 22 else f"-p {port} "
+    raise HostError(
+        f"the host key of {entry} is not known",
+        hint=f"run `ssh-keyscan {option}{name}`, check its fingerprint with the one the machine "
+        "itself shows (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then add the line to "
+        "~/.ssh/known_hosts",
+        stage="host",
+    )
+
+
+def client_keys(files: Sequence[Path] = CLIENT_KEYS) -> list[paramiko.PKey]:
+    """Keys of the SSH agent, then those of ~/.ssh that need no passphrase; HostError when none."""
+    keys: list[paramiko.PKey] = []
+    with contextlib.suppress(paramiko.SSHException, OSError):
+        keys += paramiko.Agent().get_keys()
+    refused = ""
+    for file in files:
+        if file.expanduser().exists():
+            try:
+                keys.append(load_client_key(file.expanduser()))
+            except SSHError as error:
+                refused = f" ({error.cause}; {error.hint})"
+    if not keys:
+        raise HostError(
+            f"there is no SSH client key{refused}",
+            hint="make one with ssh-keygen -t ed25519 and put its public half into "
+            "authorized_keys of the host, or start an SSH agent",
+            stage="host",
+        )
+    return keys

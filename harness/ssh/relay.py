@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import HostError, SSHError
-from harness.hosts.base import Stream
+from harness.ssh.process import Stream
 
 if TYPE_CHECKING:
     from harness.ssh.session import SSHSession

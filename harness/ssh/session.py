@@ -21,7 +21,6 @@ from typing import Self
 import paramiko
 
 from harness.errors import CommandError, SSHError, hide_frames
-from harness.hosts.base import Completed, Process, Stream
 from harness.ssh.channels import (
     ChannelProcess,
     Deadline,
@@ -33,14 +32,9 @@ from harness.ssh.channels import (
     text,
     with_pid,
 )
-from harness.ssh.credentials import (
-    HostKeyError,
-    SSHAuthError,
-    SSHLate,
-    SSHLost,
-    SSHRefused,
-    load_client_key,
-)
+from harness.ssh.credentials import load_client_key
+from harness.ssh.errors import HostKeyError, SSHAuthError, SSHLate, SSHLost, SSHRefused
+from harness.ssh.process import Completed, Process, Stream
 
 __tracebackhide__ = hide_frames
 # Measured against a host in software emulation: one login is 0.25 s with either cipher; GCM moves

@@ -12,7 +12,7 @@ import secrets
 from contextlib import suppress
 
 from harness.errors import HostError, SSHError
-from harness.hosts.base import Process, Stream
+from harness.ssh.process import Process, Stream
 from harness.ssh.session import SSHSession
 
 # Runs on the host with python3 >= 3.9 alone; ends with its standard input. Each connection says

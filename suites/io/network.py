@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from harness.errors import WorkloadError
 from harness.guest.guest import Guest
-from harness.hosts.base import Host, Process
+from harness.hosts.base import Host
 from harness.hypervisors.supervised import SupervisedHypervisor
+from harness.ssh.process import Process
 from images.build import compile_c
 
 PORT = 5201

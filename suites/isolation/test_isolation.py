@@ -21,10 +21,11 @@ import pytest
 
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
-from harness.hosts.base import Host, Process
+from harness.hosts.base import Host
 from harness.hypervisors.base import Disk, Hypervisor
 from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
+from harness.ssh.process import Process
 from suites.cpus import can_confine, confine
 
 pytestmark = pytest.mark.only_hypervisors("kvm")

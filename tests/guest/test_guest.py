@@ -18,8 +18,8 @@ from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.guest.guest_ssh import GuestSSH
 from harness.guest.timeline import CLONE_STAGES
-from harness.hosts.base import Stream
 from harness.hypervisors.base import End, Events, GuestSpec
+from harness.ssh.process import Stream
 from images.store import GuestImage
 
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from harness.hosts import conditions
-from harness.hosts.base import Completed, HostFacts
+from harness.hosts.base import HostFacts
 from harness.hosts.local import LocalHost
+from harness.ssh.process import Completed
 
 QUIET = """
 @ load

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import CommandError, HostError, SSHError
-from harness.hosts.ssh import SSHHost, client_keys, known_host_key, parse_url
+from harness.hosts.ssh import SSHHost, parse_url
+from harness.ssh.credentials import client_keys, known_host_key
 from harness.ssh.vsock_proxy import VsockProxy
 from tests.sshd import LoopbackServer, make_key
 

@@ -36,8 +36,9 @@ from paramiko.common import (
 )
 
 from harness.errors import HarnessError, HostError, ImageError, ProvisionError
-from harness.hosts.base import Host, Stream
+from harness.hosts.base import Host
 from harness.hypervisors.base import End, Events, GuestSpec, OnUtilization
+from harness.ssh.process import Stream
 from images.keys import Keys, ensure
 from images.store import GuestImage
 

@@ -14,16 +14,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import CommandError, HostError, SSHError
-from harness.hosts.base import Stream
 from harness.ssh.channels import take_pid
-from harness.ssh.credentials import (
-    HostKeyError,
-    SSHAuthError,
-    SSHLate,
-    SSHLost,
-    SSHRefused,
-    load_client_key,
-)
+from harness.ssh.credentials import load_client_key
+from harness.ssh.errors import HostKeyError, SSHAuthError, SSHLate, SSHLost, SSHRefused
+from harness.ssh.process import Stream
 from harness.ssh.session import SSHSession
 from tests.sshd import LoopbackServer, make_key
 from tests.waiting import gone
