@@ -55,9 +55,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
     def blame(said: Sequence[str]) -> bool:
         host = session.host
-        return bool(
-            host and host.emulated and (rerun.signs(said) or getattr(host, "tainted", False))
-        )
+        return bool(host and host.emulated and (rerun.signs(said) or host.tainted))
 
     def between() -> None:
         """A host that is worn is replaced before the next test, once nobody is left on it."""

@@ -15,6 +15,11 @@ from harness.guest.console import Console
 from harness.guest.timeline import Timeline
 from harness.guest.vm import VirtualMachine
 from harness.hypervisors.base import EmulatedDevice, End, Events, Machine
+from harness.hypervisors.capabilities import (
+    SupportsBalloon,
+    SupportsExitLimit,
+    SupportsIntrospection,
+)
 
 __tracebackhide__ = hide_frames
 STOP_TIMEOUT = 5.0
@@ -197,13 +202,13 @@ class BaseGuest:
 
         Raises HarnessError where its hypervisor does not let anybody.
         """
-        ask = getattr(self.machine, "ask", None)
-        if ask is None:
+        if not isinstance(self.machine, SupportsIntrospection):
             raise HarnessError(
-                f"a machine of {self.facts.get('vmm', 'this hypervisor')} cannot be reached into",
+                f"a machine of {self.facts.get('vmm', 'this hypervisor')} has no introspection",
                 hint="run this test with --hypervisor=kvm, the built-in VMM",
                 guest=self.name,
             )
+        ask = self.machine.ask
         self.callbacks.ask = ask
         return VirtualMachine(self._asking(ask), self.callbacks, self._vcpus)
 
@@ -244,10 +249,13 @@ class BaseGuest:
         HarnessError when the machine has no balloon, GuestEnded when the guest has ended.
         """
         self.check_alive()
-        steer: Callable[..., dict[str, int]] | None = getattr(self.machine, "balloon", None)
-        if steer is None:
-            raise HarnessError("this hypervisor's machines have no balloon", guest=self.name)
-        return steer(mib)
+        if not isinstance(self.machine, SupportsBalloon):
+            raise HarnessError(
+                "this hypervisor's machines have no balloon that the harness controls",
+                hint="run this test with --hypervisor=kvm, the built-in VMM",
+                guest=self.name,
+            )
+        return self.machine.balloon(mib)
 
     def limit_exits(self, limit: int) -> None:
         """From now on more exits to user space a second than that, sustained, are an exit storm and
@@ -255,10 +263,13 @@ class BaseGuest:
         it was given to boot (exit_limit). Raises HarnessError for another VMM than the built-in.
         """
         self.check_alive()
-        limit_exits: Callable[[int], None] | None = getattr(self.machine, "limit_exits", None)
-        if limit_exits is None:
-            raise HarnessError("this hypervisor's exits are not ours to limit", guest=self.name)
-        limit_exits(limit)
+        if not isinstance(self.machine, SupportsExitLimit):
+            raise HarnessError(
+                "this hypervisor's machines have no limit of exits",
+                hint="run this test with --hypervisor=kvm, the built-in VMM",
+                guest=self.name,
+            )
+        self.machine.limit_exits(limit)
 
     def check_alive(self) -> None:
         """Raises GuestEnded when the guest has ended."""

@@ -12,6 +12,7 @@ from harness.errors import HarnessError, ProvisionError, hide_frames
 from harness.guest.guest import Guest
 from harness.guest.snapshot import Snapshot
 from harness.hypervisors.base import DEFAULT_ROOT, Disk, GuestSpec, Hypervisor
+from harness.hypervisors.capabilities import SupportsClone
 
 if TYPE_CHECKING:
     from harness.guest.devices import PciDevice, PortDevice
@@ -132,7 +133,7 @@ class GuestFactory:
         own = ("disks", "devices", "hugepages", "mergeable")
         chosen = {**self._defaults(), **arguments}
         return (
-            hasattr(self.hypervisor, "clone")
+            isinstance(self.hypervisor, SupportsClone)
             and not any(arguments.get(name) for name in own)
             and chosen["ssh"] != "network"
             and chosen["network"] != "passt"

@@ -16,6 +16,7 @@ from harness.guest.guest_ssh import GuestSSH
 from harness.guest.snapshot import Snapshot
 from harness.guest.timeline import CLONE_STAGES, STAGES, Timeline
 from harness.hypervisors.base import End, GuestSpec, Hypervisor
+from harness.hypervisors.capabilities import SupportsClone
 from harness.ssh.errors import SSHLate, SSHRefused
 
 __tracebackhide__ = hide_frames
@@ -53,7 +54,14 @@ class Guest(BaseGuest):
         self._born = time.monotonic()
         create = partial(hypervisor.create, spec)
         if origin:
-            create = partial(hypervisor.clone, origin.folder, spec)  # type: ignore[attr-defined]
+            if not isinstance(hypervisor, SupportsClone):
+                raise ProvisionError(
+                    f"the hypervisor {hypervisor.name} makes no clones",
+                    hint="use --hypervisor=kvm",
+                    stage="create",
+                    guest=spec.name,
+                )
+            create = partial(hypervisor.clone, origin.folder, spec)
             self._cloned = {
                 "cloned_from": origin.spec.name,
                 "prefault_pages": sum(origin.prefault_pages[1::2]),

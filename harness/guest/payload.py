@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from harness import scratch
 from harness.errors import ProvisionError, hide_frames
 from harness.guest.base import BaseGuest
 from harness.guest.devices import PciDevice, PortDevice
 from harness.guest.factory import guest_name
-from harness.hosts.base import Host
-from harness.hypervisors.base import Disk, Events, Machine, PayloadSpec, Segment
+from harness.hypervisors.base import Disk, PayloadSpec, Segment
+from harness.hypervisors.capabilities import SupportsPayloads
 from harness.hypervisors.payload_file import parse_elf
 from harness.vmm.boot import elf
 
@@ -31,16 +31,6 @@ _TOOLS = {
 }
 
 
-class RunsPayloads(Protocol):
-    """A hypervisor that runs flat code. One with PayloadSpec.eventfds has an attribute
-    serves_eventfds that is true."""
-
-    host: Host
-
-    def create_payload(self, spec: PayloadSpec, events: Events, /) -> Machine:
-        """A machine that runs it. Raises ProvisionError (stage "create")."""
-
-
 class PayloadGuest(BaseGuest):
     """A running payload.
 
@@ -53,7 +43,9 @@ class PayloadGuest(BaseGuest):
     A power-off (0x2000 | 5 << 10 to port 0x604) is an end that nobody need expect.
     """
 
-    def __init__(self, hypervisor: RunsPayloads, spec: PayloadSpec, console: Path | None) -> None:
+    def __init__(
+        self, hypervisor: SupportsPayloads, spec: PayloadSpec, console: Path | None
+    ) -> None:
         self.spec = spec
         super().__init__(spec, partial(hypervisor.create_payload, spec), console)
 
@@ -100,7 +92,7 @@ class PayloadFactory:
         arguments: of `make`, when nobody says otherwise.
     """
 
-    hypervisor: RunsPayloads
+    hypervisor: SupportsPayloads
     prefix: str
     numbers: Iterator[int]
     label: str = ""

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from harness.errors import HarnessError, hide_frames
 from harness.hypervisors.base import GuestSpec, Hypervisor, Machine
+from harness.hypervisors.capabilities import SupportsDirtyPages, SupportsSnapshot
 
 __tracebackhide__ = hide_frames
 _numbers = itertools.count()
@@ -35,8 +36,7 @@ class Snapshot:
         self.prefault_blocker = ""
         self.clone_blocker = _clone_blocker(spec, machine.facts)
         self._host = hypervisor.host
-        take = getattr(machine, "snapshot", None)
-        if take is None:
+        if not isinstance(machine, SupportsSnapshot):
             raise HarnessError(
                 f"the hypervisor {hypervisor.name} has no snapshots",
                 hint="use --hypervisor=kvm",
@@ -48,7 +48,7 @@ class Snapshot:
         self.folder = f"{self._host.scratch(mapped)}/snapshot-{next(_numbers)}-{spec.name}"
         self._host.run(["mkdir", "-m", "700", self.folder])
         try:
-            self.size = int(take(self.folder))
+            self.size = machine.snapshot(self.folder)
         except BaseException:
             self.remove()
             raise
@@ -56,10 +56,9 @@ class Snapshot:
     def record_dirty_pages(self, clone: Machine) -> None:
         """Of a clone that has just become ready: what it has written, the next ones need not wait
         for. The first one tells; if it cannot, the next one."""
-        ask = getattr(clone, "private_dirty_pages", None)
-        if ask and not self.prefault_pages:
+        if isinstance(clone, SupportsDirtyPages) and not self.prefault_pages:
             try:
-                self.prefault_pages = ask(self.folder)
+                self.prefault_pages = clone.private_dirty_pages(self.folder)
             except HarnessError as error:
                 self.prefault_blocker = error.cause
 

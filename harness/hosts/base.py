@@ -59,11 +59,20 @@ class Host(Protocol):
         name: "local", "emulated" or "ssh://user@name".
         emulated: True when its CPU is software: no figure of it speaks about hardware.
         why: one line: why this host was taken.
+        needs_replacement: True when its next guests may fail, or be measured, for a fault of the
+            host; only of an emulated host, which a session then replaces.
+        tainted: True when its guests so far may have failed for a fault of the host.
     """
 
     name: str
     emulated: bool
     why: str
+
+    @property
+    def needs_replacement(self) -> bool: ...
+
+    @property
+    def tainted(self) -> bool: ...
 
     @property
     def facts(self) -> HostFacts: ...

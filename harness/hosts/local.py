@@ -30,6 +30,8 @@ class LocalHost:
 
     name = "local"
     emulated = False
+    needs_replacement = False
+    tainted = False
 
     def __init__(self, why: str = "asked for") -> None:
         self.why = why

@@ -23,6 +23,16 @@ class RemoteHost:
 
     emulated = False
 
+    @property
+    def needs_replacement(self) -> bool:
+        """See Host."""
+        return False
+
+    @property
+    def tainted(self) -> bool:
+        """See Host."""
+        return False
+
     def __init__(self, name: str, why: str, session: SSHSession) -> None:
         self.name = name
         self.why = why

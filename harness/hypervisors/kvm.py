@@ -18,7 +18,8 @@ class KvmHypervisor(SupervisedHypervisor):
     """See harness.hypervisors.base.Hypervisor."""
 
     name = "kvm"
-    serves_eventfds = True
+    payload_eventfds = True
+    vhost_user_disks = True
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
         access = self.access(spec)

@@ -27,7 +27,8 @@ class QemuHypervisor(SupervisedHypervisor):
     """See harness.hypervisors.base.Hypervisor."""
 
     name = "qemu"
-    serves_eventfds = False
+    payload_eventfds = False
+    vhost_user_disks = True
     # of microvm, the fewest devices with which it finds PCI, virtio and a console; and the clock
     # that its ACPI tables do not deny: a PC's kernel waits for seconds when there is none
     machine = "microvm,acpi=on,pcie=on,rtc=on,isa-serial=on"

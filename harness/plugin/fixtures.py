@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from harness.errors import HarnessError, hide_frames
+from harness.hypervisors.capabilities import SupportsPayloads
 from harness.plugin.session import Session, session_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from harness.guest.factory import GuestFactory
     from harness.guest.guest import Guest
     from harness.guest.guest_ssh import GuestSSH
-    from harness.guest.payload import PayloadFactory, PayloadGuest, RunsPayloads
+    from harness.guest.payload import PayloadFactory, PayloadGuest
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor
     from harness.results.schema import Parameter
@@ -187,13 +188,13 @@ def payload(request: pytest.FixtureRequest) -> Iterator[PayloadFactory]:
     release_all(session, made)
 
 
-def _runs_payloads(session: Session, request: pytest.FixtureRequest) -> RunsPayloads:
+def _runs_payloads(session: Session, request: pytest.FixtureRequest) -> SupportsPayloads:
     """What runs the payloads of a test."""
     if "hypervisor" in request.node.fixturenames:
         chosen = request.getfixturevalue("hypervisor")
-        if not hasattr(chosen, "create_payload"):
+        if not isinstance(chosen, SupportsPayloads):
             pytest.skip(f"{chosen.name} runs no payload guests")
-        return chosen  # type: ignore[no-any-return]
+        return chosen
     payloads = session.payloads
     payloads.start()
     if problem := payloads.usage_problem():

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import HarnessError, HostError
 
 if TYPE_CHECKING:
-    from harness.guest.payload import PayloadFactory, RunsPayloads
+    from harness.guest.payload import PayloadFactory
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor
+    from harness.hypervisors.capabilities import SupportsPayloads
     from harness.hypervisors.kvm import KvmHypervisor
     from harness.plugin.session import Session
 
@@ -84,7 +85,7 @@ class Payloads:
         return f"--hypervisor={settings.hypervisor} --virt-host={settings.host}: {self.unusable}"
 
     def factory(
-        self, hypervisor: RunsPayloads, label: str, arguments: dict[str, Any]
+        self, hypervisor: SupportsPayloads, label: str, arguments: dict[str, Any]
     ) -> PayloadFactory:
         """hypervisor: ours, or one of the session's."""
         from harness.guest.payload import PayloadFactory

@@ -19,6 +19,7 @@ from harness import scratch
 from harness.errors import HarnessError, HostError, ImageError
 from harness.hosts import conditions
 from harness.hypervisors import registry
+from harness.hypervisors.capabilities import SupportsOwnImage, needs_kvm
 from harness.plugin.options import settings
 from harness.plugin.payload_host import Payloads
 from harness.plugin.progress import Progress
@@ -173,9 +174,9 @@ class Session:
 
     def _take(self, factories: dict[str, HypervisorFactory]) -> None:
         """A host for them all, and each of them on it; all or none."""
-        needs_kvm = [getattr(one, "needs_kvm", True) for one in factories.values()]
+        kvm = any(map(needs_kvm, factories.values()))
         with self.progress.stage("host"):
-            if any(needs_kvm) or self.settings.host not in ("auto", "local"):
+            if kvm or self.settings.host not in ("auto", "local"):
                 from harness.hosts.select import select_host
 
                 host = select_host(self.settings.host, self.progress)
@@ -209,7 +210,7 @@ class Session:
     def needs_replacement(self) -> bool:
         """Whether the host is due for replacement, and no guest runs on it."""
         idle = all(guest.ended.is_set() for guest in self.guests)
-        return idle and not self._closed and bool(getattr(self.host, "needs_replacement", False))
+        return idle and not self._closed and self.host is not None and self.host.needs_replacement
 
     def renew(self) -> None:
         """Another host of the same kind, with the same hypervisors. As start()."""
@@ -290,16 +291,16 @@ class Session:
 
     def image(self, hypervisor: Hypervisor) -> GuestImage:
         """What guests of a hypervisor boot, made when it is missing. Raises ImageError."""
-        own: Callable[[Progress], GuestImage] | None = getattr(hypervisor, "guest_image", None)
+        own = hypervisor if isinstance(hypervisor, SupportsOwnImage) else None
         kept = hypervisor.name if own else ""  # all others have one
         if kept not in self._images:
             with self.progress.stage("guest image"):
-                self._images[kept] = own(self.progress) if own else self._stored_image()
+                self._images[kept] = own.guest_image(self.progress) if own else self._stored_image()
         return self._images[kept]
 
     def image_digest(self, hypervisor: Hypervisor) -> str:
         """Of what its guests booted; "" if none did so far."""
-        kept = hypervisor.name if hasattr(hypervisor, "guest_image") else ""
+        kept = hypervisor.name if isinstance(hypervisor, SupportsOwnImage) else ""
         return self._images[kept].digest if kept in self._images else ""
 
     def _stored_image(self) -> GuestImage:
@@ -318,7 +319,7 @@ class Session:
         from harness.guest.factory import GuestFactory
 
         many = len(self.hypervisors) > 1
-        own_image = hasattr(hypervisor, "guest_image")
+        own_image = isinstance(hypervisor, SupportsOwnImage)
         # a baseline that nobody named is not what the options for machines were meant for
         unasked = hypervisor.name == BASELINE and BASELINE not in self.settings.targets
         ways = () if unasked else ("boot", "network", "ssh", "root")

@@ -80,7 +80,7 @@ class Ran:
 
 def serves_eventfds(payload: PayloadFactory) -> bool:
     """Whether the cases of EVENTFDS can run there."""
-    return bool(getattr(payload.hypervisor, "serves_eventfds", False))
+    return payload.hypervisor.payload_eventfds
 
 
 def build(folder: Path) -> Path:
