@@ -36,11 +36,24 @@ def test_code_is_clean(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("script", ["dev", ".ci/run"])
-def test_scripts_parse_and_may_be_run(script: str) -> None:
+def test_script_parses_and_is_executable(script: str) -> None:
     path = ROOT / script
     assert path.stat().st_mode & 0o111
     shell = path.read_text().partition("\n")[0].removeprefix("#!")
     subprocess.run([shell, "-n", str(path)], check=True)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name
+)
+def test_workflow_matches_schema(path: Path) -> None:
+    command = ["check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(path)]
+    subprocess.run([sys.executable, "-m", *command], check=True)
+
+
+def test_pre_commit_configuration_is_valid() -> None:
+    path = ROOT / ".pre-commit-config.yaml"
+    subprocess.run([sys.executable, "-m", "pre_commit", "validate-config", str(path)], check=True)
 
 
 def imported(path: Path) -> Iterator[str]:
