@@ -21,8 +21,8 @@ BOOTS = {"short": 3, "full": 8}
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program that runs in ring 0 alone, for suites.bare.run()."""
+def bare_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled program for suites.bare.run()."""
     return bare.build(tmp_path_factory.mktemp("bare"))
 
 

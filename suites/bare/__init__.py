@@ -1,6 +1,8 @@
-"""Ring 0 with nothing around it: one program, an ELF with a PVH entry, as a guest of its own.
+"""Runs a bare program: an ELF in ring 0 without an operating system, entered by PVH.
 
-The same file runs on every hypervisor that starts such a payload; each case in a fresh machine.
+The same file runs on every hypervisor that can start such a payload. Each case runs in a fresh
+machine, which prints one JSON object and halts. Unit: TSC cycles a batch; kvmclock converts them to
+ns. KVM counts the exits of the whole machine.
 """
 
 from __future__ import annotations
@@ -16,90 +18,100 @@ from pathlib import Path
 from harness.errors import HarnessError, ProvisionError, WorkloadError
 from harness.guest.payload import PayloadFactory, PayloadGuest
 from harness.plugin.fixtures import RecordSample
-from suites.tool import operations
+from suites.timing_tools import total_operations
 
-# in the order of `enum kind` in bare.c
+# the order of `enum case_number` in bare.c
 CASES = (
     *("control", "hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user"),
     *("mmio_eventfd", "ipi", "ipi_halt", "timer_latency", "world_switch", "irqfd"),
 )
-INTERRUPTS = ("ipi", "ipi_halt", "timer_latency", "world_switch", "irqfd")
-# what a case needs: address and interrupt vector; EVENTFD_MMIO, IRQFD_MMIO, IRQFD_VECTOR in bare.c
+INTERRUPT_CASES = ("ipi", "ipi_halt", "timer_latency", "world_switch", "irqfd")
+# the eventfds of a case: address to interrupt vector (0: none), as in bare.c
 EVENTFDS = {"mmio_eventfd": {0xD000_1000: 0}, "irqfd": {0xD000_2000: 0x42}}
 MEMORY = 64  # MiB
-TIMEOUT = 120.0
+TIMEOUT = 120.0  # seconds
 INTERRUPT_BATCHES = 30
-_starts: dict[tuple[str, Path, int, int], int | None] = {}
-_ORDER = struct.Struct("<8sIIQ")  # `order` in bare.c
-_MARK = b"HVORDER\0"
-_BARE = (
+_PARAMETERS = struct.Struct("<8sIIQ")  # `parameters` in bare.c
+_MARK = b"HVPARAM\0"
+_startup_exits_cache: dict[tuple[str, Path, int, int], int | None] = {}
+_COMPILER_OPTIONS = (
     *("-m64", "-O2", "-Wall", "-Wextra", "-ffreestanding", "-nostdlib", "-static"),
     *("-no-pie", "-fno-pic", "-mno-red-zone", "-mgeneral-regs-only"),
     *("-fno-stack-protector", "-fcf-protection=none", "-fno-asynchronous-unwind-tables"),
 )
 # one segment, at 1 MiB
-_LINKED = ("-Wl,--build-id=none", "-Wl,-N", "-Wl,--no-warn-rwx-segments", "-Wl,-Ttext=0x100000")
+_LINKER_OPTIONS = (
+    *("-Wl,--build-id=none", "-Wl,-N", "-Wl,--no-warn-rwx-segments", "-Wl,-Ttext=0x100000"),
+)
 
 
 @dataclass(frozen=True)
-class Ran:
-    """One case in one machine.
+class BareRun:
+    """One run of a case, in a machine of its own.
 
-    batches: cycles of the TSC that each took. ns: of one cycle. ops: operations in each batch.
-    exits: KVM's count of the machine's exits, its firmware's among them, but for those of its
-    output; or None.
+    batches: TSC cycles of each batch. ns_per_cycle: the period of the TSC. ops: operations in a
+    batch. exits: KVM's count of the machine's exits, with its firmware's but without those of its
+    output; None without a counter.
     """
 
     case: str
     batches: list[int]
-    ns: float
+    ns_per_cycle: float
     ops: int
     exits: int | None
 
     @property
     def costs(self) -> list[tuple[float, float]]:
-        """ns and cycles of each batch."""
-        return [(cycles * self.ns, cycles) for cycles in self.batches]
+        """(ns, cycles) of each batch."""
+        return [(cycles * self.ns_per_cycle, cycles) for cycles in self.batches]
 
     @property
-    def us(self) -> list[float]:
-        """us an operation, of each batch."""
-        return [cycles * self.ns / self.ops / 1e3 for cycles in self.batches]
+    def us_per_operation(self) -> list[float]:
+        """us of one operation, for each batch."""
+        return [cycles * self.ns_per_cycle / self.ops / 1e3 for cycles in self.batches]
 
     @property
     def seconds(self) -> float:
-        return sum(self.batches) * self.ns / 1e9
+        """Seconds of all batches."""
+        return sum(self.batches) * self.ns_per_cycle / 1e9
 
     @property
     def operations(self) -> int:
-        """All of them, those before the first batch included: of interrupts a whole batch."""
-        if self.case in INTERRUPTS:
+        """Operations of the whole run, with the warm-up: for interrupts that is a whole batch."""
+        if self.case in INTERRUPT_CASES:
             return self.ops * (len(self.batches) + 1)
-        return operations(self.ops, len(self.batches))
+        return total_operations(self.ops, len(self.batches))
 
 
 def serves_eventfds(payload: PayloadFactory) -> bool:
-    """Whether the cases of EVENTFDS can run there."""
+    """Whether the payload's hypervisor can run the cases of EVENTFDS."""
     return payload.hypervisor.payload_eventfds
 
 
 def build(folder: Path) -> Path:
-    """The program, with an order to be filled in. Raises ProvisionError (stage "create")."""
-    here, made = Path(__file__).parent, folder / "bare"
-    argv = ["gcc", *_BARE, *_LINKED, "-o", str(made), f"{here}/boot.S", f"{here}/bare.c"]
+    """Compile the program into the folder. Raises ProvisionError (stage "create")."""
+    sources, program = Path(__file__).parent, folder / "bare"
+    argv = ["gcc", *_COMPILER_OPTIONS, *_LINKER_OPTIONS, "-o", str(program)]
     try:
-        subprocess.run(argv, check=True, capture_output=True, text=True)
+        subprocess.run(
+            [*argv, f"{sources}/boot.S", f"{sources}/bare.c"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
     except FileNotFoundError:
-        raise ProvisionError("no gcc to build with", hint="install gcc", stage="create") from None
+        raise ProvisionError(
+            "gcc is not installed", hint="install the package gcc", stage="create"
+        ) from None
     except subprocess.CalledProcessError as error:
-        raise ProvisionError(f"gcc: {error.stderr.strip()}", stage="create") from None
-    return made
+        raise ProvisionError(f"gcc failed: {error.stderr.strip()}", stage="create") from None
+    return program
 
 
-def order(program: Path, case: str, ops: int, batches: int) -> Path:
-    """A copy beside it that does so many batches of so many operations of one case."""
+def configure(program: Path, case: str, ops: int, batches: int) -> Path:
+    """Write a copy of the program, beside it, that runs this case; its path."""
     data = bytearray(program.read_bytes())
-    _ORDER.pack_into(data, data.index(_MARK), _MARK, CASES.index(case), batches, ops)
+    _PARAMETERS.pack_into(data, data.index(_MARK), _MARK, CASES.index(case), batches, ops)
     path = program.with_name(f"{program.name}-{case}-{ops}-{batches}")
     path.write_bytes(data)
     return path
@@ -114,12 +126,14 @@ def run(
     *,
     vcpus: int = 1,
     cpus: Sequence[int] = (),
-) -> Ran:
-    """cpus: the host's CPUs to run on, if not all. Raises WorkloadError when it does not tell what
-    it should, ProvisionError where a case of EVENTFDS finds a hypervisor without."""
-    ordered = order(program, case, ops, batches)
+) -> BareRun:
+    """Run one case in a fresh machine. cpus: the host's CPUs that it may use; empty for all.
+
+    Raises WorkloadError if the output is invalid. Raises ProvisionError for a case of EVENTFDS on a
+    hypervisor without eventfds.
+    """
     guest = payload(
-        ordered,
+        configure(program, case, ops, batches),
         mode="protected",
         memory=MEMORY,
         vcpus=vcpus,
@@ -128,26 +142,29 @@ def run(
         eventfds=EVENTFDS.get(case),
     )
     try:
-        said = _result(guest)
+        output = _read_result(guest)
         exits = guest.statistics().get("exits")
     except (TimeoutError, HarnessError) as error:
-        raise _broken(guest, case, f"{guest.end or error}: {guest.console.tail()}") from error
+        cause = f"{guest.end or error}: {guest.console.tail()}"
+        raise _result_error(guest, case, cause) from error
     guest.stop()
     try:
-        told = json.loads(said)
-        if "error" in told:
-            raise _broken(guest, case, told["error"])
-        found = [int(one) for one in told["batches"]]
-        if len(found) != batches or told["case"] != case or min(found) < 0:
-            raise ValueError("batches are missing")
-        ns = 2.0 ** int(told["shift"]) * int(told["mul"]) / 2**32
-        return Ran(case, found, ns, ops, None if exits is None else exits - int(told["serial"]))
+        result = json.loads(output)
+        if "error" in result:
+            raise _result_error(guest, case, result["error"])
+        cycles = [int(value) for value in result["batches"]]
+        if len(cycles) != batches or result["case"] != case or min(cycles) < 0:
+            raise ValueError(f"expected {batches} batches of {case}")
+        ns_per_cycle = 2.0 ** int(result["shift"]) * int(result["mul"]) / 2**32
+        if exits is not None:
+            exits -= int(result["serial"])
+        return BareRun(case, cycles, ns_per_cycle, ops, exits)
     except (ValueError, KeyError, TypeError) as error:
-        raise _broken(guest, case, f"{said[-200:]!r}") from error
+        raise _result_error(guest, case, repr(output[-200:])) from error
 
 
 def record_interrupts(
-    keep: RecordSample,
+    record_sample: RecordSample,
     metric: str,
     payload: PayloadFactory,
     program: Path,
@@ -157,45 +174,48 @@ def record_interrupts(
     boot: int,
     vcpus: int,
     cpus: Sequence[int] = (),
-    ways: int = 1,
+    interrupts_per_op: int = 1,
 ) -> None:
-    """Run a case of interrupts and keep its batches, and the exits of one: KVM's count less that of
-    a machine whose first CPU comes up and ends. Fewer are not better: a CPU that waits for another
-    exits by its host's timer, too. ways: interrupts of an operation, where one way is timed."""
-    start = _exits_to_start(payload, program, vcpus, boot)
-    ran = run(payload, program, case, ops, INTERRUPT_BATCHES, vcpus=vcpus, cpus=cpus)
+    """Run a case of interrupts; record us of one interrupt (a sample a batch) and its exits.
+
+    The exits are KVM's count less that of a control machine that only starts and ends. They have no
+    better direction: a CPU that waits also exits by the host's timer. interrupts_per_op: 2 if an
+    operation is a round trip, of which the program times one half.
+    """
+    startup_exits = _startup_exits(payload, program, vcpus, boot)
+    measured = run(payload, program, case, ops, INTERRUPT_BATCHES, vcpus=vcpus, cpus=cpus)
     parameters = {"ops": ops, "ring": 0}
-    for number, value in enumerate(ran.us):
-        keep(metric, value, "us", "lower", parameters, boot=boot, batch=number)
-    if start is not None and ran.exits is not None:
-        found = (ran.exits - start) / (ways * ran.operations)
-        keep(f"{metric}.exits", found, "exits/op", "", parameters, boot=boot)
+    for number, value in enumerate(measured.us_per_operation):
+        record_sample(metric, value, "us", "lower", parameters, boot=boot, batch=number)
+    if startup_exits is not None and measured.exits is not None:
+        exits = (measured.exits - startup_exits) / (interrupts_per_op * measured.operations)
+        record_sample(f"{metric}.exits", exits, "exits/op", "", parameters, boot=boot)
 
 
-def _exits_to_start(payload: PayloadFactory, program: Path, vcpus: int, boot: int) -> int | None:
-    """Of a machine that does next to nothing; looked for once a hypervisor and boot."""
+def _startup_exits(payload: PayloadFactory, program: Path, vcpus: int, boot: int) -> int | None:
+    """Exits of a control machine with one operation, measured once a hypervisor and boot."""
     key = (payload.label, program, vcpus, boot)
-    if key not in _starts:
-        _starts[key] = run(payload, program, "control", 1, 1, vcpus=vcpus).exits
-    return _starts[key]
+    if key not in _startup_exits_cache:
+        _startup_exits_cache[key] = run(payload, program, "control", 1, 1, vcpus=vcpus).exits
+    return _startup_exits_cache[key]
 
 
-def _result(guest: PayloadGuest) -> str:
-    """The line that it ends with. Raises TimeoutError when late, or when the guest has ended."""
-    late = time.monotonic() + TIMEOUT
+def _read_result(guest: PayloadGuest) -> str:
+    """The guest's last console line. Raises TimeoutError if it is late or the guest has ended."""
+    deadline = time.monotonic() + TIMEOUT
     while True:
-        ended = guest.ended.is_set()  # before the look: what it said last is there
+        ended = guest.ended.is_set()  # read this first: the last line may come with the end
         try:
             return guest.console.wait_for("}", 0.5)
         except TimeoutError:
-            if ended or time.monotonic() > late:
+            if ended or time.monotonic() > deadline:
                 raise
 
 
-def _broken(guest: PayloadGuest, case: str, what: str) -> WorkloadError:
+def _result_error(guest: PayloadGuest, case: str, cause: str) -> WorkloadError:
     return WorkloadError(
-        f"the case {case} tells no result: {what}",
-        hint="see its console, and suites/bare",
+        f"the bare program printed no valid result for {case}: {cause}",
+        hint="read the guest's console output",
         stage="run",
         guest=guest.name,
     )

@@ -1,13 +1,13 @@
 /*
- * One case of what an exit or an interrupt costs, in ring 0, with no operating system around it:
- * B batches of N operations each, then one JSON object on the serial port (0x3f8), then a halt.
+ * Times one case of an exit or an interrupt, in ring 0 without an operating system: B batches of N
+ * operations. Prints one JSON object on the serial port (0x3f8) and halts:
  *
- *   {"case", "ops", "mul", "shift", "serial", "batches": [cycles, ...]}
+ *   {"case", "ops", "mul", "shift", "batches": [cycles, ...], "serial"}   or   {"error": cause}
  *
- * mul, shift: ns = (cycles << shift) * mul >> 32 (pvclock). serial: exits that the output causes
- * up to this number. Or {"error": why}.
+ * mul, shift: ns = (cycles << shift) * mul >> 32 (pvclock). serial: exits that the output caused
+ * before this number.
  *
- * The order (which case, how many) is in `order`: its reader fills it in, in the file.
+ * The harness writes the case and its counts into `parameters`, in the ELF file.
  * Sources: Linux' arch/x86/include/asm/pvclock-abi.h and uapi/asm/kvm_para.h; Intel SDM volume 3A,
  * 10.12 (x2APIC), 10.5.4.1 (TSC deadline).
  */
@@ -17,12 +17,12 @@
 #define SERIAL 0x3f8
 #define LINE_STATUS (SERIAL + 5)
 #define CAN_SEND 0x20
-#define USER_PORT 0xd00             /* no device is there */
+#define USER_PORT 0xd00             /* no device answers, so the exit reaches the VMM */
 #define PIC_MASK_PORT 0x21
 #define SECOND_PIC_MASK_PORT 0xa1
-#define USER_MMIO 0xd0000000u       /* nor there */
-#define EVENTFD_MMIO 0xd0001000u    /* what is written here is for an eventfd, if there is one */
-#define IRQFD_MMIO 0xd0002000u      /* and here for one that KVM makes an interrupt of */
+#define USER_MMIO 0xd0000000u       /* likewise */
+#define EVENTFD_MMIO 0xd0001000u    /* a write signals an ioeventfd, if the VMM has set one */
+#define IRQFD_MMIO 0xd0002000u      /* a write signals an eventfd that is also an irqfd */
 #define UNKNOWN_HYPERCALL 0x7fffffff
 #define MSR_APIC_BASE 0x1b
 #define X2APIC_ENABLED 0xc00
@@ -40,15 +40,18 @@
 #define IPI_VECTOR 0x40
 #define TIMER_VECTOR 0x41
 #define IRQFD_VECTOR 0x42
-#define ASLEEP 2000000              /* cycles after which KVM polls no more for a halted CPU */
-#define TIMER_DELAY 300000          /* cycles from setting it to its deadline */
-#define PATIENCE 20000000000ull     /* cycles that anything may take */
+#define HALT_POLL_CYCLES 2000000    /* KVM stops polling for a halted vCPU before this */
+#define TIMER_DELAY 300000          /* cycles from the write to the deadline */
+#define TIMEOUT_CYCLES 20000000000ull
 #define MAX_BATCHES 1000
 
-enum kind { CONTROL, HYPERCALL, CPUID, MSR_READ, PIO_KERNEL, PIO_USER, MMIO_USER, MMIO_EVENTFD,
-            IPI, IPI_HALT, TIMER, WORLD_SWITCH, IRQFD, KINDS };
+/* The order of CASES in suites/bare/__init__.py. */
+enum case_number {
+    CONTROL, HYPERCALL, CPUID, MSR_READ, PIO_KERNEL, PIO_USER, MMIO_USER, MMIO_EVENTFD,
+    IPI, IPI_HALT, TIMER, WORLD_SWITCH, IRQFD, CASES
+};
 
-static const char *const names[KINDS] = {
+static const char *const names[CASES] = {
     "control", "hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user",
     "mmio_eventfd", "ipi", "ipi_halt", "timer_latency", "world_switch",
     "irqfd",
@@ -56,12 +59,13 @@ static const char *const names[KINDS] = {
 
 volatile struct {
     char mark[8];
-    uint32_t kind, batches;
+    uint32_t case_number, batches;
     uint64_t ops;
-} order = {"HVORDER", 0, 1, 1};
+} parameters = {"HVPARAM", 0, 1, 1};
 
-volatile uint64_t acknowledged, fired;
-static volatile uint64_t second_up, second_idle, second_stop, second_halts, second_answers, first;
+volatile uint64_t ipi_count, handler_tsc;
+static volatile uint64_t second_up, second_idle, second_stop, second_halts, second_replies;
+static volatile uint64_t first_apic_id;
 static uint64_t cycles[MAX_BATCHES];
 static uint64_t serial_exits;
 static struct { uint16_t low, selector, flags, middle; uint32_t high, zero; } idt[256];
@@ -74,7 +78,7 @@ static volatile struct {
 } clock __attribute__((aligned(64)));
 
 extern char second_begin[], second_end[], on_ipi[], on_timer[];
-void halt_until_not(volatile uint64_t *value, uint64_t old);   /* with interrupts off */
+void halt_while_equal(volatile uint64_t *value, uint64_t old);   /* call with interrupts off */
 
 static inline void out8(uint16_t port, uint8_t value)
 {
@@ -108,7 +112,8 @@ static inline void cpuid(uint32_t leaf, uint32_t r[4])
     __asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(0));
 }
 
-/* No earlier load, and no later instruction, crosses the reading (Intel SDM, RDTSC). */
+/* The fences keep earlier loads before the reading and later instructions after it (Intel SDM,
+ * RDTSC). */
 static inline uint64_t tsc_now(void)
 {
     uint32_t low, high;
@@ -117,7 +122,7 @@ static inline uint64_t tsc_now(void)
     return (uint64_t)high << 32 | low;
 }
 
-static void put(const char *text)
+static void print(const char *text)
 {
     for (; *text; text++) {
         do
@@ -128,7 +133,7 @@ static void put(const char *text)
     }
 }
 
-static void put_number(uint64_t value)
+static void print_number(uint64_t value)
 {
     char digits[21], *at = digits + 20;
 
@@ -136,7 +141,7 @@ static void put_number(uint64_t value)
     do
         *--at = (char)('0' + value % 10);
     while (value /= 10);
-    put(at);
+    print(at);
 }
 
 _Noreturn static void halt(void)
@@ -145,15 +150,16 @@ _Noreturn static void halt(void)
         __asm__ volatile("cli\n hlt");
 }
 
-_Noreturn static void fail(const char *why)
+_Noreturn static void fail(const char *error)
 {
-    put("{\"error\": \"");
-    put(why);
-    put("\"}\n");
+    print("{\"error\": \"");
+    print(error);
+    print("\"}\n");
     halt();
 }
 
-/* The frame of suites' hv-exits: eax, ecx, edx set anew for each operation; all cases pay alike. */
+/* As in hv-exits: each iteration loads eax, ecx and edx, so that all cases have the same loop
+ * overhead. */
 #define CASE(name, body)                                                                  \
     static void name(uint64_t ops, uint32_t a, uint32_t c, uint32_t d)                    \
     {                                                                                     \
@@ -177,11 +183,11 @@ CASE(run_store, "movl %%eax, (%%rdx)")
 static void measure(void (*run)(uint64_t, uint32_t, uint32_t, uint32_t), uint32_t a, uint32_t c,
                     uint32_t d)
 {
-    run(order.ops / 10 + 1, a, c, d);
-    for (uint32_t i = 0; i < order.batches; i++) {
+    run(parameters.ops / 10 + 1, a, c, d);
+    for (uint32_t i = 0; i < parameters.batches; i++) {
         uint64_t start = tsc_now();
 
-        run(order.ops, a, c, d);
+        run(parameters.ops, a, c, d);
         cycles[i] = tsc_now() - start;
     }
 }
@@ -208,16 +214,17 @@ static void enable_interrupts(void)
     wrmsr(X2APIC_SPURIOUS, 0x1ff);
 }
 
-static void need_apic(uint32_t more, const char *why)
+/* Enables the x2APIC and the handlers. Fails with `error` if CPUID.1:ECX lacks `features`. */
+static void init_apic(uint32_t features, const char *error)
 {
     uint32_t r[4];
 
     cpuid(1, r);
     if (!(r[2] & (1u << 21)))
         fail("no x2APIC");
-    if ((r[2] & more) != more)
-        fail(why);
-    out8(PIC_MASK_PORT, 0xff);   /* firmware may have left its timer running */
+    if ((r[2] & features) != features)
+        fail(error);
+    out8(PIC_MASK_PORT, 0xff);   /* firmware may leave its timer running */
     out8(SECOND_PIC_MASK_PORT, 0xff);
     set_vector(IPI_VECTOR, on_ipi);
     set_vector(TIMER_VECTOR, on_timer);
@@ -225,29 +232,29 @@ static void need_apic(uint32_t more, const char *why)
     enable_interrupts();
 }
 
-static void wait_for(volatile uint64_t *value, uint64_t wanted, const char *what)
+static void wait_for(volatile uint64_t *value, uint64_t expected, const char *error)
 {
     uint64_t start = tsc_now();
 
-    while (*value != wanted)
-        if (tsc_now() - start > PATIENCE)
-            fail(what);
+    while (*value != expected)
+        if (tsc_now() - start > TIMEOUT_CYCLES)
+            fail(error);
 }
 
-static void spin(uint64_t how_long)
+static void spin(uint64_t duration)
 {
     uint64_t start = tsc_now();
 
-    while (tsc_now() - start < how_long)
+    while (tsc_now() - start < duration)
         ;
 }
 
-/* To each interrupt another one to the first CPU, and asleep in between. */
-static void answer(void)
+/* Second CPU: answers each IPI with one to the first CPU, and halts in between. */
+static void reply_to_ipis(void)
 {
     for (uint64_t seen = 0; !second_stop; seen++) {
-        halt_until_not(&acknowledged, seen);
-        wrmsr(X2APIC_ICR, first << 32 | TIMER_VECTOR);
+        halt_while_equal(&ipi_count, seen);
+        wrmsr(X2APIC_ICR, first_apic_id << 32 | TIMER_VECTOR);
     }
 }
 
@@ -255,16 +262,16 @@ void second_main(void)
 {
     enable_interrupts();
     second_up = rdmsr(X2APIC_ID) + 1;
-    if (second_answers)
-        return answer();
+    if (second_replies)
+        return reply_to_ipis();
     if (!second_halts)
         __asm__ volatile("sti");
     while (!second_stop) {
         if (second_halts) {
-            uint64_t seen = acknowledged;
+            uint64_t seen = ipi_count;
 
             second_idle = seen + 1;
-            halt_until_not(&acknowledged, seen);
+            halt_while_equal(&ipi_count, seen);
         } else {
             __asm__ volatile("pause");
         }
@@ -283,32 +290,33 @@ static uint32_t start_second(void)
     wrmsr(X2APIC_ICR, 1ull << 32 | STARTUP | TRAMPOLINE >> 12);
     uint64_t start = tsc_now();
     while (!second_up)
-        if (tsc_now() - start > PATIENCE)
+        if (tsc_now() - start > TIMEOUT_CYCLES)
             fail("no second CPU");
     return (uint32_t)second_up - 1;
 }
 
-/* From sending it to its handler's count, the other CPU running or halted. */
+/* Cycles from the sender's ICR write until it sees that the second CPU's handler ran. The second
+ * CPU runs or is halted. */
 static void measure_ipi(int halted)
 {
-    need_apic(0, "");
+    init_apic(0, "");
     second_halts = halted;
-    uint64_t there = (uint64_t)start_second() << 32 | IPI_VECTOR;
+    uint64_t ipi_command = (uint64_t)start_second() << 32 | IPI_VECTOR;
 
-    for (int64_t i = -1; i < order.batches; i++) {
+    for (int64_t i = -1; i < parameters.batches; i++) {
         uint64_t sum = 0;
 
-        for (uint64_t n = 0; n < order.ops; n++) {
-            uint64_t wanted = acknowledged + 1;
+        for (uint64_t n = 0; n < parameters.ops; n++) {
+            uint64_t expected = ipi_count + 1;
 
             if (halted) {
-                wait_for(&second_idle, wanted, "the second CPU does not halt");
-                spin(ASLEEP);
+                wait_for(&second_idle, expected, "the second CPU does not halt");
+                spin(HALT_POLL_CYCLES);
             }
             uint64_t start = tsc_now();
-            wrmsr(X2APIC_ICR, there);
-            while (acknowledged != wanted)
-                if (tsc_now() - start > PATIENCE)
+            wrmsr(X2APIC_ICR, ipi_command);
+            while (ipi_count != expected)
+                if (tsc_now() - start > TIMEOUT_CYCLES)
                     fail("an interrupt is lost");
             sum += tsc_now() - start;
         }
@@ -316,39 +324,38 @@ static void measure_ipi(int halted)
             cycles[i] = sum;
     }
     second_stop = 1;
-    wrmsr(X2APIC_ICR, there);
+    wrmsr(X2APIC_ICR, ipi_command);
 }
 
 /*
- * Two CPUs in turn: one wakes the other by an interrupt and halts, and the other does the same. An
- * operation is there and back; the result is for one way. The timer wakes the first one when a
- * batch takes too long.
+ * Two vCPUs alternate: each wakes the other by an IPI and halts. An operation is a round trip; the
+ * result is half of it, one switch. The timer wakes the first vCPU if a reply is lost.
  */
 static void measure_world_switch(void)
 {
-    need_apic(1u << 24, "no TSC deadline");
-    second_answers = 1;
-    first = rdmsr(X2APIC_ID);
+    init_apic(1u << 24, "no TSC deadline");
+    second_replies = 1;
+    first_apic_id = rdmsr(X2APIC_ID);
     wrmsr(X2APIC_TIMER, TSC_DEADLINE_MODE | TIMER_VECTOR);
     __asm__ volatile("mfence" : : : "memory");
-    uint64_t there = (uint64_t)start_second() << 32 | IPI_VECTOR;
+    uint64_t ipi_command = (uint64_t)start_second() << 32 | IPI_VECTOR;
 
-    for (int64_t i = -1; i < order.batches; i++) {
+    for (int64_t i = -1; i < parameters.batches; i++) {
         uint64_t start = tsc_now();
 
-        wrmsr(MSR_TSC_DEADLINE, start + PATIENCE);
-        for (uint64_t n = 0; n < order.ops; n++) {
-            fired = 0;
-            wrmsr(X2APIC_ICR, there);
-            halt_until_not(&fired, 0);
-            if (fired - start >= PATIENCE)
+        wrmsr(MSR_TSC_DEADLINE, start + TIMEOUT_CYCLES);
+        for (uint64_t n = 0; n < parameters.ops; n++) {
+            handler_tsc = 0;
+            wrmsr(X2APIC_ICR, ipi_command);
+            halt_while_equal(&handler_tsc, 0);
+            if (handler_tsc - start >= TIMEOUT_CYCLES)
                 fail("an interrupt is lost");
         }
         if (i >= 0)
             cycles[i] = (tsc_now() - start) / 2;
     }
     second_stop = 1;
-    wrmsr(X2APIC_ICR, there);
+    wrmsr(X2APIC_ICR, ipi_command);
 }
 
 static uint64_t set_timer(void)
@@ -359,7 +366,7 @@ static uint64_t set_timer(void)
     return deadline;
 }
 
-/* A write that signals an eventfd, of which KVM makes an interrupt. */
+/* Writes to the address of an ioeventfd that KVM also uses as an irqfd. */
 static uint64_t signal_irqfd(void)
 {
     uint64_t start = tsc_now();
@@ -368,20 +375,21 @@ static uint64_t signal_irqfd(void)
     return start;
 }
 
-/* By how much the handler is later than what `cause` returns; one that comes early is not late. */
-static void measure_latency(uint64_t (*cause)(void), const char *lost)
+/* Cycles from the time that `trigger` returns until the handler runs; 0 if the handler runs before
+ * that time. */
+static void measure_latency(uint64_t (*trigger)(void), const char *error)
 {
     __asm__ volatile("mfence\n sti" : : : "memory");
-    for (int64_t i = -1; i < order.batches; i++) {
+    for (int64_t i = -1; i < parameters.batches; i++) {
         uint64_t sum = 0;
 
-        for (uint64_t n = 0; n < order.ops; n++) {
-            fired = 0;
-            uint64_t due = cause();
-            while (!fired)
-                if ((int64_t)(tsc_now() - due) > (int64_t)PATIENCE)
-                    fail(lost);
-            sum += fired > due ? fired - due : 0;
+        for (uint64_t n = 0; n < parameters.ops; n++) {
+            handler_tsc = 0;
+            uint64_t due = trigger();
+            while (!handler_tsc)
+                if ((int64_t)(tsc_now() - due) > (int64_t)TIMEOUT_CYCLES)
+                    fail(error);
+            sum += handler_tsc > due ? handler_tsc - due : 0;
         }
         if (i >= 0)
             cycles[i] = sum;
@@ -389,26 +397,26 @@ static void measure_latency(uint64_t (*cause)(void), const char *lost)
     __asm__ volatile("cli");
 }
 
-static void find_clock(void)
+static void init_kvmclock(void)
 {
     uint32_t r[4];
 
     cpuid(0x40000000, r);
     if (r[1] != 0x4b4d564b || r[2] != 0x564b4d56 || r[3] != 0x4d)
-        fail("no KVM");
+        fail("CPUID does not report KVM");
     cpuid(0x40000001, r);
     if (!(r[0] & KVM_FEATURE_CLOCKSOURCE2))
-        fail("no kvmclock");
+        fail("CPUID does not report kvmclock");
     wrmsr(MSR_KVM_SYSTEM_TIME_NEW, (uint64_t)&clock | 1);
     if (!clock.mul)
-        fail("kvmclock tells nothing");
+        fail("kvmclock is not updated");
 }
 
-static void run_kind(uint32_t kind)
+static void run_case(uint32_t case_number)
 {
     uint32_t r[4];
 
-    switch (kind) {
+    switch (case_number) {
     case CONTROL:
         return measure(run_control, 0, 0, 0);
     case HYPERCALL:
@@ -432,41 +440,42 @@ static void run_kind(uint32_t kind)
     case IPI_HALT:
         return measure_ipi(1);
     case TIMER:
-        need_apic(1u << 24, "no TSC deadline");
+        init_apic(1u << 24, "no TSC deadline");
         wrmsr(X2APIC_TIMER, TSC_DEADLINE_MODE | TIMER_VECTOR);
         return measure_latency(set_timer, "the timer does not fire");
     case WORLD_SWITCH:
         return measure_world_switch();
     case IRQFD:
-        need_apic(0, "");
+        init_apic(0, "");
         return measure_latency(signal_irqfd, "an interrupt is lost");
     }
 }
 
 void bare_main(void)
 {
-    if (order.kind >= KINDS || !order.batches || order.batches > MAX_BATCHES || !order.ops)
-        fail("no such order");
-    find_clock();
-    run_kind(order.kind);
-    put("{\"case\": \"");
-    put(names[order.kind]);
-    put("\", \"ops\": ");
-    put_number(order.ops);
-    put(", \"mul\": ");
-    put_number(clock.mul);
-    put(", \"shift\": ");
+    if (parameters.case_number >= CASES || !parameters.ops || !parameters.batches
+        || parameters.batches > MAX_BATCHES)
+        fail("invalid parameters");
+    init_kvmclock();
+    run_case(parameters.case_number);
+    print("{\"case\": \"");
+    print(names[parameters.case_number]);
+    print("\", \"ops\": ");
+    print_number(parameters.ops);
+    print(", \"mul\": ");
+    print_number(clock.mul);
+    print(", \"shift\": ");
     if (clock.shift < 0)
-        put("-");
-    put_number((uint64_t)(clock.shift < 0 ? -clock.shift : clock.shift));
-    put(", \"batches\": [");
-    for (uint32_t i = 0; i < order.batches; i++) {
+        print("-");
+    print_number((uint64_t)(clock.shift < 0 ? -clock.shift : clock.shift));
+    print(", \"batches\": [");
+    for (uint32_t i = 0; i < parameters.batches; i++) {
         if (i)
-            put(", ");
-        put_number(cycles[i]);
+            print(", ");
+        print_number(cycles[i]);
     }
-    put("], \"serial\": ");
+    print("], \"serial\": ");
     uint64_t before = serial_exits;
-    put_number(before);
-    put("}\n");
+    print_number(before);
+    print("}\n");
 }

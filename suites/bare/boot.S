@@ -1,6 +1,6 @@
 /*
- * From a PVH entry to 64-bit C: page tables that map 4 GiB to themselves, descriptors, a stack; the
- * same for a second CPU, which starts in real mode; and what the two interrupts do.
+ * From a PVH entry to 64-bit C: identity page tables of 4 GiB, segment descriptors and a stack.
+ * The second CPU starts in real mode and takes the same path. Also the interrupt handlers.
  *
  * Sources: Xen's docs/misc/pvh.pandoc (entry state, note); Intel SDM volume 3A, 9.8.5 (to IA-32e
  * mode), 8.4.4 (starting a second CPU), 10.12 (x2APIC).
@@ -27,7 +27,7 @@ _start:
     lgdt gdt_pointer
     mov $boot_stack, %esp
     mov $begin64, %edi
-to_long:                        /* edi: where to go on */
+to_long:                        /* edi: where to continue */
     mov $0x10, %eax
     mov %eax, %ds
     mov %eax, %es
@@ -54,7 +54,7 @@ begin64:
     hlt
     jmp 2b
 
-/* Copied to 0x8000, where a second CPU starts. */
+/* The startup code of the second CPU, copied to 0x8000. */
 .globl second_begin, second_end
 .code16
 second_begin:
@@ -79,31 +79,31 @@ second64:
     call second_main
     jmp 2b
 
-/* Halts for as long as (rdi) is rsi, which an interrupt changes. One between the look and the halt
- * makes it look again, also on a CPU that loses the shadow of an STI. */
-.globl halt_until_not
-halt_until_not:
+/* Halts while (rdi) equals rsi; an interrupt handler changes it. An interrupt may come between the
+ * comparison and the HLT, on a CPU without the STI shadow. The handler then skips the HLT. */
+.globl halt_while_equal
+halt_while_equal:
     cmp %rsi, (%rdi)
     jne 1f
     sti
 about_to_halt:
     hlt
     cli
-    jmp halt_until_not
+    jmp halt_while_equal
 1:  ret
 
-/* An interrupt from the other CPU: count it. */
+/* Handler of the IPI: counts it. */
 .globl on_ipi, on_timer
 on_ipi:
     push %rax
     push %rcx
     push %rdx
-    incq acknowledged(%rip)
+    incq ipi_count(%rip)
 end_of_interrupt:
     lea about_to_halt(%rip), %rax
-    cmp %rax, 24(%rsp)          /* where it came */
+    cmp %rax, 24(%rsp)          /* the interrupted RIP */
     jne 1f
-    incq 24(%rsp)               /* past the halt */
+    incq 24(%rsp)               /* skip the one-byte HLT */
 1:
     mov $X2APIC_EOI, %ecx
     xor %eax, %eax
@@ -114,7 +114,7 @@ end_of_interrupt:
     pop %rax
     iretq
 
-/* The timer, or an eventfd: when it came. */
+/* Handler of the timer and the irqfd: stores the TSC. */
 on_timer:
     push %rax
     push %rcx
@@ -122,7 +122,7 @@ on_timer:
     rdtsc
     shl $32, %rdx
     or %rdx, %rax
-    mov %rax, fired(%rip)
+    mov %rax, handler_tsc(%rip)
     jmp end_of_interrupt
 
 .section .rodata

@@ -1,4 +1,8 @@
-"""How long a clone takes to come up, beside the boot that it spares; and many guests at once."""
+"""Start-up time of clones of a running guest, and of several guests at once.
+
+Unit: seconds from the creation of a clone to each stage. Control: boot.* of suites/boot/test_boot.
+Each boot is a fresh origin with CLONES clones.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,22 @@ from harness.plugin.fixtures import RecordSample
 pytestmark = pytest.mark.requires_vm
 CLONES = 4  # of one origin
 MEMORY = 128  # MiB
-AT_ONCE = 3
+CONCURRENT_GUESTS = 3
 
 
 @pytest.mark.only_hypervisors("kvm")
 def test_clone(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
-    """Create to restored, adopted (its identity is its own) and ready: of the first clone of a
-    snapshot, and of those that know by it what they will write."""
+    """Seconds from creation to restored, adopted (the clone has its own identity) and ready.
+
+    The parameter `clone` separates the first clone of a snapshot from later ones. The first clone
+    records which pages a clone writes; later clones get these pages in advance.
+    """
     origin = guest_factory("origin", memory=MEMORY)
     origin.ssh.cut()
-    with origin.snapshot() as taken:
+    with origin.snapshot() as snapshot:
         origin.stop()
         for batch in range(CLONES):
-            clone = guest_factory.clone(taken, "clone")
+            clone = guest_factory.clone(snapshot, "clone")
             parameters: dict[str, int | str] = {
                 "vcpus": origin.spec.vcpus,
                 "memory": MEMORY,
@@ -39,14 +46,15 @@ def test_clone(guest_factory: GuestFactory, record_sample: RecordSample, boot: i
             clone.stop()
 
 
-def test_at_once(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
-    """Several guests that are started together: from the first one's creation until SSH has logged
-    in to the last one."""
-    made = [guest_factory.launch("crowd", memory=MEMORY) for _ in range(AT_ONCE)]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        marks = [guest.timeline.marks for guest in pool.map(ready, made)]
-    took = (max(one["ready"] for one in marks) - min(one["create"] for one in marks)) / 1e9
-    parameters = {"guests": AT_ONCE, "memory": MEMORY}
-    record_sample("boot.at_once", took, "s", "lower", parameters, boot=boot)
-    for guest in made:
+def test_concurrent_boots(
+    guest_factory: GuestFactory, record_sample: RecordSample, boot: int
+) -> None:
+    """Several guests that start together: seconds from the first creation to the last login."""
+    guests = [guest_factory.launch("concurrent", memory=MEMORY) for _ in range(CONCURRENT_GUESTS)]
+    with ThreadPoolExecutor(CONCURRENT_GUESTS) as pool:
+        marks = [guest.timeline.marks for guest in pool.map(ready, guests)]
+    seconds = (max(one["ready"] for one in marks) - min(one["create"] for one in marks)) / 1e9
+    parameters = {"guests": CONCURRENT_GUESTS, "memory": MEMORY}
+    record_sample("boot.concurrent", seconds, "s", "lower", parameters, boot=boot)
+    for guest in guests:
         guest.stop()

@@ -1,4 +1,8 @@
-"""How long a boot takes whose files the host has to read from its disk."""
+"""Boot time with an empty page cache: the host reads the guest's files from its disk.
+
+Unit: seconds from the guest's creation to each stage. Control: boot.* of suites/boot/test_boot.
+Each boot is a fresh guest.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,14 @@ pytestmark = pytest.mark.requires_vm
 def test_cold(
     guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample, boot: int
 ) -> None:
-    """As boot.*, with nothing in the host's page cache. QEMU itself is read, too; the built-in VMM
-    is there before its guests are."""
+    """Seconds to each stage after the page cache is dropped.
+
+    The host also reads QEMU's program again; the built-in VMM is in memory before its guests start.
+    """
     if not virt_host.emulated:
-        pytest.skip("it would empty the host's page cache, which others use, too")
-    guest_factory("placed").stop()  # what a first guest has copied would be in the cache again
+        pytest.skip("dropping the page cache would disturb other users of this host")
+    # The first guest copies the image to the host, which fills the page cache.
+    guest_factory("placed").stop()
     virt_host.run(["sh", "-c", "sync; echo 1 > /proc/sys/vm/drop_caches"])
     guest = guest_factory("cold")
     stages.record(record_sample, guest, "boot.cold", boot)

@@ -1,4 +1,9 @@
-"""What the exit costs of all rings have in common: cases, and the samples that a boot makes."""
+"""Shared by the exit suites of ring 0 and ring 3: cases, and the samples of a boot.
+
+Measured: the time of one loop iteration, in ns and TSC cycles, a sample a batch; and exits an
+operation, by KVM's count less the background. Control: the loop with an empty body, which reports
+subtract. A boot is one cluster of samples.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,21 @@ from typing import Protocol
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
-from suites.cost import Background
+from suites.cost import BackgroundExits
 
 BOOTS = {"short": 5, "full": 12}
 BATCHES = 30
-# of one turn of the control loop: three that set registers, dec, jnz
+# of one iteration of the control loop: three loads of registers, dec, jnz
 INSTRUCTIONS = 5
 
 
 @dataclass(frozen=True)
-class Case:
-    """name: as the program knows it. emulated_ops: operations a batch where exits are slow."""
+class ExitCase:
+    """One operation to measure.
+
+    name: the case's name in the program. ops: operations in a batch. emulated_ops: the same on an
+    emulated host, whose exits are slow.
+    """
 
     name: str
     emulated_ops: int
@@ -29,10 +38,12 @@ class Case:
         return self.emulated_ops if host.emulated else self.ops
 
 
-class Counted(Protocol):
-    """One run of a case. costs: ns and cycles of each batch of `ops` operations. operations: all of
-    them, the warm-up's among them. exits: those that KVM counted meanwhile; None where nothing
-    counts."""
+class ExitRun(Protocol):
+    """One run of a case.
+
+    costs: (ns, cycles) of each batch. ops: operations in a batch. operations: operations of the
+    whole run, with the warm-up. exits: KVM's count during the run; None without a counter.
+    """
 
     @property
     def case(self) -> str: ...
@@ -49,25 +60,40 @@ class Counted(Protocol):
 
 
 def record(
-    keep: RecordSample, start: Counted, counted: Iterable[Counted], *, ring: int, boot: int
+    record_sample: RecordSample,
+    short_control: ExitRun,
+    runs: Iterable[ExitRun],
+    *,
+    ring: int,
+    boot: int,
 ) -> None:
-    """Keep what a boot measures, run by run, and judge it. start: a control that does next to
-    nothing. counted: the control first."""
+    """Record the samples of one boot, and check that each case causes exits.
+
+    short_control: a control run with few operations. runs: a long control run, then the cases.
+    """
     background = None
-    known: dict[str, float] = {}
-    for one in counted:
-        about: dict[str, Parameter] = {"ops": one.ops, "instructions": INSTRUCTIONS, "ring": ring}
-        for number, costs in enumerate(one.costs):
-            named = ((f"exit.{one.case}", "ns"), (f"exit.{one.case}.cycles", "cycles"))
-            for (metric, unit), cost in zip(named, costs, strict=True):
-                keep(metric, cost / one.ops, unit, "lower", about, boot=boot, batch=number)
-        if start.exits is None or one.exits is None:
+    exits_per_op: dict[str, float] = {}
+    for run in runs:
+        parameters: dict[str, Parameter] = {
+            "ops": run.ops,
+            "instructions": INSTRUCTIONS,
+            "ring": ring,
+        }
+        for number, costs in enumerate(run.costs):
+            metrics = ((f"exit.{run.case}", "ns"), (f"exit.{run.case}.cycles", "cycles"))
+            for (metric, unit), cost in zip(metrics, costs, strict=True):
+                value = cost / run.ops
+                record_sample(metric, value, unit, "lower", parameters, boot=boot, batch=number)
+        if short_control.exits is None or run.exits is None:
             continue
         if background is None:
-            background = Background.between((start.exits, start.seconds), (one.exits, one.seconds))
+            background = BackgroundExits.from_controls(
+                (short_control.exits, short_control.seconds), (run.exits, run.seconds)
+            )
             continue
-        found = background.per_operation(one.exits, one.seconds, one.operations)
-        known[one.case] = found
-        keep(f"exit.{one.case}.exits_per_op", found, "exits/op", "", about, boot=boot)
-    # a case that causes no exits measures nothing; the report flags what is off by 5 %
-    assert all(value > 0.5 for value in known.values()), known
+        value = background.exits_per_operation(run.exits, run.seconds, run.operations)
+        exits_per_op[run.case] = value
+        metric = f"exit.{run.case}.exits_per_op"
+        record_sample(metric, value, "exits/op", "", parameters, boot=boot)
+    # Without an exit, a case measures nothing. Reports flag a deviation of 5 % from one exit.
+    assert all(value > 0.5 for value in exits_per_op.values()), exits_per_op

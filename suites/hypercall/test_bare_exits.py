@@ -1,6 +1,7 @@
-"""What an exit costs in ring 0, with no operating system around it: each case a machine of its own.
+"""Exit costs in ring 0 without an operating system, by the bare program (suites/bare).
 
-KVM counts all exits of the machine, so that what an operation really caused is known.
+Unit: ns and TSC cycles of one operation, and exits an operation. Control: the empty loop. Each case
+runs in a machine of its own, once a boot; KVM counts all exits of that machine.
 """
 
 from __future__ import annotations
@@ -14,30 +15,34 @@ from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 from suites import bare
 from suites.hypercall import exits
-from suites.hypercall.exits import BATCHES, Case
+from suites.hypercall.exits import BATCHES, ExitCase
 
 pytestmark = pytest.mark.requires_vm
 BOOTS = exits.BOOTS
-START = Case("control", 1_000, 1_000)
-CONTROL = Case("control", 2_000_000, 10_000_000)
+SHORT_CONTROL = ExitCase("control", 1_000, 1_000)
+CONTROL = ExitCase("control", 2_000_000, 10_000_000)
 CASES = (
     CONTROL,
-    *(Case(name, 200) for name in ("hypercall_null", "cpuid", "msr_read", "pio_kernel")),
-    Case("pio_user", 100, 10_000),
-    Case("mmio_user", 100, 10_000),
+    *(ExitCase(name, 200) for name in ("hypercall_null", "cpuid", "msr_read", "pio_kernel")),
+    ExitCase("pio_user", 100, 10_000),
+    ExitCase("mmio_user", 100, 10_000),
 )
-# where an eventfd can be had for a payload
-EVENTFD = Case("mmio_eventfd", 200)
+# only on a hypervisor that gives payloads eventfds
+EVENTFD_CASE = ExitCase("mmio_eventfd", 200)
 
 
 @pytest.mark.usefixtures("hypervisor")
 def test_exit_costs(
-    payload: PayloadFactory, program: Path, virt_host: Host, record_sample: RecordSample, boot: int
+    payload: PayloadFactory,
+    bare_program: Path,
+    virt_host: Host,
+    record_sample: RecordSample,
+    boot: int,
 ) -> None:
-    """A boot here is a machine for each case: one cluster of samples."""
+    """Time and exits of each case. A boot is one machine for each case."""
 
-    def run(case: Case) -> bare.Ran:
-        return bare.run(payload, program, case.name, case.ops_on(virt_host), BATCHES)
+    def run(case: ExitCase) -> bare.BareRun:
+        return bare.run(payload, bare_program, case.name, case.ops_on(virt_host), BATCHES)
 
-    cases = (*CASES, EVENTFD) if bare.serves_eventfds(payload) else CASES
-    exits.record(record_sample, run(START), map(run, cases), ring=0, boot=boot)
+    cases = (*CASES, EVENTFD_CASE) if bare.serves_eventfds(payload) else CASES
+    exits.record(record_sample, run(SHORT_CONTROL), map(run, cases), ring=0, boot=boot)

@@ -1,7 +1,7 @@
-"""What an exit costs in ring 3: the same loop with an instruction that exits, and without.
+"""Exit costs in ring 3 under Linux, by hv-exits.
 
-The tool in the guest (hv-exits) times batches; KVM's own counters before and after say how many
-exits an operation really caused.
+Unit: ns and TSC cycles of one operation, and exits an operation by KVM's counters before and after
+the run. Control: the empty loop. Each boot is a fresh guest that runs every case.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 from suites.hypercall import exits
-from suites.hypercall.exits import BATCHES, Case
-from suites.tool import Timed, time
+from suites.hypercall.exits import BATCHES, ExitCase
+from suites.timing_tools import ToolRun, run_tool
 
 BOOTS = exits.BOOTS
-CONTROL = Case("control", 2_000_000, 10_000_000)
+CONTROL = ExitCase("control", 2_000_000, 10_000_000)
+SHORT_CONTROL_OPS = 1_000
 CASES = (
     CONTROL,
-    *(Case(name, 500) for name in ("hypercall_null", "cpuid", "pio_kernel")),
-    Case("pio_user", 250, 10_000),
+    *(ExitCase(name, 500) for name in ("hypercall_null", "cpuid", "pio_kernel")),
+    ExitCase("pio_user", 250, 10_000),
 )
 
 
@@ -28,12 +29,13 @@ CASES = (
 def test_exit_costs(
     guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample, boot: int
 ) -> None:
-    """Every case in a fresh guest: a boot is one cluster of samples."""
-    guest = guest_factory("exits", exit_limit=0)  # a storm is what is measured here
+    """Time and exits of each case, in one fresh guest a boot."""
+    # The cases cause more exits than the default limit allows.
+    guest = guest_factory("exits", exit_limit=0)
 
-    def run(case: Case, ops: int) -> Timed:
-        return time(guest, "hv-exits", case.name, ops, BATCHES)
+    def run(case: ExitCase, ops: int) -> ToolRun:
+        return run_tool(guest, "hv-exits", case.name, ops, BATCHES)
 
-    counted = (run(case, case.ops_on(virt_host)) for case in CASES)
-    exits.record(record_sample, run(CONTROL, 1_000), counted, ring=3, boot=boot)
+    runs = (run(case, case.ops_on(virt_host)) for case in CASES)
+    exits.record(record_sample, run(CONTROL, SHORT_CONTROL_OPS), runs, ring=3, boot=boot)
     guest.stop()

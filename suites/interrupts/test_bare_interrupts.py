@@ -1,4 +1,8 @@
-"""Interrupts in ring 0, with no operating system around them: between CPUs, and the timer's."""
+"""Interrupt latency in ring 0 without an operating system: IPIs, the timer and an irqfd.
+
+Unit: us of one interrupt, and exits an operation. Control: a machine that only starts and ends,
+whose exits are subtracted. Each boot is a fresh machine.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +32,20 @@ OPS, EMULATED_OPS = 2_000, 50
 )
 def test_interrupt(
     payload: PayloadFactory,
-    program: Path,
+    bare_program: Path,
     virt_host: Host,
     record_sample: RecordSample,
     boot: int,
     case: str,
     vcpus: int,
 ) -> None:
-    """ipi, ipi_halt: from the sender's write to its seeing that the other CPU's handler ran.
-    timer_latency: by how much the handler is later than the deadline that was set. irqfd: from a
-    write that KVM hands to an eventfd until the handler that this eventfd interrupts for, as
-    virtio's kicks and answers are when their devices are in the kernel."""
+    """The latency of one kind of interrupt.
+
+    ipi, ipi_halt: from the sender's write until it sees that the other vCPU's handler ran.
+    timer_latency: from the deadline until the handler runs.
+    irqfd: from a write to an ioeventfd's address until the handler of its irqfd runs. virtio
+    devices in the kernel are notified and interrupt in this way.
+    """
     if virt_host.facts.cpus < vcpus:
         pytest.skip(f"needs a host of {vcpus} CPUs, this has {virt_host.facts.cpus}")
     if case in bare.EVENTFDS and not bare.serves_eventfds(payload):
@@ -46,5 +53,5 @@ def test_interrupt(
     ops = EMULATED_OPS if virt_host.emulated else OPS
     metric = f"interrupts.{case}"
     bare.record_interrupts(
-        record_sample, metric, payload, program, case, ops, boot=boot, vcpus=vcpus
+        record_sample, metric, payload, bare_program, case, ops, boot=boot, vcpus=vcpus
     )

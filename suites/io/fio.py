@@ -1,4 +1,4 @@
-"""fio: one job's command line, and the figures of what it printed."""
+"""fio: the command line of a job, and the figures of its JSON output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ PERCENTILES = {"p50": "50.000000", "p99": "99.000000", "p99.9": "99.900000"}
 
 @dataclass(frozen=True)
 class Job:
-    """One fio job; the same words on both sides. warm_up, measured: seconds."""
+    """One fio job. bs: bytes. size: MiB. warm_up, measured: seconds."""
 
     rw: str = "randread"
     bs: int = 4096
     depth: int = 1
-    size: int = 64  # MiB
+    size: int = 64
     warm_up: int = 1
     measured: int = 2
 
     def argv(self, filename: str, seconds: int) -> list[str]:
-        """The warm-up is a run of its own: of a ramp within one nobody tells the requests."""
+        """A run of the job on a file or device.
+
+        The warm-up is a separate run, because fio does not count the requests of its ramp time.
+        """
         return [
             *("fio", "--name=job", f"--filename={filename}", f"--rw={self.rw}"),
             *(f"--bs={self.bs}", f"--iodepth={self.depth}", "--ioengine=libaio", "--direct=1"),
@@ -33,7 +36,7 @@ class Job:
         ]
 
     def start(self, filename: str) -> list[str]:
-        """A run with one request: what it costs is fio's own."""
+        """A run with one request. Its cost is that of fio's start and end."""
         return ["fio", "--name=job", f"--filename={filename}", "--size=4k", "--direct=1"]
 
     @property
@@ -41,7 +44,7 @@ class Job:
         return 60.0 + self.warm_up + self.measured
 
 
-# one warm-up for all
+# The first job's warm-up serves all jobs.
 SHORT = (Job(), Job(depth=32, warm_up=0), Job(rw="randwrite", depth=32, warm_up=0))
 FULL = tuple(
     Job(rw=rw, depth=depth, warm_up=10, measured=30)
@@ -51,22 +54,24 @@ FULL = tuple(
 
 
 def figures(text: str, where: str) -> dict[str, float]:
-    """IOPS, completion latencies (us) and the number of requests, of fio's JSON.
-    Raises WorkloadError for anything else."""
+    """Figures of fio's JSON: "iops", "clat.p50" and so on (us), and "requests" (their number).
+
+    where: where fio ran, for errors. Raises WorkloadError if the JSON is invalid.
+    """
     try:
-        # fio may print a warning before its JSON
+        # fio may print warnings before its JSON.
         job: dict[str, Any] = json.loads(text[text.index("{") :])["jobs"][0]
-        done = max((job["read"], job["write"]), key=lambda side: side["total_ios"])
-        found = {"iops": float(done["iops"])}
+        direction = max((job["read"], job["write"]), key=lambda side: side["total_ios"])
+        values = {"iops": float(direction["iops"])}
         for name, key in PERCENTILES.items():
-            found[f"clat.{name}"] = done["clat_ns"]["percentile"][key] / 1e3
-        found["requests"] = float(done["total_ios"])
+            values[f"clat.{name}"] = direction["clat_ns"]["percentile"][key] / 1e3
+        values["requests"] = float(direction["total_ios"])
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise WorkloadError(
             f"fio on the {where} printed no usable JSON: {text[-200:]!r}",
-            hint="run its command by hand there",
+            hint="run the fio command there by hand",
             stage="run",
         ) from error
-    if not found["iops"] > 0:
-        raise WorkloadError(f"fio on the {where} made no request", stage="run")
-    return found
+    if not values["iops"] > 0:
+        raise WorkloadError(f"fio on the {where} completed no request", stage="run")
+    return values

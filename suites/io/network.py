@@ -1,7 +1,7 @@
-"""The ends of a network workload, guests' and the host's, and what the tools between them say.
+"""Runs network workloads: iperf3 and hv-rr between a guest's servers and a client.
 
-iperf3 and hv-rr listen in the guest. The other end is on the host, in the guests' network, or in
-another guest; natively it goes over the same bridge.
+The client runs on the host, in the guests' network namespace, or in another guest. A container
+(native) uses the same bridge.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ TIMEOUT = 60.0
 
 
 class Client(Protocol):
-    """Runs a command where the other end is."""
+    """Runs a command at the client's end; returns its standard output."""
 
     def __call__(self, argv: list[str]) -> str: ...
 
 
 def on_host(guest: Guest) -> Client:
-    """The guest's host, in the guests' network."""
+    """A client on the guest's host, in the guests' network."""
     hypervisor = guest.hypervisor
     assert isinstance(hypervisor, SupervisedHypervisor)
 
@@ -41,16 +41,16 @@ def on_host(guest: Guest) -> Client:
 
 
 def in_guest(guest: Guest) -> Client:
-    """Another guest."""
+    """A client in a guest."""
     return lambda argv: guest.ssh.run(argv, timeout=TIMEOUT).stdout
 
 
 @contextlib.contextmanager
 def serving(guest: Guest) -> Iterator[None]:
-    """Servers of both tools in the guest, as long as the block lasts."""
+    """Run the servers of iperf3 and hv-rr in the guest during the block."""
     servers = [
-        _listening(guest, "iperf3", "--server", "--port", str(PORT), "--forceflush"),
-        _listening(guest, "hv-rr", str(PORT + 1)),
+        _start_server(guest, "iperf3", "--server", "--port", str(PORT), "--forceflush"),
+        _start_server(guest, "hv-rr", str(PORT + 1)),
     ]
     try:
         yield
@@ -59,16 +59,16 @@ def serving(guest: Guest) -> Iterator[None]:
             server.kill()
 
 
-def place_tool(host: Host, folder: Path) -> str:
-    """hv-rr, on the host, by way of a folder for temporary files; its path there."""
+def place_hv_rr(host: Host, folder: Path) -> str:
+    """Compile hv-rr in a temporary folder and copy it to the host; its path there."""
     program = folder / "hv-rr"
     program.write_bytes(compile_c(("-static",), ("tools/hv-rr.c",), folder / "scratch"))
     program.chmod(0o755)
     return host.place(program)
 
 
-def _listening(guest: Guest, *argv: str) -> Process:
-    """A server in the guest, once it says so."""
+def _start_server(guest: Guest, *argv: str) -> Process:
+    """Start a server in the guest, and wait until it prints that it listens."""
     server = guest.ssh.popen(argv)
     while line := server.readline():
         if b"listening" in line.lower():
@@ -77,43 +77,48 @@ def _listening(guest: Guest, *argv: str) -> Process:
 
 
 def iperf3(client: Client, guest: Guest, seconds: int, *options: str) -> dict[str, Any]:
-    """What iperf3 measured against the guest's server: the "end" of its JSON. Raises
-    WorkloadError."""
+    """Run an iperf3 client against the guest's server; the "end" object of its JSON.
+
+    Raises WorkloadError if the JSON is invalid.
+    """
     argv = ["iperf3", "--client", str(guest.address), "--port", str(PORT), "--json"]
-    told = client([*argv, "--time", str(seconds), *options])
+    output = client([*argv, "--time", str(seconds), *options])
     try:
-        end: dict[str, Any] = json.loads(told)["end"]
+        end: dict[str, Any] = json.loads(output)["end"]
     except (ValueError, KeyError, TypeError) as error:
-        raise WorkloadError(f"iperf3 measured nothing: {told[-200:]!r}", stage="run") from error
+        raise WorkloadError(
+            f"iperf3 printed no valid result: {output[-200:]!r}", stage="run"
+        ) from error
     return end
 
 
 def stream(client: Client, guest: Guest, seconds: int, *options: str) -> tuple[float, float]:
-    """Mbit/s of one TCP stream as they arrived, and MiB that did. "--reverse": from the guest."""
-    arrived = iperf3(client, guest, seconds, *options).get("sum_received", {})
-    rate, amount = arrived.get("bits_per_second", 0), arrived.get("bytes", 0)
+    """One TCP stream to the guest, or with "--reverse" from it: Mbit/s and MiB received."""
+    received = iperf3(client, guest, seconds, *options).get("sum_received", {})
+    rate, amount = received.get("bits_per_second", 0), received.get("bytes", 0)
     if not (rate > 0 and amount > 0):
-        raise WorkloadError(f"iperf3: nothing arrived: {arrived}", stage="run", guest=guest.name)
+        raise WorkloadError(f"iperf3 received no data: {received}", stage="run", guest=guest.name)
     return rate / 1e6, amount / (1 << 20)
 
 
 def small_packets(client: Client, guest: Guest, seconds: int) -> tuple[float, float, float]:
-    """UDP datagrams of 64 bytes to the guest: how many a second arrived, per cent lost, and the
-    number that arrived."""
+    """UDP datagrams of 64 bytes to the guest: packets a second, % lost, packets received."""
     udp = ("--udp", "--length", "64", "--bitrate", "0")
     total = iperf3(client, guest, seconds, *udp).get("sum", {})
     packets, lost = total.get("packets", 0), total.get("lost_packets", 0)
-    took = total.get("seconds", 0)
-    if not (packets > lost and took > 0):
-        raise WorkloadError(f"iperf3: nothing arrived: {total}", stage="run", guest=guest.name)
-    return (packets - lost) / took, 100 * lost / packets, packets - lost
+    elapsed = total.get("seconds", 0)
+    if not (packets > lost and elapsed > 0):
+        raise WorkloadError(f"iperf3 received no data: {total}", stage="run", guest=guest.name)
+    return (packets - lost) / elapsed, 100 * lost / packets, packets - lost
 
 
-def trips(client: Client, tool: str, guest: Guest, seconds: int) -> dict[str, float]:
-    """Round trips of one byte by TCP: "count", "rate" (1/s), "p50", "p99" (us)."""
-    told = client([tool, str(guest.address), str(PORT + 1), str(seconds)])
+def round_trips(client: Client, tool: str, guest: Guest, seconds: int) -> dict[str, float]:
+    """TCP round trips of one byte by hv-rr: "count", "rate" (1/s), "p50" and "p99" (us)."""
+    output = client([tool, str(guest.address), str(PORT + 1), str(seconds)])
     try:
-        count, took, middle, last = map(float, told.split()[1::2])
-        return {"count": count, "rate": count / took, "p50": middle, "p99": last}
+        count, elapsed, p50, p99 = map(float, output.split()[1::2])
+        return {"count": count, "rate": count / elapsed, "p50": p50, "p99": p99}
     except (ValueError, ZeroDivisionError) as error:
-        raise WorkloadError(f"hv-rr measured nothing: {told[-200:]!r}", stage="run") from error
+        raise WorkloadError(
+            f"hv-rr printed no valid result: {output[-200:]!r}", stage="run"
+        ) from error

@@ -1,4 +1,9 @@
-"""4 KiB requests with fio, on a virtio disk and, natively, on the host's own file below it."""
+"""Disk performance of a guest: fio with 4 KiB requests on a virtio disk.
+
+Units: IOPS, completion latency in us, and host CPU time and exits a request, less fio's own.
+Control: fio in a container (native) on the same file of the host. Each boot is a fresh guest; all
+boots and hypervisors use the same file.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
 from harness.hypervisors.base import Disk
 from harness.plugin.fixtures import RecordSample
-from suites.cost import Cost
+from suites.cost import UsageMeter
 from suites.io.fio import FULL, SHORT, figures
 
 pytestmark = pytest.mark.compare_native
@@ -22,24 +27,24 @@ SERIAL = "scratch"
 
 
 @pytest.fixture(scope="module")
-def files() -> Iterator[dict[Host, str]]:
-    """The file of each host: the same one for all hypervisors, whoever's turn it is."""
-    made: dict[Host, str] = {}
-    yield made
-    for host, path in made.items():
-        with contextlib.suppress(HarnessError):  # a host that was replaced took its file along
+def backing_files() -> Iterator[dict[Host, str]]:
+    """The backing file of each host. All hypervisors use it; the fixture removes it at the end."""
+    paths: dict[Host, str] = {}
+    yield paths
+    for host, path in paths.items():
+        with contextlib.suppress(HarnessError):  # a host that was replaced lost its file
             host.run(["rm", "-f", path])
 
 
 @pytest.fixture(scope="module")
-def backing_file(virt_host: Host, files: dict[Host, str]) -> str:
-    """A file of random bytes on the host's disk: every guest's disk in turn."""
-    if virt_host in files:
-        return files[virt_host]
+def backing_file(virt_host: Host, backing_files: dict[Host, str]) -> str:
+    """A file of random bytes on the host's disk, which backs the disk of every guest."""
+    if virt_host in backing_files:
+        return backing_files[virt_host]
     path = str(PurePosixPath(virt_host.scratch()) / "io-disk")
-    megabytes = ["bs=1M", f"count={SHORT[0].size}", "status=none", "conv=fsync"]
-    virt_host.run(["dd", "if=/dev/urandom", f"of={path}", *megabytes], timeout=120)
-    files[virt_host] = path
+    dd_options = ["bs=1M", f"count={SHORT[0].size}", "status=none", "conv=fsync"]
+    virt_host.run(["dd", "if=/dev/urandom", f"of={path}", *dd_options], timeout=120)
+    backing_files[virt_host] = path
     return path
 
 
@@ -58,31 +63,27 @@ def test_disk(
     virt_profile: str,
     boot: int,
 ) -> None:
-    """All jobs of the profile in a fresh guest, with what each request costs the host."""
+    """All jobs of the profile in one fresh guest: figures of fio, and the host cost a request."""
     disk = Disk(backing_file, SERIAL, readonly=False, direct=True, backend=backend)
     guest = guest_factory("disk", disks=[disk])
     device = f"/dev/disk/by-serial/{SERIAL}"
-    for _ in range(2):  # the first one reads fio itself from the disk
-        start = Cost(guest)
+    for _ in range(2):  # the first run is discarded: it reads fio from the disk
+        meter = UsageMeter(guest)
         guest.ssh.run(JOBS[virt_profile][0].start(device), timeout=60)
-        its_own = start.spent()
+        startup = meter.read()
     for job in JOBS[virt_profile]:
-        parameters: dict[str, str | int] = {
-            "rw": job.rw,
-            "bs": job.bs,
-            "depth": job.depth,
-        }
+        parameters: dict[str, str | int] = {"rw": job.rw, "bs": job.bs, "depth": job.depth}
         if job.warm_up:
             guest.ssh.run(job.argv(device, job.warm_up), timeout=job.timeout)
-        cost, argv = Cost(guest), job.argv(device, job.measured)
-        found = figures(guest.ssh.run(argv, timeout=job.timeout).stdout, f"guest {guest.name}")
-        spent = cost.spent().beyond(its_own)
+        meter, argv = UsageMeter(guest), job.argv(device, job.measured)
+        result = figures(guest.ssh.run(argv, timeout=job.timeout).stdout, f"guest {guest.name}")
+        usage = meter.read().minus(startup)
         for name in ("iops", "clat.p50", "clat.p99", "clat.p99.9"):
             unit, better = ("IOPS", "higher") if name == "iops" else ("us", "lower")
-            record_sample(f"io.{name}", found[name], unit, better, parameters, boot=boot)
-        spent.record(record_sample, "io", found["requests"], parameters=parameters, boot=boot)
-        # a second way to the same figure: the VMM's own count of requests (by the index of the
-        # used ring where another process serves it)
-        served = spent.counters.get(f"block_requests_{SERIAL}")
-        assert served is None or served == pytest.approx(found["requests"], rel=0.05)
+            record_sample(f"io.{name}", result[name], unit, better, parameters, boot=boot)
+        usage.record(record_sample, "io", result["requests"], parameters=parameters, boot=boot)
+        # fio and the VMM must agree on the number of requests. If another process serves the disk,
+        # the VMM reads the index of the used ring.
+        requests = usage.counters.get(f"block_requests_{SERIAL}")
+        assert requests is None or requests == pytest.approx(result["requests"], rel=0.05)
     guest.stop()

@@ -1,4 +1,9 @@
-"""The network: streams, small packets and round trips with the host, and between guests."""
+"""Network performance of a guest: TCP streams, small UDP packets and TCP round trips.
+
+The other end is the host, then a second guest on the same bridge. Units: Mbit/s, packets and round
+trips a second, us; and host CPU time and exits of the measured guest for each MiB, packet or round
+trip. Control: a container on the same bridge (native). Each boot is a fresh pair of guests.
+"""
 
 from __future__ import annotations
 
@@ -10,94 +15,100 @@ from harness.guest.factory import GuestFactory, ready
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
-from suites.cost import Cost, Spent
+from suites.cost import ResourceUsage, UsageMeter
 from suites.io import network
 
 pytestmark = pytest.mark.compare_native
-# of a stream, and of packets and round trips, which need no time to get up to speed
+# (a stream, any other measurement), by profile; a stream needs time to reach its rate
 SECONDS = {"short": (2, 1), "full": (30, 30)}
 
 
 @pytest.fixture(scope="module")
-def tool(virt_host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """hv-rr, on the host."""
-    return network.place_tool(virt_host, tmp_path_factory.mktemp("tool"))
+def hv_rr(virt_host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of hv-rr on the host."""
+    return network.place_hv_rr(virt_host, tmp_path_factory.mktemp("hv-rr"))
 
 
 def test_network(
     guest_factory: GuestFactory,
-    tool: str,
+    hv_rr: str,
     record_sample: RecordSample,
     virt_profile: str,
     boot: int,
 ) -> None:
-    """A fresh guest, whose other end is on the host, and then a guest on the same bridge."""
+    """A fresh guest against the host, then against a second guest on the same bridge."""
     launched = [guest_factory.launch(name) for name in ("network", "other")]
     guest, other = map(ready, launched)
     if guest.address is None:
         for one in (guest, other):
             one.stop()
         pytest.skip(f"guests have no network here: {guest.facts.get('no_network', '')}")
-    measured = Measured(guest, *SECONDS[virt_profile], record_sample, boot)
+    benchmark = NetworkBenchmark(guest, *SECONDS[virt_profile], record_sample, boot)
     with network.serving(guest):
-        measured.with_the_host(tool)
-        measured.with_another(other)
+        benchmark.measure_with_host(hv_rr)
+        benchmark.measure_with_guest(other)
     other.stop()
     guest.stop()
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A guest whose servers listen, how long a stream and everything else takes, and where the
-    figures go."""
+class NetworkBenchmark:
+    """Measures a guest whose servers listen, and records the samples of one boot.
+
+    stream_seconds, seconds: how long a stream and any other measurement runs.
+    """
 
     guest: Guest
-    seconds_of_stream: int
+    stream_seconds: int
     seconds: int
-    record: RecordSample
+    record_sample: RecordSample
     boot: int
 
-    def with_the_host(self, tool: str) -> None:
-        """Streams both ways, small packets, and round trips: there and back."""
+    def measure_with_host(self, hv_rr: str) -> None:
+        """Streams in both directions, small packets to the guest, and round trips."""
         client = network.on_host(self.guest)
         network.stream(client, self.guest, 1)  # warm-up
         self.stream(client, "to_guest")
         self.stream(client, "from_guest", "--reverse")
-        cost = Cost(self.guest)
-        rate, lost, arrived = network.small_packets(client, self.guest, self.seconds)
-        spent = cost.spent()
-        self.keep("udp64.to_guest", rate, "1/s", "higher")
-        self.keep("udp64.lost", lost, "%")
-        self.cost("udp64.to_guest", spent, arrived, "packet")
-        self.trips(client, tool, "trips")
+        meter = UsageMeter(self.guest)
+        rate, loss, received = network.small_packets(client, self.guest, self.seconds)
+        usage = meter.read()
+        self.record("udp64.to_guest", rate, "1/s", "higher")
+        self.record("udp64.loss", loss, "%")
+        self.record_usage("udp64.to_guest", usage, received, "packet")
+        self.round_trips(client, hv_rr, "round_trips")
 
-    def with_another(self, other: Guest) -> None:
-        """A stream and round trips from another guest; what they cost is the measured one's."""
+    def measure_with_guest(self, other: Guest) -> None:
+        """A stream and round trips from another guest. Usage is that of the measured guest only."""
         client = network.in_guest(other)
         network.stream(client, self.guest, 1)  # warm-up
         self.stream(client, "between_guests")
-        self.trips(client, "hv-rr", "trips.between_guests")
+        self.round_trips(client, "hv-rr", "round_trips.between_guests")
 
     def stream(self, client: network.Client, name: str, *options: str) -> None:
-        """One TCP stream."""
-        cost = Cost(self.guest)
-        rate, amount = network.stream(client, self.guest, self.seconds_of_stream, *options)
-        spent = cost.spent()
-        self.keep(f"stream.{name}", rate, "Mbit/s", "higher")
-        self.cost(f"stream.{name}", spent, amount, "MiB")
+        """One TCP stream: Mbit/s, and usage for each MiB."""
+        meter = UsageMeter(self.guest)
+        rate, mib = network.stream(client, self.guest, self.stream_seconds, *options)
+        usage = meter.read()
+        self.record(f"stream.{name}", rate, "Mbit/s", "higher")
+        self.record_usage(f"stream.{name}", usage, mib, "MiB")
 
-    def trips(self, client: network.Client, tool: str, name: str) -> None:
-        """Round trips of a byte."""
-        cost = Cost(self.guest)
-        found = network.trips(client, tool, self.guest, self.seconds)
-        spent = cost.spent()
-        self.keep(name, found["rate"], "1/s", "higher")
+    def round_trips(self, client: network.Client, hv_rr: str, name: str) -> None:
+        """TCP round trips of a byte: rate, latencies, and usage for each."""
+        meter = UsageMeter(self.guest)
+        figures = network.round_trips(client, hv_rr, self.guest, self.seconds)
+        usage = meter.read()
+        self.record(name, figures["rate"], "1/s", "higher")
         for percentile in ("p50", "p99"):
-            self.keep(f"{name}.{percentile}", found[percentile], "us")
-        self.cost(name, spent, found["count"])
+            self.record(f"{name}.{percentile}", figures[percentile], "us")
+        self.record_usage(name, usage, figures["count"])
 
-    def keep(self, metric: str, value: float, unit: str, better: str = "lower") -> None:
-        self.record(f"net.{metric}", value, unit, better, boot=self.boot)
+    def record(self, metric: str, value: float, unit: str, better: str = "lower") -> None:
+        self.record_sample(f"net.{metric}", value, unit, better, boot=self.boot)
 
-    def cost(self, metric: str, spent: Spent, operations: float, one: str = "op") -> None:
-        spent.record(self.record, f"net.{metric}", operations, one, boot=self.boot)
+    def record_usage(
+        self, metric: str, usage: ResourceUsage, operations: float, operation_unit: str = "op"
+    ) -> None:
+        usage.record(
+            self.record_sample, f"net.{metric}", operations, operation_unit, boot=self.boot
+        )

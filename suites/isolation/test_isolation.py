@@ -1,7 +1,9 @@
-"""Guests that harm their hypervisor, beside one that is measured.
+"""Isolation: hostile guests attack their hypervisor while a victim guest is measured.
 
-The hostile guest ends within a second, with a name for what it did; what never ends by itself goes
-on. Meanwhile the neighbour's SSH and disk go on, and how much slower they became is recorded.
+An attack must end the hostile guest within END_LIMIT, with a reason that names it. An endless
+attack must leave both guests alive. Units: ms of the victim's SSH and disk round trips, their
+slowdown in %, and seconds from the attack to the guest's end. Control: the victim's round trips
+before the attack. Each case runs once in a fresh hostile guest; all cases share the victim.
 """
 
 from __future__ import annotations
@@ -29,119 +31,137 @@ from harness.ssh.process import Process
 from suites.cpus import can_confine, confine
 
 pytestmark = pytest.mark.only_hypervisors("kvm")
-WITHIN = 1.0  # seconds from the guest's last line to the end: what this hypervisor promises
-SLACK = 3.0  # more where the host itself is a guest of a busy machine
-BEFORE = 1.0  # seconds that the neighbour is measured alone
+END_LIMIT = 1.0  # seconds from the guest's last console line to its end
+EMULATED_SLACK = 3.0  # seconds more on an emulated host, which shares a busy machine
+CONTROL_SECONDS = 1.0  # of round trips before each attack
 MEMORY = 128  # MiB
-EXITS = 100  # a second: a guest at work makes none, and an emulated host cannot serve many
+EXIT_LIMIT = 100  # a second; an idle guest causes none, and an emulated host handles few
 SERIAL = "spare"
 DEVICE = f"/dev/disk/by-serial/{SERIAL}"
-# for each block that is asked for by a line, a line when it was read past all caches
+# Reads a block number a line; echoes it when the block is read, past all caches.
 READER = (
     f"while read block; do dd if={DEVICE} of=/dev/null bs=4k count=1 skip=$block iflag=direct "
     "2>/dev/null || exit 1; echo $block; done"
 )
 BLOCKS = 256  # of the spare disk, 4 KiB each
+Latencies = dict[str, list[float]]  # seconds of each round trip, by "ssh" and "disk"
 
 
 @dataclass(frozen=True)
-class Case:
-    """What a guest does, and the end that it comes to. detail: what is told of it, in the words of
-    whoever may serve the device. made: what the guest is made of."""
+class Attack:
+    """An attack that ends the guest.
+
+    command: run in the guest. reason: of the guest's end. details: one of these must be in the
+    end's detail; the words depend on who serves the device. guest_options: for the guest factory.
+    """
 
     name: str
     command: str
     reason: str
-    detail: tuple[str, ...] = ("",)
-    made: dict[str, Any] = field(default_factory=dict)
+    details: tuple[str, ...] = ("",)
+    guest_options: dict[str, Any] = field(default_factory=dict)
 
 
-def ring(name: str, *detail: str) -> Case:
-    """A malformed ring of a device to spare."""
-    return Case(name, f"hv-hostile {name} {DEVICE}", "guest-fault", detail)
+def ring_attack(name: str, *details: str) -> Attack:
+    """An attack by a malformed ring of the spare disk."""
+    return Attack(name, f"hv-hostile {name} {DEVICE}", "guest-fault", details)
 
 
-# The transmit queue of the device that this very session comes by; the kernel serves it.
+# Attacks the transmit queue of the vsock device, which vhost serves and this SSH session uses.
 VSOCK = (
     "for device in /sys/bus/pci/devices/*; do [ $(cat $device/device) != 0x1053 ] || "
-    "exec setsid hv-hostile wild-address $device 1; done"
+    "exec setsid hv-hostile bad-address $device 1; done"
 )
-SAY = 'echo "hv-hostile: {0}" >/dev/console; '
-CASES = (
-    Case("panic", SAY.format("panic") + "hv-end panic", "panic", ("sysrq triggered crash",)),
-    Case("triple-fault", SAY.format("triple-fault") + "hv-end triple-fault", "triple-fault"),
-    ring("bad-index", "descriptor index 200 is outside", "Guest says index 200 is available"),
-    ring("loop", "loop", "Looped descriptor"),
-    ring("wild-address", "outside guest memory", "invalid address for buffers"),
-    ring("wild-ring", "outside guest memory"),
-    ring("queue-size", "virtqueue size 7"),
-    ring("queue-index", "queue 200"),
-    ring("indirect", "indirect"),
-    ring("take-back", "without a reset"),
-    Case("vsock", VSOCK, "guest-fault", ("vhost-vsock",)),
-    Case("exit-storm", "hv-hostile exit-storm", "exit-storm", (f"{EXITS} are allowed",)),
-    # it takes twice what it may have of the host
-    Case("memory", "hv-hostile memory", "out-of-memory", made={"memory": 256, "memory_limit": 144}),
+PRINT_NAME = 'echo "hv-hostile: {0}" >/dev/console; '
+ATTACKS = (
+    Attack(
+        "panic", PRINT_NAME.format("panic") + "hv-end panic", "panic", ("sysrq triggered crash",)
+    ),
+    Attack(
+        "triple-fault", PRINT_NAME.format("triple-fault") + "hv-end triple-fault", "triple-fault"
+    ),
+    ring_attack(
+        "bad-index", "descriptor index 200 is outside", "Guest says index 200 is available"
+    ),
+    ring_attack("loop", "loop", "Looped descriptor"),
+    ring_attack("bad-address", "outside guest memory", "invalid address for buffers"),
+    ring_attack("bad-ring-address", "outside guest memory"),
+    ring_attack("queue-size", "virtqueue size 7"),
+    ring_attack("queue-index", "queue 200"),
+    ring_attack("indirect", "indirect"),
+    ring_attack("clear-driver-ok", "without a reset"),
+    Attack("vsock", VSOCK, "guest-fault", ("vhost-vsock",)),
+    Attack("exit-storm", "hv-hostile exit-storm", "exit-storm", (f"{EXIT_LIMIT} are allowed",)),
+    # The guest has more memory than its cgroup may use.
+    Attack(
+        "memory",
+        "hv-hostile memory",
+        "out-of-memory",
+        guest_options={"memory": 256, "memory_limit": 144},
+    ),
 )
-# These do not end: the first has the right to all of a CPU, be it its neighbour's; the second is
-# held up by its own port.
-ENDLESS = {"spin": "while :; do :; done", "flood": "hv-hostile flood"}
+# Attacks without an end. A busy guest may use its CPU fully; its own serial port slows a flood.
+ENDLESS_ATTACKS = {"spin": "while :; do :; done", "flood": "hv-hostile flood"}
 
 
-class Neighbour:
-    """A guest whose round trips are timed: a line by SSH, and a 4 KiB read from its disk."""
+class LatencyProbe:
+    """Times round trips of a guest: an echoed line by SSH, and a 4 KiB read from its disk."""
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self._processes = {"ssh": guest.ssh.popen("cat"), "disk": guest.ssh.popen(READER)}
         self._count = 0
 
-    def _trip(self, process: Process) -> float:
-        """Seconds. Fails when something else comes back."""
+    def _round_trip(self, process: Process) -> float:
+        """Seconds of one round trip."""
         self._count += 1
         line = b"%d\n" % (self._count % BLOCKS)
         start = time.monotonic()
         process.write(line)
-        assert process.readline() == line, "the neighbour does not answer"
+        assert process.readline() == line, "the victim does not reply"
         return time.monotonic() - start
 
-    def measure(self, enough: Callable[[], bool]) -> dict[str, list[float]]:
-        """Trips of each kind in turn until it is enough; at least one of each."""
-        taken: dict[str, list[float]] = {name: [] for name in self._processes}
+    def measure_until(self, stop: Callable[[], bool]) -> Latencies:
+        """Alternate round trips of each kind until `stop` returns true; at least one of each."""
+        latencies: Latencies = {name: [] for name in self._processes}
         while True:
             for name, process in self._processes.items():
-                taken[name].append(self._trip(process))
-            if enough():
-                return taken
+                latencies[name].append(self._round_trip(process))
+            if stop():
+                return latencies
 
-    def alone(self) -> dict[str, list[float]]:
-        end = time.monotonic() + BEFORE
-        return self.measure(lambda: time.monotonic() > end)
+    def measure_control(self) -> Latencies:
+        """Round trips without an attack."""
+        end = time.monotonic() + CONTROL_SECONDS
+        return self.measure_until(lambda: time.monotonic() > end)
 
     @contextlib.contextmanager
-    def beside(self, keep: Callable[[dict[str, list[float]]], None]) -> Iterator[None]:
-        """Trips while the block goes on, to be kept, and of each kind one after it."""
-        over = threading.Event()
+    def measuring(self, on_result: Callable[[Latencies], None]) -> Iterator[None]:
+        """Measure round trips during the block, and pass them to `on_result`.
+
+        Afterwards one more round trip of each kind must succeed.
+        """
+        done = threading.Event()
         with ThreadPoolExecutor() as pool:
-            trips = pool.submit(self.measure, over.is_set)
+            latencies = pool.submit(self.measure_until, done.is_set)
             try:
                 yield
             finally:
-                over.set()
-            keep(trips.result(60.0))
-        self.measure(lambda: True)
+                done.set()
+            on_result(latencies.result(60.0))
+        self.measure_until(lambda: True)
         self.guest.check_alive()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ours(hypervisor: Hypervisor) -> None:
+def built_in_vmm(hypervisor: Hypervisor) -> None:
     if hypervisor.name != "kvm":
         pytest.skip("only the built-in VMM ends guests for these reasons")
 
 
 @pytest.fixture(scope="module")
-def spare(virt_host: Host) -> Iterator[Disk]:
-    """A small disk that nobody needs."""
+def spare_disk(virt_host: Host) -> Iterator[Disk]:
+    """A small disk that attacks may break."""
     path = str(PurePosixPath(virt_host.scratch()) / "isolation-disk")
     size = ["bs=4k", f"count={BLOCKS}", "status=none"]
     virt_host.run(["dd", "if=/dev/urandom", f"of={path}", *size])
@@ -150,97 +170,110 @@ def spare(virt_host: Host) -> Iterator[Disk]:
 
 
 @pytest.fixture(scope="module")
-def neighbour(guest_factory: GuestFactory, spare: Disk) -> Iterator[Neighbour]:
-    guest = guest_factory("neighbour", memory=MEMORY, disks=[spare])
-    yield Neighbour(guest)
+def victim(guest_factory: GuestFactory, spare_disk: Disk) -> Iterator[LatencyProbe]:
+    guest = guest_factory("victim", memory=MEMORY, disks=[spare_disk])
+    yield LatencyProbe(guest)
     guest.stop()
 
 
-def bound(guest_factory: GuestFactory) -> float:
-    """Seconds that an end may take."""
-    return WITHIN + SLACK * guest_factory.hypervisor.host.emulated
+def end_limit(guest_factory: GuestFactory) -> float:
+    """Seconds that an end may take on this host."""
+    return END_LIMIT + EMULATED_SLACK * guest_factory.hypervisor.host.emulated
 
 
-def record(
-    keep: RecordSample,
-    about: dict[str, Parameter],
-    alone: dict[str, list[float]],
-    beside: dict[str, list[float]],
-) -> None:
-    """Every round trip, and by how much the median became slower."""
-    for kind, before in alone.items():
-        for phase, trips in (("alone", before), ("beside", beside[kind])):
-            parameters = {**about, "phase": phase}
-            for number, seconds in enumerate(trips):
-                name = f"isolation.{kind}.round_trip"
-                keep(name, seconds * 1e3, "ms", "lower", parameters, batch=number)
-        loss = statistics.median(beside[kind]) / statistics.median(before) - 1
-        keep(f"isolation.{kind}.loss", 100 * loss, "%", "lower", about)
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_ends_and_its_neighbour_goes_on(
-    guest_factory: GuestFactory,
-    neighbour: Neighbour,
-    spare: Disk,
+def record_latencies(
     record_sample: RecordSample,
-    case: Case,
+    parameters: dict[str, Parameter],
+    control: Latencies,
+    attacked: Latencies,
 ) -> None:
-    hostile = guest_factory(case.name, **{"memory": MEMORY, "disks": [spare], **case.made})
-    if case.reason == "exit-storm":
-        hostile.limit_exits(EXITS)
-    alone = neighbour.alone()
+    """Record each round trip, and the slowdown of the median during the attack."""
+    for kind in control:
+        for phase, latencies in (("control", control[kind]), ("attack", attacked[kind])):
+            for number, seconds in enumerate(latencies):
+                record_sample(
+                    f"isolation.{kind}.round_trip",
+                    seconds * 1e3,
+                    "ms",
+                    "lower",
+                    {**parameters, "phase": phase},
+                    batch=number,
+                )
+        slowdown = statistics.median(attacked[kind]) / statistics.median(control[kind]) - 1
+        metric = f"isolation.{kind}.slowdown"
+        record_sample(metric, 100 * slowdown, "%", "lower", parameters)
 
-    keep = partial(record, record_sample, {"case": case.name}, alone)
-    with neighbour.beside(keep), hostile.expect_end(case.reason):
-        hostile.ssh.popen(case.command)  # it may take its own SSH away
-    assert hostile.end is not None
-    assert any(detail in hostile.end.detail for detail in case.detail)
-    assert hostile.console.time_of("hv-hostile: ")
-    # a panic's trace is still the guest's own work
-    seconds = (hostile.end.time_ns - hostile.console.time_of("")) / 1e9
-    record_sample("isolation.end", seconds, "s", "lower", {"case": case.name})
-    hostile.stop()
-    assert 0 <= seconds < bound(guest_factory)
 
-
-@pytest.mark.parametrize("name", ENDLESS)
-def test_what_does_not_end_harms_nobody_else(
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_attack_ends_the_hostile_guest_only(
     guest_factory: GuestFactory,
-    neighbour: Neighbour,
+    victim: LatencyProbe,
+    spare_disk: Disk,
+    record_sample: RecordSample,
+    attack: Attack,
+) -> None:
+    options = {"memory": MEMORY, "disks": [spare_disk], **attack.guest_options}
+    hostile = guest_factory(attack.name, **options)
+    if attack.reason == "exit-storm":
+        hostile.limit_exits(EXIT_LIMIT)
+    control = victim.measure_control()
+
+    parameters: dict[str, Parameter] = {"case": attack.name}
+    on_result = partial(record_latencies, record_sample, parameters, control)
+    with victim.measuring(on_result), hostile.expect_end(attack.reason):
+        hostile.ssh.popen(attack.command)  # the attack may break its own SSH connection
+    assert hostile.end is not None
+    assert any(detail in hostile.end.detail for detail in attack.details)
+    assert hostile.console.time_of("hv-hostile: ")
+    # The last line, not the attack's: a panic prints its trace first.
+    seconds = (hostile.end.time_ns - hostile.console.time_of("")) / 1e9
+    record_sample("isolation.end_latency", seconds, "s", "lower", parameters)
+    hostile.stop()
+    assert 0 <= seconds < end_limit(guest_factory)
+
+
+@pytest.mark.parametrize("name", ENDLESS_ATTACKS)
+def test_endless_attack_leaves_the_victim_alive(
+    guest_factory: GuestFactory,
+    victim: LatencyProbe,
     virt_host: Host,
     record_sample: RecordSample,
     name: str,
 ) -> None:
-    """The two share one CPU of the host's, where it can be told so."""
+    """Both guests share one host CPU, if the host can confine guests."""
     hostile = guest_factory(name, memory=MEMORY)
-    about: dict[str, Parameter] = {"case": name}
-    with contextlib.ExitStack() as shared:
-        if all(map(can_confine, (neighbour.guest, hostile))):
-            about["cpus"] = 1
-            shared.callback(confine, neighbour.guest, virt_host.facts.cpu_numbers)
-            for one in (neighbour.guest, hostile):
+    parameters: dict[str, Parameter] = {"case": name}
+    with contextlib.ExitStack() as cleanup:
+        if all(map(can_confine, (victim.guest, hostile))):
+            parameters["cpus"] = 1
+            cleanup.callback(confine, victim.guest, virt_host.facts.cpu_numbers)
+            for one in (victim.guest, hostile):
                 confine(one, virt_host.facts.cpu_numbers[-1:])
-        alone = neighbour.alone()
-        hostile.ssh.popen(ENDLESS[name])
-        with neighbour.beside(partial(record, record_sample, about, alone)):
-            time.sleep(2 * BEFORE)
+        control = victim.measure_control()
+        hostile.ssh.popen(ENDLESS_ATTACKS[name])
+        on_result = partial(record_latencies, record_sample, parameters, control)
+        with victim.measuring(on_result):
+            time.sleep(2 * CONTROL_SECONDS)
     hostile.check_alive()
     hostile.stop()
 
 
-def test_a_vmm_that_is_killed(
-    guest_factory: GuestFactory, neighbour: Neighbour, virt_host: Host, record_sample: RecordSample
+def test_killed_vmm_leaves_the_victim_alive(
+    guest_factory: GuestFactory,
+    victim: LatencyProbe,
+    virt_host: Host,
+    record_sample: RecordSample,
 ) -> None:
     hostile = guest_factory("killed", memory=MEMORY)
-    alone = neighbour.alone()
-    killer = "import os, sys, time; print(time.monotonic_ns()); os.kill(int(sys.argv[1]), 9)"
-    keep = partial(record, record_sample, {"case": "killed"}, alone)
-    with neighbour.beside(keep), hostile.expect_end("killed"):
-        argv = ["python3", "-I", "-S", "-c", killer, str(hostile.facts["pid"])]
-        killed = int(virt_host.run(argv).stdout)
+    control = victim.measure_control()
+    kill = "import os, sys, time; print(time.monotonic_ns()); os.kill(int(sys.argv[1]), 9)"
+    parameters: dict[str, Parameter] = {"case": "killed"}
+    on_result = partial(record_latencies, record_sample, parameters, control)
+    with victim.measuring(on_result), hostile.expect_end("killed"):
+        argv = ["python3", "-I", "-S", "-c", kill, str(hostile.facts["pid"])]
+        killed_ns = int(virt_host.run(argv).stdout)
     assert hostile.end is not None
-    seconds = (hostile.end.time_ns - killed) / 1e9
-    record_sample("isolation.end", seconds, "s", "lower", {"case": "killed"})
+    seconds = (hostile.end.time_ns - killed_ns) / 1e9
+    record_sample("isolation.end_latency", seconds, "s", "lower", parameters)
     hostile.stop()
-    assert 0 <= seconds < bound(guest_factory)
+    assert 0 <= seconds < end_limit(guest_factory)

@@ -1,4 +1,8 @@
-"""Memory: the first touch of pages, cold and warm, and how far translations reach."""
+"""Guest memory: page faults, cold and warm, and dependent loads over growing working sets.
+
+Unit: ns of one page fault or one load, and host CPU time and exits a page fault less the tool's
+own. Control: the same in a container on the host (native). Each boot is a fresh guest.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,12 @@ import pytest
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
-from suites.tool import record, start, time
+from suites.timing_tools import record_batches, run_tool, startup_usage
 
 pytestmark = pytest.mark.compare_native
 BATCHES = 10
-PAGES = 8192  # 32 MiB: in a guest that has just booted nobody has used so many
-CHASES = {"short": (1, 32), "full": (1, 4, 16, 32, 64, 96)}  # MiB
+PAGES = 8192  # 32 MiB: a freshly booted guest has more memory than this that it has not touched
+WORKING_SETS = {"short": (1, 32), "full": (1, 4, 16, 32, 64, 96)}  # MiB
 LOADS, EMULATED_LOADS = 2_000_000, 100_000
 
 
@@ -23,19 +27,22 @@ def test_memory(
     virt_profile: str,
     boot: int,
 ) -> None:
-    """First touch of pages, cold (the host has no memory behind them yet) and warm (only the
-    guest's kernel works); then dependent loads, one a page: what a load costs when its translation
-    is not at hand."""
+    """Page faults, then a pointer chase with one load a page.
+
+    Cold: the host has no memory behind the pages yet. Warm: only the guest's kernel works. Beyond
+    the TLB's reach, a load of the chase costs a page walk.
+    """
     guest = guest_factory("memory")
-    its_own = start(guest, "hv-ops", "fault")
-    cold = time(guest, "hv-ops", "fault", PAGES, 1)
-    warm = time(guest, "hv-ops", "fault", PAGES, BATCHES)
-    for name, timed in (("cold", cold), ("warm", warm)):
-        record(record_sample, f"memory.fault.{name}", timed, "ns", boot)
-        spent = timed.spent.beyond(its_own)
-        spent.record(record_sample, f"memory.fault.{name}", timed.operations, boot=boot)
+    startup = startup_usage(guest, "hv-ops", "page_fault")
+    cold = run_tool(guest, "hv-ops", "page_fault", PAGES, 1)
+    warm = run_tool(guest, "hv-ops", "page_fault", PAGES, BATCHES)
+    for name, run in (("cold", cold), ("warm", warm)):
+        metric = f"memory.page_fault.{name}"
+        record_batches(record_sample, metric, run, "ns", boot)
+        usage = run.usage.minus(startup)
+        usage.record(record_sample, metric, run.operations, boot=boot)
     loads = EMULATED_LOADS if virt_host.emulated else LOADS
-    for mib in CHASES[virt_profile]:
-        timed = time(guest, "hv-ops", "chase", loads, BATCHES, "--mib", str(mib))
-        record(record_sample, "memory.chase", timed, "ns", boot, {"mib": mib})
+    for mib in WORKING_SETS[virt_profile]:
+        run = run_tool(guest, "hv-ops", "pointer_chase", loads, BATCHES, "--mib", str(mib))
+        record_batches(record_sample, "memory.pointer_chase", run, "ns", boot, {"mib": mib})
     guest.stop()

@@ -1,4 +1,8 @@
-"""Memory that a guest gives back, and memory that guests share."""
+"""Memory that the host reclaims: by the balloon, and by KSM's sharing of equal pages.
+
+Units: MiB that the host reclaims, seconds of the balloon's inflation, % of memory that KSM saves.
+The balloon is measured once a boot, KSM once a session.
+"""
 
 from __future__ import annotations
 
@@ -14,75 +18,75 @@ from harness.plugin.fixtures import RecordSample
 
 pytestmark = pytest.mark.only_hypervisors("kvm")
 MEMORY = 192  # MiB
-TAKEN = 64  # MiB that the balloon takes
-GIVEN_BACK = 0.8  # of it, at least
-WITHIN = 30.0  # seconds
+BALLOON = 64  # MiB
+MIN_RECLAIMED = 0.8  # of the balloon's size
+INFLATION_TIMEOUT = 30.0  # seconds
 KSM = "/sys/kernel/mm/ksm"
-MERGED_WITHIN = 60.0
-PAGES_A_SCAN = 4000
+KSM_TIMEOUT = 60.0  # seconds
+PAGES_PER_SCAN = 4000
 PAGE = 4096
 
 
 def test_balloon(guest_factory: GuestFactory, record_sample: RecordSample, boot: int) -> None:
-    """The guest has touched its memory; then a balloon takes some of it. How much of that comes
-    back to the host, and in which time."""
+    """A guest that has touched its memory inflates a balloon: time, and memory reclaimed."""
     guest = guest_factory("balloon", memory=MEMORY)
-    guest.ssh.run(f"head -c {TAKEN}M /dev/zero >/dev/shm/used && rm /dev/shm/used")
+    guest.ssh.run(f"head -c {BALLOON}M /dev/zero >/dev/shm/used && rm /dev/shm/used")
     before = guest.statistics()["cgroup_memory"]
     start = time.monotonic()
-    guest.balloon(TAKEN)
-    while guest.balloon()["balloon_actual"] < TAKEN:
-        assert time.monotonic() - start < WITHIN, "the guest does not fill its balloon"
+    guest.balloon(BALLOON)
+    while guest.balloon()["balloon_actual"] < BALLOON:
+        assert time.monotonic() - start < INFLATION_TIMEOUT, "the guest does not fill its balloon"
         time.sleep(0.02)
-    took = time.monotonic() - start
-    back = (before - guest.statistics()["cgroup_memory"]) / (1 << 20)
-    parameters = {"mib": TAKEN}
-    record_sample("memory.balloon.time", took, "s", "lower", parameters, boot=boot)
-    record_sample("memory.balloon.back", back, "MiB", "", parameters, boot=boot)
+    seconds = time.monotonic() - start
+    reclaimed = (before - guest.statistics()["cgroup_memory"]) / (1 << 20)
+    parameters = {"mib": BALLOON}
+    record_sample("memory.balloon.time", seconds, "s", "lower", parameters, boot=boot)
+    record_sample("memory.balloon.reclaimed", reclaimed, "MiB", "", parameters, boot=boot)
     assert guest.ssh.run(["true"]).status == 0
     guest.stop()
-    assert back > GIVEN_BACK * TAKEN, "the balloon's memory does not come back to the host"
+    assert reclaimed > MIN_RECLAIMED * BALLOON, "the host does not reclaim the balloon's memory"
 
 
-def _read(host: Host, name: str) -> int:
+def read_ksm(host: Host, name: str) -> int:
     return int(host.run(["cat", f"{KSM}/{name}"]).stdout)
 
 
 @pytest.fixture
-def merging(virt_host: Host) -> Iterator[None]:
-    """KSM at work: switched on where the host is ours alone, and back again."""
+def ksm(virt_host: Host) -> Iterator[None]:
+    """KSM at work. On an emulated host the fixture switches it on, and restores its settings."""
     if virt_host.run(["test", "-w", f"{KSM}/run"], check=False).status:
-        pytest.skip("the host's kernel has no KSM, or it is not ours to look at")
-    was = {name: _read(virt_host, name) for name in ("run", "pages_to_scan")}
-    if not virt_host.emulated and was["run"] != 1:
-        pytest.skip(f"KSM is off, and this host's settings are not ours: echo 1 > {KSM}/run")
-    wanted = {"run": 1, "pages_to_scan": PAGES_A_SCAN} if virt_host.emulated else {}
+        pytest.skip("the host's kernel has no KSM, or this user cannot change its settings")
+    before = {name: read_ksm(virt_host, name) for name in ("run", "pages_to_scan")}
+    if not virt_host.emulated and before["run"] != 1:
+        pytest.skip(f"KSM is off and this host is shared; hint: echo 1 > {KSM}/run")
+    settings = {"run": 1, "pages_to_scan": PAGES_PER_SCAN} if virt_host.emulated else {}
     with contextlib.ExitStack() as undo:
-        for name, value in wanted.items():
-            undo.callback(virt_host.run, ["sh", "-c", f"echo {was[name]} > {KSM}/{name}"])
+        for name, value in settings.items():
+            undo.callback(virt_host.run, ["sh", "-c", f"echo {before[name]} > {KSM}/{name}"])
             virt_host.run(["sh", "-c", f"echo {value} > {KSM}/{name}"])
         yield
 
 
-@pytest.mark.usefixtures("merging")
+@pytest.mark.usefixtures("ksm")
 @pytest.mark.exclusive_host
 def test_ksm(guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample) -> None:
-    """Two guests of one image that may share pages: how much of their memory KSM saves, once it
-    finds little more."""
-    others = _read(virt_host, "pages_sharing") * PAGE
-    made = [guest_factory.launch(f"ksm-{name}", memory=MEMORY, mergeable=True) for name in "ab"]
-    guests = list(map(ready, made))
-    start, saved = time.monotonic(), -1
-    while time.monotonic() - start < MERGED_WITHIN:
+    """Memory that KSM saves for two guests of one image, when a scan finds little more."""
+    before = read_ksm(virt_host, "pages_sharing") * PAGE
+    launched = [guest_factory.launch(f"ksm-{name}", memory=MEMORY, mergeable=True) for name in "ab"]
+    guests = list(map(ready, launched))
+    start, reclaimed = time.monotonic(), -1
+    while time.monotonic() - start < KSM_TIMEOUT:
         time.sleep(3.0)
-        # pages_sharing: how many more places there are than pages (admin-guide/mm/ksm)
-        before, saved = saved, _read(virt_host, "pages_sharing") * PAGE - others
-        if saved > 0 and saved - before < saved // 50:
+        # pages_sharing: places that share a page, beyond the first (admin-guide/mm/ksm)
+        last, reclaimed = reclaimed, read_ksm(virt_host, "pages_sharing") * PAGE - before
+        if reclaimed > 0 and reclaimed - last < reclaimed // 50:
             break
-    assert saved > 0
+    assert reclaimed > 0
     used = sum(one.statistics()["cgroup_memory"] for one in guests)
-    record_sample("memory.ksm.saved", saved / (1 << 20), "MiB", "", {"guests": len(guests)})
-    record_sample("memory.ksm.share", 100 * saved / (used + saved), "%", "", {"guests": 2})
+    parameters = {"guests": len(guests)}
+    share = 100 * reclaimed / (used + reclaimed)
+    record_sample("memory.ksm.reclaimed", reclaimed / (1 << 20), "MiB", "", parameters)
+    record_sample("memory.ksm.reclaimed_share", share, "%", "", parameters)
     for guest in guests:
         assert guest.ssh.run(["true"]).status == 0
         guest.stop()

@@ -1,4 +1,8 @@
-"""Two vCPUs that take turns on one CPU of the host's, with no operating system in them."""
+"""World switches: two vCPUs without an operating system alternate on one host CPU.
+
+Unit: us of one switch, and exits a switch. Control: a machine that only starts and ends, whose
+exits are subtracted. Each boot is a fresh machine.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,26 @@ OPS, EMULATED_OPS = 2_000, 50
 @pytest.mark.requires_vm
 @pytest.mark.usefixtures("hypervisor")
 def test_world_switch(
-    payload: PayloadFactory, program: Path, virt_host: Host, record_sample: RecordSample, boot: int
+    payload: PayloadFactory,
+    bare_program: Path,
+    virt_host: Host,
+    record_sample: RecordSample,
+    boot: int,
 ) -> None:
-    """One vCPU wakes the other and halts: from its instructions to the other's, with the interrupt
-    and the halt that the turn takes. interrupts.ipi_halt is the same between two CPUs."""
+    """One vCPU wakes the other by an IPI and halts, until the other runs.
+
+    interrupts.ipi_halt measures a similar wake-up between two host CPUs.
+    """
     ops = EMULATED_OPS if virt_host.emulated else OPS
-    cpus = virt_host.facts.cpu_numbers[-1:]
-    metric, case = "scheduler.world_switch", "world_switch"
     bare.record_interrupts(
-        record_sample, metric, payload, program, case, ops, boot=boot, vcpus=2, cpus=cpus, ways=2
+        record_sample,
+        "scheduler.world_switch",
+        payload,
+        bare_program,
+        "world_switch",
+        ops,
+        boot=boot,
+        vcpus=2,
+        cpus=virt_host.facts.cpu_numbers[-1:],
+        interrupts_per_op=2,
     )

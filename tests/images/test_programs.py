@@ -76,9 +76,11 @@ def test_bad_usage_of_hv_exits(tools: Path, arguments: list[str]) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("case", ["syscall", "switch", "wake", "fault", "chase"])
+@pytest.mark.parametrize(
+    "case", ["syscall", "context_switch", "wakeup", "page_fault", "pointer_chase"]
+)
 def test_hv_ops_times_each_batch(tools: Path, case: str) -> None:
-    if case == "wake" and len(os.sched_getaffinity(0)) < 2:
+    if case == "wakeup" and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two CPUs")
     done = run(tools, "hv-ops", case, "--ops", "200", "--batches", "3", "--mib", "2")
     assert done.returncode == 0, done.stderr
@@ -94,11 +96,11 @@ def test_hv_ops_leaves_no_process(tools: Path) -> None:
         found = psutil.process_iter(["cmdline"])
         return any(program in (one.info["cmdline"] or ()) for one in found)
 
-    run(tools, "hv-ops", "switch", "--ops", "10", "--batches", "1")
+    run(tools, "hv-ops", "context_switch", "--ops", "10", "--batches", "1")
     assert wait_until(lambda: not running())
 
 
-def test_hv_ops_tells_how_late_sleeps_end(tools: Path) -> None:
+def test_hv_ops_timer_reports_sleep_latency(tools: Path) -> None:
     done = run(tools, "hv-ops", "timer", "--ops", "50", "--batches", "2")
     for batch in json.loads(done.stdout)["batches"]:
         assert 0 < batch["p50"] <= batch["p99"] <= batch["max"] <= batch["ns"]
@@ -110,9 +112,9 @@ def test_hv_ops_tells_how_late_sleeps_end(tools: Path) -> None:
     [
         [],
         ["nonsense", "--ops", "1", "--batches", "1"],
-        ["fault", "--ops", "0", "--batches", "1"],
-        ["fault", "--ops", "1"],
-        ["chase", "--ops", "1", "--batches", "1", "--mib", "-1"],
+        ["page_fault", "--ops", "0", "--batches", "1"],
+        ["page_fault", "--ops", "1"],
+        ["pointer_chase", "--ops", "1", "--batches", "1", "--mib", "-1"],
         ["timer", "--ops", "1", "--batches"],
     ],
 )
@@ -132,11 +134,11 @@ def test_hv_rr_counts_round_trips(tools: Path) -> None:
         for _ in range(2):  # one client after the other
             done = run(tools, "hv-rr", "127.0.0.1", port, "0.1")
             words = done.stdout.split()
-            assert words[::2] == ["trips", "seconds", "p50", "p99"], done
-            trips, seconds, middle, last = map(float, words[1::2])
-            assert trips > 0
+            assert words[::2] == ["round_trips", "seconds", "p50", "p99"], done
+            count, seconds, p50, p99 = map(float, words[1::2])
+            assert count > 0
             assert seconds >= 0.1
-            assert 0 < middle <= last
+            assert 0 < p50 <= p99
         server.kill()
     server.wait()
 
@@ -166,8 +168,8 @@ def test_bad_usage_of_hv_hostile_harms_nothing(tools: Path, arguments: list[str]
 
 
 @pytest.mark.parametrize("device", ["/absent", "/dev/null", "/sys/kernel"])
-def test_hv_hostile_wants_a_device_to_spare(tools: Path, device: str) -> None:
-    done = run(tools, "hv-hostile", "honest", device)
+def test_hv_hostile_requires_a_virtio_device(tools: Path, device: str) -> None:
+    done = run(tools, "hv-hostile", "well-formed", device)
     assert done.returncode == 1
     assert device in done.stderr or "/sys" in done.stderr
 

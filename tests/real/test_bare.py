@@ -1,4 +1,4 @@
-"""The program of the suites that runs in ring 0 alone: on our VMM and on QEMU, each case."""
+"""The bare program of the suites: each case on the built-in VMM and on QEMU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from harness.hosts.base import Host
 from harness.hypervisors.kvm import KvmHypervisor
 from harness.hypervisors.qemu import QemuHypervisor
 from suites import bare
-from suites.cost import Background
+from suites.cost import BackgroundExits
 from tests.real.conftest import kvm_holders
 
 OPS, BATCHES = 400, 5
-CONTROL_OPS = 10_000_000  # long enough to tell the timer's exits a second on a busy machine
-COSTLY = ("hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user")
+CONTROL_OPS = 10_000_000  # enough to measure the timer's exits a second on a busy machine
+EXIT_CASES = ("hypercall_null", "cpuid", "msr_read", "pio_kernel", "pio_user", "mmio_user")
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def qemu(emulated_host: Host) -> Iterator[QemuHypervisor]:
-    made = QemuHypervisor(emulated_host, lambda text: None)
-    yield made
-    made.close()
+    hypervisor = QemuHypervisor(emulated_host, lambda text: None)
+    yield hypervisor
+    hypervisor.close()
 
 
 @pytest.fixture(params=["kvm", "qemu"])
@@ -48,63 +48,67 @@ def test_each_operation_causes_one_exit(
     long = bare.run(payloads, program, "control", CONTROL_OPS, BATCHES)
     assert start.exits is not None
     assert long.exits is not None
-    background = Background.between((start.exits, start.seconds), (long.exits, long.seconds))
+    background = BackgroundExits.from_controls(
+        (start.exits, start.seconds), (long.exits, long.seconds)
+    )
     more = ("mmio_eventfd",) if bare.serves_eventfds(payloads) else ()
-    for case in (*COSTLY, *more):
+    for case in (*EXIT_CASES, *more):
         ran = bare.run(payloads, program, case, OPS, BATCHES)
         assert ran.exits is not None
-        found = background.per_operation(ran.exits, ran.seconds, ran.operations)
-        assert found == pytest.approx(1.0, abs=0.2), case
-        # an exit costs more than the loop around it
+        exits = background.exits_per_operation(ran.exits, ran.seconds, ran.operations)
+        assert exits == pytest.approx(1.0, abs=0.2), case
+        # An exit costs more than the loop's own iteration.
         assert min(ran.batches) / OPS > 10 * min(long.batches) / CONTROL_OPS, case
     assert kvm_holders(emulated_host) == before
 
 
 @pytest.mark.parametrize("case", ["ipi", "ipi_halt", "timer_latency", "world_switch"])
-def test_interrupts_come(payloads: PayloadFactory, program: Path, case: str) -> None:
+def test_interrupts_arrive(payloads: PayloadFactory, program: Path, case: str) -> None:
     ran = bare.run(payloads, program, case, 20, BATCHES, vcpus=2)
     assert min(ran.batches) > 0
     assert ran.seconds < 5
 
 
 def test_an_eventfd_interrupts(kvm: KvmHypervisor, program: Path) -> None:
-    """Only where an eventfd is there to do it: else the program says that an interrupt is lost."""
+    """Without the eventfd the program reports a lost interrupt."""
     payloads = PayloadFactory(hypervisor=kvm, prefix="bare", numbers=itertools.count())
     ran = bare.run(payloads, program, "irqfd", 20, BATCHES)
     assert min(ran.batches) > 0
     assert ran.seconds < 5
 
 
-def test_two_vcpus_take_turns_on_one_cpu(
+def test_two_vcpus_alternate_on_one_cpu(
     payloads: PayloadFactory, program: Path, emulated_host: Host
 ) -> None:
     cpus = emulated_host.facts.cpu_numbers[-1:]
     ran = bare.run(payloads, program, "world_switch", 50, BATCHES, vcpus=2, cpus=cpus)
     assert 0 < ran.seconds < 5
-    guest = payloads(bare.order(program, "control", 1, 1), mode="protected", memory=64, cpus=cpus)
-    told = emulated_host.run(["cat", f"{guest.facts['cgroup']}/cpuset.cpus"]).stdout
-    assert told.split() == [str(cpus[0])]
+    guest = payloads(
+        bare.configure(program, "control", 1, 1), mode="protected", memory=64, cpus=cpus
+    )
+    cpuset = emulated_host.run(["cat", f"{guest.facts['cgroup']}/cpuset.cpus"]).stdout
+    assert cpuset.split() == [str(cpus[0])]
     guest.stop()
     with pytest.raises(ProvisionError, match="give a list"):
         payloads(b"\xf4", mode="protected", cpus=cpus[0])
 
 
-def test_what_it_lacks_is_told(payloads: PayloadFactory, program: Path) -> None:
-    with pytest.raises(WorkloadError, match="the case ipi tells no result: no second CPU"):
+def test_program_reports_a_missing_cpu(payloads: PayloadFactory, program: Path) -> None:
+    with pytest.raises(WorkloadError, match="no valid result for ipi: no second CPU"):
         bare.run(payloads, program, "ipi", 1, 1, vcpus=1)
 
 
-def test_a_payload_that_ends_is_told(payloads: PayloadFactory, tmp_path: Path) -> None:
+def test_early_end_of_the_payload_is_reported(payloads: PayloadFactory, tmp_path: Path) -> None:
     program = bare.build(tmp_path)
     data = bytearray(program.read_bytes())
     entry = data.index(b"\xfa\x0f\x01\x15")  # cli, lgdt
     data[entry : entry + 2] = b"\x0f\x0b"  # ud2
     program.write_bytes(data)
-    with pytest.raises(WorkloadError, match=r"tells no result: .*(triple|reset)"):
+    with pytest.raises(WorkloadError, match=r"no valid result for control: .*(triple|reset)"):
         bare.run(payloads, program, "control", 1, 1)
 
 
-def test_what_qemu_cannot_run_is_refused(qemu: QemuHypervisor, program: Path) -> None:
+def test_qemu_rejects_unsupported_payload_options(qemu: QemuHypervisor, program: Path) -> None:
     payloads = PayloadFactory(hypervisor=qemu, prefix="bare", numbers=itertools.count())
     with pytest.raises(ProvisionError, match="a payload in long mode is for the built-in VMM"):
         payloads(b"\xf4", mode="long")

@@ -32,12 +32,12 @@ def captions(section: Element) -> list[str]:
 
 
 def test_what_no_other_section_shows_is_here(tmp_path: Path) -> None:
-    shared: list[Figure] = [("memory.chase", "ns", {"MiB": 1})]
+    shared: list[Figure] = [("memory.pointer_chase", "ns", {"MiB": 1})]
     alone: list[Figure] = [
-        ("isolation.end", "s", {"case": "hog"}),
-        ("isolation.end", "s", {"case": "storm"}),
-        ("memory.chase", "ns", {"MiB": 64}),
-        ("memory.ksm.saved", "us", {}),
+        ("isolation.end_latency", "s", {"case": "hog"}),
+        ("isolation.end_latency", "s", {"case": "storm"}),
+        ("memory.pointer_chase", "ns", {"MiB": 64}),
+        ("memory.ksm.reclaimed", "us", {}),
         ("odd", "", {}),
     ]
     page = parse(html_of(tmp_path, {"kvm": [*shared, *alone], "qemu": shared}))
@@ -51,7 +51,7 @@ def test_what_no_other_section_shows_is_here(tmp_path: Path) -> None:
     assert "MiB 64" in text
     assert "MiB 1 " not in text, "side by side already"
     assert sum(map(bool, told)) == len(alone)
-    assert rows(section)["ksm.saved"][1:] == ["–", "µs", "42.5", "40.5 to 44.5", "6", "6"]
+    assert rows(section)["ksm.reclaimed"][1:] == ["–", "µs", "42.5", "40.5 to 44.5", "6", "6"]
 
 
 def test_one_hypervisor_alone_has_all_its_groups_here(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 /*
- * hv-end panic|triple-fault|reset|power-off: ends this machine in that way, at once.
- * As "poweroff" and "reboot" (links): asks init to do it in order, as busybox's do.
+ * hv-end panic|triple-fault|reset|power-off: ends this machine immediately.
+ * Run through the links "poweroff" and "reboot": signals init, which shuts the machine down in
+ * order. The signals are busybox's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +12,7 @@
 #include <sys/reboot.h>
 #include <unistd.h>
 
-static int put(const char *path, const char *text)
+static int write_file(const char *path, const char *text)
 {
     int fd = open(path, O_WRONLY);
 
@@ -22,17 +23,17 @@ static int put(const char *path, const char *text)
 
 static void panic(void)
 {
-    put("/proc/sysrq-trigger", "c");
+    write_file("/proc/sysrq-trigger", "c");
 }
 
-/* The kernel's own way to a triple fault, whatever reboot= the command line has. */
+/* Makes the kernel reboot by a triple fault. This overrides reboot= of the command line. */
 static void triple_fault(void)
 {
-    if (!put("/sys/kernel/reboot/type", "triple"))
+    if (!write_file("/sys/kernel/reboot/type", "triple"))
         reboot(RB_AUTOBOOT);
 }
 
-/* The keyboard controller's reset line, then the chipset's reset register. */
+/* Pulses the keyboard controller's reset line, then writes the chipset's reset register. */
 static void reset(void)
 {
     if (iopl(3))
@@ -50,19 +51,19 @@ static void power_off(void)
 
 int main(int argc, char **argv)
 {
-    static const struct { const char *name; void (*end)(void); } ways[] = {
+    static const struct { const char *name; void (*end)(void); } actions[] = {
         {"panic", panic}, {"triple-fault", triple_fault}, {"reset", reset}, {"power-off", power_off},
     };
     const char *slash = strrchr(argv[0], '/'), *self = slash ? slash + 1 : argv[0];
 
     if (!strcmp(self, "poweroff") || !strcmp(self, "reboot"))
         return kill(1, strcmp(self, "reboot") ? SIGUSR2 : SIGTERM) != 0;
-    for (unsigned i = 0; argc == 2 && i < sizeof ways / sizeof *ways; i++) {
-        if (strcmp(argv[1], ways[i].name))
+    for (unsigned i = 0; argc == 2 && i < sizeof actions / sizeof *actions; i++) {
+        if (strcmp(argv[1], actions[i].name))
             continue;
         sync();
-        ways[i].end();
-        fprintf(stderr, "hv-end: %s: still here: %s\n", argv[1], strerror(errno));
+        actions[i].end();
+        fprintf(stderr, "hv-end: %s did not end the machine: %s\n", argv[1], strerror(errno));
         return 1;
     }
     fprintf(stderr, "usage: hv-end panic|triple-fault|reset|power-off\n");

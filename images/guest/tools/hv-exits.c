@@ -1,15 +1,15 @@
 /*
  * hv-exits CASE --ops N --batches B [--port P]
  *
- * Times what costs a guest an exit, from ring 3, B batches of N operations, and prints one JSON
- * object: {"case","ops","tsc_khz","batches":[{"ns","cycles"},...]}. Each case is the same loop
- * with another body; "control" is the loop with none, for the reader to subtract.
+ * Times instructions that cause a VM exit, from ring 3, in B batches of N operations. Prints one
+ * JSON object: {"case","ops","tsc_khz","batches":[{"ns","cycles"},...]}. All cases run the same
+ * loop with a different body. "control" has an empty body: its cost is the loop's own.
  *
- *   control         nothing
- *   hypercall_null  vmcall/vmmcall; KVM answers ring 3 with -EPERM after a full round trip
- *   cpuid           leaf 0, always intercepted
- *   pio_user        inb --port (0xd00: no device there, so the VMM answers)
- *   pio_kernel      inb 0x21, answered by the PIC inside KVM
+ *   control         empty body
+ *   hypercall_null  vmcall or vmmcall; KVM returns -EPERM to ring 3 after a full round trip
+ *   cpuid           leaf 0, which is always intercepted
+ *   pio_user        inb from --port (0xd00: no device answers, so the exit reaches the VMM)
+ *   pio_kernel      inb from 0x21, which the PIC inside KVM answers
  */
 #define _GNU_SOURCE
 #include "measure.h"
@@ -26,7 +26,7 @@
 
 typedef uint32_t loop(uint64_t ops, uint32_t a, uint32_t d);
 
-/* The frame: eax, ecx, edx set anew for each operation; every case pays for it alike. */
+/* Each iteration loads eax, ecx and edx again, so that all cases have the same loop overhead. */
 #define CASE(name, body)                                                                  \
     static uint32_t name(uint64_t ops, uint32_t a, uint32_t d)                            \
     {                                                                                     \
@@ -60,10 +60,10 @@ static int usage(const char *what)
     return 2;
 }
 
-static void refused(int signal)
+static void on_fault(int signal)
 {
-    static const char text[] = "hv-exits: the CPU refused the instruction (no such hypercall here,"
-                               " or no right to the port)\n";
+    static const char text[] = "hv-exits: the instruction faulted; hint: run as root and in a VM of"
+                               " this CPU vendor\n";
 
     (void)signal;
     if (write(2, text, sizeof text - 1) < 0)
@@ -81,16 +81,16 @@ static int is_amd(void)
 
 static int measure(const char *name, loop *run, uint64_t ops, long batches, uint32_t a, uint32_t d)
 {
-    stay_here();
+    pin_to_current_cpu();
     run(ops / 10 + 1, a, d);   /* warm-up */
-    print_head(name, ops);
+    print_header(name, ops);
     for (long i = 0; i < batches; i++) {
         uint64_t ns = ns_now(), tsc = tsc_now();
         run(ops, a, d);
         uint64_t cycles = tsc_now() - tsc;
         print_batch(i, ns_now() - ns, cycles);
     }
-    return print_tail() ? fail("standard output is gone") : 0;
+    return print_footer() ? fail("cannot write standard output") : 0;
 }
 
 int main(int argc, char **argv)
@@ -98,24 +98,24 @@ int main(int argc, char **argv)
     uint64_t ops = 0, batches = 0, port = DEFAULT_PORT;
 
     if (argc < 2 || argc % 2)
-        return usage("a case and options with values are needed");
+        return usage("a case is required, and each option needs a value");
     for (int i = 2; i < argc; i += 2) {
         int ok = 0;
         if (!strcmp(argv[i], "--ops"))
-            ok = number(argv[i + 1], 1, 1ull << 40, &ops);
+            ok = parse_number(argv[i + 1], 1, 1ull << 40, &ops);
         else if (!strcmp(argv[i], "--batches"))
-            ok = number(argv[i + 1], 1, 1000000, &batches);
+            ok = parse_number(argv[i + 1], 1, 1000000, &batches);
         else if (!strcmp(argv[i], "--port"))
-            ok = number(argv[i + 1], 0, 0xffff, &port);
+            ok = parse_number(argv[i + 1], 0, 0xffff, &port);
         if (!ok)
             return usage(argv[i]);
     }
     if (!ops || !batches)
-        return usage("--ops and --batches are needed");
+        return usage("--ops and --batches are required");
 
     const char *name = argv[1];
-    signal(SIGILL, refused);
-    signal(SIGSEGV, refused);
+    signal(SIGILL, on_fault);
+    signal(SIGSEGV, on_fault);
     if (!strcmp(name, "control"))
         return measure(name, control, ops, batches, 0, 0);
     if (!strcmp(name, "cpuid"))
@@ -123,13 +123,13 @@ int main(int argc, char **argv)
     if (!strcmp(name, "hypercall_null")) {
         loop *run = is_amd() ? vmmcall : vmcall;
         if ((int32_t)run(1, UNKNOWN_HYPERCALL, 0) >= 0)
-            return fail("the hypervisor did not answer with an error, as KVM does");
+            return fail("the null hypercall returned no error; this is not KVM");
         return measure(name, run, ops, batches, UNKNOWN_HYPERCALL, 0);
     }
     int user = !strcmp(name, "pio_user");
     if (!user && strcmp(name, "pio_kernel"))
-        return usage("no such case");
+        return usage("unknown case");
     if (iopl(3))
-        return fail("port I/O needs root");
+        return fail("iopl failed; hint: run as root");
     return measure(name, do_inb, ops, batches, 0, user ? port : PIC_MASK_PORT);
 }

@@ -1,28 +1,28 @@
 /*
- * hv-hostile CASE [DEVICE [QUEUE]]: does to its hypervisor what no correct guest does.
+ * hv-hostile CASE [DEVICE [QUEUE]]: attacks the hypervisor as no correct guest does.
  *
- * A line "hv-hostile: CASE" is on the console before the act. DEVICE is a virtio device to spare:
- * a disk (/dev/disk/by-serial/...), or a PCI function's folder in /sys. Its driver is taken off, and
- * QUEUE (0) filled by hand, with one malformation:
+ * Prints "hv-hostile: CASE" on the console before the attack. DEVICE is a virtio device that the
+ * guest does not need: a disk (/dev/disk/by-serial/...), or the /sys folder of a PCI function. The
+ * tool unbinds its driver and fills QUEUE (default 0) by hand, with one malformation:
  *
- *   bad-index      the available ring names a descriptor outside of the table
- *   bad-next       a descriptor does
- *   loop           a chain that never ends
- *   ahead          more requests than the ring has places
- *   wild-address   a buffer outside of memory
- *   wild-ring      the descriptor table itself
- *   queue-size     a size that is no power of two
- *   queue-huge     a size beyond what the device has
- *   queue-index    a queue that the device does not have
- *   indirect       an indirect table of half a descriptor
- *   take-back      DRIVER_OK taken back without a reset
- *   honest         none: a request as it ought to be, answered with "honest: status N"
+ *   bad-index         the available ring names a descriptor outside the table
+ *   bad-next          a descriptor's next field does
+ *   loop              a descriptor chain without an end
+ *   index-overrun     more requests than the ring has entries
+ *   bad-address       a buffer outside guest memory
+ *   bad-ring-address  a descriptor table outside guest memory
+ *   queue-size        a queue size that is no power of two
+ *   queue-huge        a queue size above the device's maximum
+ *   queue-index       a queue that the device does not have
+ *   indirect          an indirect table of half a descriptor
+ *   clear-driver-ok   DRIVER_OK cleared without a reset
+ *   well-formed       none: a correct request; prints "well-formed: status N"
  *
- * Without a device:
+ * Cases without a device:
  *
- *   exit-storm     reads of a port that nobody has, for ever
- *   memory         takes all memory there is
- *   flood          console lines, for ever
+ *   exit-storm     reads a port without a device, in a loop without an end
+ *   memory         allocates memory without an end
+ *   flood          writes console lines without an end
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,15 +38,17 @@
 
 #define PAGE 4096
 #define SIZE 8                      /* entries of a queue */
-#define WILD (1ull << 45)
+#define OUTSIDE_MEMORY (1ull << 45)
 #define NEXT 1
 #define WRITE 2
 #define INDIRECT 4
 #define QUEUES 8
 
+enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8 };   /* device status */
+
 struct descriptor { uint64_t address; uint32_t length; uint16_t flags, next; };
 
-/* A queue and the buffers of one request, in one page: physically contiguous. */
+/* A queue and the buffers of one request. One page holds them: they are physically contiguous. */
 struct page {
     struct descriptor table[SIZE];
     struct { uint16_t flags, index, ring[SIZE], event; } available;
@@ -56,7 +58,7 @@ struct page {
     uint8_t data[512], status;
 };
 
-/* virtio 1.2, 4.1.4.3 */
+/* struct virtio_pci_common_cfg (virtio 1.2, 4.1.4.3) */
 struct common {
     uint32_t device_select, device, driver_select, driver;
     uint16_t config_vector, queues;
@@ -73,7 +75,7 @@ static void fail(const char *what)
     exit(1);
 }
 
-static int open_there(const char *name, int flags)
+static int open_in_folder(const char *name, int flags)
 {
     char path[PATH_MAX + 32];
 
@@ -84,28 +86,29 @@ static int open_there(const char *name, int flags)
     return fd;
 }
 
-static void put(const char *name, const char *text)
+static void write_attribute(const char *name, const char *text)
 {
-    int fd = open_there(name, O_WRONLY);
+    int fd = open_in_folder(name, O_WRONLY);
 
     if (write(fd, text, strlen(text)) < 0)
         fail(name);
     close(fd);
 }
 
-/* The act begins once this is out. */
-static void announce(const char *act)
+/* Prints the case and drains the console, so that the host sees the line before the attack. */
+static void announce(const char *name)
 {
     int fd = open("/dev/console", O_WRONLY | O_NOCTTY);
     char line[64];
-    int length = snprintf(line, sizeof line, "hv-hostile: %s\n", act);
+    int length = snprintf(line, sizeof line, "hv-hostile: %s\n", name);
 
     if (fd < 0 || write(fd, line, length) != length || tcdrain(fd))
         fail("/dev/console");
     close(fd);
 }
 
-static uint64_t physical(const void *address)
+/* The guest physical address of a locked page (Documentation/admin-guide/mm/pagemap.rst). */
+static uint64_t physical_address(const void *address)
 {
     uint64_t entry;
     int fd = open("/proc/self/pagemap", O_RDONLY);
@@ -116,8 +119,8 @@ static uint64_t physical(const void *address)
     return (entry & ((1ull << 55) - 1)) * PAGE + (uintptr_t)address % PAGE;
 }
 
-/* Find the function of a disk, and take its driver off. */
-static void take(const char *device)
+/* Finds the device's PCI function and unbinds its driver. */
+static void unbind_driver(const char *device)
 {
     char real[PATH_MAX], path[PATH_MAX + 32];
 
@@ -129,15 +132,16 @@ static void take(const char *device)
             fail(path);
     }
     strcpy(folder, real);
-    put("driver/unbind", strrchr(folder, '/') + 1);
-    put("enable", "1");
+    write_attribute("driver/unbind", strrchr(folder, '/') + 1);
+    write_attribute("enable", "1");
 }
 
-/* The place of a virtio structure in the function's BARs; `extra` is the word after it. */
-static void find(int kind, int *bar, uint32_t *offset, uint32_t *extra)
+/* Finds a virtio structure by its PCI capability. `extra` is the word after the capability: for
+ * notifications the multiplier. */
+static void find_structure(int kind, int *bar, uint32_t *offset, uint32_t *extra)
 {
     uint8_t config[256];
-    int fd = open_there("config", O_RDONLY);
+    int fd = open_in_folder("config", O_RDONLY);
 
     if (pread(fd, config, 256, 0) != 256)
         fail("config");
@@ -158,7 +162,7 @@ static int open_bar(int bar)
     char name[16];
 
     snprintf(name, sizeof name, "resource%d", bar);
-    return open_there(name, O_RDWR | O_SYNC);
+    return open_in_folder(name, O_RDWR | O_SYNC);
 }
 
 static volatile struct common *map_common(void)
@@ -166,7 +170,7 @@ static volatile struct common *map_common(void)
     int bar;
     uint32_t offset, extra;
 
-    find(1, &bar, &offset, &extra);
+    find_structure(1, &bar, &offset, &extra);
     int fd = open_bar(bar);
     char *base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset & ~(PAGE - 1));
     if (base == MAP_FAILED)
@@ -179,11 +183,11 @@ static void kick(volatile struct common *common, uint16_t queue)
     int bar;
     uint32_t offset, multiplier;
 
-    find(2, &bar, &offset, &multiplier);
+    find_structure(2, &bar, &offset, &multiplier);
     int fd = open_bar(bar);
     common->select = queue;
     offset += common->notify_offset * multiplier;
-    if (pwrite(fd, &queue, 2, offset) == 2)   /* ports */
+    if (pwrite(fd, &queue, 2, offset) == 2)   /* the BAR is of I/O ports */
         return;
     char *base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset & ~(PAGE - 1));
     if (base == MAP_FAILED)
@@ -191,13 +195,13 @@ static void kick(volatile struct common *common, uint16_t queue)
     *(volatile uint16_t *)(base + offset % PAGE) = queue;
 }
 
-/* A read of the first sector. */
-static void request(struct page *page)
+/* Fills in a read of the first sector. */
+static void fill_request(struct page *page)
 {
     struct descriptor table[] = {
-        {physical(&page->header), sizeof page->header, NEXT, 1},
-        {physical(page->data), sizeof page->data, NEXT | WRITE, 2},
-        {physical(&page->status), 1, WRITE, 0},
+        {physical_address(&page->header), sizeof page->header, NEXT, 1},
+        {physical_address(page->data), sizeof page->data, NEXT | WRITE, 2},
+        {physical_address(&page->status), 1, WRITE, 0},
     };
 
     memcpy(page->table, table, sizeof table);
@@ -205,69 +209,73 @@ static void request(struct page *page)
     page->available.index = 1;
 }
 
-static void set_queue(volatile struct common *common, int queue, struct page *page, const char *act)
+static void set_queue(volatile struct common *common, int queue, struct page *page,
+                      const char *malformation)
 {
     common->select = queue;
-    common->size = !strcmp(act, "queue-size") ? 7 : !strcmp(act, "queue-huge") ? 0x8000 : SIZE;
-    uint64_t table = !strcmp(act, "wild-ring") ? WILD : physical(page->table);
+    common->size = !strcmp(malformation, "queue-size") ? 7
+                 : !strcmp(malformation, "queue-huge") ? 0x8000 : SIZE;
+    uint64_t table = physical_address(page->table), used = physical_address(&page->used);
+    if (!strcmp(malformation, "bad-ring-address"))
+        table = OUTSIDE_MEMORY;
     common->table[0] = table, common->table[1] = table >> 32;
-    common->available[0] = physical(&page->available);
-    common->available[1] = physical(&page->available) >> 32;
-    common->used[0] = physical(&page->used), common->used[1] = physical(&page->used) >> 32;
+    common->available[0] = physical_address(&page->available);
+    common->available[1] = physical_address(&page->available) >> 32;
+    common->used[0] = used, common->used[1] = used >> 32;
     common->enable = 1;
 }
 
-static void malform(struct page *page, const char *act)
+static void malform(struct page *page, const char *malformation)
 {
-    request(page);
-    if (!strcmp(act, "bad-index"))
+    fill_request(page);
+    if (!strcmp(malformation, "bad-index"))
         page->available.ring[0] = 200;
-    else if (!strcmp(act, "bad-next"))
+    else if (!strcmp(malformation, "bad-next"))
         page->table[0].next = 200;
-    else if (!strcmp(act, "loop"))
+    else if (!strcmp(malformation, "loop"))
         page->table[1].flags = NEXT, page->table[1].next = 0;
-    else if (!strcmp(act, "ahead"))
+    else if (!strcmp(malformation, "index-overrun"))
         page->available.index = 1000;
-    else if (!strcmp(act, "wild-address"))
-        page->table[1].address = WILD;
-    else if (!strcmp(act, "indirect"))
+    else if (!strcmp(malformation, "bad-address"))
+        page->table[1].address = OUTSIDE_MEMORY;
+    else if (!strcmp(malformation, "indirect"))
         page->table[0].flags = INDIRECT, page->table[0].length = 8;
 }
 
-static void ring(const char *act, const char *device, int queue)
+static void attack_ring(const char *malformation, const char *device, int queue)
 {
     static const char none[] = "";
 
-    take(device);
+    unbind_driver(device);
     volatile struct common *common = map_common();
     common->status = 0;
-    common->status = 1, common->status = 3;
-    common->driver_select = 0, common->driver = strcmp(act, "indirect") ? 0 : 1u << 28;
+    common->status = ACKNOWLEDGE, common->status = ACKNOWLEDGE | DRIVER;
+    common->driver_select = 0, common->driver = strcmp(malformation, "indirect") ? 0 : 1u << 28;
     common->driver_select = 1, common->driver = 1;   /* VIRTIO_F_VERSION_1 */
-    common->status = 11;
+    common->status = ACKNOWLEDGE | DRIVER | FEATURES_OK;
     int queues = common->queues > QUEUES ? QUEUES : common->queues;
     char *pages = mmap(NULL, QUEUES * PAGE, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE, -1, 0);
     if (pages == MAP_FAILED || queue >= queues)
         fail("queue");
-    struct page *mine = (struct page *)(pages + queue * PAGE);
+    struct page *target = (struct page *)(pages + queue * PAGE);
     for (int number = 0; number < queues; number++)
         set_queue(common, number, (struct page *)(pages + number * PAGE),
-                  number == queue ? act : none);
-    malform(mine, act);
-    announce(act);
-    if (!strcmp(act, "queue-index"))
+                  number == queue ? malformation : none);
+    malform(target, malformation);
+    announce(malformation);
+    if (!strcmp(malformation, "queue-index"))
         common->select = 200, common->enable = 1;
-    common->status = 15;
+    common->status = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
     kick(common, queue);
-    if (!strcmp(act, "take-back"))
-        common->status = 11;
+    if (!strcmp(malformation, "clear-driver-ok"))
+        common->status = ACKNOWLEDGE | DRIVER | FEATURES_OK;
     usleep(500000);
-    common->status = 0;   /* the page is ours no longer once we end */
-    printf("%s: status %d\n", act, mine->status);
+    common->status = 0;   /* reset: the kernel frees the queue's page when this process ends */
+    printf("%s: status %d\n", malformation, target->status);
 }
 
-static void storm(void)
+static void exit_storm(void)
 {
     if (iopl(3))
         fail("iopl");
@@ -276,15 +284,15 @@ static void storm(void)
         inb(0xd00);
 }
 
-static void hog(void)
+static void exhaust_memory(void)
 {
     announce("memory");
-    for (;;)   /* large pieces, so that few page faults stand between it and its end */
+    for (;;)   /* in large pieces: few system calls and page faults delay the end */
         mmap(NULL, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
              -1, 0);
 }
 
-static void flood(void)
+static void flood_console(void)
 {
     static char lines[PAGE];
     int fd = open("/dev/console", O_WRONLY | O_NOCTTY);
@@ -298,20 +306,21 @@ static void flood(void)
 
 int main(int argc, char **argv)
 {
-    static const char *const rings[] = {
-        "bad-index", "bad-next", "loop", "ahead", "wild-address", "wild-ring", "queue-size",
-        "queue-huge", "queue-index", "indirect", "take-back", "honest",
+    static const char *const malformations[] = {
+        "bad-index", "bad-next", "loop", "index-overrun", "bad-address", "bad-ring-address",
+        "queue-size", "queue-huge", "queue-index", "indirect", "clear-driver-ok", "well-formed",
     };
-    static const struct { const char *name; void (*act)(void); } others[] = {
-        {"exit-storm", storm}, {"memory", hog}, {"flood", flood},
+    const unsigned count = sizeof malformations / sizeof *malformations;
+    static const struct { const char *name; void (*run)(void); } attacks[] = {
+        {"exit-storm", exit_storm}, {"memory", exhaust_memory}, {"flood", flood_console},
     };
 
-    for (unsigned i = 0; argc == 2 && i < sizeof others / sizeof *others; i++)
-        if (!strcmp(argv[1], others[i].name))
-            others[i].act();
-    for (unsigned i = 0; (argc == 3 || argc == 4) && i < sizeof rings / sizeof *rings; i++)
-        if (!strcmp(argv[1], rings[i])) {
-            ring(rings[i], argv[2], argc == 4 ? atoi(argv[3]) : 0);
+    for (unsigned i = 0; argc == 2 && i < sizeof attacks / sizeof *attacks; i++)
+        if (!strcmp(argv[1], attacks[i].name))
+            attacks[i].run();
+    for (unsigned i = 0; (argc == 3 || argc == 4) && i < count; i++)
+        if (!strcmp(argv[1], malformations[i])) {
+            attack_ring(malformations[i], argv[2], argc == 4 ? atoi(argv[3]) : 0);
             return 0;
         }
     fprintf(stderr, "usage: hv-hostile CASE [DEVICE [QUEUE]]\n");

@@ -1,17 +1,18 @@
 /*
  * hv-ops CASE --ops N --batches B [--mib M]
  *
- * Times what a kernel does for a process, B batches of N operations, and prints JSON as hv-exits
- * does: {"case","ops","tsc_khz","batches":[{"ns","cycles"},...]}.
+ * Times kernel services from a process, in B batches of N operations. Prints one JSON object:
+ * {"case","ops","tsc_khz","batches":[{"ns","cycles"},...]}.
  *
- *   syscall   getppid, the cheapest system call
- *   switch    a byte to another process on the same CPU and back: two context switches
- *   wake      the same with the other process on another CPU, which sleeps meanwhile
- *   fault     the first touch of a page; the first batch is of memory that nobody has used since
- *             boot as far as there is such memory, the others are of the same memory again
- *   chase     loads that each depend on the one before, one a page, in a random order over M MiB
- *   timer     how late a sleep of one millisecond ends; a batch has no "cycles" but
- *             {"ns": sum, "p50", "p99", "max"} of its N sleeps
+ *   syscall         getppid, the cheapest system call
+ *   context_switch  a pipe round trip of one byte to a process on the same CPU: two context
+ *                   switches an operation
+ *   wakeup          the same round trip to a process that sleeps on another CPU: two wake-ups
+ *   page_fault      the first write to an anonymous page. The first batch gets memory that was
+ *                   free since boot, if the kernel has any; later batches get the same memory again
+ *   pointer_chase   dependent loads, one a page, in a random order over M MiB
+ *   timer           the latency of a sleep of 1 ms: by how much it ends late. A batch has no
+ *                   "cycles" but {"ns": sum, "p50", "p99", "max"} of its N sleeps, in ns
  */
 #define _GNU_SOURCE
 #include "measure.h"
@@ -26,7 +27,7 @@
 
 #define PAGE 4096ull
 #define SLEEP_NS 1000000
-#define MOST_OPS (1ull << 32)
+#define MAX_OPS (1ull << 32)
 
 static uint64_t mib = 16;
 
@@ -44,17 +45,17 @@ static void do_syscalls(uint64_t ops)
 
 /* -- two processes ---------------------------------------------------------------------------- */
 
-static int ours[2], theirs[2];
+static int requests[2], replies[2];   /* pipes to and from the echo process */
 
-static void pass(int from, int to)
+static void echo_byte(int from, int to)
 {
     char byte;
 
     if (read(from, &byte, 1) != 1 || write(to, &byte, 1) != 1)
-        exit(0);   /* the other one has ended */
+        exit(0);   /* the parent has ended */
 }
 
-static void go_to_cpu(int cpu)
+static void pin_to_cpu(int cpu)
 {
     cpu_set_t set;
 
@@ -64,7 +65,7 @@ static void go_to_cpu(int cpu)
         die("sched_setaffinity");
 }
 
-/* The first CPU of ours, and the one after it if there is to be another. */
+/* The first two CPUs of the affinity mask; -1 if there is none. */
 static void choose_cpus(int *first, int *second)
 {
     cpu_set_t set;
@@ -77,17 +78,17 @@ static void choose_cpus(int *first, int *second)
             *(*first < 0 ? first : second) = cpu;
 }
 
-static void start_echo(int apart)
+static void start_echo(int other_cpu)
 {
     int first, second;
     pid_t parent = getpid();
 
     choose_cpus(&first, &second);
-    if (apart && second < 0) {
+    if (other_cpu && second < 0) {
         errno = ENODEV;
-        die("wake needs two CPUs");
+        die("wakeup needs two CPUs");
     }
-    if (pipe(ours) || pipe(theirs))
+    if (pipe(requests) || pipe(replies))
         die("pipe");
     pid_t child = fork();
     if (child < 0)
@@ -96,15 +97,15 @@ static void start_echo(int apart)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             exit(0);
-        go_to_cpu(apart ? second : first);
-        close(ours[1]);
-        close(theirs[0]);
+        pin_to_cpu(other_cpu ? second : first);
+        close(requests[1]);
+        close(replies[0]);
         for (;;)
-            pass(ours[0], theirs[1]);
+            echo_byte(requests[0], replies[1]);
     }
-    go_to_cpu(first);
-    close(ours[0]);
-    close(theirs[1]);
+    pin_to_cpu(first);
+    close(requests[0]);
+    close(replies[1]);
 }
 
 static void do_round_trips(uint64_t ops)
@@ -112,38 +113,39 @@ static void do_round_trips(uint64_t ops)
     char byte = 0;
 
     while (ops--)
-        if (write(ours[1], &byte, 1) != 1 || read(theirs[0], &byte, 1) != 1)
+        if (write(requests[1], &byte, 1) != 1 || read(replies[0], &byte, 1) != 1)
             die("round trip");
 }
 
 /* -- memory ----------------------------------------------------------------------------------- */
 
-static char *pages(uint64_t count)
+static char *map_pages(uint64_t count)
 {
     char *area = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (area == MAP_FAILED)
         die("memory");
-    madvise(area, count * PAGE, MADV_NOHUGEPAGE);   /* an operation is one page, everywhere */
+    madvise(area, count * PAGE, MADV_NOHUGEPAGE);   /* an operation is one 4 KiB page */
     return area;
 }
 
-static char *fresh;
+static char *untouched;
 
-static void do_faults(uint64_t ops)
+static void do_page_faults(uint64_t ops)
 {
     for (uint64_t i = 0; i < ops; i++)
-        *(volatile char *)(fresh + i * PAGE) = 1;
+        *(volatile char *)(untouched + i * PAGE) = 1;
 }
 
 static void **chain;
 
-/* A single cycle over all pages (Sattolo), at another cache line in each. */
+/* One cycle over all pages (Sattolo's algorithm). Each page uses a different cache line, so that
+ * the pages do not share a cache set. */
 static void make_chain(void)
 {
     uint64_t count = mib << 20 >> 12, seed = 1;
-    char *area = pages(count);
+    char *area = map_pages(count);
     uint32_t *order = malloc(count * sizeof *order);
 
     if (!order)
@@ -153,9 +155,9 @@ static void make_chain(void)
     for (uint64_t i = count - 1; i; i--) {
         seed = seed * 6364136223846793005ull + 1442695040888963407ull;
         uint64_t j = (seed >> 33) % i;
-        uint32_t kept = order[i];
+        uint32_t swapped = order[i];
         order[i] = order[j];
-        order[j] = kept;
+        order[j] = swapped;
     }
     for (uint64_t i = 0; i < count; i++) {
         uint64_t page = order[i], next = order[(i + 1) % count];
@@ -165,25 +167,25 @@ static void make_chain(void)
     free(order);
 }
 
-static void do_chase(uint64_t ops)
+static void do_pointer_chase(uint64_t ops)
 {
-    void **at = chain;
+    void **element = chain;
 
     while (ops--)
-        at = *(void *volatile *)at;
-    chain = at;
+        element = *(void *volatile *)element;
+    chain = element;
 }
 
 /* -- timers ----------------------------------------------------------------------------------- */
 
-static int later(const void *a, const void *b)
+static int compare(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
     return x < y ? -1 : x > y;
 }
 
-static void time_sleeps(long number, uint64_t ops, uint64_t *late)
+static void time_sleeps(long index, uint64_t ops, uint64_t *latencies)
 {
     uint64_t sum = 0;
 
@@ -199,47 +201,47 @@ static void time_sleeps(long number, uint64_t ops, uint64_t *late)
         while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL))
             ;
         clock_gettime(CLOCK_MONOTONIC, &now);
-        late[i] = (now.tv_sec - until.tv_sec) * 1000000000ll + now.tv_nsec - until.tv_nsec;
-        sum += late[i];
+        latencies[i] = (now.tv_sec - until.tv_sec) * 1000000000ll + now.tv_nsec - until.tv_nsec;
+        sum += latencies[i];
     }
-    qsort(late, ops, sizeof *late, later);
-    printf("%s{\"ns\": %llu, \"p50\": %llu, \"p99\": %llu, \"max\": %llu}", number ? ", " : "",
-           (unsigned long long)sum, (unsigned long long)late[ops / 2],
-           (unsigned long long)late[ops * 99 / 100], (unsigned long long)late[ops - 1]);
+    qsort(latencies, ops, sizeof *latencies, compare);
+    printf("%s{\"ns\": %llu, \"p50\": %llu, \"p99\": %llu, \"max\": %llu}", index ? ", " : "",
+           (unsigned long long)sum, (unsigned long long)latencies[ops / 2],
+           (unsigned long long)latencies[ops * 99 / 100], (unsigned long long)latencies[ops - 1]);
 }
 
 static void measure_timer(uint64_t ops, long batches)
 {
-    uint64_t *late = malloc(ops * sizeof *late);
+    uint64_t *latencies = malloc(ops * sizeof *latencies);
 
-    if (!late)
+    if (!latencies)
         die("memory");
-    prctl(PR_SET_TIMERSLACK, 1);   /* ns; else the kernel may join timers within 50 us */
+    prctl(PR_SET_TIMERSLACK, 1);   /* ns; by the default, a timer may be 50 us late */
     for (long i = 0; i < batches; i++)
-        time_sleeps(i, ops, late);
+        time_sleeps(i, ops, latencies);
 }
 
-/* -- all -------------------------------------------------------------------------------------- */
+/* -- main ------------------------------------------------------------------------------------- */
 
 static void measure(void (*run)(uint64_t), uint64_t ops, long batches)
 {
     for (long i = 0; i < batches; i++) {
-        if (run == do_faults)
-            fresh = pages(ops);
+        if (run == do_page_faults)
+            untouched = map_pages(ops);
         uint64_t ns = ns_now(), tsc = tsc_now();
         run(ops);
         uint64_t cycles = tsc_now() - tsc;
         print_batch(i, ns_now() - ns, cycles);
-        if (run == do_faults)
-            munmap(fresh, ops * PAGE);
+        if (run == do_page_faults)
+            munmap(untouched, ops * PAGE);
     }
 }
 
 static int usage(const char *what)
 {
     fprintf(stderr,
-            "hv-ops: %s\nusage: hv-ops syscall|switch|wake|fault|chase|timer --ops N --batches B"
-            " [--mib M]\n", what);
+            "hv-ops: %s\nusage: hv-ops syscall|context_switch|wakeup|page_fault|pointer_chase|timer"
+            " --ops N --batches B [--mib M]\n", what);
     return 2;
 }
 
@@ -249,43 +251,43 @@ int main(int argc, char **argv)
     void (*run)(uint64_t) = NULL;
 
     if (argc < 2 || argc % 2)
-        return usage("a case and options with values are needed");
+        return usage("a case is required, and each option needs a value");
     for (int i = 2; i < argc; i += 2) {
         int ok = 0;
         if (!strcmp(argv[i], "--ops"))
-            ok = number(argv[i + 1], 1, MOST_OPS, &ops);
+            ok = parse_number(argv[i + 1], 1, MAX_OPS, &ops);
         else if (!strcmp(argv[i], "--batches"))
-            ok = number(argv[i + 1], 1, 1000000, &batches);
+            ok = parse_number(argv[i + 1], 1, 1000000, &batches);
         else if (!strcmp(argv[i], "--mib"))
-            ok = number(argv[i + 1], 1, 1 << 20, &mib);
+            ok = parse_number(argv[i + 1], 1, 1 << 20, &mib);
         if (!ok)
             return usage(argv[i]);
     }
     if (!ops || !batches)
-        return usage("--ops and --batches are needed");
+        return usage("--ops and --batches are required");
 
     const char *name = argv[1];
     if (!strcmp(name, "syscall")) {
         run = do_syscalls;
-    } else if (!strcmp(name, "switch") || !strcmp(name, "wake")) {
+    } else if (!strcmp(name, "context_switch") || !strcmp(name, "wakeup")) {
         run = do_round_trips;
-        start_echo(!strcmp(name, "wake"));
-    } else if (!strcmp(name, "fault")) {
-        run = do_faults;
-    } else if (!strcmp(name, "chase")) {
-        run = do_chase;
+        start_echo(!strcmp(name, "wakeup"));
+    } else if (!strcmp(name, "page_fault")) {
+        run = do_page_faults;
+    } else if (!strcmp(name, "pointer_chase")) {
+        run = do_pointer_chase;
         make_chain();
     } else if (strcmp(name, "timer")) {
-        return usage("no such case");
+        return usage("unknown case");
     }
     if (run != do_round_trips)
-        stay_here();
-    if (run && run != do_faults)
+        pin_to_current_cpu();
+    if (run && run != do_page_faults)
         run(ops / 10 + 1);   /* warm-up */
-    print_head(name, ops);
+    print_header(name, ops);
     if (run)
         measure(run, ops, batches);
     else
         measure_timer(ops, batches);
-    return print_tail();
+    return print_footer();
 }

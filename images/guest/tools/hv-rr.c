@@ -1,10 +1,10 @@
 /*
- * TCP round trips of one byte, one at a time on one connection.
+ * Measures TCP round trips of one byte on one connection, with one byte in flight.
  *
- * hv-rr PORT                   answers on that port, one connection after the other, until killed;
- *                              prints "listening" once it does
- * hv-rr ADDRESS PORT SECONDS   asks for so long and prints one line:
- *                              trips N seconds S p50 US p99 US
+ * hv-rr PORT                   server: echoes each byte, one connection at a time, until killed;
+ *                              prints "listening" when the port is open
+ * hv-rr ADDRESS PORT SECONDS   client: runs for SECONDS and prints one line (percentiles in us):
+ *                              round_trips N seconds S p50 US p99 US
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,9 +16,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_TRIPS 4000000
+#define MAX_ROUND_TRIPS 4000000
 
-static unsigned trips[MAX_TRIPS];   /* ns each */
+static unsigned latencies[MAX_ROUND_TRIPS];   /* ns */
 
 static void die(const char *what)
 {
@@ -34,7 +34,7 @@ static long long now_ns(void)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static void send_at_once(int fd)
+static void disable_nagle(int fd)
 {
     int on = 1;
 
@@ -42,7 +42,7 @@ static void send_at_once(int fd)
         die("TCP_NODELAY");
 }
 
-static _Noreturn void answer(struct sockaddr_in address)
+static _Noreturn void serve(struct sockaddr_in address)
 {
     int on = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
     char byte;
@@ -57,21 +57,21 @@ static _Noreturn void answer(struct sockaddr_in address)
 
         if (fd < 0)
             die("accept");
-        send_at_once(fd);
+        disable_nagle(fd);
         while (read(fd, &byte, 1) == 1 && write(fd, &byte, 1) == 1)
             ;
         close(fd);
     }
 }
 
-static int shorter(const void *a, const void *b)
+static int compare(const void *a, const void *b)
 {
     unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
 
     return x < y ? -1 : x > y;
 }
 
-static void ask(struct sockaddr_in address, double seconds)
+static void measure(struct sockaddr_in address, double seconds)
 {
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     long count = 0;
@@ -79,18 +79,18 @@ static void ask(struct sockaddr_in address, double seconds)
 
     if (connect(fd, (struct sockaddr *)&address, sizeof address))
         die("connect");
-    send_at_once(fd);
+    disable_nagle(fd);
     long long start = now_ns(), end = start + (long long)(seconds * 1e9), last = start, now;
-    while (last < end && count < MAX_TRIPS) {
+    while (last < end && count < MAX_ROUND_TRIPS) {
         if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1)
             die("round trip");
         now = now_ns();
-        trips[count++] = now - last;
+        latencies[count++] = now - last;
         last = now;
     }
-    qsort(trips, count, sizeof *trips, shorter);
-    printf("trips %ld seconds %.6f p50 %.3f p99 %.3f\n", count, (last - start) / 1e9,
-           trips[count / 2] / 1e3, trips[count * 99 / 100] / 1e3);
+    qsort(latencies, count, sizeof *latencies, compare);
+    printf("round_trips %ld seconds %.6f p50 %.3f p99 %.3f\n", count, (last - start) / 1e9,
+           latencies[count / 2] / 1e3, latencies[count * 99 / 100] / 1e3);
 }
 
 int main(int argc, char **argv)
@@ -99,11 +99,11 @@ int main(int argc, char **argv)
 
     if (argc == 2) {
         address.sin_port = htons(atoi(argv[1]));
-        answer(address);
+        serve(address);
     }
     if (argc == 4 && inet_pton(AF_INET, argv[1], &address.sin_addr) == 1 && atof(argv[3]) > 0) {
         address.sin_port = htons(atoi(argv[2]));
-        ask(address, atof(argv[3]));
+        measure(address, atof(argv[3]));
         return 0;
     }
     fprintf(stderr, "usage: hv-rr PORT | hv-rr ADDRESS PORT SECONDS\n");

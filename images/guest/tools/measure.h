@@ -1,4 +1,4 @@
-/* What the tools that time loops share: clocks, options, batches, JSON. Linux and x86-64 only. */
+/* Shared by the tools that time loops: clocks, options, batches, JSON. Linux on x86-64 only. */
 #ifndef HARNESS_MEASURE_H
 #define HARNESS_MEASURE_H
 
@@ -17,7 +17,8 @@ static inline uint64_t ns_now(void)
     return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
 
-/* No earlier load, and no later instruction, crosses the reading (Intel SDM, RDTSC). */
+/* The fences keep earlier loads before the reading and later instructions after it (Intel SDM,
+ * RDTSC). */
 static inline uint64_t tsc_now(void)
 {
     uint32_t low, high;
@@ -36,8 +37,8 @@ static inline double tsc_khz(void)
     return (double)(tsc_now() - tsc) * 1e6 / (double)(ns_end - ns);
 }
 
-/* A batch must not move to another CPU: its clock may differ. */
-static inline void stay_here(void)
+/* Pins the process: the TSC of another CPU may differ. */
+static inline void pin_to_current_cpu(void)
 {
     cpu_set_t set;
     int cpu = sched_getcpu();
@@ -47,7 +48,7 @@ static inline void stay_here(void)
     sched_setaffinity(0, sizeof set, &set);
 }
 
-static inline int number(const char *text, uint64_t low, uint64_t high, uint64_t *value)
+static inline int parse_number(const char *text, uint64_t low, uint64_t high, uint64_t *value)
 {
     char *end;
 
@@ -56,20 +57,20 @@ static inline int number(const char *text, uint64_t low, uint64_t high, uint64_t
     return *text >= '0' && *text <= '9' && !*end && !errno && *value >= low && *value <= high;
 }
 
-static inline void print_head(const char *name, uint64_t ops)
+static inline void print_header(const char *name, uint64_t ops)
 {
     printf("{\"case\": \"%s\", \"ops\": %llu, \"tsc_khz\": %.0f, \"batches\": [",
            name, (unsigned long long)ops, tsc_khz());
 }
 
-static inline void print_batch(long number, uint64_t ns, uint64_t cycles)
+static inline void print_batch(long index, uint64_t ns, uint64_t cycles)
 {
-    printf("%s{\"ns\": %llu, \"cycles\": %llu}", number ? ", " : "", (unsigned long long)ns,
+    printf("%s{\"ns\": %llu, \"cycles\": %llu}", index ? ", " : "", (unsigned long long)ns,
            (unsigned long long)cycles);
 }
 
-/* 0, or 1 when nobody can read it. */
-static inline int print_tail(void)
+/* Returns 1 if standard output cannot be written, else 0. */
+static inline int print_footer(void)
 {
     printf("]}\n");
     return fflush(stdout) || ferror(stdout);

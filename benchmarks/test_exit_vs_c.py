@@ -1,6 +1,6 @@
 """An exit to user space: our run loop beside the same loop in C, same payload, same port.
 
-    pytest benchmarks/test_exit_beside_c.py
+    pytest benchmarks/test_exit_vs_c.py
 
 The payload itself takes the time (TSC), batch by batch. Prints cycles an exit of each side and the
 ratio of every pair of neighbours, of their medians and, for a machine that is busy with others, of
@@ -62,7 +62,7 @@ def in_c(host: Host, program: str, code: str) -> list[float]:
     return cycles(bytes.fromhex(done.stdout))
 
 
-def test_exit_beside_c(
+def test_exit_vs_c(
     payload: PayloadFactory,
     record_sample: RecordSample,
     tmp_path: Path,
@@ -71,7 +71,7 @@ def test_exit_beside_c(
     """Pairs of runs, ours first and C first by turns; one warm-up each is not counted."""
     host = payload.hypervisor.host
     program, flat, code = tmp_path / "exits", tmp_path / "code", assemble(SOURCE)
-    source = Path(__file__).with_name("exits.c")
+    source = Path(__file__).with_name("run_loop.c")
     subprocess.run(["gcc", "-O2", "-static", "-o", program, source], check=True)
     flat.write_bytes(code)
     placed = f"{host.scratch()}/exits"

@@ -3,7 +3,7 @@
  * reads with all ones, as the built-in VMM does where nothing is. The payload's first write to the
  * serial port is its end; then guest memory from DATA on goes to standard output.
  *
- *     exits PAYLOAD BYTES
+ *     run_loop PAYLOAD BYTES
  *
  * The machine is made of the same parts as the built-in VMM's: in-kernel irqchip and PIT.
  */
@@ -88,7 +88,7 @@ int main(int argc, char **argv)
     ssize_t got;
 
     if (argc != 3)
-        errx(2, "usage: exits PAYLOAD BYTES");
+        errx(2, "usage: run_loop PAYLOAD BYTES");
     size = strtoul(argv[2], NULL, 10);
     kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     file = open(argv[1], O_RDONLY | O_CLOEXEC);

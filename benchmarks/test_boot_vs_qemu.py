@@ -1,6 +1,6 @@
 """Boot to init: our VMM and QEMU's microvm in turn, same host, kernel, initramfs, command line.
 
-    pytest benchmarks/test_boot_beside_qemu.py
+    pytest benchmarks/test_boot_vs_qemu.py
 
 Prints each side's seconds and the ratio of every pair of neighbours; nothing is asserted of them.
 """
@@ -26,7 +26,7 @@ def boot(factory: GuestFactory, label: str) -> dict[str, float]:
     return seconds
 
 
-def test_boot_beside_qemu(
+def test_boot_vs_qemu(
     guest_factory: GuestFactory,
     hypervisor: Hypervisor,
     record_sample: RecordSample,

@@ -1,6 +1,6 @@
 """4 KiB random reads, our VMM and QEMU in turn: same file, same back end (qemu-storage-daemon).
 
-    pytest benchmarks/test_disk_beside_qemu.py
+    pytest benchmarks/test_disk_vs_qemu.py
 
 Once past the host's page cache, where the host's own disk takes most of the time, and once from
 it, where the way from guest to daemon and back is most of it. Prints I/O per second, latency, CPU
@@ -51,7 +51,7 @@ def measure(host: Host, guest: Guest, job: Job) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("source", ["disk", "cache"])
-def test_disk_beside_qemu(
+def test_disk_vs_qemu(
     source: str,
     guest_factory: GuestFactory,
     hypervisor: Hypervisor,
