@@ -1,4 +1,4 @@
-"""A real OpenSSH server on loopback, started for one test and gone with it."""
+"""An OpenSSH server on the loopback address for the length of one test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
 def make_key(path: Path) -> str:
-    """Write an ed25519 private key of mode 0600; its public half as one line."""
+    """Write an ed25519 private key of mode 0600. Returns the public key as one line."""
     key = Ed25519PrivateKey.generate()
     path.write_bytes(
         key.private_bytes(
@@ -38,7 +38,7 @@ def make_key(path: Path) -> str:
 
 
 class LoopbackServer:
-    """Serves each connection with an `sshd -i` of its own, so that no port need be guessed."""
+    """Starts one `sshd -i` per connection. The listener here takes any free port."""
 
     def __init__(self, folder: Path) -> None:
         if SSHD is None:
@@ -53,10 +53,10 @@ class LoopbackServer:
             f"UsePAM no\nPasswordAuthentication no\nPidFile none\n"
             f"SetEnv XDG_CACHE_HOME={folder}/cache\n"
         )
-        self._made = None
+        self._created_folder: Path | None = None
         if os.getuid() == 0 and not Path("/run/sshd").exists():
-            self._made = Path("/run/sshd")  # sshd wants it for its unprivileged half
-            self._made.mkdir(mode=0o755)
+            self._created_folder = Path("/run/sshd")  # sshd needs it for privilege separation
+            self._created_folder.mkdir(mode=0o755)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -81,16 +81,16 @@ class LoopbackServer:
                 )
 
     def configure(self, line: str) -> None:
-        """Add a line to the configuration of the connections that come."""
+        """Add a line to the configuration of later connections."""
         with self._config.open("a") as file:
             file.write(f"{line}\n")
 
     def open_stream(self, timeout: float) -> socket.socket:
-        """What SSHSession.connect wants."""
+        """See SSHSession.connect."""
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
     def kill_connections(self) -> None:
-        """SIGKILL every server process, as a crash would."""
+        """Simulate a crash: SIGKILL every server process."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -98,13 +98,13 @@ class LoopbackServer:
         self._processes.clear()
 
     def close(self) -> None:
-        """End everything. Idempotent."""
+        """End the listener and every server process. Idempotent."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join(5)
         self.kill_connections()
-        if self._made is not None:
+        if self._created_folder is not None:
             with contextlib.suppress(OSError):
-                self._made.rmdir()
-            self._made = None
+                self._created_folder.rmdir()
+            self._created_folder = None

@@ -128,7 +128,7 @@ class GuestSSH:
             if isinstance(error, CommandError) or self.alive or isinstance(error, SSHRefused):
                 raise
             mended = self._mended()
-            if mended or not _not_started(error):
+            if mended or not isinstance(error, SSHLost) or error.started:
                 self._fail(what, error, mended)
         try:
             return action(self._ready())
@@ -149,8 +149,3 @@ class GuestSSH:
         except SSHError as again:
             return f"; connecting again failed: {again.cause}"
         return ""
-
-
-def _not_started(error: SSHError) -> bool:
-    """Whether the connection broke before the server took the command."""
-    return " did not start " in error.cause or error.cause.endswith(" is closed")

@@ -1,1 +1,1 @@
-"""SSH: one session a guest or host, and the ways its bytes travel."""
+"""SSH: sessions to guests and hosts, and the byte streams that carry them."""

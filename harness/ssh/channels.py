@@ -1,4 +1,4 @@
-"""Channels of an SSH transport: draining both outputs, feeding input, long-lived processes."""
+"""Channels of an SSH transport: command lines, input, both outputs, long-lived processes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from paramiko.pipe import make_or_pipe
 from harness.errors import HostError
 
 CHUNK = 1 << 18  # bytes
-# may be no program where the shell has them built in
+# shell built-ins, which some systems do not have as programs
 BUILTINS = frozenset(("command", "kill", "test", "type", "ulimit", "umask"))
-STDERR_TAIL = 4096  # bytes, as Process.stderr_tail() promises
+STDERR_TAIL = 4096  # bytes; see Process.stderr_tail()
 
 
 class Deadline:
-    """A point in monotonic time, so that several steps share one time-out."""
+    """A point in monotonic time that several steps share as their timeout."""
 
     def __init__(self, timeout: float) -> None:
         self._end = time.monotonic() + timeout
 
     def remaining(self) -> float:
-        """Seconds left, never below 0.001 (0 would mean "do not wait" to sockets)."""
+        """Seconds left, at least 0.001: sockets take a timeout of 0 for non-blocking mode."""
         return max(self._end - time.monotonic(), 0.001)
 
     @property
     def over(self) -> bool:
+        """True once the point has passed."""
         return time.monotonic() >= self._end
 
 
@@ -40,17 +41,17 @@ class ChannelProcess:
     """A Process whose standard streams are one SSH channel."""
 
     def __init__(
-        self, channel: paramiko.Channel, who: str, kill_pid: Callable[[int], None]
+        self, channel: paramiko.Channel, server_name: str, kill_pid: Callable[[int], None]
     ) -> None:
-        """channel: runs what with_pid() made. kill_pid: kills a process of the server."""
+        """channel: runs a command line of with_pid(). kill_pid: kills a process of the server."""
         self._channel = channel
-        self._who = who
+        self._server_name = server_name
         self._kill_pid = kill_pid
         self._pid = 0
         self._has_pid = threading.Event()
         self._lines = bytearray()
         self._tail = bytearray()
-        # stderr shares the channel's window: left undrained it would stop stdout as well
+        # stderr shares the channel's window: without a reader, stdout would stop as well
         self._drainer = threading.Thread(target=self._drain_stderr, daemon=True)
         self._drainer.start()
 
@@ -70,7 +71,8 @@ class ChannelProcess:
             self._channel.sendall(data)
         except (OSError, EOFError) as error:
             raise HostError(
-                f"a process on {self._who} is gone: {self.stderr_tail() or error}", stage="run"
+                f"a process on {self._server_name} is gone: {self.stderr_tail() or error}",
+                stage="run",
             ) from error
 
     def readline(self) -> bytes:
@@ -96,9 +98,9 @@ class ChannelProcess:
             self._channel.shutdown_write()
 
     def wait(self, timeout: float) -> int:
-        """Exit status, or -1: ended by a signal, or the connection was lost."""
+        """Wait for its exit status; -1 means a signal or a lost connection. See Process."""
         if not self._channel.status_event.wait(timeout):
-            raise TimeoutError(f"a process on {self._who} did not end in {timeout:g} s")
+            raise TimeoutError(f"a process on {self._server_name} did not end in {timeout:g} s")
         return self._channel.exit_status
 
     def kill(self) -> None:
@@ -111,19 +113,20 @@ class ChannelProcess:
     def stderr_tail(self) -> str:
         """See Process."""
         if self._channel.closed or self._channel.exit_status_ready():
-            self._drainer.join(1.0)  # its end is near, unless a stray process holds the pipe
+            # the thread ends soon, unless another process still holds the pipe
+            self._drainer.join(1.0)
         return bytes(self._tail).decode(errors="replace")
 
 
-def text(argv: Sequence[str] | str) -> str:
-    """What the remote shell is given."""
+def quote_command(argv: Sequence[str] | str) -> str:
+    """A command line for the remote shell; a list is quoted, a string stays as it is."""
     return argv if isinstance(argv, str) else shlex.join(argv)
 
 
 def with_pid(argv: Sequence[str] | str) -> str:
-    """The command for a POSIX shell, telling the shell's process id as stderr's first line.
+    """A command line whose first line on stderr is the process id of the remote command.
 
-    A vector replaces the shell, so that the id is its own.
+    The id is the shell's. A list replaces the shell by exec and keeps the id.
     """
     if isinstance(argv, str):
         return f"echo $$ >&2; {argv}"
@@ -132,7 +135,7 @@ def with_pid(argv: Sequence[str] | str) -> str:
 
 
 def take_pid(err: bytearray) -> int:
-    """Take the line of with_pid() off; 0 when it has not come (whole) yet."""
+    """Remove the first line that with_pid() adds and return its number; 0 if it is incomplete."""
     line, newline, rest = err.partition(b"\n")
     if not newline or not line.isdigit():
         return 0
@@ -140,21 +143,15 @@ def take_pid(err: bytearray) -> int:
     return int(line)
 
 
-def tail_of(printed: bytes | bytearray) -> str:
-    """Ends an error's cause with what a command printed last."""
-    last = bytes(printed[-2000:]).decode(errors="replace").strip()
-    return f"; it printed: {last}" if last else ""
-
-
-def chunks(path: Path) -> Iterator[bytes]:
-    """A file piece by piece."""
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """Read a file in pieces of CHUNK bytes."""
     with path.open("rb") as file:
         while data := file.read(CHUNK):
             yield data
 
 
 def feed(channel: paramiko.Channel, source: Iterator[bytes]) -> None:
-    """Send all of `source`, then end of file; stops when the command no longer reads."""
+    """Send all of `source`, then end of file. Stops early when the command no longer reads."""
     with contextlib.suppress(OSError, EOFError):
         for data in source:
             channel.sendall(data)
@@ -162,15 +159,15 @@ def feed(channel: paramiko.Channel, source: Iterator[bytes]) -> None:
 
 
 def drain(channel: paramiko.Channel, out: bytearray, err: bytearray, deadline: Deadline) -> bool:
-    """Read both outputs as they come until their end; False when the deadline came first."""
-    # not channel.fileno(): its pipe may be written to after close(), when the number is reused
-    news = threading.Event()
-    for buffer, event in zip(
-        (channel.in_buffer, channel.in_stderr_buffer), make_or_pipe(cast(Any, news)), strict=True
-    ):
-        buffer.set_event(cast(Any, event))
+    """Read both outputs until they end. Returns False when the deadline passes first."""
+    # Not channel.fileno(): paramiko may write to its pipe after close(), when another file has the
+    # same number.
+    data_event = threading.Event()
+    halves = make_or_pipe(cast(Any, data_event))
+    for buffer, half in zip((channel.in_buffer, channel.in_stderr_buffer), halves, strict=True):
+        buffer.set_event(cast(Any, half))
     while True:
-        # the order matters: the end is read before the buffers, so nothing can come in between
+        # Read the end before the buffers: data that arrives between the two is then not lost.
         ended = channel.eof_received or channel.closed
         while channel.recv_ready():
             out += channel.recv(CHUNK)
@@ -180,5 +177,5 @@ def drain(channel: paramiko.Channel, out: bytearray, err: bytearray, deadline: D
             return True
         if deadline.over:
             return False
-        # at most 0.5 s: clearing one half may swallow what the other half tells at that moment
-        news.wait(min(deadline.remaining(), 0.5))
+        # At most 0.5 s: the buffers share the event, and one may clear what the other just set.
+        data_event.wait(min(deadline.remaining(), 0.5))

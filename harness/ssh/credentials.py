@@ -1,4 +1,4 @@
-"""The keys of an SSH login: the known host key, and the keys of the user."""
+"""Keys of an SSH login: the known host key and the user's client keys."""
 
 from __future__ import annotations
 
@@ -16,45 +16,46 @@ from harness.ssh.errors import SSHAuthError
 
 KNOWN_HOSTS = (Path("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
 CLIENT_KEYS = (Path("~/.ssh/id_ed25519"), Path("~/.ssh/id_ecdsa"), Path("~/.ssh/id_rsa"))
-# the order of preference when several keys of a host are known
+# in order of preference, for hosts with several known keys
 KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
 
 
 def load_client_key(path: Path) -> paramiko.PKey:
-    """Read a private key. Raises SSHAuthError when missing, readable by others, or broken.
+    """Read a private key file. An unchanged file is parsed only once.
 
-    A file that was read before, and has not changed, is not parsed again.
+    Raises SSHAuthError when the file is missing, broken, or accessible by other users.
     """
     try:
-        now = path.stat()
-        mode = now.st_mode
+        status = path.stat()
+        mode = status.st_mode
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise SSHAuthError(
-                f"client key {path} has mode {stat.S_IMODE(mode):04o}: others could read it",
-                hint=f"chmod 600 {path}",
+                f"client key {path} has mode {stat.S_IMODE(mode):04o}: other users have access",
+                hint=f"run chmod 600 {path}",
                 stage="sshd",
             )
-        return _parsed(path, (_version(now), *_certificate(path)))
+        return _parsed(path, (_version(status), *_certificate(path)))
     except OSError as error:
         raise SSHAuthError(
             f"client key {path} cannot be read: {error.strerror}",
-            hint="build the images again, or name another key",
+            hint="build the images again, or name another key file",
             stage="sshd",
         ) from error
     except (paramiko.SSHException, ValueError, TypeError) as error:
         raise SSHAuthError(
-            f"client key {path} is no private key without a passphrase: {error}",
-            hint="use an ed25519 key without a passphrase, or an SSH agent",
+            f"client key {path} is not a private key without a passphrase: {error}",
+            hint="use an ed25519 key without a passphrase, or start an SSH agent",
             stage="sshd",
         ) from error
 
 
-def _version(found: os.stat_result) -> tuple[int, ...]:
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    """Fields that change whenever a file changes."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _certificate(path: Path) -> list[tuple[int, ...]]:
-    """The version of what paramiko reads beside a key, if it is there."""
+    """The version of the certificate that paramiko reads with a key; empty without one."""
     try:
         return [_version(path.with_name(f"{path.name}-cert.pub").stat())]
     except OSError:
@@ -63,12 +64,12 @@ def _certificate(path: Path) -> list[tuple[int, ...]]:
 
 @lru_cache(maxsize=8)
 def _parsed(path: Path, version: tuple[tuple[int, ...], ...]) -> paramiko.PKey:
-    """To check an RSA key's numbers takes 0.2 s: as long as the rest of a login."""
+    """Cached: the check of an RSA key takes 0.2 s, as long as the rest of a login."""
     return paramiko.PKey.from_path(path)
 
 
 def known_host_key(name: str, port: int, files: Sequence[Path] = KNOWN_HOSTS) -> str:
-    """The known host key as "type base64". Raises HostError when there is none."""
+    """Look up a host key as "type base64". Raises HostError when none is known."""
     entry = name if port == 22 else f"[{name}]:{port}"
     for file in files:
         keys = paramiko.HostKeys()
@@ -81,30 +82,33 @@ def known_host_key(name: str, port: int, files: Sequence[Path] = KNOWN_HOSTS) ->
     option = "" if port == 22 else f"-p {port} "
     raise HostError(
         f"the host key of {entry} is not known",
-        hint=f"run `ssh-keyscan {option}{name}`, check its fingerprint with the one the machine "
-        "itself shows (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then add the line to "
+        hint=f"run `ssh-keyscan {option}{name}`, compare the fingerprint with that on the machine "
+        "(ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then add the line to "
         "~/.ssh/known_hosts",
         stage="host",
     )
 
 
 def client_keys(files: Sequence[Path] = CLIENT_KEYS) -> list[paramiko.PKey]:
-    """Keys of the SSH agent, then those of ~/.ssh that need no passphrase; HostError when none."""
+    """The SSH agent's keys, then those of `files` without a passphrase.
+
+    Raises HostError when there are none.
+    """
     keys: list[paramiko.PKey] = []
     with contextlib.suppress(paramiko.SSHException, OSError):
         keys += paramiko.Agent().get_keys()
-    refused = ""
+    problem = ""
     for file in files:
         if file.expanduser().exists():
             try:
                 keys.append(load_client_key(file.expanduser()))
             except SSHError as error:
-                refused = f" ({error.cause}; {error.hint})"
+                problem = f" ({error.cause}; {error.hint})"
     if not keys:
         raise HostError(
-            f"there is no SSH client key{refused}",
-            hint="make one with ssh-keygen -t ed25519 and put its public half into "
-            "authorized_keys of the host, or start an SSH agent",
+            f"there is no SSH client key{problem}",
+            hint="create a key with ssh-keygen -t ed25519 and add its public half to "
+            "authorized_keys on the host, or start an SSH agent",
             stage="host",
         )
     return keys

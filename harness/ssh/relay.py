@@ -1,5 +1,8 @@
-"""A guest's port through a process on its host: one exec channel a connection of a host that is
-reached by SSH, or a child in the guests' network of this one."""
+"""A connection to a guest's port through one relay process on the guest's host.
+
+On a remote host the relay runs on an exec channel. On this machine it is a child process in the
+guests' network namespace. Each connection has its own relay.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ if TYPE_CHECKING:
 
 AF_INET, AF_VSOCK = int(socket.AF_INET), int(socket.AF_VSOCK)
 
-# Runs on the host with python3 >= 3.9 alone; ends when either side ends. It answers one line, the
-# errno or 0, then only carries bytes. _socket and _thread, as every import costs where the CPU is
-# software: 0.12 s a connection there, against 0.08 s with socat, which not every host has.
+# The relay needs only python3 >= 3.9 on the host. It writes one line with an errno or 0, then
+# copies bytes until either side ends. It imports _socket and _thread since imports are slow on an
+# emulated CPU. There a connection takes 0.12 s; socat takes 0.08 s, but not every host has it.
 SCRIPT = """
 import _socket, _thread, os, sys
 def copy(read, write):
@@ -30,10 +33,10 @@ def copy(read, write):
             while data: data = data[write(data):]
     except OSError: pass
     os._exit(0)
-family, where, port, timeout = sys.argv[1:]
+family, address, port, timeout = sys.argv[1:]
 s = _socket.socket(int(family), 1)
 s.settimeout(float(timeout))
-try: s.connect((int(where) if where.isdigit() else where, int(port)))
+try: s.connect((int(address) if address.isdigit() else address, int(port)))
 except OSError as e:
     os.write(1, b"%d\\n" % (e.errno or 110)); sys.exit(1)
 if int(family) == 2: s.setsockopt(6, 1, 1)
@@ -46,54 +49,58 @@ copy(s.recv, lambda d: os.write(1, d))
 
 @dataclass(frozen=True)
 class Target:
-    """What to connect to. where: a context id of AF_VSOCK, an address of AF_INET. within: see
-    Host.connect_tcp."""
+    """A guest's port.
+
+    family: AF_VSOCK or AF_INET. address: a context id of AF_VSOCK, or an IPv4 address.
+    command_prefix: see Host.connect_tcp.
+    """
 
     family: int
-    where: str
+    address: str
     port: int
-    within: tuple[str, ...] = ()
+    command_prefix: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kind = "vsock" if self.family == AF_VSOCK else "TCP"
-        return f"{kind} {self.where}:{self.port}"
+        return f"{kind} {self.address}:{self.port}"
 
     def argv(self, timeout: float) -> list[str]:
-        """The relay's command line."""
-        relay = [*self.within, "python3", "-I", "-S", "-c", SCRIPT]
-        return [*relay, str(self.family), self.where, str(self.port), f"{timeout:.3f}"]
+        """The relay's command line. timeout: seconds for its connection to the guest."""
+        relay = [*self.command_prefix, "python3", "-I", "-S", "-c", SCRIPT]
+        return [*relay, str(self.family), self.address, str(self.port), f"{timeout:.3f}"]
 
 
 def connect(session: SSHSession, target: Target, timeout: float) -> Stream:
-    """See Host.connect_vsock and connect_tcp.
+    """Start a relay on a remote host and wait until it has connected.
 
-    Raises OSError with the host's errno, TimeoutError when late, HostError without python3 there.
+    Raises OSError with the host's errno, TimeoutError after `timeout` seconds, HostError when the
+    host has no python3.
     """
     try:
         stream = session.stream(target.argv(timeout), timeout)
     except SSHError as error:
         raise ConnectionAbortedError(errno.ECONNABORTED, error.cause) from error
-    await_answer(stream, target, timeout, session.who)
+    await_answer(stream, target, timeout, session.server_name)
     return stream
 
 
-def await_answer(stream: Stream, target: Target, timeout: float, who: str) -> None:
-    """Wait until the relay on the host `who` has connected; closes the stream when it cannot."""
+def await_answer(stream: Stream, target: Target, timeout: float, host_name: str) -> None:
+    """Wait until the relay has connected to the target. Closes the stream when it fails."""
     try:
-        # the relay keeps the time-out itself; the rest is for its start and the way back
+        # the relay applies the timeout itself; 5 s more for its start and its answer
         stream.settimeout(timeout + 5.0)
         answer = b""
-        while not answer.endswith(b"\n"):  # byte by byte: what follows belongs to the caller
+        while not answer.endswith(b"\n"):  # byte by byte: the next bytes belong to the caller
             piece = stream.recv(1)
             if not piece:
                 raise HostError(
-                    f"{who} cannot run the relay to a guest's port",
-                    hint="install python3 (3.9 or later) and util-linux there",
+                    f"{host_name} cannot run the relay to a guest's port",
+                    hint="install python3 (3.9 or later) and util-linux on that host",
                     stage="host",
                 )
             answer += piece
         if code := int(answer):
-            raise OSError(code, f"{target} on {who}: {os.strerror(code)}")
+            raise OSError(code, f"{target} on {host_name}: {os.strerror(code)}")
         stream.settimeout(None)
     except BaseException:
         stream.close()

@@ -1,8 +1,9 @@
-"""Guests' vsock ports through one process that stands ready on a host reached by SSH.
+"""A proxy on a remote host that connects this machine to guests' vsock ports.
 
-It listens on the host's loopback, and SSH's own forwarding (direct-tcpip) leads there, so that a
-connection costs a round trip and no process. Other users of the host could connect, too: a token
-that only this session knows comes first. Where forwarding is forbidden, `relay` is the way.
+The proxy is one long-lived process. It listens on the host's loopback address, which SSH reaches
+by forwarding (direct-tcpip). A connection then takes one round trip and no new process. Other users
+of the host can reach the port as well, so each connection begins with a secret token. `relay` does
+the same without forwarding, with one process per connection.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from harness.errors import HostError, SSHError
 from harness.ssh.process import Process, Stream
 from harness.ssh.session import SSHSession
 
-# Runs on the host with python3 >= 3.9 alone; ends with its standard input. Each connection says
-# "TOKEN CID PORT TIMEOUT" in a line and is answered by the errno or 0, then only carries bytes.
+# The proxy needs only python3 >= 3.9 on the host. It ends when its standard input ends. A client
+# sends the line "TOKEN CID PORT TIMEOUT". The proxy answers with an errno or 0, then copies bytes.
 SCRIPT = """
 import _socket, _thread, os
 def line(read):
@@ -26,7 +27,7 @@ def line(read):
         if not piece: break
         got += piece
     return got.split()
-def carry(source, target):
+def copy(source, target):
     try:
         while True:
             data = source.recv(65536)
@@ -40,10 +41,10 @@ def serve(fd):
     client, guest = _socket.socket(fileno=fd), _socket.socket(40, 1)
     try:
         client.settimeout(10.0)
-        asked = line(client.recv)
-        if len(asked) != 4 or asked[0] != token: return
-        guest.settimeout(float(asked[3]))
-        try: guest.connect((int(asked[1]), int(asked[2])))
+        request = line(client.recv)
+        if len(request) != 4 or request[0] != token: return
+        guest.settimeout(float(request[3]))
+        try: guest.connect((int(request[1]), int(request[2])))
         except OSError as error:
             client.sendall(b"%d\\n" % (error.errno or 110))
             return
@@ -51,8 +52,8 @@ def serve(fd):
         client.settimeout(None)
         guest.settimeout(None)
         client.sendall(b"0\\n")
-        _thread.start_new_thread(carry, (guest, client))
-        carry(client, guest)
+        _thread.start_new_thread(copy, (guest, client))
+        copy(client, guest)
     except (OSError, ValueError): pass
 def accept():
     while True:
@@ -70,37 +71,40 @@ os._exit(0)
 
 
 class VsockProxy:
-    """The process on the host, and the way to it."""
+    """A proxy process on a remote host, and connections through it."""
 
     def __init__(self, process: Process) -> None:
-        """process: runs SCRIPT. Raises HostError when it does not."""
+        """process: runs SCRIPT on the host. Raises HostError when the script does not start."""
         self._token = secrets.token_hex(16)
         process.write(f"{self._token}\n".encode())
-        answer = process.readline().strip()
-        if not answer.isdigit():
+        port = process.readline().strip()
+        if not port.isdigit():
             raise HostError(
-                f"the vsock relay does not start: {process.stderr_tail().strip()}",
+                f"the vsock proxy does not start: {process.stderr_tail().strip()}",
                 hint="install python3 (3.9 or later) on the host",
                 stage="host",
             )
-        self._port = int(answer)
+        self._port = int(port)
 
     def connect(self, session: SSHSession, cid: int, port: int, timeout: float) -> Stream:
-        """See Host.connect_vsock. Raises OSError with the host's errno, SSHError when the host
-        does not forward."""
+        """Connect to port `port` of the guest with context id `cid`.
+
+        Raises OSError with the host's errno, SSHError when the host does not forward.
+        """
+        host = session.server_name
         stream = session.forward("127.0.0.1", self._port, timeout)
         try:
-            # the relay keeps the time-out itself; the rest is for the way
+            # the proxy applies the timeout itself; 5 s more for its answer
             stream.settimeout(timeout + 5.0)
             stream.send(f"{self._token} {cid} {port} {timeout:.3f}\n".encode())
             answer = b""
-            while not answer.endswith(b"\n"):  # byte by byte: what follows is the caller's
+            while not answer.endswith(b"\n"):  # byte by byte: the next bytes are the caller's
                 piece = stream.recv(1)
                 if not piece:
-                    raise SSHError(f"{session.who}: the vsock relay is gone", stage="host")
+                    raise SSHError(f"{host}: the vsock proxy has ended", stage="host")
                 answer += piece
             if code := int(answer):
-                raise OSError(code, f"vsock {cid}:{port} on {session.who}: {os.strerror(code)}")
+                raise OSError(code, f"vsock {cid}:{port} on {host}: {os.strerror(code)}")
             stream.settimeout(None)
         except BaseException:
             with suppress(OSError):
