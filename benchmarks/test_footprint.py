@@ -20,8 +20,8 @@ import pytest
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
 from harness.hosts.local import LocalHost
+from harness.hypervisors.agent_client import AgentClient
 from harness.hypervisors.base import Hypervisor
-from harness.hypervisors.supervised import AgentClient
 from harness.plugin.fixtures import RecordSample
 from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, HELLO

@@ -14,13 +14,6 @@ from harness.ssh.process import Stream
 if TYPE_CHECKING:
     from images.store import GuestImage
 
-# What every guest's kernel is told, whichever hypervisor runs it. A panic ends the machine by a
-# triple fault (reboot=t) at once; test kernels need no self-tests and one serial port.
-COMMAND_LINE = (
-    "console=ttyS0 quiet panic=-1 reboot=t tsc=reliable no_timer_check cryptomgr.notests "
-    "8250.nr_uarts=1 random.trust_cpu=on"
-)
-
 NETWORKS = ("auto", "bridge", "passt", "none")
 SSH_WAYS = ("auto", "vsock", "network")
 ROOTS = ("disk", "pmem", "initramfs")
@@ -129,14 +122,6 @@ class GuestSpec:
         """What its cgroup is told."""
         asked = {"cpu": self.cpu_limit, "cpus": list(self.cpus), "memory": self.memory_limit}
         return {name: value for name, value in asked.items() if value}
-
-    @property
-    def command_line(self) -> str:
-        """All that its kernel is told."""
-        root = ("harness.root=pmem",) if self.root == "pmem" else ()
-        names = ",".join(disk.serial for disk in self.disks)
-        disks = f"harness.disks={ROOT_DISK + ',' if self.root == 'disk' else ''}{names}".rstrip(",")
-        return " ".join((COMMAND_LINE, *root, disks, self.cmdline)).strip()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from harness.errors import hide_frames
 from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
-from harness.hypervisors.supervised import PAYLOAD_TIMEOUT, SupervisedHypervisor
+from harness.hypervisors.machines import PAYLOAD_TIMEOUT, start_machine
+from harness.hypervisors.supervised import SupervisedHypervisor
 
 __tracebackhide__ = hide_frames
 HOST_NAME_MAX = 64
@@ -22,15 +23,14 @@ class KvmHypervisor(SupervisedHypervisor):
     vhost_user_disks = True
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
-        access = self.access(spec)
-        command_line = self.command_line(spec, access)
-        if spec.vmm.get("console") == "virtio":  # a ttyS0 without a port would be taken first
-            command_line = command_line.replace("console=ttyS0", "console=hvc0")
+        access = self.connectivity(spec)
+        # the kernel would prefer a ttyS0 even if it had no port
+        console = "hvc0" if spec.vmm.get("console") == "virtio" else "ttyS0"
         arguments: dict[str, Any] = {
             "kernel": self.host.place(spec.image.kernel),
             "boot": spec.boot,
             "initramfs": self.host.place(spec.image.initramfs),
-            "cmdline": command_line,
+            "cmdline": self.command_line(spec, access, console),
             "vcpus": spec.vcpus,
             "memory": spec.memory,
             "vsock": access.vsock,
@@ -72,8 +72,14 @@ class KvmHypervisor(SupervisedHypervisor):
         }
         if spec.exit_limit is not None:
             arguments["exit_limit"] = spec.exit_limit
-        return self.supervisor.start(
-            "create", spec.name, arguments, events, PAYLOAD_TIMEOUT, limits=spec.limits
+        return start_machine(
+            self.agent,
+            "create",
+            spec.name,
+            arguments,
+            events,
+            timeout=PAYLOAD_TIMEOUT,
+            limits=spec.limits,
         )
 
     def clone(
@@ -82,7 +88,7 @@ class KvmHypervisor(SupervisedHypervisor):
         """A machine that goes on from the snapshot in a folder of the host, with an identity of
         its own: vsock and network addresses, random numbers, wall clock, host name.
         prefault_pages: from BuiltInMachine.private_dirty_pages of an earlier clone."""
-        access = self.access(spec)
+        access = self.connectivity(spec)
         identity = {"name": spec.name[:HOST_NAME_MAX]}
         config: dict[str, Any] = {"networks": []}
         if access.network != "none":

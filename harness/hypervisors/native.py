@@ -9,7 +9,8 @@ from typing import Any
 from harness.errors import HostError, ProvisionError, hide_frames
 from harness.hosts.base import Host
 from harness.hypervisors.base import Events, GuestSpec, Machine
-from harness.hypervisors.supervised import SupervisedHypervisor, SupervisedMachine
+from harness.hypervisors.machines import SupervisedMachine
+from harness.hypervisors.supervised import SupervisedHypervisor
 
 __tracebackhide__ = hide_frames
 _CONTROLLERS = "/sys/fs/cgroup/cgroup.controllers"
@@ -52,7 +53,7 @@ class NativeHypervisor(SupervisedHypervisor):
     def create(self, spec: GuestSpec, events: Events) -> Machine:
         _refuse(spec)
         spec = replace(spec, ssh="network", cpus=spec.cpus or self._cpus(spec.vcpus))
-        access = self.access(spec)
+        access = self.connectivity(spec)
         arguments: dict[str, Any] = {
             "initramfs": self.host.place(spec.image.initramfs),
             "root": self.host.place(spec.image.disk),

@@ -11,8 +11,9 @@ from typing import Any
 from harness.errors import HostError, ProvisionError
 from harness.hosts.base import Host
 from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
+from harness.hypervisors.machines import PAYLOAD_TIMEOUT, start_machine
 from harness.hypervisors.payload_file import parse_elf
-from harness.hypervisors.supervised import PAYLOAD_TIMEOUT, SupervisedHypervisor
+from harness.hypervisors.supervised import SupervisedHypervisor
 
 PROGRAM = "qemu-system-x86_64"
 # the built-in VMM's machine has them, too
@@ -86,8 +87,14 @@ class QemuHypervisor(SupervisedHypervisor):
         _refuse_payload(spec)
         (path,) = {segment.path for segment in spec.segments}
         argv = [*self._argv(spec), "-kernel", self.host.place(path)]
-        machine = self.supervisor.start(
-            "exec", spec.name, {"argv": argv}, events, PAYLOAD_TIMEOUT, limits=spec.limits
+        machine = start_machine(
+            self.agent,
+            "exec",
+            spec.name,
+            {"argv": argv},
+            events,
+            timeout=PAYLOAD_TIMEOUT,
+            limits=spec.limits,
         )
         machine.facts = {**machine.facts, "cid": 0}
         return machine
@@ -99,7 +106,7 @@ class QemuHypervisor(SupervisedHypervisor):
         image = spec.image
         kernel = self._file(self.host.place(image.kernel), image.kernel.stat().st_size)
         initramfs = self._file(self.host.place(image.initramfs), image.initramfs.stat().st_size)
-        access = self.access(spec)
+        access = self.connectivity(spec)
         cid = random.SystemRandom().randint(3, 0xFFFF_FFFE) if access.vsock else 0
         argv = [
             *self._argv(spec, f",{_memory(spec)}"),

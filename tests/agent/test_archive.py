@@ -14,8 +14,8 @@ import pytest
 
 from harness.errors import HostError
 from harness.hosts.local import LocalHost
+from harness.hypervisors.agent_client import AgentClient
 from harness.hypervisors.archive import archive
-from harness.hypervisors.supervised import AgentClient
 
 ASK = """
 import sys; sys.path.insert(0, sys.argv[1])

@@ -212,7 +212,7 @@ def test_a_clone_of_a_clone_and_their_ends(
 
 def state_of(host: Host, kvm: KvmHypervisor) -> dict[str, int]:
     """What the supervisor and the host hold: counts, and MiB of memory that are free."""
-    done = host.run(["python3", "-I", "-S", "-c", HOLDS, str(kvm.supervisor.pid)])
+    done = host.run(["python3", "-I", "-S", "-c", HOLDS, str(kvm.agent.pid)])
     found: dict[str, int] = json.loads(done.stdout)
     return found
 

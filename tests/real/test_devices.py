@@ -94,7 +94,7 @@ def test_memory_of_an_ended_guest_is_not_used_again(
     own = files(int(guest.facts["pid"]))
     assert len(own) == 1
     guest.stop()
-    assert own <= files(guests.hypervisor.supervisor.pid)
+    assert own <= files(guests.hypervisor.agent.pid)
 
 
 def test_randomness_comes_from_the_host_without_an_exit(settled: Guest) -> None:
@@ -159,7 +159,7 @@ def test_a_console_without_a_serial_port_and_without_exits(
     by_port, _ = exits(settled, say, f"line {LINES}")  # the port is slower than the shell
     assert by_port > LINES
     reader = guest.ssh.popen("head -1 </dev/hvc0")
-    supervisor = guest.machine._supervisor  # type: ignore[attr-defined]
+    supervisor = guest.machine._agent  # type: ignore[attr-defined]
     supervisor.request("type", guest.name, {"text": "hello\n"})
     assert reader.readline() == b"hello\n"
     assert reader.wait(PATIENCE) == 0

@@ -67,15 +67,15 @@ def exists(host: Host, path: str) -> bool:
 
 
 def closed_pipe(own: KvmHypervisor) -> None:
-    own.supervisor._process.close_stdin()
+    own.agent._process.close_stdin()
 
 
 def sigterm(own: KvmHypervisor) -> None:
-    own.host.run(["kill", "-s", "TERM", str(own.supervisor.pid)])
+    own.host.run(["kill", "-s", "TERM", str(own.agent.pid)])
 
 
 def sigint(own: KvmHypervisor) -> None:
-    own.host.run(["kill", "-s", "INT", str(own.supervisor.pid)])
+    own.host.run(["kill", "-s", "INT", str(own.agent.pid)])
 
 
 @pytest.mark.parametrize("way", [closed_pipe, sigterm, sigint])
@@ -86,14 +86,14 @@ def test_the_supervisors_end_is_that_of_its_guests(
     guest = factory(own, image, lambda made: None).launch()
     pid, cgroup = int(guest.facts["pid"]), str(guest.facts["cgroup"])
     assert pid in kvm_pids(emulated_host)
-    assert cgroup.startswith(f"{CGROUPS}/{own.supervisor.pid}-")
+    assert cgroup.startswith(f"{CGROUPS}/{own.agent.pid}-")
     way(own)
     assert guest.ended.wait(10.0)
     assert guest.end is not None
     assert guest.end.reason == "lost"
     own.close()
     assert pid not in kvm_pids(emulated_host)
-    assert not exists(emulated_host, f"/proc/{own.supervisor.pid}")
+    assert not exists(emulated_host, f"/proc/{own.agent.pid}")
     assert not exists(emulated_host, cgroup.rpartition("/")[0])
 
 
@@ -103,8 +103,8 @@ def test_a_killed_supervisor_takes_its_guests_along(emulated_host: Host, image: 
     pid, cgroup = int(guest.facts["pid"]), str(guest.facts["cgroup"])
     with ThreadPoolExecutor() as pool:
         command = pool.submit(guest.ssh.run, ["sleep", "20"])
-        emulated_host.run(["kill", "-s", "KILL", str(own.supervisor.pid)])
-        with pytest.raises(GuestEnded, match="lost: the VMM's supervisor is gone") as caught:
+        emulated_host.run(["kill", "-s", "KILL", str(own.agent.pid)])
+        with pytest.raises(GuestEnded, match="lost: the host's agent is gone") as caught:
             command.result(10.0)
     assert caught.value.guest == guest.name
     assert caught.value.console

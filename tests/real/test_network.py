@@ -164,7 +164,7 @@ def test_a_ring_that_the_kernel_refuses_ends_its_guest(
         start, SECOND_QUEUE + start
     )
     placed = emulated_host.place(Path(kernel(text, tmp_path)))
-    runner = Runner(kvm.supervisor, tmp_path)
+    runner = Runner(kvm.agent, tmp_path)
     plain = {"vsock": False, "rng": False, "balloon": False}
     arguments = {"kernel": placed, "memory": 16, **plain, **devices}
     guest = runner.start("create", f"ring-{tmp_path.name}", **arguments)
@@ -235,7 +235,7 @@ def close(own: KvmHypervisor) -> None:
 
 
 def kill(own: KvmHypervisor) -> None:
-    own.host.run(["kill", "-s", "KILL", str(own.supervisor.pid)])
+    own.host.run(["kill", "-s", "KILL", str(own.agent.pid)])
     own.close()
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
+from harness.hypervisors.machines import QmpMachine, SupervisedMachine
 from harness.hypervisors.qemu import Q35Hypervisor, QemuHypervisor
-from harness.hypervisors.supervised import PeerMachine, SupervisedMachine
 from images.store import GuestImage
 from tests.conftest import EmulatedHosts
 from tests.real.conftest import factory
@@ -36,7 +36,7 @@ def test_what_can_be_asked_of_a_running_one(make: Make, emulated_host: Host) -> 
     guest = make("peer")
     maps = emulated_host.run(["cat", f"/proc/{guest.facts['pid']}/maps"]).stdout
     assert "memfd:guest" in maps, "its memory is where ours is"
-    assert isinstance(guest.machine, PeerMachine)
+    assert isinstance(guest.machine, QmpMachine)
     assert guest.machine.monitor.execute("query-status")["status"] == "running"
     before = guest.statistics()
     guest.ssh.run(["hv-exits", "cpuid", "--ops", str(CPUIDS), "--batches", "1"])
@@ -52,7 +52,7 @@ def test_who_is_asked_often_is_not_busier_for_it(make: Make) -> None:
     """What QEMU takes to tell its statistics is not counted."""
     guest = make("asked")
     machine = guest.machine
-    assert isinstance(machine, PeerMachine)
+    assert isinstance(machine, QmpMachine)
 
     def all_of_it(asked: SupervisedMachine = machine) -> int:
         return SupervisedMachine.statistics(asked)["cgroup_cpu_usec"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.hosts.local import LocalHost
-from harness.hypervisors.supervised import AgentClient
+from harness.hypervisors.agent_client import AgentClient
 from tests.vmm.guests import Runner
 
 

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from harness.agent.control import Channel
+from harness.hypervisors.agent_client import AgentClient
 from harness.hypervisors.base import End, Events
-from harness.hypervisors.supervised import AgentClient, BuiltInMachine
+from harness.hypervisors.machines import BuiltInMachine, start_machine
 from harness.vmm.config import Config
 from harness.vmm.devices.bus import Device
 from harness.vmm.machine import Machine
@@ -71,7 +72,7 @@ class Runner:
         events = Events(
             lambda at, text: guest.lines.append(text), guest.marks.__setitem__, guest.ends.append
         )
-        made = self._supervisor.start(operation, name, arguments, events, TIMEOUT)
+        made = start_machine(self._supervisor, operation, name, arguments, events, timeout=TIMEOUT)
         guest.machine = cast(BuiltInMachine, made)
         self._guests.append(guest)
         return guest

@@ -118,7 +118,7 @@ def test_what_cannot_be_is_refused(run: Runner, wrong: dict[str, Any], cause: st
 def test_a_paused_start_runs_nothing_before_its_resume(run: Runner) -> None:
     guest = run(HELLO + POWER_OFF + FOR_EVER, paused=True)
     assert guest.machine.statistics()["user_exits"] == 0
-    guest.machine._supervisor.request("resume", "guest")
+    guest.machine._agent.request("resume", "guest")
     assert guest.end().reason == "power-off"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.hypervisors.supervised import AgentClient
+from harness.hypervisors.agent_client import AgentClient
 from harness.vmm.machine import Machine
 from harness.vmm.vcpu import KICK
 from tests.vmm.guests import Runner, in_process

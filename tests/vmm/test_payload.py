@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from harness.errors import HarnessError, ProvisionError
-from harness.hypervisors.supervised import AgentClient
+from harness.hypervisors.agent_client import AgentClient
 from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, elf
 from tests.waiting import gone

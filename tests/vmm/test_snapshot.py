@@ -13,7 +13,7 @@ import pytest
 
 from harness.agent.identity import Restore
 from harness.errors import HarnessError, ProvisionError
-from harness.hypervisors.supervised import AgentClient
+from harness.hypervisors.agent_client import AgentClient
 from harness.kvm import structs
 from harness.kvm.errors import ConfigError
 from harness.vmm.memory import PAGE
@@ -49,7 +49,7 @@ PERIODIC = """
 
 
 def type_key(guest: Guest) -> None:
-    guest.machine._supervisor.request("type", guest.machine._guest, {"text": "x"})
+    guest.machine._agent.request("type", guest.machine._guest, {"text": "x"})
 
 
 def press(guest: Guest, line: str) -> None:
