@@ -1,11 +1,10 @@
 /*
- * The least that a run loop can be: runs a flat payload in 32-bit protected mode and answers port
- * reads with all ones, as the built-in VMM does where nothing is. The payload's first write to the
- * serial port is its end; then guest memory from DATA on goes to standard output.
+ * run_loop PAYLOAD BYTES: a minimal KVM run loop, to compare the built-in VMM with.
  *
- *     run_loop PAYLOAD BYTES
- *
- * The machine is made of the same parts as the built-in VMM's: in-kernel irqchip and PIT.
+ * Runs a flat payload in 32-bit protected mode. Port reads return all ones, as the built-in VMM
+ * returns for a port without a device. The payload ends by a write to the serial port; the program
+ * then prints BYTES of guest memory from DATA. As in the built-in VMM, the irqchip and the PIT are
+ * in the kernel.
  */
 #include <err.h>
 #include <fcntl.h>
@@ -23,7 +22,7 @@
 #define DATA 0x200000u
 #define SERIAL 0x3f8
 
-static int control(int fd, unsigned long request, void *argument)
+static int checked_ioctl(int fd, unsigned long request, void *argument)
 {
     int result = ioctl(fd, request, argument);
 
@@ -32,23 +31,23 @@ static int control(int fd, unsigned long request, void *argument)
     return result;
 }
 
-static int make_vm(int kvm, void *memory)
+static int create_vm(int kvm, void *memory)
 {
-    int vm = control(kvm, KVM_CREATE_VM, NULL);
+    int vm = checked_ioctl(kvm, KVM_CREATE_VM, NULL);
     struct kvm_pit_config pit = {0};
     struct kvm_userspace_memory_region region = {
         .memory_size = MEMORY,
         .userspace_addr = (uintptr_t)memory,
     };
 
-    control(vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
-    control(vm, KVM_CREATE_IRQCHIP, NULL);
-    control(vm, KVM_CREATE_PIT2, &pit);
-    control(vm, KVM_SET_USER_MEMORY_REGION, &region);
+    checked_ioctl(vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
+    checked_ioctl(vm, KVM_CREATE_IRQCHIP, NULL);
+    checked_ioctl(vm, KVM_CREATE_PIT2, &pit);
+    checked_ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region);
     return vm;
 }
 
-static void protected_mode(int vcpu)
+static void set_protected_mode(int vcpu)
 {
     struct kvm_sregs sregs;
     struct kvm_regs regs = {.rip = BASE, .rsp = 0x9f000, .rflags = 2};
@@ -56,22 +55,22 @@ static void protected_mode(int vcpu)
         .limit = 0xffffffff, .selector = 0x10, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1,
     };
 
-    control(vcpu, KVM_GET_SREGS, &sregs);
+    checked_ioctl(vcpu, KVM_GET_SREGS, &sregs);
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.cs = data;
     sregs.cs.selector = 8;
     sregs.cs.type = 0xb;
     sregs.cr0 = 1;
-    control(vcpu, KVM_SET_SREGS, &sregs);
-    control(vcpu, KVM_SET_REGS, &regs);
+    checked_ioctl(vcpu, KVM_SET_SREGS, &sregs);
+    checked_ioctl(vcpu, KVM_SET_REGS, &regs);
 }
 
-/* Returns at the first write to the serial port. */
-static void loop(int vcpu, struct kvm_run *run)
+/* Runs the vCPU until it writes to the serial port. */
+static void run_until_serial_write(int vcpu, struct kvm_run *run)
 {
     for (;;) {
-        control(vcpu, KVM_RUN, NULL);
+        checked_ioctl(vcpu, KVM_RUN, NULL);
         if (run->exit_reason != KVM_EXIT_IO)
-            errx(1, "exit %u", run->exit_reason);
+            errx(1, "unexpected exit reason %u", run->exit_reason);
         if (run->io.direction == KVM_EXIT_IO_IN)
             memset((char *)run + run->io.data_offset, 0xff, run->io.size * run->io.count);
         else if (run->io.port == SERIAL)
@@ -83,9 +82,9 @@ int main(int argc, char **argv)
 {
     int kvm, vcpu, file;
     struct kvm_run *run;
-    size_t size, done = 0;
+    size_t size, written = 0;
     char *memory;
-    ssize_t got;
+    ssize_t count;
 
     if (argc != 3)
         errx(2, "usage: run_loop PAYLOAD BYTES");
@@ -97,15 +96,15 @@ int main(int argc, char **argv)
     memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED || read(file, memory + BASE, DATA - BASE) <= 0)
         err(1, "guest memory");
-    vcpu = control(make_vm(kvm, memory), KVM_CREATE_VCPU, NULL);
-    run = mmap(NULL, control(kvm, KVM_GET_VCPU_MMAP_SIZE, NULL), PROT_READ | PROT_WRITE,
+    vcpu = checked_ioctl(create_vm(kvm, memory), KVM_CREATE_VCPU, NULL);
+    run = mmap(NULL, checked_ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, NULL), PROT_READ | PROT_WRITE,
                MAP_SHARED, vcpu, 0);
     if (run == MAP_FAILED)
         err(1, "struct kvm_run");
-    protected_mode(vcpu);
-    loop(vcpu, run);
-    for (; done < size; done += got)
-        if ((got = write(1, memory + DATA + done, size - done)) <= 0)
+    set_protected_mode(vcpu);
+    run_until_serial_write(vcpu, run);
+    for (; written < size; written += count)
+        if ((count = write(1, memory + DATA + written, size - written)) <= 0)
             err(1, "write");
     return 0;
 }

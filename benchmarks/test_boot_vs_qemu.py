@@ -1,8 +1,9 @@
-"""Boot to init: our VMM and QEMU's microvm in turn, same host, kernel, initramfs, command line.
+"""Boot time of the built-in VMM and of QEMU's microvm in alternation, in seconds.
 
     pytest benchmarks/test_boot_vs_qemu.py
 
-Prints each side's seconds and the ratio of every pair of neighbours; nothing is asserted of them.
+Both boot the same kernel, initramfs and command line on the same host. The benchmark prints the
+seconds of each and the ratio within each pair, and asserts none of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ STAGES = ("init", "ready")
 
 
 def boot(factory: GuestFactory, label: str) -> dict[str, float]:
-    """Seconds from create to each stage of one guest."""
+    """Boot a guest; seconds from its creation to each stage."""
     guest = factory(label)
     seconds = {stage: guest.timeline.seconds(stage) for stage in STAGES}
     guest.stop()
@@ -32,16 +33,16 @@ def test_boot_vs_qemu(
     record_sample: RecordSample,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Pairs of boots; one warm-up each is not counted."""
-    found = pairs.Found()
-    with pairs.sides(guest_factory, hypervisor) as factories:
+    """Pairs of boots, after a discarded warm-up boot of each."""
+    samples = pairs.PairedSamples()
+    with pairs.guest_factories(guest_factory, hypervisor) as factories:
         for name, factory in factories.items():
             boot(factory, f"warm-{name}")
         for pair, name in pairs.in_turn(factories, PAIRS):
             for stage, value in boot(factories[name], f"pair-{pair}").items():
-                found.add(f"boot.{stage}", name, value)
+                samples.add(f"boot.{stage}", name, value)
                 record_sample(f"boot.{stage}", value, "s", "lower", hypervisor=name, boot=pair)
     with capsys.disabled():
         print()
         for stage in STAGES:
-            print("\n".join(found.lines(f"boot.{stage}", "s")))
+            print("\n".join(samples.report_lines(f"boot.{stage}", "s")))

@@ -1,7 +1,7 @@
-"""The change detector: how long it takes, and what it finds and what it calls on real noise.
+"""The change detector: its run time, and its detections and false alerts on real noise.
 
-The noise: 92 series of 120 nights of Azure's vm-noise-data (CC-BY 4.0), beside the project in
-shared/data. The constants of harness/results/changes.py were chosen on it.
+The noise is 92 series of 120 nights of Azure's vm-noise-data (CC-BY 4.0), in shared/data beside the
+project. The constants of harness/results/changes.py were chosen on it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ SHUFFLES = 40
 
 
 def test_ten_thousand_series(benchmark: BenchmarkFixture) -> None:
-    made = np.random.default_rng(0).lognormal(0, 0.03, (SERIES, NIGHTS))
-    made[::10, 80:] *= 0.9
-    benchmark.pedantic(watch, (made,), rounds=3)  # type: ignore[no-untyped-call]
+    series = np.random.default_rng(0).lognormal(0, 0.03, (SERIES, NIGHTS))
+    series[::10, 80:] *= 0.9
+    benchmark.pedantic(watch, (series,), rounds=3)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real noise does not lie beside the project")
+@pytest.mark.skipif(not REAL.exists(), reason="shared/data has no vm-noise-data")
 def test_rates_on_real_noise() -> None:
-    found = rates(nights_of(pd.read_csv(REAL)), range(SHUFFLES))
+    share = rates(nights_of(pd.read_csv(REAL)), range(SHUFFLES))
     print(  # with -s
-        f"\n{found['alerts']:.3f} alerts in 100 nights of a series; steps at night 80 found within "
-        f"7 nights: {found['0.9']:.1%} of 10 %, {found['0.95']:.1%} of 5 % ({SHUFFLES} shuffles)"
+        f"\n{share['alerts']:.3f} alerts in 100 nights of a series; steps at night 80 detected "
+        f"within 7 nights: {share['0.9']:.1%} of 10 %, {share['0.95']:.1%} of 5 % "
+        f"({SHUFFLES} shuffles)"
     )

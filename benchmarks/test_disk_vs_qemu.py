@@ -1,11 +1,14 @@
-"""4 KiB random reads, our VMM and QEMU in turn: same file, same back end (qemu-storage-daemon).
+"""4 KiB random reads of the built-in VMM and of QEMU in alternation.
 
     pytest benchmarks/test_disk_vs_qemu.py
 
-Once past the host's page cache, where the host's own disk takes most of the time, and once from
-it, where the way from guest to daemon and back is most of it. Prints I/O per second, latency, CPU
-time an I/O of all that serves the guest (its cgroup: VMM, vCPUs and daemon), and our exits to user
-space an I/O, which should be 0.
+Both use the same file and the same back end (qemu-storage-daemon). "disk" reads past the host's
+page cache: the host's own disk takes most of the time. "cache" reads from the page cache: the path
+from guest to daemon and back takes most of it.
+
+Units: IOPS; completion latency in us; CPU time of the guest's cgroup a request (VMM, vCPUs and
+daemon) in us; exits to user space a request, which should be 0 for the built-in VMM. The benchmark
+prints the figures and asserts none of them.
 """
 
 from __future__ import annotations
@@ -17,37 +20,32 @@ import pytest
 from benchmarks import pairs
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
-from harness.hosts.base import Host
 from harness.hypervisors.base import Disk, Hypervisor
 from harness.plugin.fixtures import RecordSample
+from suites.cost import UsageMeter
 from suites.io.fio import Job, figures
 
 BOOTS, PAIRS = 2, 6  # pairs of runs in each pair of guests
 JOBS = tuple(Job(depth=depth, warm_up=1, measured=5) for depth in (1, 32))
 SERIAL = "scratch"
-UNITS = {"iops": "IOPS", "clat.p50": "us", "clat.p99": "us", "cpu": "us", "user_exits": ""}
+UNITS = {"iops": "IOPS", "clat.p50": "us", "clat.p99": "us", "cpu": "us", "user_exits": "1"}
 
 
-def cpu_us(host: Host, guest: Guest) -> int:
-    """CPU time of a guest's cgroup so far, microseconds."""
-    words = host.run(["cat", f"{guest.facts['cgroup']}/cpu.stat"]).stdout.split()
-    return int(words[words.index("usage_usec") + 1])
-
-
-def measure(host: Host, guest: Guest, job: Job) -> dict[str, float]:
-    """One run of fio in the guest; "cpu" and "user_exits" are for each I/O."""
+def measure(guest: Guest, job: Job) -> dict[str, float]:
+    """One run of fio in the guest; "cpu" and "user_exits" are of one request."""
     device = f"/dev/disk/by-serial/{SERIAL}"
     guest.ssh.run([*job.argv(device, job.warm_up), "--readonly"], timeout=job.timeout)
+    meter = UsageMeter(guest)
     argv = [*job.argv(device, job.measured), "--readonly"]
-    exits, cpu = guest.statistics().get("user_exits", 0), cpu_us(host, guest)
-    text = guest.ssh.run(argv, timeout=job.timeout).stdout
-    cpu, exits = (
-        cpu_us(host, guest) - cpu,
-        guest.statistics().get("user_exits", 0) - exits,
-    )
-    found = figures(text, "guest")
-    count = found["requests"]
-    return {**found, "cpu": cpu / count, "user_exits": exits / count}
+    output = guest.ssh.run(argv, timeout=job.timeout).stdout
+    usage = meter.read().counters
+    values = figures(output, "guest")
+    requests = values["requests"]
+    return {
+        **values,
+        "cpu": usage["cgroup_cpu_usec"] / requests,
+        "user_exits": usage.get("user_exits", 0) / requests,
+    }
 
 
 @pytest.mark.parametrize("source", ["disk", "cache"])
@@ -58,37 +56,46 @@ def test_disk_vs_qemu(
     record_sample: RecordSample,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Both guests of a pair stand at once; only one of them works at a time."""
-    host, found = hypervisor.host, pairs.Found()
+    """Both guests of a pair run at once; only one of them has work at a time."""
+    host, samples = hypervisor.host, pairs.PairedSamples()
     path = str(PurePosixPath(host.scratch()) / "benchmark-disk")
     count = f"count={JOBS[0].size}"
     host.run(["dd", "if=/dev/urandom", f"of={path}", "bs=1M", count, "conv=fsync"], timeout=120)
     disk = Disk(path, SERIAL, direct=source == "disk", backend="vhost-user")
-    with pairs.sides(guest_factory, hypervisor) as factories:
+
+    def record(job: Job, values: dict[str, float], name: str, boot: int, batch: int) -> None:
+        parameters: dict[str, str | int] = {
+            "rw": job.rw,
+            "bs": job.bs,
+            "depth": job.depth,
+            "source": source,
+        }
+        for metric, unit in UNITS.items():
+            samples.add(f"depth {job.depth} {metric}", name, values[metric])
+            record_sample(
+                f"io.{metric}",
+                values[metric],
+                unit,
+                "higher" if metric == "iops" else "lower",
+                parameters,
+                hypervisor=name,
+                boot=boot,
+                batch=batch,
+            )
+
+    with pairs.guest_factories(guest_factory, hypervisor) as factories:
         for boot in range(BOOTS):
             guests = {
                 name: factory(f"boot-{boot}", disks=[disk]) for name, factory in factories.items()
             }
             for batch, name in pairs.in_turn(guests, PAIRS):
                 for job in JOBS:
-                    for metric, value in measure(host, guests[name], job).items():
-                        if metric not in UNITS:
-                            continue
-                        found.add(f"depth {job.depth} {metric}", name, value)
-                        record_sample(
-                            f"io.{metric}",
-                            value,
-                            UNITS[metric] or "1",
-                            "higher" if metric == "iops" else "lower",
-                            {"rw": job.rw, "bs": job.bs, "depth": job.depth, "source": source},
-                            hypervisor=name,
-                            boot=boot,
-                            batch=batch,
-                        )
+                    record(job, measure(guests[name], job), name, boot, batch)
             for guest in guests.values():
                 guest.stop()
     host.run(["rm", "-f", path])
     with capsys.disabled():
         print()
-        for metric in found.values:
-            print("\n".join(found.lines(metric, UNITS[metric.split()[-1]])))
+        for metric in samples.values:
+            unit = UNITS[metric.split()[-1]]
+            print("\n".join(samples.report_lines(metric, "" if unit == "1" else unit)))

@@ -1,10 +1,11 @@
-"""An exit to user space: our run loop beside the same loop in C, same payload, same port.
+"""An exit to user space: the built-in VMM's run loop in Python and a minimal run loop in C.
 
     pytest benchmarks/test_exit_vs_c.py
 
-The payload itself takes the time (TSC), batch by batch. Prints cycles an exit of each side and the
-ratio of every pair of neighbours, of their medians and, for a machine that is busy with others, of
-their quickest batches; nothing is asserted of them.
+Both run the same payload, which reads the same port and times batches of exits itself by the TSC.
+Unit: cycles an exit. The benchmark prints the figures of each loop and the ratio within each pair,
+and asserts none of them. Each pair has two ratios: of the medians, and of the fastest batches. A
+busy machine disturbs the fastest batches less.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pairs import line
+from benchmarks.pairs import format_line, in_turn
 from harness.guest.payload import PayloadFactory, assemble
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 
 PAIRS = 15
 BATCHES = 200
-EXITS = 200  # a batch: about 2 ms, less than a time slice, so that some batch is not disturbed
+EXITS = 200  # a batch: about 2 ms, less than a time slice, so that some batches run undisturbed
 DATA = 0x20_0000
-# reads a port where nothing is, and stores the TSC before the first batch and after each
+# Reads a port without a device. Stores the TSC before the first batch and after each batch.
 SOURCE = f"""
     mov $0xd00, %ebp ; mov ${DATA:#x}, %edi ; mov ${BATCHES + 1}, %esi
 1:  rdtsc ; mov %eax, (%edi) ; mov %edx, 4(%edi) ; add $8, %edi
@@ -40,7 +41,7 @@ SOURCE = f"""
 
 
 def cycles(data: bytes) -> list[float]:
-    """Cycles an exit of each batch, from what the payload stored."""
+    """Cycles an exit of each batch, from the payload's time stamps."""
     stamps = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
     return [(b - a) / EXITS for a, b in pairwise(stamps)]
 
@@ -48,18 +49,30 @@ def cycles(data: bytes) -> list[float]:
 SIZE = 8 * (BATCHES + 1)
 
 
-def ours(payload: PayloadFactory, code: bytes) -> list[float]:
+def run_built_in(payload: PayloadFactory, code: bytes) -> list[float]:
+    """Run the payload on the session's hypervisor; cycles an exit of each batch."""
     guest = payload(code, exit_limit=0)
     guest.console.wait_for(".", 60.0)
-    found = cycles(guest.vm.memory[DATA : DATA + SIZE])
+    batches = cycles(guest.vm.memory[DATA : DATA + SIZE])
     guest.stop()
-    return found
+    return batches
 
 
-def in_c(host: Host, program: str, code: str) -> list[float]:
-    # as hexadecimal digits: what a host's programs print is taken for text
-    done = host.run(["sh", "-c", f'"{program}" "{code}" {SIZE} | od -An -v -tx1'], timeout=60)
-    return cycles(bytes.fromhex(done.stdout))
+def run_c(host: Host, program: str, code: str) -> list[float]:
+    """Run the payload on the loop in C; cycles an exit of each batch."""
+    # od prints hexadecimal digits, because run() decodes output as text.
+    result = host.run(["sh", "-c", f'"{program}" "{code}" {SIZE} | od -An -v -tx1'], timeout=60)
+    return cycles(bytes.fromhex(result.stdout))
+
+
+def place_c_loop(host: Host, folder: Path) -> str:
+    """Compile the loop in C and copy it to the host as an executable; its path there."""
+    program, path = folder / "run_loop", f"{host.scratch()}/run_loop"
+    source = Path(__file__).with_name("run_loop.c")
+    subprocess.run(["gcc", "-O2", "-static", "-o", program, source], check=True)
+    host.run(["cp", host.place(program), path])
+    host.run(["chmod", "755", path])
+    return path
 
 
 def test_exit_vs_c(
@@ -68,43 +81,30 @@ def test_exit_vs_c(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Pairs of runs, ours first and C first by turns; one warm-up each is not counted."""
-    host = payload.hypervisor.host
-    program, flat, code = tmp_path / "exits", tmp_path / "code", assemble(SOURCE)
-    source = Path(__file__).with_name("run_loop.c")
-    subprocess.run(["gcc", "-O2", "-static", "-o", program, source], check=True)
-    flat.write_bytes(code)
-    placed = f"{host.scratch()}/exits"
-    host.run(["cp", host.place(program), placed])
-    host.run(["chmod", "755", placed])
-    at = host.place(flat)
-    sides: dict[str, Callable[[], list[float]]] = {
-        "kvm": lambda: ours(payload, code),
-        "c": lambda: in_c(host, placed, at),
+    """Pairs of runs in alternating order, after a discarded warm-up run of each."""
+    host, code = payload.hypervisor.host, assemble(SOURCE)
+    (tmp_path / "code").write_bytes(code)
+    program, code_path = place_c_loop(host, tmp_path), host.place(tmp_path / "code")
+    loops: dict[str, Callable[[], list[float]]] = {
+        "kvm": lambda: run_built_in(payload, code),
+        "c": lambda: run_c(host, program, code_path),
     }
-    for run in sides.values():
+    for run in loops.values():
         run()
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for pair in range(PAIRS):
-        for name in list(sides) if pair % 2 == 0 else list(sides)[::-1]:
-            batches = sides[name]()
-            found[name].append((statistics.median(batches), min(batches)))
-            for number, value in enumerate(batches):
-                parameters: dict[str, str | int | float] = {"loop": name, "ops": EXITS}
-                record_sample(
-                    "exit.pio_user.flat",
-                    value,
-                    "cycles",
-                    "lower",
-                    parameters,
-                    boot=pair,
-                    batch=number,
-                )
+    medians: dict[str, list[float]] = {name: [] for name in loops}
+    minima: dict[str, list[float]] = {name: [] for name in loops}
+    for pair, name in in_turn(loops, PAIRS):
+        batches = loops[name]()
+        medians[name].append(statistics.median(batches))
+        minima[name].append(min(batches))
+        parameters: dict[str, str | int | float] = {"loop": name, "ops": EXITS}
+        metric = "exit.pio_user.flat"
+        for number, value in enumerate(batches):
+            record_sample(metric, value, "cycles", "lower", parameters, boot=pair, batch=number)
     with capsys.disabled():
         print()
-        for which, index in (("median", 0), ("quickest", 1)):
-            mine, theirs = ([one[index] for one in found[name]] for name in sides)
-            print(line(f"our run loop, {which}", mine, "cycles"))
-            print(line(f"the loop in C, {which}", theirs, "cycles"))
-            ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
-            print(line(f"ours / C, {which}", ratios, ""))
+        for label, values in (("median", medians), ("fastest", minima)):
+            print(format_line(f"built-in run loop, {label}", values["kvm"], "cycles"))
+            print(format_line(f"run loop in C, {label}", values["c"], "cycles"))
+            ratios = [a / b for a, b in zip(values["kvm"], values["c"], strict=True)]
+            print(format_line(f"built-in / C, {label}", ratios, ""))

@@ -92,24 +92,24 @@ def test_network_vs_qemu(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One guest for each hypervisor, measured in alternation; the other guest is idle meanwhile."""
-    found = pairs.Found()
+    samples = pairs.PairedSamples()
     with contextlib.ExitStack() as stack:
-        factories = stack.enter_context(pairs.sides(guest_factory, hypervisor))
+        factories = stack.enter_context(pairs.guest_factories(guest_factory, hypervisor))
         targets = {
             name: stack.enter_context(network_target(factory, hv_rr))
             for name, factory in factories.items()
         }
-        before = targets[pairs.OURS].user_exits()
+        before = targets[pairs.SUBJECT].user_exits()
         for pair, name in pairs.in_turn(targets, PAIRS):
             for metric, value in targets[name].measure().items():
-                found.add(metric, name, value)
+                samples.add(metric, name, value)
                 unit, better = UNITS[metric]
                 record_sample(
                     f"net.{metric}", value, unit, better, hypervisor=name, boot=0, batch=pair
                 )
-        after = targets[pairs.OURS].user_exits()
+        after = targets[pairs.SUBJECT].user_exits()
     with capsys.disabled():
         print()
         for metric, (unit, _) in UNITS.items():
-            print("\n".join(found.lines(metric, unit)))
-        print(f"exits to user space of {pairs.OURS}: {(after or 0) - (before or 0)}")
+            print("\n".join(samples.report_lines(metric, unit)))
+        print(f"exits to user space of {pairs.SUBJECT}: {(after or 0) - (before or 0)}")

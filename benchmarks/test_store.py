@@ -1,10 +1,10 @@
-"""The store with a million samples: closing a run, one series over all runs, all boots' medians.
+"""Times the store with a million synthetic samples: writing a run, and queries over all runs.
 
     pytest benchmarks/test_store.py
 
-RUNS runs of RUN samples each, as a night's suites leave them: 40 metrics, 5 boots, 50 batches, made
-up. Asked again at once ("warm"): the files lie in memory, and their ends are known. Nothing is
-asserted of the figures.
+RUNS runs have RUN samples each: 40 metrics, 5 boots and 50 batches, as after a night's suites. All
+queries are warm: the files are in the page cache and their footers are known. The benchmark asserts
+none of the figures.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ RUN = METRICS * BOOTS * BATCHES
 START = datetime(2026, 1, 1, 2, tzinfo=UTC)
 SERIES = """
     SELECT run, median(value) AS value FROM samples
-    WHERE metric = 'made.17' AND hypervisor = 'kvm' GROUP BY run ORDER BY run
+    WHERE metric = 'synthetic.17' AND hypervisor = 'kvm' GROUP BY run ORDER BY run
 """
 
 
 def night(number: int) -> tuple[str, Iterator[Sample]]:
-    """A run's name and its samples."""
+    """The name and the samples of one synthetic run."""
     start = START + timedelta(days=number)
     run, random = new_run_id(start), np.random.default_rng(number)
     noise = iter(random.lognormal(0, 0.03, RUN).tolist())
     return run, (
         Sample(
-            metric=f"made.{metric}",
+            metric=f"synthetic.{metric}",
             value=100 * next(noise),
             unit="us",
             better="lower",
             run=run,
-            suite="made",
-            test=f"suites/made/test_made.py::test_{metric}[{boot}]",
+            suite="synthetic",
+            test=f"suites/synthetic/test_synthetic.py::test_{metric}[{boot}]",
             parameters={"vcpus": 1, "depth": metric % 4},
             hypervisor="kvm",
             backend="vmx",
@@ -62,25 +62,25 @@ def night(number: int) -> tuple[str, Iterator[Sample]]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("store")
+    folder = tmp_path_factory.mktemp("store")
     for number in range(RUNS):
         run, samples = night(number)
-        keep(made, facts(run=run), samples)
-    return made
+        keep(folder, facts(run=run), samples)
+    return folder
 
 
-def test_take_a_sample(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+def test_add_a_sample(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     run, samples = night(RUNS)
     (sample, *_) = samples
     writer = RunWriter(tmp_path, facts(), run=run)
     benchmark(writer.add, sample)
 
 
-def test_close_a_run_beside_a_million_samples(benchmark: BenchmarkFixture, store: Path) -> None:
-    made: list[Path] = []
+def test_close_a_run_in_a_large_store(benchmark: BenchmarkFixture, store: Path) -> None:
+    paths: list[Path] = []
 
-    def filled() -> tuple[tuple[RunWriter], dict[str, object]]:
-        for path in made:
+    def setup() -> tuple[tuple[RunWriter], dict[str, object]]:
+        for path in paths:
             path.unlink(missing_ok=True)
         run, samples = night(RUNS)
         writer = RunWriter(store, facts(), run=run)
@@ -89,23 +89,23 @@ def test_close_a_run_beside_a_million_samples(benchmark: BenchmarkFixture, store
         return (writer,), {}
 
     def close(writer: RunWriter) -> None:
-        made.append(writer.close())
+        paths.append(writer.close())
 
-    benchmark.pedantic(close, setup=filled, rounds=5)  # type: ignore[no-untyped-call]
-    made[-1].unlink()
-
-
-def test_one_series(benchmark: BenchmarkFixture, store: Path) -> None:
-    found = benchmark(query, store, SERIES)
-    assert len(found) == RUNS
+    benchmark.pedantic(close, setup=setup, rounds=5)  # type: ignore[no-untyped-call]
+    paths[-1].unlink()
 
 
-def test_which_files_can_be_read(benchmark: BenchmarkFixture, store: Path) -> None:
+def test_query_one_series(benchmark: BenchmarkFixture, store: Path) -> None:
+    rows = benchmark(query, store, SERIES)
+    assert len(rows) == RUNS
+
+
+def test_find_readable_files(benchmark: BenchmarkFixture, store: Path) -> None:
     benchmark(usable, runs(store))
 
 
 def test_medians_of_all_boots(benchmark: BenchmarkFixture, store: Path) -> None:
-    found = benchmark.pedantic(  # type: ignore[no-untyped-call]
+    medians = benchmark.pedantic(  # type: ignore[no-untyped-call]
         boot_medians, (runs(store),), rounds=5
     )
-    assert len(found) == RUNS * METRICS * BOOTS
+    assert len(medians) == RUNS * METRICS * BOOTS

@@ -1,9 +1,10 @@
-"""The built-in VMM's own work without a guest, by pytest-benchmark: what an exit is in Python.
+"""Python code of the built-in VMM without a guest, timed by pytest-benchmark.
 
     pytest benchmarks/test_vmm.py
 
-A read of PCI configuration space through the port bus, as a kernel makes by the hundred when it
-boots; and a request of 4 KiB of a disk that is served in process, from descriptors to used ring.
+Two operations: a read of PCI configuration space through the port bus, of which a kernel makes
+hundreds during its boot; and a 4 KiB disk request that the VMM serves itself, from the descriptors
+to the used ring.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BLOCK = 4096
 
 
 def test_pci_configuration_read(benchmark: BenchmarkFixture) -> None:
-    """Address and data, as two ports."""
+    """A write to the address port and a read from the data port."""
     buses = Buses()
     HostBridge(buses)
 
@@ -37,7 +38,7 @@ def test_pci_configuration_read(benchmark: BenchmarkFixture) -> None:
 
 
 def test_disk_request_in_process(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    """A block's read: three descriptors, one preadv."""
+    """A read of one block: three descriptors and one preadv."""
     content = os.urandom(BLOCK)
     (tmp_path / "disk").write_bytes(content)
     memory = Memory(4 << 20)
