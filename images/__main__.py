@@ -1,4 +1,4 @@
-"""python -m images: build, list, verify, clean the image store."""
+"""python -m images: builds, lists, verifies and cleans the image store."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 from harness.errors import ImageError
 
 from . import store
+from .image import verify_folder
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 when all is well, 1 with a message on an ImageError."""
-    parser = argparse.ArgumentParser(prog="images", description="The store of images")
-    parser.add_argument("--cache", type=Path, help="the store's folder")
+    """Run one command. Returns the exit status: 1 after an ImageError, else 0."""
+    parser = argparse.ArgumentParser(prog="images", description="Manage the image store")
+    parser.add_argument("--cache", type=Path, help="use this store instead of the default")
     commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="build what is missing or broken")
+    build = commands.add_parser("build", help="build missing and broken images")
     build.add_argument("kind", nargs="?", choices=["guest", "host"])
-    commands.add_parser("list", help="all images, the ones in use marked *")
-    commands.add_parser("verify", help="full checksums")
+    commands.add_parser("list", help="list all images; * marks the current ones")
+    commands.add_parser("verify", help="compute the checksums of the current images")
     clean = commands.add_parser("clean", help="remove superseded images and downloads")
-    clean.add_argument("--all", action="store_true", help="remove the present images too")
+    clean.add_argument("--all", action="store_true", help="remove the current images, too")
     options = parser.parse_args(arguments)
     try:
         return _run(options)
@@ -41,14 +42,14 @@ def _run(options: argparse.Namespace) -> int:
                 seconds = time.monotonic() - start
                 print(f"{kind} image: {image.folder} ready in {seconds:.2f} s")
     elif options.command == "list":
-        for folder, manifest, current in store.images(cache):
+        for folder, manifest, current in store.list_images(cache):
             size = sum(facts["size"] for facts in manifest.get("files", {}).values()) >> 20
             release = manifest.get("release", "broken")
             print(f"{'*' if current else ' '} {folder} {release} {size} MiB")
     elif options.command == "verify":
-        for folder, _, current in store.images(cache):
+        for folder, _, current in store.list_images(cache):
             if current:
-                store.verify_folder(folder)
+                verify_folder(folder)
                 print(f"{folder}: all checksums match")
     else:
         for path in store.clean(cache, everything=options.all):

@@ -1,8 +1,7 @@
-"""Makes one image in a folder: the same inputs give the same bytes."""
+"""Builds one image in a folder. Equal inputs give equal bytes."""
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +14,12 @@ from filelock import FileLock
 from harness.errors import ImageError
 
 from . import modules as kernel_modules
-from .bytecode import compiled
+from .bytecode import compile_standard_library
 from .cpio import Cpio
-from .kernel import vmlinux
-from .packages import KERNEL, Apt, Deb, kernel_package, without
-from .recipe import HERE, Recipe
-from .rootfs import Root, make_ext2
+from .kernel import read_vmlinux
+from .packages import KERNEL, Apt, Deb, exclude_packages, find_kernel_package
+from .recipe import FOLDER, Recipe
+from .rootfs import RootTar, make_ext2
 from .run import require_programs, run
 
 Progress = Callable[[str], None]
@@ -29,7 +28,13 @@ CFLAGS = ("-O2", "-s", "-Wall", "-Wl,--build-id=none", "-fdebug-prefix-map=.=")
 
 @dataclass(frozen=True)
 class Contents:
-    """What an image was made of."""
+    """What a build produced.
+
+    Attributes:
+        release: the kernel's `uname -r`.
+        packages: version of each Debian package.
+        stages: seconds of each stage of the build.
+    """
 
     release: str
     packages: dict[str, str]
@@ -37,7 +42,7 @@ class Contents:
 
 
 class Builder:
-    """One build in `folder`, with packages kept in `cache`/debs for the next."""
+    """One build in `folder`; downloaded packages stay in `cache`/debs for the next build."""
 
     def __init__(self, recipe: Recipe, folder: Path, cache: Path, progress: Progress) -> None:
         self._recipe = recipe
@@ -47,7 +52,7 @@ class Builder:
         self._stages: dict[str, float] = {}
 
     def build(self) -> Contents:
-        """Make kernel, initramfs and disk; `initramfs` lacks the store's keys as yet."""
+        """Build kernel, initramfs and disk. The store adds its keys to the initramfs later."""
         require_programs()
         with self._stage("packages"):
             debs, paths, kernel = self._packages()
@@ -77,25 +82,25 @@ class Builder:
 
     def _packages(self) -> tuple[list[Deb], list[Path], Path]:
         apt = Apt(self._folder / "apt")
-        debs = without(apt.resolve(self._recipe.packages), self._recipe.drop)
-        kernel = kernel_package(apt.resolve([KERNEL]))
+        debs = exclude_packages(apt.resolve(self._recipe.packages), self._recipe.drop)
+        kernel = find_kernel_package(apt.resolve([KERNEL]))
         self._progress(f"{self._recipe.kind} image: fetching {len(debs) + 1} packages")
-        # both kinds of image fetch into the same folder
+        # builds of both kinds share this folder
         with FileLock(self._cache / "debs.lock"):
             *paths, kernel_path = apt.fetch([*debs, kernel], self._cache / "debs")
         return [*debs, kernel], paths, kernel_path
 
     def _kernel(self, deb: Path) -> tuple[str, dict[str, bytes]]:
         archive = run(["dpkg-deb", "--fsys-tarfile", str(deb)])
-        release, image, modules = kernel_modules.from_package(archive)
+        release, image, modules = kernel_modules.read_kernel_package(archive)
         bzimage = self._folder / "bzimage"
         bzimage.write_bytes(image)
         if self._recipe.kind == "guest":
-            (self._folder / "vmlinux").write_bytes(vmlinux(bzimage))
+            (self._folder / "vmlinux").write_bytes(read_vmlinux(bzimage))
         return release, modules
 
     def _programs(self) -> dict[str, bytes]:
-        """Our C programs, each as a file's contents."""
+        """The compiled C programs by name."""
         static, preloaded = ("-static",), ("-shared", "-fPIC", "-nostdlib", "-fno-builtin")
         return {
             "init": self._compile(static, "init.c", "boot.c", "net.c", "serve.c", "adopt.c"),
@@ -111,65 +116,61 @@ class Builder:
         return compile_c(flags, sources, self._folder / "program")
 
     def _initramfs(self, modules: dict[str, bytes], init: bytes) -> None:
-        # each list after those before it, whose modules are there already
+        # a list leaves out the modules of the lists before it
         lists: dict[str, list[str]] = {}
-        there: list[str] = []
-        for file, wanted in (
+        included: list[str] = []
+        for file, recipe_names in (
             ("modules", self._recipe.modules),
             ("modules.pmem", self._recipe.pmem_modules),
             ("modules.late", self._recipe.late_modules),
         ):
-            order = kernel_modules.load_order(wanted, modules)
-            lists[file] = [name for name in order if name not in there]
-            there += lists[file]
+            order = kernel_modules.load_order(recipe_names, modules)
+            lists[file] = [name for name in order if name not in included]
+            included += lists[file]
         cpio = Cpio()
         for name in ("dev", "proc", "sys", "newroot", "harness"):
-            cpio.directory(name)
-        cpio.character_device("dev/console", 5, 1)
-        cpio.file("init", init, 0o755)
-        cpio.file("harness/mode", self._recipe.kind.encode())
-        cpio.file("harness/ip", self._recipe.ip.encode())
+            cpio.add_directory(name)
+        cpio.add_character_device("dev/console", 5, 1)
+        cpio.add_file("init", init, 0o755)
+        cpio.add_file("harness/mode", self._recipe.kind.encode())
+        cpio.add_file("harness/ip", self._recipe.ip.encode())
         for file, names in lists.items():
-            cpio.file(f"harness/{file}", "".join(f"{name}\n" for name in names).encode())
-        for name in there:
-            cpio.file(f"harness/{name}.ko", modules[name])
+            cpio.add_file(f"harness/{file}", "".join(f"{name}\n" for name in names).encode())
+        for name in included:
+            cpio.add_file(f"harness/{name}.ko", modules[name])
         (self._folder / "initramfs").write_bytes(bytes(cpio))
 
-    def _tar(self, debs: list[Path], programs: dict[str, bytes]) -> tuple[Path, Root]:
+    def _tar(self, debs: list[Path], programs: dict[str, bytes]) -> tuple[Path, RootTar]:
         path = self._folder / "disk.tar"
         recipe = self._recipe
         with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
-            root = Root(tar, recipe.exclude)
+            root = RootTar(tar, recipe.exclude)
             for file in recipe.files:
-                root.file(file.path, file.data, file.mode)
+                root.add_file(file.path, file.data, file.mode)
             for link, target in sorted(recipe.links.items()):
-                root.link(link, target)
+                root.add_link(link, target)
             for name, data in sorted(programs.items()):
-                place = "/usr/lib/harness" if name.endswith(".so") else "/usr/local/bin"
-                root.file(f"{place}/{name}", data, 0o755)
-            root.packages(debs)
+                folder = "/usr/lib/harness" if name.endswith(".so") else "/usr/local/bin"
+                root.add_file(f"{folder}/{name}", data, 0o755)
+            root.add_packages(debs)
             if recipe.precompile_python:
-                for name, data in compiled(debs, self._folder / "python"):
-                    root.file(name, data)
+                for name, data in compile_standard_library(debs, self._folder / "python"):
+                    root.add_file(name, data)
             for name in recipe.directories:
-                root.directory(name)
+                root.add_directory(name)
         return path, root
 
 
 def compile_c(flags: tuple[str, ...], sources: tuple[str, ...], output: Path) -> bytes:
-    """Compile guest programs; the same sources and compiler give the same bytes."""
+    """Compile sources of images/guest. Equal sources and compilers give equal bytes.
+
+    Raises:
+        ImageError: gcc fails or is missing.
+    """
     try:
-        run(["gcc", *CFLAGS, *flags, "-o", str(output), *sources], cwd=HERE / "guest")
+        run(["gcc", *CFLAGS, *flags, "-o", str(output), *sources], cwd=FOLDER / "guest")
     except ImageError as error:
-        raise ImageError(
-            error.cause, hint="on Debian: apt-get install gcc libc6-dev", stage="image"
-        ) from None
+        raise ImageError(error.cause, hint="install gcc and libc6-dev", stage="image") from None
     data = output.read_bytes()
     output.unlink()
     return data
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

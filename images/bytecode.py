@@ -1,6 +1,6 @@
-"""Python's standard library compiled ahead: Debian does it when it configures the package.
+"""Compiles Python's standard library, as Debian does when it configures the package.
 
-Starting Python on an emulated host would compile dozens of modules at each start otherwise.
+Without this, each start of Python on an emulated host compiles dozens of modules.
 """
 
 from __future__ import annotations
@@ -8,28 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .rootfs import unpack
+from .rootfs import unpack_packages
 from .run import run
 
-# what the interpreter itself needs to run
-_NEEDED = (
+# the packages that the interpreter needs to run
+_INTERPRETER = (
     "libc6", "libexpat1", "zlib1g", "libpython3", "python3.", "libgcc-s1", "libbz2-1.0",
     "liblzma5", "libssl3", "libffi8", "libuuid1",
 )  # fmt: skip
-_SKIP = r"/(test|tests|idlelib|lib2to3|distutils|ensurepip|turtledemo|tkinter|pydoc_data)/"
+_EXCLUDED = r"/(test|tests|idlelib|lib2to3|distutils|ensurepip|turtledemo|tkinter|pydoc_data)/"
 
 
-def compiled(debs: Sequence[Path], scratch: Path) -> Iterator[tuple[str, bytes]]:
+def compile_standard_library(debs: Sequence[Path], scratch: Path) -> Iterator[tuple[str, bytes]]:
     """Paths ("usr/lib/python3.11/...pyc") and contents of the compiled standard library.
 
-    The image's own interpreter does it, through the image's own loader, so that nothing depends
-    on this machine's Python. unchecked-hash: no time stamps, so the same bytes every time.
+    The image's interpreter and loader do this, so that this machine's Python does not matter.
+    unchecked-hash leaves time stamps out: the bytes are the same at every build.
 
     Args:
         debs: all packages of the image.
         scratch: an empty folder for the unpacked interpreter.
     """
-    unpack([deb for deb in debs if deb.name.startswith(_NEEDED)], scratch)
+    unpack_packages([deb for deb in debs if deb.name.startswith(_INTERPRETER)], scratch)
     library = next((scratch / "usr/lib").glob("python3.*"))
     libraries = [scratch / base / "x86_64-linux-gnu" for base in ("lib", "usr/lib")]
     run(
@@ -38,7 +38,7 @@ def compiled(debs: Sequence[Path], scratch: Path) -> Iterator[tuple[str, bytes]]
             "--library-path", ":".join(map(str, libraries)),
             str(scratch / "usr/bin" / library.name), "-I", "-B",
             "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
-            "-x", _SKIP, "-s", str(scratch), "-p", "/", str(library),
+            "-x", _EXCLUDED, "-s", str(scratch), "-p", "/", str(library),
         ],
         env={"PYTHONHASHSEED": "0", "PYTHONHOME": str(scratch / "usr"), "LC_ALL": "C.UTF-8"},
     )  # fmt: skip

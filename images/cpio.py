@@ -1,4 +1,4 @@
-"""A writer of "newc" cpio archives (the kernel's initramfs format), the same bytes every time.
+"""Writes "newc" cpio archives, the kernel's initramfs format. Equal entries give equal bytes.
 
 Format: Documentation/driver-api/early-userspace/buffer-format.rst in the Linux sources.
 """
@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Cpio:
-    """Collects entries in memory; `bytes()` gives the archive, padded to 512 bytes."""
+    """Collects entries in memory; `bytes(cpio)` is the archive, padded to 512 bytes."""
 
     _entries: list[bytes] = field(default_factory=list)
 
-    def directory(self, path: str, mode: int = 0o755) -> None:
-        """Add a directory; parents must have been added before."""
+    def add_directory(self, path: str, mode: int = 0o755) -> None:
+        """Add a directory; its parents must be in the archive already."""
         self._add(path, stat.S_IFDIR | mode, b"")
 
-    def file(self, path: str, data: bytes, mode: int = 0o644) -> None:
+    def add_file(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Add a regular file."""
         self._add(path, stat.S_IFREG | mode, data)
 
-    def character_device(self, path: str, major: int, minor: int, mode: int = 0o600) -> None:
+    def add_character_device(self, path: str, major: int, minor: int, mode: int = 0o600) -> None:
         """Add a character device node."""
         self._add(path, stat.S_IFCHR | mode, b"", major, minor)
 
@@ -32,7 +32,7 @@ class Cpio:
         return archive + bytes(-len(archive) % 512)
 
     def _add(self, path: str, mode: int, data: bytes, major: int = 0, minor: int = 0) -> None:
-        # inode numbers only have to differ: equal ones would be hard links
+        # equal inode numbers would mean hard links
         number = len(self._entries) + 1
         entry = _entry(number, path.lstrip("/"), mode, data, major=major, minor=minor)
         self._entries.append(entry)

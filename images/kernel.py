@@ -1,4 +1,4 @@
-"""Kernels: from Debian's package, or the user's own, to what a VMM can load."""
+"""Reads kernel files, Debian's or the user's, and unpacks them for a VMM."""
 
 from __future__ import annotations
 
@@ -19,66 +19,70 @@ _PT_LOAD, _PT_NOTE = 1, 4
 _XEN_ELFNOTE_PHYS32_ENTRY = 18  # xen/include/public/elfnote.h: the PVH entry
 _LZ4_LEGACY_BLOCK = 8 << 20
 _HINT = (
-    "give a bzImage or vmlinux of Linux for x86-64 built with CONFIG_PVH=y;"
-    " unpack others first with extract-vmlinux of the Linux sources"
+    "use a bzImage or vmlinux of Linux for x86-64 built with CONFIG_PVH=y;"
+    " unpack other formats first with extract-vmlinux of the Linux sources"
 )
 
 
-def vmlinux(path: Path, pvh: bool = True) -> bytes:
-    """The ELF image of a kernel file, unpacked if it is a bzImage, checked.
+def read_vmlinux(path: Path, pvh: bool = True) -> bytes:
+    """The checked ELF image of a kernel file; a bzImage is unpacked.
 
     Boot protocol: Documentation/x86/boot.rst in the Linux sources.
 
     Args:
-        pvh: it must have a PVH entry.
+        pvh: require a PVH entry.
 
     Raises:
-        ImageError: it is no kernel, truncated, packed in an unsupported way, or without PVH.
+        ImageError: the file is no kernel, truncated, in an unsupported format, or without PVH.
     """
-    data = read(path)
-    elf = data if data.startswith(_ELF) else _unpack(path, data)
+    data = read_kernel(path)
+    elf = data if data.startswith(_ELF) else _decompress(path, data)
     _check(path, elf, pvh)
     return elf
 
 
-def read(path: Path) -> bytes:
-    """A vmlinux or bzImage as it is. Raises ImageError for what is neither."""
+def read_kernel(path: Path) -> bytes:
+    """The unchanged contents of a vmlinux or bzImage. Raises ImageError for other files."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise _bad(path, f"cannot be read: {error.strerror}") from None
-    if what := needs_firmware(data[:1024]):
-        raise _bad(path, f"is {what}, which boots by firmware", FIRMWARE_HINT)
+        raise _kernel_error(path, f"cannot be read: {error.strerror}") from None
+    if kind := needs_firmware(data[:1024]):
+        raise _kernel_error(path, f"is {kind}, which needs firmware to boot", FIRMWARE_HINT)
     if not data.startswith(_ELF) and not is_bzimage(data):
-        raise _bad(path, "is no Linux kernel: neither ELF nor bzImage")
+        raise _kernel_error(path, "is no Linux kernel: neither ELF nor bzImage")
     return data
 
 
-def _bad(path: Path, why: str, hint: str = _HINT) -> ImageError:
-    return ImageError(f"kernel {path} {why}", hint=hint, stage="image")
+def _kernel_error(path: Path, problem: str, hint: str = _HINT) -> ImageError:
+    return ImageError(f"kernel {path} {problem}", hint=hint, stage="image")
 
 
-def _unpack(path: Path, data: bytes) -> bytes:
+def _decompress(path: Path, data: bytes) -> bytes:
     if len(data) < 0x260:
-        raise _bad(path, "is truncated: its header is not there")
+        raise _kernel_error(path, "is truncated: its header is missing")
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = ((data[0x1F1] or 4) + 1) * 512 + offset
     payload = data[start : start + length]
     if len(payload) < max(length, 8):
-        raise _bad(path, f"is truncated: {len(data)} bytes, its header says {start + length}")
-    for name, magic, unpack in _PACKINGS:
+        raise _kernel_error(
+            path, f"is truncated: {len(data)} bytes, its header says {start + length}"
+        )
+    for name, magic, decompress in _COMPRESSIONS:
         if payload.startswith(magic):
-            if unpack is None:
-                raise _bad(path, f"is packed with {name}, which is not supported here")
+            if decompress is None:
+                raise _kernel_error(path, f"is compressed with {name}, which is not supported")
             try:
-                return unpack(payload)
+                return decompress(payload)
             except (zlib.error, lzma.LZMAError, lz4.block.LZ4BlockError, OSError, EOFError) as e:
-                raise _bad(path, f"is broken: its {name} payload does not unpack ({e})") from None
-    raise _bad(path, f"is packed in an unknown way (magic {payload[:4].hex()})")
+                raise _kernel_error(
+                    path, f"is broken: its {name} payload does not unpack ({e})"
+                ) from None
+    raise _kernel_error(path, f"is compressed in an unknown format (magic {payload[:4].hex()})")
 
 
 def _lz4(payload: bytes) -> bytes:
-    """The legacy LZ4 stream: blocks, each after its length; the kernel appends the total size."""
+    """The legacy LZ4 stream: blocks behind their lengths; the kernel appends the total size."""
     parts = []
     position = 4
     while position + 8 <= len(payload):
@@ -91,8 +95,8 @@ def _lz4(payload: bytes) -> bytes:
     return b"".join(parts)
 
 
-# After the packed kernel comes its unpacked size, which a one-shot call would take for garbage.
-_PACKINGS: tuple[tuple[str, bytes, Callable[[bytes], bytes] | None], ...] = (
+# The kernel's uncompressed size follows the stream; one-shot functions reject such a tail.
+_COMPRESSIONS: tuple[tuple[str, bytes, Callable[[bytes], bytes] | None], ...] = (
     ("lz4", b"\x02\x21\x4c\x18", _lz4),
     ("gzip", b"\x1f\x8b", lambda data: zlib.decompressobj(31).decompress(data)),
     ("xz", b"\xfd7zXZ", lambda data: lzma.LZMADecompressor().decompress(data)),
@@ -106,22 +110,24 @@ _PACKINGS: tuple[tuple[str, bytes, Callable[[bytes], bytes] | None], ...] = (
 def _check(path: Path, elf: bytes, pvh: bool) -> None:
     # e_ident: 64-bit, little endian; e_machine: x86-64
     if len(elf) < 64 or elf[4:6] != b"\x02\x01" or struct.unpack_from("<H", elf, 18)[0] != 62:
-        raise _bad(path, "is no 64-bit x86 ELF file")
+        raise _kernel_error(path, "is no 64-bit x86 ELF file")
     notes = b""
     for kind, offset, size in _program_headers(path, elf):
         if offset + size > len(elf):
-            raise _bad(path, f"is truncated: a segment ends at {offset + size} of {len(elf)} bytes")
+            raise _kernel_error(
+                path, f"is truncated: a segment ends at {offset + size} of {len(elf)} bytes"
+            )
         if kind == _PT_NOTE:
             notes += elf[offset : offset + size]
     if pvh and not any(_notes(notes, b"Xen\0", _XEN_ELFNOTE_PHYS32_ENTRY)):
-        raise _bad(path, "has no PVH entry")
+        raise _kernel_error(path, "has no PVH entry")
 
 
 def _program_headers(path: Path, elf: bytes) -> Iterator[tuple[int, int, int]]:
     """Type, offset and size in the file of each segment."""
     table, size, count = (*struct.unpack_from("<Q", elf, 32), *struct.unpack_from("<HH", elf, 54))
     if table + size * count > len(elf) or size < 56:
-        raise _bad(path, "is truncated: its program headers are not there")
+        raise _kernel_error(path, "is truncated: its program headers are missing")
     for index in range(count):
         base = table + index * size
         (kind,) = struct.unpack_from("<I", elf, base)
@@ -133,9 +139,9 @@ def _program_headers(path: Path, elf: bytes) -> Iterator[tuple[int, int, int]]:
 def _notes(data: bytes, owner: bytes, kind: int) -> Iterator[bytes]:
     position = 0
     while position + 12 <= len(data):
-        name_size, size, found = struct.unpack_from("<III", data, position)
+        name_size, size, note_kind = struct.unpack_from("<III", data, position)
         name = position + 12
         body = name + (name_size + 3) // 4 * 4
-        if data[name : name + name_size] == owner and found == kind:
+        if data[name : name + name_size] == owner and note_kind == kind:
             yield data[body : body + size]
         position = body + (size + 3) // 4 * 4

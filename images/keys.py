@@ -1,4 +1,4 @@
-"""The store's SSH keys: made once, never part of an image's disk."""
+"""The store's SSH keys: generated once, never part of an image's disk."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FILES = ("client", "client.pub", "host", "host.pub")
 
 @dataclass(frozen=True)
 class Keys:
-    """Files of one key pair for clients and one for all images' SSH servers.
+    """The files of two key pairs: one for clients, one for all images' SSH servers.
 
-    The client's is RSA: to check its signature is the least that a login can cost a guest (dropbear
-    takes 15 ms of CPU for a login with an ed25519 key, 9 ms with this one).
+    The client's key is RSA because an RSA signature is the cheapest to verify: dropbear needs 9 ms
+    of a guest's CPU for a login, and 15 ms with an ed25519 key.
     """
 
     folder: Path
@@ -43,28 +43,36 @@ class Keys:
         """One line: "ssh-ed25519 AAAA..."."""
         return (self.folder / "host.pub").read_text().strip()
 
-    def identity(self) -> bytes:
-        """The cpio that makes an initramfs this store's own."""
+    @property
+    def public_lines(self) -> str:
+        """Both public keys, to compare with those in an image."""
+        return self.client_public + self.host_public
+
+    def identity_archive(self) -> bytes:
+        """The cpio archive that adds the keys to an initramfs."""
         cpio = Cpio()
-        cpio.directory("identity", 0o700)
-        cpio.file("identity/authorized_keys", f"{self.client_public}\n".encode(), 0o600)
+        cpio.add_directory("identity", 0o700)
+        cpio.add_file("identity/authorized_keys", f"{self.client_public}\n".encode(), 0o600)
         private = (self.folder / "host").read_bytes()
-        cpio.file("identity/ssh_host_ed25519_key", private, 0o600)
-        cpio.file("identity/dropbear_key", dropbear_key(private), 0o600)
+        cpio.add_file("identity/ssh_host_ed25519_key", private, 0o600)
+        cpio.add_file("identity/dropbear_key", dropbear_key(private), 0o600)
         return bytes(cpio)
 
 
-def ensure(folder: Path) -> Keys:
-    """The keys in `folder`; made there if any is missing. Two makers at once are harmless."""
+def ensure_keys(folder: Path) -> Keys:
+    """The keys in `folder`, generated if a file is missing.
+
+    Several processes may do this at once: one of them installs its keys, all return the same.
+    """
     if not all((folder / name).is_file() for name in FILES):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".keys-", dir=folder.parent))
         try:
-            _make(scratch / "client", generate_private_key(65537, 2048))
-            _make(scratch / "host", Ed25519PrivateKey.generate())
-            if folder.is_dir():  # a file of it is missing: the pair is of no use any more
+            _write_pair(scratch / "client", generate_private_key(65537, 2048))
+            _write_pair(scratch / "host", Ed25519PrivateKey.generate())
+            if folder.is_dir():  # a file is missing: the remaining ones are useless
                 folder.rename(scratch / "broken")
-            with contextlib.suppress(OSError):  # another process was quicker: its keys count
+            with contextlib.suppress(OSError):  # another process was first: use its keys
                 _install(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -79,10 +87,10 @@ def _install(scratch: Path, folder: Path) -> None:
     ready.rename(folder)
 
 
-def _make(path: Path, key: RSAPrivateKey | Ed25519PrivateKey) -> None:
+def _write_pair(path: Path, key: RSAPrivateKey | Ed25519PrivateKey) -> None:
     private = key.private_bytes(ser.Encoding.PEM, ser.PrivateFormat.OpenSSH, ser.NoEncryption())
     public = key.public_key().public_bytes(ser.Encoding.OpenSSH, ser.PublicFormat.OpenSSH)
-    path.touch(0o600, exist_ok=False)  # private before there is anything in it
+    path.touch(0o600, exist_ok=False)  # private before it has contents
     path.write_bytes(private)
     comment = " pytest-hypervisor" if path.name == "client" else ""
     path.with_suffix(".pub").write_text(f"{public.decode()}{comment}\n")

@@ -1,4 +1,4 @@
-"""One builder at a time: a file lock that says who holds it."""
+"""A file lock around an image build, with a note that names its holder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def held(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock file `path`; while somebody else has it, say who and wait.
+def build_lock(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file `path`. If another process holds it, report that and wait.
 
-    The kernel frees the lock when its holder dies, so there is nothing stale to clean up.
+    The kernel frees the lock when its holder dies, so no stale lock can remain.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     note = path.with_suffix(".holder")

@@ -1,4 +1,4 @@
-"""Kernel modules: which ones a list needs, in which order they load."""
+"""Kernel modules: their dependencies and load order."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from collections.abc import Iterable, Mapping
 from harness.errors import ImageError
 
 
-def from_package(archive: bytes) -> tuple[str, bytes, dict[str, bytes]]:
-    """Release, bzImage and modules by normal name, from a kernel package's file system tar."""
+def read_kernel_package(archive: bytes) -> tuple[str, bytes, dict[str, bytes]]:
+    """Release, bzImage and modules by name, from a kernel package's file system tar.
+
+    Raises:
+        ImageError: the package has no kernel.
+    """
     modules: dict[str, bytes] = {}
     image = release = None
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
@@ -26,7 +30,7 @@ def from_package(archive: bytes) -> tuple[str, bytes, dict[str, bytes]]:
             assert stream is not None  # noqa: S101 - a regular file has contents
             base = info.name.rpartition("/")[2]
             if is_module:
-                modules[normal(base.removesuffix(".ko"))] = stream.read()
+                modules[module_name(base.removesuffix(".ko"))] = stream.read()
             else:
                 image, release = stream.read(), base.removeprefix("vmlinuz-")
     if image is None or release is None:
@@ -34,44 +38,44 @@ def from_package(archive: bytes) -> tuple[str, bytes, dict[str, bytes]]:
     return release, image, modules
 
 
-def normal(name: str) -> str:
-    """Module names are the same with - and with _."""
+def module_name(name: str) -> str:
+    """The kernel treats - and _ in a module's name as equal; this form has _ only."""
     return name.replace("-", "_")
 
 
-def load_order(wanted: Iterable[str], modules: Mapping[str, bytes]) -> list[str]:
-    """The wanted modules and those they depend on, each after its dependencies.
+def load_order(names: Iterable[str], modules: Mapping[str, bytes]) -> list[str]:
+    """The modules `names` and their dependencies, each after its own dependencies.
 
     Raises:
-        ImageError: a wanted module is not in the package.
+        ImageError: a module is not in the package.
     """
     order: list[str] = []
 
-    def visit(name: str, wanted_by: str) -> None:
+    def visit(name: str, required_by: str) -> None:
         if name in order:
             return
         if name not in modules:
-            raise ImageError(f"the kernel has no module {name} (for {wanted_by})", stage="image")
-        for dependency in depends(modules[name]):
+            raise ImageError(f"the kernel has no module {name} (for {required_by})", stage="image")
+        for dependency in dependencies(modules[name]):
             visit(dependency, name)
         order.append(name)
 
-    for name in wanted:
-        visit(normal(name), "the recipe")
+    for name in names:
+        visit(module_name(name), "the recipe")
     return order
 
 
-def depends(module: bytes) -> list[str]:
-    """The `depends=` field of a module's .modinfo, normal names."""
+def dependencies(module: bytes) -> list[str]:
+    """The module names in the `depends=` field of a module's .modinfo."""
     for entry in _section(module, b".modinfo").split(b"\0"):
         key, _, value = entry.partition(b"=")
         if key == b"depends":
-            return [normal(name) for name in value.decode().split(",") if name]
+            return [module_name(name) for name in value.decode().split(",") if name]
     return []
 
 
 def _section(elf: bytes, name: bytes) -> bytes:
-    """Contents of an ELF64 section (System V ABI, chapter 4); empty when there is none."""
+    """Contents of an ELF64 section (System V ABI, chapter 4); b"" if it is absent."""
     (table,) = struct.unpack_from("<Q", elf, 40)
     size, count, names_index = struct.unpack_from("<HHH", elf, 58)
 

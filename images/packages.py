@@ -1,12 +1,11 @@
-"""Debian packages for an image: resolved and fetched by the machine's apt, never installed.
+"""Debian packages for an image: this machine's apt resolves and downloads them.
 
-apt sees an empty machine (no installed packages) but this machine's sources, package lists and
-keys, so that mirrors and proxies configured here are used. No rights are needed.
+Nothing is installed, and no root rights are needed. apt sees a machine without packages, but uses
+this machine's sources, package lists and keys, and so its mirrors and proxies.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ from .run import run
 KERNEL = "linux-image-cloud-amd64"
 # e.g. 'http://.../dash_0.5.12-2_amd64.deb' dash_0.5.12-2_amd64.deb 97000 SHA256:...
 _URI = re.compile(r"^'[^']+' (?P<file>\S+\.deb) (?P<size>\d+)")
-# Only Debian's own packages: other sources on this machine must not get into images.
+# Packages from other sources of this machine must not get into images.
 _PREFERENCES = """\
 Package: *
 Pin: release o=Debian
@@ -36,7 +35,7 @@ Pin-Priority: -1
 
 @dataclass(frozen=True)
 class Deb:
-    """One package in one version; `file` as apt names it in its cache."""
+    """One package in one version; `file` is its name in apt's cache."""
 
     name: str
     version: str
@@ -44,45 +43,45 @@ class Deb:
 
 
 class Apt:
-    """apt-get with a state of its own in `folder` (created)."""
+    """apt-get with its own state in `folder`, which is created."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "status").write_text("")
         (folder / "preferences").write_text(_PREFERENCES)
-        self._own_lists = False
+        self._has_own_lists = False
 
     def resolve(self, names: Iterable[str]) -> list[Deb]:
-        """The packages that `names` need, recommendations left out, sorted by name."""
+        """The packages `names` and their dependencies without recommendations, sorted by name."""
         try:
             listing = self._resolve(names)
         except ImageError:
-            self._refresh()  # no package lists on this machine, or outdated ones
+            self._update_lists()  # this machine's package lists are missing or outdated
             listing = self._resolve(names)
         debs = [parse_file_name(m["file"]) for line in listing if (m := _URI.match(line))]
         return sorted(debs, key=lambda deb: deb.name)
 
     def fetch(self, debs: Sequence[Deb], into: Path) -> list[Path]:
-        """Download what `into` does not have yet; apt checks every file's digest."""
+        """Download packages that `into` lacks; apt checks every file's digest."""
         into.mkdir(parents=True, exist_ok=True)
-        wanted = [f"{deb.name}={deb.version}" for deb in debs]
+        versions = [f"{deb.name}={deb.version}" for deb in debs]
         try:
-            self._apt("-q", "download", *wanted, cwd=into)
+            self._apt("-q", "download", *versions, cwd=into)
         except ImageError:
-            self._refresh()  # the mirror has newer versions than the lists here
-            self._apt("-q", "download", *wanted, cwd=into)
+            self._update_lists()  # the mirror has newer versions than this machine's lists
+            self._apt("-q", "download", *versions, cwd=into)
         return [into / deb.file for deb in debs]
 
     def _resolve(self, names: Iterable[str]) -> list[str]:
         output = self._apt("-qq", "install", "--print-uris", *sorted(names))
         return output.decode().splitlines()
 
-    def _refresh(self) -> None:
-        """Fetch package lists of our own, once."""
-        if self._own_lists:
+    def _update_lists(self) -> None:
+        """Download package lists into `folder`, once."""
+        if self._has_own_lists:
             return
-        self._own_lists = True
+        self._has_own_lists = True
         (self._folder / "lists" / "partial").mkdir(parents=True, exist_ok=True)
         self._apt("-q", "update")
 
@@ -101,48 +100,42 @@ class Apt:
             "Acquire::Retries": "2",
             "Debug::NoLocking": "true",
         }
-        if self._own_lists:
+        if self._has_own_lists:
             options["Dir::State::lists"] = self._folder / "lists"
         argv = ["apt-get"]
         for name, value in options.items():
             argv += ["-o", f"{name}={value}"]
-        # a list option: other architectures of this machine are not asked for
+        # a list option: ignore this machine's other architectures
         argv += ["-o", "APT::Architectures=", "-o", "APT::Architectures::=amd64"]
         try:
             return run([*argv, *arguments], cwd=cwd, env={**os.environ, "LC_ALL": "C.UTF-8"})
         except ImageError as error:
             raise ImageError(
-                f"apt could not give the packages: {error.cause}",
+                f"apt cannot provide the packages: {error.cause}",
                 hint="check that this machine's apt sources have Debian's main and are reachable:"
-                " apt-get update",
+                " run apt-get update",
                 stage="image",
             ) from None
 
 
 def parse_file_name(file: str) -> Deb:
-    """Name and version from apt's NAME_VERSION_ARCHITECTURE.deb, ':' written as %3a."""
+    """Name and version from apt's NAME_VERSION_ARCHITECTURE.deb, which has %3a for ':'."""
     name, version, _ = file.removesuffix(".deb").split("_")
     return Deb(name, unquote(version), file)
 
 
-def without(debs: Iterable[Deb], patterns: Sequence[str]) -> list[Deb]:
-    """Those whose names match none of the shell patterns."""
+def exclude_packages(debs: Iterable[Deb], patterns: Sequence[str]) -> list[Deb]:
+    """The packages whose names match none of the shell patterns."""
     return [d for d in debs if not any(fnmatchcase(d.name, pattern) for pattern in patterns)]
 
 
-def kernel_package(debs: Iterable[Deb]) -> Deb:
-    """The real kernel among the dependencies of Debian's newest-cloud-kernel package."""
+def find_kernel_package(debs: Iterable[Deb]) -> Deb:
+    """The kernel among the dependencies of KERNEL, which is a meta-package."""
     for deb in debs:
         if re.fullmatch(r"linux-image-\d.*-cloud-amd64", deb.name):
             return deb
     raise ImageError(
-        f"apt knows no kernel for {KERNEL}",
+        f"apt finds no kernel for {KERNEL}",
         hint="add Debian's main to this machine's apt sources",
         stage="image",
     )
-
-
-def digest(debs: Iterable[Deb]) -> str:
-    """Digest of names and versions."""
-    lines = sorted(f"{deb.name}={deb.version}\n" for deb in debs)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

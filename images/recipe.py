@@ -1,4 +1,4 @@
-"""Recipes: what an image is made of, as TOML beside this module, and the key they give."""
+"""Recipes: the contents of each image, as TOML files beside this module, and their digest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 Kind = Literal["guest", "host"]
 
-HERE = Path(__file__).resolve().parent
-# These modules keep and hand out images; what an image contains does not depend on them.
-_NO_CONTENT = {"__init__.py", "__main__.py", "store.py", "lock.py", "keys.py"}
+FOLDER = Path(__file__).resolve().parent
+# These modules store images; no image's contents depend on them.
+_STORE_MODULES = {"__init__.py", "__main__.py", "image.py", "keys.py", "lock.py", "store.py"}
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of our own in the root file system; `path` is absolute inside the image."""
+    """A file that a recipe adds to the root file system; `path` is absolute inside the image."""
 
     path: str
     data: bytes
@@ -26,7 +26,20 @@ class File:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One image's contents. Sizes in MiB; `exclude` and `drop` are shell patterns."""
+    """One image's contents.
+
+    Attributes:
+        packages: Debian packages; their dependencies are added.
+        drop: shell patterns of packages that are left out again.
+        exclude: shell patterns of paths that are left out of all packages.
+        modules: kernel modules loaded before the root disk is mounted.
+        pmem_modules: further modules for a root on persistent memory.
+        late_modules: further modules that are loaded after SSH is ready.
+        free_mib, free_inodes: space for files that are written later.
+        need_mib: space that a build needs at most.
+        precompile_python: compile Python's standard library.
+        ip: "ADDRESS/PREFIX,GATEWAY" unless the kernel command line has another; "" for none.
+    """
 
     kind: Kind
     packages: tuple[str, ...]
@@ -45,10 +58,10 @@ class Recipe:
     ip: str
 
 
-def load(kind: Kind) -> Recipe:
-    """The recipe of one kind of image: `base/recipe.toml` and its own, joined."""
-    base = _toml(HERE / "base" / "recipe.toml")
-    own = _toml(HERE / kind / "recipe.toml")
+def load_recipe(kind: Kind) -> Recipe:
+    """The recipe of one kind of image: `base/recipe.toml` joined with `KIND/recipe.toml`."""
+    base = _toml(FOLDER / "base" / "recipe.toml")
+    own = _toml(FOLDER / kind / "recipe.toml")
 
     def both(name: str) -> tuple[str, ...]:
         return tuple(sorted({*base.get(name, ()), *own.get(name, ())}))
@@ -75,18 +88,19 @@ def load(kind: Kind) -> Recipe:
     )
 
 
-def key(kind: Kind) -> str:
-    """Digest of all that decides an image's contents on our side: recipes, sources, builder.
+def recipe_digest(kind: Kind) -> str:
+    """Digest of an image's inputs in this repository: recipes, sources, builder.
 
-    The packages' versions are the other half; they enter when the image is built.
+    The packages' versions are the other inputs; apt resolves them when the image is built.
     """
     digest = hashlib.sha256(kind.encode())
-    own = {"guest": ("base", "guest"), "host": ("base", "guest", "host")}[kind]
-    sources = [path for path in HERE.glob("*.py") if path.name not in _NO_CONTENT]
-    for folder in own:
-        sources += [p for p in (HERE / folder).rglob("*") if p.suffix in {".toml", ".c", ".h"}]
+    # hosts have the guest's init and tools, too
+    folders = {"guest": ("base", "guest"), "host": ("base", "guest", "host")}[kind]
+    sources = [path for path in FOLDER.glob("*.py") if path.name not in _STORE_MODULES]
+    for folder in folders:
+        sources += [p for p in (FOLDER / folder).rglob("*") if p.suffix in {".toml", ".c", ".h"}]
     for path in sorted(sources):
-        digest.update(str(path.relative_to(HERE)).encode() + b"\0")
+        digest.update(str(path.relative_to(FOLDER)).encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 

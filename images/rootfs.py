@@ -1,4 +1,4 @@
-"""Root file systems without rights: packages' contents merged into a tar, the tar made ext2."""
+"""Builds root file systems without root rights: packages become one tar, the tar becomes ext2."""
 
 from __future__ import annotations
 
@@ -15,113 +15,114 @@ from typing import IO
 from .run import run
 
 BLOCK = 4096
-# Debian merged these into /usr; packages still ship the old paths.
+# Debian merged these into /usr, but packages still have the old paths.
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
 @dataclass
-class Root:
-    """Writes a root file system's tar in a fixed order, and counts what ext2 will need.
+class RootTar:
+    """Writes a root file system's tar and counts the blocks and inodes that ext2 needs.
 
-    The first entry of a path wins, so files of our own go in before packages.
+    The first entry of a path wins: add a recipe's files before packages.
     """
 
     tar: tarfile.TarFile
     exclude: Sequence[str] = ()
     blocks: int = 0
     inodes: int = 0
-    _seen: set[str] = field(default_factory=set)
+    _paths: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._excluded = re.compile("|".join(map(translate, self.exclude)) or r"(?!)")
         for name in ("bin", "sbin", "lib", "lib64"):
-            self.link(f"/{name}", f"usr/{name}")
+            self.add_link(f"/{name}", f"usr/{name}")
 
-    def directory(self, path: str, mode: int = 0o755) -> None:
+    def add_directory(self, path: str, mode: int = 0o755) -> None:
         """Add a directory and its parents."""
-        self._parents(path)
-        info = tarfile.TarInfo(canonical(path))
+        self._add_parents(path)
+        info = tarfile.TarInfo(canonical_path(path))
         info.type, info.mode = tarfile.DIRTYPE, mode
         self._add(info, None)
 
-    def file(self, path: str, data: bytes, mode: int = 0o644) -> None:
+    def add_file(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Add a regular file owned by root."""
-        self._parents(path)
-        info = tarfile.TarInfo(canonical(path))
+        self._add_parents(path)
+        info = tarfile.TarInfo(canonical_path(path))
         info.size, info.mode = len(data), mode
         self._add(info, io.BytesIO(data))
 
-    def link(self, path: str, target: str) -> None:
+    def add_link(self, path: str, target: str) -> None:
         """Add a symbolic link."""
-        self._parents(path)
+        self._add_parents(path)
         info = tarfile.TarInfo(path.strip("/"))
         info.type, info.linkname, info.mode = tarfile.SYMTYPE, target, 0o777
         self._add(info, None)
 
-    def packages(self, debs: Sequence[Path]) -> None:
-        """Add the contents of Debian packages, in the order given."""
-        for archive in _unpacked(debs):
+    def add_packages(self, debs: Sequence[Path]) -> None:
+        """Add the contents of Debian packages, in this order."""
+        for archive in _filesystem_tars(debs):
             with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as source:
                 for info in source:
-                    self._take(source, info)
+                    self._add_member(source, info)
 
-    def _take(self, source: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-        info.name = canonical(info.name)
+    def _add_member(self, source: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+        info.name = canonical_path(info.name)
         if not info.name or info.name in _MERGED or self._excluded.match(info.name):
             return
         if info.islnk():
-            info.linkname = canonical(info.linkname)
-        self._parents(info.name)  # /usr/lib64 is in no package
+            info.linkname = canonical_path(info.linkname)
+        self._add_parents(info.name)  # no package contains /usr/lib64 itself
         info.uname = info.gname = ""
         self._add(info, source.extractfile(info) if info.isreg() else None)
 
     def _add(self, info: tarfile.TarInfo, data: IO[bytes] | None) -> None:
-        if info.name in self._seen:
+        if info.name in self._paths:
             return
-        self._seen.add(info.name)
+        self._paths.add(info.name)
         self.tar.addfile(info, data)
         self.inodes += not info.islnk()
-        whole = -(-info.size // BLOCK)
-        # indirect blocks: one for each 1024 data blocks, and one for each level
-        self.blocks += whole + whole // 1024 + (2 if whole > 12 else 0) + info.isdir()
+        data_blocks = -(-info.size // BLOCK)
+        # ext2 has an indirect block for each 1024 data blocks, and one for each level
+        indirect = data_blocks // 1024 + (2 if data_blocks > 12 else 0)
+        self.blocks += data_blocks + indirect + info.isdir()
 
-    def _parents(self, path: str) -> None:
-        parts = canonical(path).split("/")[:-1]
+    def _add_parents(self, path: str) -> None:
+        parts = canonical_path(path).split("/")[:-1]
         for depth in range(1, len(parts) + 1):
             parent = "/".join(parts[:depth])
-            if parent not in self._seen:
+            if parent not in self._paths:
                 info = tarfile.TarInfo(parent)
                 info.type, info.mode = tarfile.DIRTYPE, 0o755
                 self._add(info, None)
 
 
-def canonical(path: str) -> str:
-    """A package's path as it is on a merged system: no leading ./, bin/x under usr/."""
+def canonical_path(path: str) -> str:
+    """A package's path on a merged system: without leading ./, and usr/bin/x for bin/x."""
     path = path.removeprefix(".").strip("/")
     top, slash, _ = path.partition("/")
     return f"usr/{path}" if slash and top in _MERGED else path
 
 
-def _unpacked(debs: Sequence[Path]) -> Iterator[bytes]:
-    """Each package's file system tar; the next two are decompressed meanwhile."""
+def _filesystem_tars(debs: Sequence[Path]) -> Iterator[bytes]:
+    """Each package's file system tar; two threads decompress the next ones."""
     with ThreadPoolExecutor(2) as pool:
-        ahead = []
+        futures = []
         for deb in debs:
-            ahead.append(pool.submit(run, ["dpkg-deb", "--fsys-tarfile", str(deb)]))
-            if len(ahead) > 2:
-                yield ahead.pop(0).result()
-        for future in ahead:
+            futures.append(pool.submit(run, ["dpkg-deb", "--fsys-tarfile", str(deb)]))
+            if len(futures) > 2:
+                yield futures.pop(0).result()
+        for future in futures:
             yield future.result()
 
 
 def make_ext2(tar: Path, image: Path, *, blocks: int, inodes: int) -> None:
-    """Make a sparse ext2 image with the tar's contents, the same bytes every time.
+    """Make a sparse ext2 image from a tar. Equal tars give equal bytes.
 
     Args:
-        blocks: size in blocks of 4 KiB, the file system's own tables not counted.
-        inodes: how many files, links and folders it can hold.
+        blocks: size in blocks of 4 KiB, without the file system's tables.
+        inodes: number of files, links and folders that fit.
     """
-    # tables: an inode is 128 bytes, a group of 32768 blocks has two bitmaps and descriptors
+    # the tables: 128 bytes an inode, two bitmaps and descriptors a group of 32768 blocks
     inodes += 16
     total = blocks + inodes * 128 // BLOCK + (blocks // 32768 + 2) * 8 + 64
     argv = ["genext2fs", "-f", "-B", str(BLOCK), "-b", str(total), "-N", str(inodes)]
@@ -129,7 +130,7 @@ def make_ext2(tar: Path, image: Path, *, blocks: int, inodes: int) -> None:
     run(argv)
 
 
-def unpack(debs: Sequence[Path], into: Path) -> None:
-    """Unpack packages on this machine, to run a program of theirs."""
+def unpack_packages(debs: Sequence[Path], into: Path) -> None:
+    """Unpack packages into a folder of this machine, to run their programs."""
     for deb in debs:
         run(["dpkg-deb", "-x", str(deb), str(into)])

@@ -1,4 +1,4 @@
-"""Running the programs that builds need, with errors that name the Debian package to install."""
+"""Runs the programs that builds need; errors name the Debian package to install."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PROGRAMS = {
 
 
 def require_programs(path: str | None = None) -> None:
-    """Raise ImageError naming every missing build program's Debian package.
+    """Raise ImageError that names the Debian package of every missing build program.
 
     Args:
-        path: a search path to use in place of $PATH.
+        path: the search path; $PATH by default.
     """
     missing = {name: deb for name, deb in PROGRAMS.items() if not shutil.which(name, path=path)}
     if missing:
@@ -36,12 +36,16 @@ def require_programs(path: str | None = None) -> None:
 def run(
     argv: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> bytes:
-    """Run a program to its end; its standard output, or ImageError with what it said."""
+    """Run a program and return its standard output.
+
+    Raises:
+        ImageError: it ended with another status than 0; the error quotes its output.
+    """
     done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, check=False)
     if done.returncode:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        output = (done.stderr or done.stdout).decode(errors="replace").strip()
         raise ImageError(
-            f"{argv[0]} ended with status {done.returncode}: {said[-1500:] or '(no output)'}",
+            f"{argv[0]} ended with status {done.returncode}: {output[-1500:] or '(no output)'}",
             stage="image",
         )
     return done.stdout

@@ -1,8 +1,8 @@
-"""The image store: built when missing or broken, cached by content, verified at each use.
+"""The image store: images are built when missing or broken, cached by content, checked at each use.
 
 - keys/: the store's SSH keys
-- debs/: packages as downloaded
-- guest-RECIPE-DIGEST/, host-...: one image and its manifest.json
+- debs/: downloaded packages
+- guest-RECIPE-DIGEST/, host-RECIPE-DIGEST/: one image and its manifest.json
 """
 
 from __future__ import annotations
@@ -15,79 +15,50 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ImageError
 
-from . import keys as store_keys
-from . import recipe as recipes
-from .build import Builder, sha256
-from .lock import held
-from .recipe import Kind
+from .build import Builder
+from .image import (
+    FILES,
+    MANIFEST,
+    GuestImage,
+    HostImage,
+    Manifest,
+    file_facts,
+    find_damage,
+    find_key_mismatch,
+    read_image,
+    read_manifest,
+    sha256,
+)
+from .keys import Keys, ensure_keys
+from .lock import build_lock
+from .recipe import Kind, load_recipe, recipe_digest
 
 Progress = Callable[[str], None]
-# the first one is what boots
-FILES: dict[Kind, tuple[str, ...]] = {
-    "guest": ("vmlinux", "bzimage", "initramfs", "disk"),
-    "host": ("bzimage", "initramfs", "disk"),
-}
 _BUILDING = ".building-"
-
-
-@dataclass(frozen=True)
-class Image:
-    """What both kinds of image have.
-
-    Attributes:
-        kernel: what to boot: for guests the unpacked ELF vmlinux, for hosts the bzImage.
-        initramfs: base archive and the store's keys, joined.
-        disk: raw ext2 image of the root file system.
-        digest: of all contents but the keys; the same for everybody with the same inputs.
-        release: the kernel's `uname -r`.
-        client_key: path of the private key that root's login takes.
-        host_key: the SSH server's public key line.
-        packages: Debian packages and their versions.
-        folder: where all this is.
-    """
-
-    kernel: Path
-    bzimage: Path
-    initramfs: Path
-    disk: Path
-    digest: str
-    release: str
-    client_key: Path
-    host_key: str
-    packages: dict[str, str]
-    folder: Path
-
-
-class GuestImage(Image):
-    """A guest: kernel, initramfs, root disk."""
-
-
-class HostImage(Image):
-    """An emulated host."""
+_NO_SPACE_TEXTS = ("No space left", "enough free space", "quota exceeded")
 
 
 def guest_image(progress: Progress = print, cache: Path | None = None) -> GuestImage:
     """The guest image, built first if it is missing or broken.
 
     Args:
-        progress: called with one line for each stage of a build.
+        progress: called with one line for each step of a build.
         cache: the store's folder; by default pytest-hypervisor/images under $XDG_CACHE_HOME.
 
     Raises:
-        ImageError: it cannot be built; nothing half-made stays.
+        ImageError: the image cannot be built. No partial image remains.
     """
-    return GuestImage(**_ensure("guest", progress, cache or default_cache()))
+    return GuestImage(**_ensure_image("guest", progress, cache or default_cache()))
 
 
 def host_image(progress: Progress = print, cache: Path | None = None) -> HostImage:
     """The emulated host's image; see guest_image."""
-    return HostImage(**_ensure("host", progress, cache or default_cache()))
+    return HostImage(**_ensure_image("host", progress, cache or default_cache()))
 
 
 def default_cache() -> Path:
@@ -96,218 +67,148 @@ def default_cache() -> Path:
     return Path(base).expanduser() / "pytest-hypervisor" / "images"
 
 
-def check(image: Image) -> None:
-    """Raise ImageError if files of an image in use are gone or changed (sizes and times only)."""
-    problem = _problem(image.folder, full=False) or _key_problem(image.folder)
-    if problem:
-        raise ImageError(
-            f"the image in use was damaged: {problem}",
-            hint="run again: it is rebuilt; do not clean the image cache during a run",
-            stage="image",
-        )
-
-
-def verify(image: Image) -> None:
-    """Raise ImageError unless every file of the image has its recorded SHA-256."""
-    verify_folder(image.folder)
-
-
-def verify_folder(folder: Path) -> None:
-    """The same for an image's folder."""
-    problem = _problem(folder, full=True)
-    if problem:
-        raise ImageError(
-            f"the image is broken: {problem}", hint="run again: it is rebuilt", stage="image"
-        )
-
-
-def images(cache: Path | None = None) -> list[tuple[Path, dict[str, Any], bool]]:
-    """All images of a store: folder, manifest ({} if broken), whether it is the one used now."""
+def list_images(cache: Path | None = None) -> list[tuple[Path, Manifest, bool]]:
+    """All images of a store: folder, manifest ({} if broken), whether it is the current one."""
     cache = cache or default_cache()
-    found = []
-    for path in sorted(cache.glob("*-*-*/manifest.json")):
-        kind: Kind = "host" if path.parent.name.startswith("host-") else "guest"
+    images = []
+    for path in sorted(cache.glob(f"*-*-*/{MANIFEST}")):
+        folder = path.parent
+        kind: Kind = "host" if folder.name.startswith("host-") else "guest"
         try:
-            manifest = _manifest(path.parent)
+            manifest = read_manifest(folder)
         except (OSError, ValueError):
             manifest = {}
-        found.append((path.parent, manifest, _current(kind, cache) == path.parent))
-    return found
+        images.append((folder, manifest, _current_folder(kind, cache) == folder))
+    return images
 
 
 def clean(cache: Path | None = None, *, everything: bool = False) -> list[Path]:
-    """Remove superseded images, downloads and what killed builds left; what was removed."""
+    """Remove superseded images, downloads and the remains of killed builds.
+
+    Args:
+        everything: remove the current images, too.
+
+    Returns the removed paths.
+    """
     cache = cache or default_cache()
     with ExitStack() as locks:
-        for kind in FILES:  # no build is running now
-            locks.enter_context(held(cache / f"{kind}.lock", lambda _: None))
-        gone = [folder for folder, _, current in images(cache) if everything or not current]
-        gone += [*cache.glob("debs"), *cache.glob(f"{_BUILDING}*"), *cache.glob(".keys-*")]
-        for path in gone:
+        for kind in FILES:  # wait for running builds
+            locks.enter_context(build_lock(cache / f"{kind}.lock", lambda _: None))
+        paths = [folder for folder, _, current in list_images(cache) if everything or not current]
+        paths += [*cache.glob("debs"), *cache.glob(f"{_BUILDING}*"), *cache.glob(".keys-*")]
+        for path in paths:
             shutil.rmtree(path, ignore_errors=True)
-    return gone
+    return paths
 
 
-def _ensure(kind: Kind, progress: Progress, cache: Path) -> dict[str, Any]:
+def _ensure_image(kind: Kind, progress: Progress, cache: Path) -> dict[str, Any]:
     try:
-        keys = store_keys.ensure(cache / "keys")
+        keys = ensure_keys(cache / "keys")
     except OSError as error:
-        if _is_full(error):
-            raise _full(cache, 1) from error
+        if _is_no_space(error):
+            raise _no_space_error(cache, 1) from error
         raise ImageError(
             f"the SSH keys in {cache / 'keys'} cannot be made: {error.strerror}",
-            hint="make the cache writable, or set XDG_CACHE_HOME to another place",
+            hint="make the cache writable, or set XDG_CACHE_HOME to another folder",
             stage="image",
         ) from error
-    folder = _usable(kind, cache, lambda _: None)
+    folder = _intact_folder(kind, cache, lambda _: None)
     if folder is None:
-        with held(cache / f"{kind}.lock", progress):
-            # another process may have built it while we waited
-            folder = _usable(kind, cache, progress) or _build(kind, cache, keys, progress)
-    manifest = _manifest(folder)
-    return {
-        "kernel": folder / FILES[kind][0],
-        "bzimage": folder / "bzimage",
-        "initramfs": folder / "initramfs",
-        "disk": folder / "disk",
-        "digest": manifest["digest"],
-        "release": manifest["release"],
-        "client_key": keys.client,
-        "host_key": keys.host_public,
-        "packages": manifest["packages"],
-        "folder": folder,
-    }
+        with build_lock(cache / f"{kind}.lock", progress):
+            # another process may have built the image while this one waited for the lock
+            folder = _intact_folder(kind, cache, progress) or _build(kind, cache, keys, progress)
+    return read_image(kind, folder)
 
 
-def _current(kind: Kind, cache: Path) -> Path | None:
-    """The newest image made by the present recipe and builder."""
-    folders = list(cache.glob(f"{kind}-{recipes.key(kind)[:12]}-*"))
-    return max(folders, key=_age, default=None)
+def _current_folder(kind: Kind, cache: Path) -> Path | None:
+    """The newest image of the current recipe and builder."""
+    folders = list(cache.glob(f"{kind}-{recipe_digest(kind)[:12]}-*"))
+    return max(folders, key=_mtime_ns, default=None)
 
 
-def _age(folder: Path) -> int:
-    """When it was made, ns; 0 if another process takes it away at this moment."""
+def _mtime_ns(folder: Path) -> int:
+    """0 if another process removes the folder at this moment."""
     try:
         return folder.stat().st_mtime_ns
     except OSError:
         return 0
 
 
-def _usable(kind: Kind, cache: Path, progress: Progress) -> Path | None:
-    folder = _current(kind, cache)
+def _intact_folder(kind: Kind, cache: Path, progress: Progress) -> Path | None:
+    folder = _current_folder(kind, cache)
     if folder is None:
         return None
-    problem = _problem(folder, full=False) or _key_problem(folder)
+    problem = find_damage(folder) or find_key_mismatch(folder)
     if problem:
         progress(f"{kind} image: {problem}: building it again")
         return None
     return folder
 
 
-def _problem(folder: Path, *, full: bool) -> str:
-    """What is wrong with an image's files, or ""."""
-    try:
-        recorded = _manifest(folder)["files"]
-    except (OSError, ValueError, KeyError):
-        return f"{folder / 'manifest.json'} is missing or broken"
-    for name, facts in recorded.items():
-        path = folder / name
-        try:
-            status = path.stat()
-            touched = [status.st_size, status.st_mtime_ns] != [facts["size"], facts["mtime_ns"]]
-            if (full or touched) and sha256(path) != facts["sha256"]:
-                return f"{path} does not have its checksum"
-        except OSError as error:
-            return f"{path}: {error.strerror}"
-    return ""
-
-
-def _key_problem(folder: Path) -> str:
-    keys = store_keys.Keys(folder.parent / "keys")
-    try:
-        if _manifest(folder)["identity"] != keys.client_public + keys.host_public:
-            return "the store's SSH keys changed"
-        if keys.client.stat().st_mode & 0o077:
-            keys.client.chmod(0o600)
-    except (OSError, ValueError, KeyError) as error:
-        return f"the store's SSH keys: {error}"
-    return ""
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return manifest
-
-
-def _build(kind: Kind, cache: Path, keys: store_keys.Keys, progress: Progress) -> Path:
-    recipe = recipes.load(kind)
-    for stale in cache.glob(f"{_BUILDING}{kind}-*"):  # we hold the lock: its builder was killed
+def _build(kind: Kind, cache: Path, keys: Keys, progress: Progress) -> Path:
+    recipe = load_recipe(kind)
+    # this process holds the lock, so the builders of these folders were killed
+    for stale in cache.glob(f"{_BUILDING}{kind}-*"):
         shutil.rmtree(stale, ignore_errors=True)
     _require_space(cache, recipe.need_mib)
     scratch = Path(tempfile.mkdtemp(prefix=f"{_BUILDING}{kind}-", dir=cache))
     try:
         contents = Builder(recipe, scratch, cache, progress).build()
-        digests = {name: sha256(scratch / name) for name in FILES[kind]}
-        content = json.dumps(digests, sort_keys=True).encode()
-        digest = hashlib.sha256(content).hexdigest()
-        with (scratch / "initramfs").open("ab") as file:
-            file.write(keys.identity())
-        (scratch / "initramfs").chmod(0o600)  # it has the SSH server's private key
-        digests["initramfs"] = sha256(scratch / "initramfs")
-        files = {
-            name: {"sha256": value, **_size_and_time(scratch / name)}
-            for name, value in digests.items()
-        }
+        checksums = {name: sha256(scratch / name) for name in FILES[kind]}
+        digest = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
+        initramfs = scratch / "initramfs"
+        with initramfs.open("ab") as file:
+            file.write(keys.identity_archive())
+        initramfs.chmod(0o600)  # it holds the SSH server's private key
+        checksums["initramfs"] = sha256(initramfs)
         manifest = {
             "kind": kind,
             "digest": digest,
             "release": contents.release,
-            "identity": keys.client_public + keys.host_public,
-            "files": files,
+            "identity": keys.public_lines,
+            "files": {
+                name: file_facts(scratch / name, checksum) for name, checksum in checksums.items()
+            },
             "stages": contents.stages,
             "packages": contents.packages,
         }
-        return _put_in_place(kind, cache, scratch, manifest)
+        return _install(kind, cache, scratch, manifest)
     except (OSError, ImageError) as error:
-        if _is_full(error):
-            full = _full(cache, recipe.need_mib)
-            shutil.rmtree(cache / "debs", ignore_errors=True)  # what we took, we give back
-            raise full from error
+        if _is_no_space(error):
+            no_space = _no_space_error(cache, recipe.need_mib)
+            shutil.rmtree(cache / "debs", ignore_errors=True)  # free the space that this used
+            raise no_space from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _put_in_place(kind: Kind, cache: Path, scratch: Path, manifest: dict[str, Any]) -> Path:
-    done = scratch / "done"
-    done.mkdir()
+def _install(kind: Kind, cache: Path, scratch: Path, manifest: Manifest) -> Path:
+    """Move a finished build to its folder, by renames alone: no reader sees a partial image."""
+    complete = scratch / "complete"
+    complete.mkdir()
     for name in FILES[kind]:
-        (scratch / name).rename(done / name)
-    (done / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    folder = cache / f"{kind}-{recipes.key(kind)[:12]}-{manifest['digest'][:12]}"
-    if folder.exists():  # the broken one that this replaces
+        (scratch / name).rename(complete / name)
+    (complete / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    folder = cache / f"{kind}-{recipe_digest(kind)[:12]}-{manifest['digest'][:12]}"
+    if folder.exists():  # a broken image with the same contents
         folder.rename(scratch / "old")
-    done.rename(folder)
+    complete.rename(folder)
     return folder
-
-
-def _size_and_time(path: Path) -> dict[str, int]:
-    status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _require_space(cache: Path, need_mib: int) -> None:
     if shutil.disk_usage(cache).free < need_mib << 20:
-        raise _full(cache, need_mib)
+        raise _no_space_error(cache, need_mib)
 
 
-def _is_full(error: Exception) -> bool:
+def _is_no_space(error: Exception) -> bool:
     return getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or any(
-        sign in str(error) for sign in ("No space left", "enough free space", "quota exceeded")
+        text in str(error) for text in _NO_SPACE_TEXTS
     )
 
 
-def _full(cache: Path, need_mib: int) -> ImageError:
+def _no_space_error(cache: Path, need_mib: int) -> ImageError:
     free = shutil.disk_usage(cache).free >> 20
     return ImageError(
         f"no space to build an image in {cache} (file system {_mount_point(cache)}):"

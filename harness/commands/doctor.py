@@ -136,7 +136,7 @@ def room_rows(root: Path, cache: Path) -> list[Row]:
     rows = [Row("memory", "lack" if hint else "ok", f"{available / GIB:.1f} GiB available", hint)]
     place = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(place).free
-    built = any(current for _folder, _manifest, current in store.images(cache))
+    built = any(current for _folder, _manifest, current in store.list_images(cache))
     found = f"{free / GIB:.1f} GiB free at {cache}" + (", images built" if built else "")
     hint = f"free {NEED_DISK / GIB:.0f} GiB, or set XDG_CACHE_HOME to a larger disk"
     short = free < NEED_DISK and not built

@@ -16,7 +16,7 @@ from harness.hypervisors.capabilities import SupportsClone
 
 if TYPE_CHECKING:
     from harness.guest.devices import PciDevice, PortDevice
-    from images.store import GuestImage
+    from images.image import GuestImage
 
 __tracebackhide__ = hide_frames
 

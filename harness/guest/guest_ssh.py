@@ -14,7 +14,7 @@ from harness.ssh.process import Completed, Process
 from harness.ssh.session import SSHSession
 
 if TYPE_CHECKING:
-    from images.store import GuestImage
+    from images.image import GuestImage
 
 __tracebackhide__ = hide_frames
 T = TypeVar("T")

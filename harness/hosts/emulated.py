@@ -17,7 +17,7 @@ from harness.ssh.errors import SSHRefused
 from harness.ssh.session import SSHSession
 
 if TYPE_CHECKING:
-    from images.store import HostImage
+    from images.image import HostImage
 
 LARGE = 1 << 20  # bytes; SSH takes 0.4 s and 17 MB/s, plugging in a disk 0.12 s at any size
 TARGETS = 256  # of a virtio-scsi bus; then further units of each

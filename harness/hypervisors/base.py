@@ -12,7 +12,7 @@ from harness.hosts.base import Host
 from harness.ssh.process import Stream
 
 if TYPE_CHECKING:
-    from images.store import GuestImage
+    from images.image import GuestImage
 
 NETWORKS = ("auto", "bridge", "passt", "none")
 SSH_WAYS = ("auto", "vsock", "network")

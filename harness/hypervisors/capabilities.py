@@ -17,7 +17,7 @@ from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
 
 if TYPE_CHECKING:
     from harness.hosts.base import Host
-    from images.store import GuestImage
+    from images.image import GuestImage
 
 # -- of a hypervisor's class ---------------------------------------------------------------------
 

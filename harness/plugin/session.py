@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from harness.hypervisors.base import Hypervisor, HypervisorFactory
     from harness.plugin.gate import Gate
     from harness.plugin.recorder import Recorder
-    from images.store import GuestImage
+    from images.image import GuestImage
 
 KEY = pytest.StashKey["Session"]()
 BASELINE = "native"
@@ -304,10 +304,10 @@ class Session:
         return self._images[kept].digest if kept in self._images else ""
 
     def _stored_image(self) -> GuestImage:
-        from harness.guest.image import choose
+        from harness.guest.image import select_image
 
         chosen = self.settings
-        return choose(chosen.image, chosen.kernel, chosen.boot, self.scratch, self.progress)
+        return select_image(chosen.image, chosen.kernel, chosen.boot, self.scratch, self.progress)
 
     def factory(self, hypervisor: Hypervisor) -> GuestFactory:
         """Of a hypervisor's guests: always the same one."""
@@ -470,9 +470,9 @@ class Session:
 
 def _check_image(image: GuestImage) -> None:
     """Before every boot: an image that was damaged meanwhile has a clear error of its own."""
-    from images import store
+    from images.image import check_in_use
 
-    store.check(image)
+    check_in_use(image)
 
 
 def can_wait() -> bool:

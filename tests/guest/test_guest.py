@@ -20,7 +20,7 @@ from harness.guest.guest_ssh import GuestSSH
 from harness.guest.timeline import CLONE_STAGES
 from harness.hypervisors.base import End, Events, GuestSpec
 from harness.ssh.process import Stream
-from images.store import GuestImage
+from images.image import GuestImage
 
 
 class Puppet:

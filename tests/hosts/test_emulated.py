@@ -18,7 +18,8 @@ import pytest
 from harness.errors import HostError
 from harness.hosts import qemu
 from harness.hosts.emulated import LARGE, EmulatedHost
-from images.store import HostImage, host_image
+from images.image import HostImage
+from images.store import host_image
 from tests.waiting import gone
 
 emulated = pytest.mark.emulated

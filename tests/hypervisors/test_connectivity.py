@@ -10,7 +10,7 @@ import pytest
 from harness.errors import ProvisionError
 from harness.hypervisors.base import GuestSpec
 from harness.hypervisors.connectivity import resolve_connectivity
-from images.store import GuestImage
+from images.image import GuestImage
 
 FILE = Path("absent")
 IMAGE = GuestImage(FILE, FILE, FILE, FILE, "", "", FILE, "", {}, FILE)

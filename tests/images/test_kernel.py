@@ -1,4 +1,4 @@
-"""Kernels: bzImages unpacked, and clear errors for what is none."""
+"""Kernel files: bzImages are unpacked, other files give clear errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import lz4.block
 import pytest
 
 from harness.errors import ImageError
-from images.kernel import read, vmlinux
+from images.kernel import read_kernel, read_vmlinux
 
 
 def elf(*, pvh: bool = True, machine: int = 62) -> bytes:
@@ -60,20 +60,20 @@ def write(folder: Path, data: bytes) -> Path:
 )
 def test_bzimage_is_unpacked(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     data = elf()
-    assert vmlinux(write(tmp_path, bzimage(pack(data), len(data)))) == data
+    assert read_vmlinux(write(tmp_path, bzimage(pack(data), len(data)))) == data
 
 
-def test_lz4_of_several_blocks(tmp_path: Path) -> None:
+def test_lz4_with_several_blocks_is_unpacked(tmp_path: Path) -> None:
     data = elf() + bytes(9 << 20)
-    assert vmlinux(write(tmp_path, bzimage(lz4_legacy(data), len(data)))) == data
+    assert read_vmlinux(write(tmp_path, bzimage(lz4_legacy(data), len(data)))) == data
 
 
-def test_vmlinux_is_taken_as_it_is(tmp_path: Path) -> None:
-    assert vmlinux(write(tmp_path, elf())) == elf()
+def test_vmlinux_is_read_unchanged(tmp_path: Path) -> None:
+    assert read_vmlinux(write(tmp_path, elf())) == elf()
 
 
 @pytest.mark.parametrize(
-    ("data", "why"),
+    ("data", "problem"),
     [
         (b"#!/bin/sh\necho no kernel\n", "is no Linux kernel"),
         (b"", "is no Linux kernel"),
@@ -85,36 +85,38 @@ def test_vmlinux_is_taken_as_it_is(tmp_path: Path) -> None:
         (elf(pvh=False), "has no PVH entry"),
         (bzimage(lz4_legacy(elf()), 1)[:1700], "is truncated: 1700 bytes"),
         (bzimage(b"\x28\xb5\x2f\xfd" + bytes(50), 1), "zstd, which is not supported"),
-        (bzimage(b"????" + bytes(50), 1), "packed in an unknown way"),
+        (bzimage(b"????" + bytes(50), 1), "compressed in an unknown format"),
         (bzimage(gzip.compress(elf())[:40] + bytes(99), 1), "does not unpack"),
         (bzimage(b"\x02\x21\x4c\x18" + b"\xff" * 50, 1), "does not unpack"),
     ],
 )
-def test_no_kernel_is_refused_with_the_reason(tmp_path: Path, data: bytes, why: str) -> None:
+def test_error_for_an_invalid_kernel_names_the_problem(
+    tmp_path: Path, data: bytes, problem: str
+) -> None:
     path = write(tmp_path, data)
     with pytest.raises(ImageError) as caught:
-        vmlinux(path)
-    assert why in caught.value.cause
+        read_vmlinux(path)
+    assert problem in caught.value.cause
     assert str(path) in caught.value.cause
     assert "CONFIG_PVH" in caught.value.hint
 
 
-def test_a_vmlinux_without_a_note_may_do(tmp_path: Path) -> None:
-    assert vmlinux(write(tmp_path, elf(pvh=False)), pvh=False) == elf(pvh=False)
+def test_vmlinux_needs_no_note_without_pvh(tmp_path: Path) -> None:
+    assert read_vmlinux(write(tmp_path, elf(pvh=False)), pvh=False) == elf(pvh=False)
 
 
-def test_a_kernel_is_read_as_it_is(tmp_path: Path) -> None:
+def test_read_kernel_returns_the_file_unchanged(tmp_path: Path) -> None:
     packed = bzimage(lz4_legacy(elf()), 1)
-    assert read(write(tmp_path, packed)) == packed
+    assert read_kernel(write(tmp_path, packed)) == packed
 
 
-@pytest.mark.parametrize("reader", [vmlinux, read])
-def test_a_whole_disk_is_no_kernel(tmp_path: Path, reader: Callable[[Path], bytes]) -> None:
+@pytest.mark.parametrize("reader", [read_vmlinux, read_kernel])
+def test_disk_image_is_no_kernel(tmp_path: Path, reader: Callable[[Path], bytes]) -> None:
     with pytest.raises(ImageError, match="is a disk with a DOS/MBR boot sector") as caught:
         reader(write(tmp_path, bytes(510) + b"\x55\xaa" + bytes(4096)))
     assert "the kernel and the initramfs that are in it" in caught.value.hint
 
 
-def test_missing_file_is_an_image_error(tmp_path: Path) -> None:
+def test_missing_file_raises_image_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="No such file"):
-        vmlinux(tmp_path / "nothing")
+        read_vmlinux(tmp_path / "nothing")

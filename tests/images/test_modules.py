@@ -1,4 +1,4 @@
-"""Kernel modules and their order."""
+"""Kernel modules: dependencies and load order."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import tarfile
 import pytest
 
 from harness.errors import ImageError
-from images.modules import depends, from_package, load_order
+from images.modules import dependencies, load_order, read_kernel_package
 
 
-def module(dependencies: str) -> bytes:
+def module(depends: str) -> bytes:
     """A minimal ELF64 object with a .modinfo section."""
     names = b"\0.shstrtab\0.modinfo\0"
-    info = b"license=GPL\0depends=" + dependencies.encode() + b"\0name=x\0"
+    info = b"license=GPL\0depends=" + depends.encode() + b"\0name=x\0"
     body = names + info
     sections = bytes(64)
     for name, offset, size in ((1, 64, len(names)), (11, 64 + len(names), len(info))):
@@ -25,30 +25,30 @@ def module(dependencies: str) -> bytes:
     return head + body + sections
 
 
-def test_depends_is_read_from_modinfo() -> None:
-    assert depends(module("kvm,ccp-core")) == ["kvm", "ccp_core"]
-    assert depends(module("")) == []
+def test_dependencies_are_read_from_modinfo() -> None:
+    assert dependencies(module("kvm,ccp-core")) == ["kvm", "ccp_core"]
+    assert dependencies(module("")) == []
 
 
-def test_each_module_comes_after_those_it_depends_on() -> None:
+def test_modules_follow_their_dependencies() -> None:
     modules = {
         "virtio": module("virtio_ring"),
         "virtio_ring": module(""),
         "virtio_net": module("net_failover,virtio,virtio_ring"),
         "net_failover": module("failover"),
         "failover": module(""),
-        "unwanted": module(""),
+        "unrelated": module(""),
     }
     order = load_order(["virtio-net", "virtio"], modules)
     assert order == ["failover", "net_failover", "virtio_ring", "virtio", "virtio_net"]
 
 
-def test_missing_module_names_who_wants_it() -> None:
+def test_error_for_a_missing_module_names_its_dependent() -> None:
     with pytest.raises(ImageError, match=r"no module ring .for virtio"):
         load_order(["virtio"], {"virtio": module("ring")})
 
 
-def test_package_gives_release_image_and_modules() -> None:
+def test_kernel_package_has_release_image_and_modules() -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, data in {
@@ -59,12 +59,12 @@ def test_package_gives_release_image_and_modules() -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    release, image, modules = from_package(buffer.getvalue())
+    release, image, modules = read_kernel_package(buffer.getvalue())
     assert (release, image, modules) == ("6.1.0-1-cloud-amd64", b"bz", {"kvm_amd": b"ko"})
 
 
-def test_package_without_a_kernel_is_an_error() -> None:
+def test_package_without_a_kernel_raises_image_error() -> None:
     buffer = io.BytesIO()
     tarfile.open(fileobj=buffer, mode="w").close()
     with pytest.raises(ImageError, match="no boot/vmlinuz"):
-        from_package(buffer.getvalue())
+        read_kernel_package(buffer.getvalue())

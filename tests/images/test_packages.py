@@ -1,4 +1,4 @@
-"""What apt is asked, and what its answers become."""
+"""Calls of apt-get, and the packages parsed from its output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ImageError
-from images.packages import Apt, Deb, kernel_package, parse_file_name, without
+from images.packages import Apt, Deb, exclude_packages, find_kernel_package, parse_file_name
 from images.run import require_programs
 
 LISTING = """\
@@ -17,7 +17,7 @@ LISTING = """\
 
 
 def fake_apt(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
-    """An apt-get that writes down its arguments, one call a line."""
+    """Put an apt-get first in PATH that logs its arguments, one call a line."""
     log = folder / "calls"
     program = folder / "bin" / "apt-get"
     program.parent.mkdir()
@@ -27,7 +27,7 @@ def fake_apt(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path
     return log
 
 
-def test_listing_becomes_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_parses_apt_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = fake_apt(tmp_path, monkeypatch, f"cat <<'E'\n{LISTING}E")
     debs = Apt(tmp_path / "apt").resolve(["dash", "bind"])
     assert debs == [
@@ -40,14 +40,14 @@ def test_listing_becomes_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "APT::Install-Recommends=false" in call
 
 
-def test_only_debian_packages_are_allowed(tmp_path: Path) -> None:
+def test_preferences_allow_only_debian_packages(tmp_path: Path) -> None:
     Apt(tmp_path)
     debian, others = (tmp_path / "preferences").read_text().strip().split("\n\n")
     assert "release o=Debian" in debian
     assert "Pin-Priority: -1" in others
 
 
-def test_without_usable_lists_it_fetches_its_own_once(
+def test_resolve_refreshes_unusable_lists_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = (
@@ -62,7 +62,7 @@ def test_without_usable_lists_it_fetches_its_own_once(
     assert [("update" in call) for call in calls] == [False, True, False, False]
 
 
-def test_failure_says_what_apt_said_and_the_mend(
+def test_apt_failure_quotes_apt_and_has_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_apt(tmp_path, monkeypatch, "echo 'E: mirror is away' >&2; exit 100")
@@ -71,21 +71,21 @@ def test_failure_says_what_apt_said_and_the_mend(
     assert "apt-get update" in caught.value.hint
 
 
-def test_file_names_and_drop_patterns() -> None:
+def test_file_names_are_parsed_and_patterns_exclude_packages() -> None:
     deb = parse_file_name("libgmp10_2%3a6.2.1+dfsg1-1.1_amd64.deb")
     assert (deb.name, deb.version) == ("libgmp10", "2:6.2.1+dfsg1-1.1")
     perl = Deb("perl-base", "5", "")
-    assert without([deb, perl], ["perl*"]) == [deb]
+    assert exclude_packages([deb, perl], ["perl*"]) == [deb]
 
 
-def test_the_real_kernel_is_found_not_the_meta_package() -> None:
+def test_kernel_package_is_not_the_meta_package() -> None:
     real = Deb("linux-image-6.1.0-56-cloud-amd64", "6", "")
-    assert kernel_package([Deb("linux-image-cloud-amd64", "6", ""), real]) == real
+    assert find_kernel_package([Deb("linux-image-cloud-amd64", "6", ""), real]) == real
     with pytest.raises(ImageError, match="no kernel"):
-        kernel_package([Deb("linux-image-cloud-amd64", "6", "")])
+        find_kernel_package([Deb("linux-image-cloud-amd64", "6", "")])
 
 
-def test_missing_programs_are_named_by_package(tmp_path: Path) -> None:
+def test_missing_programs_are_named_by_their_package(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="genext2fs") as caught:
         require_programs(str(tmp_path))
     assert "libc6-dev" in caught.value.hint

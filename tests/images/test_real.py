@@ -15,11 +15,12 @@ import pytest
 
 from harness.hosts.qemu import CPU
 from images import store
+from images.image import Image
 
 
 @pytest.mark.slow
-def test_the_same_inputs_give_the_same_digests(tmp_path: Path) -> None:
-    """Each in another place, the first fetching its packages, the second as well."""
+def test_equal_inputs_give_equal_digests(tmp_path: Path) -> None:
+    """Each build has its own store, and downloads its own packages."""
     manifests = []
     for name in ("one", "a/longer/path"):
         image = store.guest_image(print, tmp_path / name)
@@ -37,8 +38,8 @@ def free_port() -> int:
         return port
 
 
-def boot(image: store.Image, console: Path, *, memory: int) -> tuple[subprocess.Popen[bytes], int]:
-    """The image in QEMU's software emulation, SSH forwarded from a port here."""
+def boot(image: Image, console: Path, *, memory: int) -> tuple[subprocess.Popen[bytes], int]:
+    """Boot the image in QEMU's software emulation; returns the process and the SSH port."""
     port = free_port()
     argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2"]
     argv += ["-m", str(memory), "-nodefaults", "-no-reboot", "-display", "none"]
@@ -55,14 +56,14 @@ def boot(image: store.Image, console: Path, *, memory: int) -> tuple[subprocess.
 def wait_for(console: Path, text: str) -> str:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        shown = console.read_text(errors="replace") if console.exists() else ""
-        if text in shown or "failed" in shown:
-            return shown
+        text_so_far = console.read_text(errors="replace") if console.exists() else ""
+        if text in text_so_far or "failed" in text_so_far:
+            return text_so_far
         time.sleep(0.05)
-    return shown
+    return text_so_far
 
 
-def login(image: store.Image, port: int) -> paramiko.SSHClient:
+def login(image: Image, port: int) -> paramiko.SSHClient:
     client = paramiko.SSHClient()
     name, key = image.host_key.split()
     known = paramiko.Ed25519Key(data=base64.b64decode(key))
@@ -80,7 +81,7 @@ def login(image: store.Image, port: int) -> paramiko.SSHClient:
 
 
 class Machine:
-    """A booted image and a session in it."""
+    """A booted image and its SSH session."""
 
     def __init__(self, process: subprocess.Popen[bytes], client: paramiko.SSHClient) -> None:
         self.process = process
@@ -94,7 +95,7 @@ class Machine:
         return output
 
 
-def machine(image: store.Image, folder: Path, memory: int) -> Iterator[Machine]:
+def machine(image: Image, folder: Path, memory: int) -> Iterator[Machine]:
     console = folder / "console"
     process, port = boot(image, console, memory=memory)
     try:
@@ -134,13 +135,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         ("ps -o comm= 1", "init"),
     ],
 )
-def test_guest_has_what_suites_use(guest: Machine, command: str, expected: str) -> None:
+def test_guest_has_the_programs_of_the_suites(guest: Machine, command: str, expected: str) -> None:
     assert expected in guest.run(command)
 
 
 @pytest.mark.emulated
-def test_guest_powers_off_in_order(guest: Machine) -> None:
-    """Last in this module to use the guest."""
+def test_guest_powers_off(guest: Machine) -> None:
+    """This test must be the last one of this module that uses the guest."""
     guest.run("(sleep 0.2; poweroff) > /dev/null 2>&1 < /dev/null &")
     assert guest.process.wait(30) == 0
 
@@ -154,7 +155,7 @@ def test_guest_powers_off_in_order(guest: Machine) -> None:
         ("qemu-system-x86_64 --version", "QEMU emulator"),
         ("ip link add br0 type bridge && ip link del br0 && echo bridges", "bridges"),
         ("fio --version && socat -V | head -1", "socat"),
-        # Debian compiles Python when it configures the package; here the build did
+        # Debian compiles Python when it configures the package; the build does so here
         (
             "python3 -v -c 'import json, ctypes, selectors' 2>&1 | grep -c 'code object from.*pyc'",
             "",
@@ -163,5 +164,5 @@ def test_guest_powers_off_in_order(guest: Machine) -> None:
         ("stat -c %a /tmp", "1777"),
     ],
 )
-def test_host_has_what_the_harness_uses(host: Machine, command: str, expected: str) -> None:
+def test_host_has_the_programs_of_the_harness(host: Machine, command: str, expected: str) -> None:
     assert expected in host.run(command)

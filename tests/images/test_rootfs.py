@@ -1,4 +1,4 @@
-"""Packages to tar to ext2, without rights."""
+"""Root file systems: packages become a tar, the tar becomes ext2."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ImageError
-from images.rootfs import Root, canonical, make_ext2
+from images.rootfs import RootTar, canonical_path, make_ext2
 
 
 def deb(folder: Path, name: str, files: dict[str, str]) -> Path:
@@ -37,13 +37,13 @@ def debs(tmp_path: Path) -> list[Path]:
     return [deb(tmp_path, "one", one), deb(tmp_path, "two", two)]
 
 
-def make(debs: list[Path], folder: Path) -> tuple[Path, Root]:
+def make(debs: list[Path], folder: Path) -> tuple[Path, RootTar]:
     path = folder / "root.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
-        root = Root(tar, ["usr/share/doc/*"])
-        root.file("/etc/passwd", b"ours", 0o600)
-        root.packages(debs)
-        root.directory("/proc")
+        root = RootTar(tar, ["usr/share/doc/*"])
+        root.add_file("/etc/passwd", b"ours", 0o600)
+        root.add_packages(debs)
+        root.add_directory("/proc")
     return path, root
 
 
@@ -59,11 +59,13 @@ def make(debs: list[Path], folder: Path) -> tuple[Path, Root]:
         ("/library/x", "library/x"),
     ],
 )
-def test_canonical(path: str, expected: str) -> None:
-    assert canonical(path) == expected
+def test_canonical_path(path: str, expected: str) -> None:
+    assert canonical_path(path) == expected
 
 
-def test_merged_excluded_and_ours_first(debs: list[Path], tmp_path: Path) -> None:
+def test_tar_is_merged_filtered_and_has_recipe_files_first(
+    debs: list[Path], tmp_path: Path
+) -> None:
     path, _ = make(debs, tmp_path)
     with tarfile.open(path) as tar:
         members = {member.name: member for member in tar}
@@ -76,8 +78,8 @@ def test_merged_excluded_and_ours_first(debs: list[Path], tmp_path: Path) -> Non
     assert not any("copyright" in name for name in members)
 
 
-def test_every_parent_comes_before_its_children(debs: list[Path], tmp_path: Path) -> None:
-    """genext2fs leaves out, silently, what has no parent (in no package: /usr/lib64)."""
+def test_parents_precede_children(debs: list[Path], tmp_path: Path) -> None:
+    """genext2fs silently omits entries without a parent, such as /usr/lib64/ld.so."""
     path, _ = make(debs, tmp_path)
     seen = {""}
     with tarfile.open(path) as tar:
@@ -87,7 +89,7 @@ def test_every_parent_comes_before_its_children(debs: list[Path], tmp_path: Path
             seen.add(member.name)
 
 
-def test_ext2_is_sound_complete_and_the_same_every_time(debs: list[Path], tmp_path: Path) -> None:
+def test_ext2_is_valid_complete_and_reproducible(debs: list[Path], tmp_path: Path) -> None:
     images = []
     for name in ("a", "b"):
         folder = tmp_path / name
@@ -110,13 +112,13 @@ def test_ext2_is_sound_complete_and_the_same_every_time(debs: list[Path], tmp_pa
     assert shown.stdout == b"loader"
 
 
-def test_too_small_an_image_is_an_error(debs: list[Path], tmp_path: Path) -> None:
+def test_too_small_image_raises_image_error(debs: list[Path], tmp_path: Path) -> None:
     tar, _ = make(debs, tmp_path)
     with pytest.raises(ImageError, match="genext2fs ended"):
         make_ext2(tar, tmp_path / "disk", blocks=-60, inodes=1)
 
 
-def test_a_broken_package_is_an_error(tmp_path: Path) -> None:
+def test_broken_package_raises_image_error(tmp_path: Path) -> None:
     broken = tmp_path / "broken.deb"
     broken.write_bytes(b"no archive")
     with pytest.raises(ImageError, match="dpkg-deb ended"):

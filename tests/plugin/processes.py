@@ -39,8 +39,8 @@ from harness.errors import HarnessError, HostError, ImageError, ProvisionError
 from harness.hosts.base import Host
 from harness.hypervisors.base import End, Events, GuestSpec, OnUtilization
 from harness.ssh.process import Stream
-from images.keys import Keys, ensure
-from images.store import GuestImage
+from images.image import GuestImage
+from images.keys import Keys, ensure_keys
 
 # What a guest's kernel and init would print. It ends by itself when whoever started it is gone.
 BOOT = """
@@ -79,7 +79,7 @@ class ProcessHypervisor:
         self.host = host
         self._machines: list[ProcessMachine] = []
         self._folder = tempfile.TemporaryDirectory(prefix="processes-")
-        self.keys: Keys = ensure(Path(self._folder.name) / "keys")
+        self.keys: Keys = ensure_keys(Path(self._folder.name) / "keys")
 
     def guest_image(self, progress: Callable[[str], None]) -> GuestImage:
         """There is nothing to boot; only the keys are real."""

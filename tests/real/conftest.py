@@ -20,7 +20,7 @@ from harness.hypervisors.kvm import KvmHypervisor
 from harness.plugin import rerun
 from harness.plugin.session import session_of
 from images import store
-from images.store import GuestImage
+from images.image import GuestImage
 from tests.conftest import HOSTS, EmulatedHosts
 
 # pytester forgets modules that its inner run imports; numpy and its like bear only one import.

@@ -16,8 +16,8 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.base import Disk
 from harness.hypervisors.kvm import KvmHypervisor
-from images.keys import Keys, ensure
-from images.store import GuestImage
+from images.image import GuestImage
+from images.keys import Keys, ensure_keys
 from suites.io.fio import Job
 from tests.real.conftest import Inner, Lent, factory, kvm_pids
 
@@ -194,7 +194,7 @@ def test_an_image_deleted_during_the_run(
 
 
 def test_ssh_refused(guests: GuestFactory, image: GuestImage, tmp_path: Path) -> None:
-    other: Keys = ensure(tmp_path / "keys")
+    other: Keys = ensure_keys(tmp_path / "keys")
     wrong_key = dataclasses.replace(image, client_key=other.client)
     wrong_host = dataclasses.replace(image, host_key=other.host_public)
     pair = [guests.launch(image=one) for one in (wrong_key, wrong_host)]

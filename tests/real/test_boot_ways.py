@@ -12,7 +12,7 @@ from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.guest.image import with_kernel
 from images import cpio
-from images.store import GuestImage
+from images.image import GuestImage
 from tests.real.conftest import Inner
 
 pytestmark = pytest.mark.emulated
@@ -72,7 +72,7 @@ def test_a_guest_may_live_on_its_initramfs(
     build: list[str | Path] = ["cc", "-static", "-Os", "-o", tmp_path / "init", tmp_path / "init.c"]
     subprocess.run(build, check=True, capture_output=True)
     archive = cpio.Cpio()
-    archive.file("init", (tmp_path / "init").read_bytes(), 0o755)
+    archive.add_file("init", (tmp_path / "init").read_bytes(), 0o755)
     (tmp_path / "initramfs").write_bytes(bytes(archive))
     alone = dataclasses.replace(image, initramfs=tmp_path / "initramfs")
     guest = guests.launch(image=alone, root="initramfs")

@@ -14,7 +14,7 @@ from harness.hosts.base import Host
 from harness.hypervisors.base import Disk
 from harness.hypervisors.kvm import KvmHypervisor
 from harness.hypervisors.qemu import QemuHypervisor
-from images.store import GuestImage
+from images.image import GuestImage
 from suites.io.fio import Job, figures
 from tests.real.conftest import MEMORY, factory
 

@@ -12,7 +12,7 @@ from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.kvm import KvmHypervisor
-from images.store import GuestImage
+from images.image import GuestImage
 from tests.real.conftest import factory, kvm_pids
 
 pytestmark = pytest.mark.emulated

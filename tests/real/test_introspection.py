@@ -15,7 +15,7 @@ from harness.guest.vm import AtRequest, Exit
 from harness.hosts.base import Host
 from harness.hypervisors.base import Disk
 from harness.hypervisors.kvm import KvmHypervisor
-from images.store import GuestImage
+from images.image import GuestImage
 from tests.docs.examples import Example, examples
 from tests.real.conftest import Inner, factory
 from tests.waiting import wait_until

@@ -14,7 +14,7 @@ from harness.hosts.base import Host
 from harness.hosts.emulated import EmulatedHost
 from harness.hypervisors.base import Disk
 from harness.hypervisors.native import NativeHypervisor
-from images.store import GuestImage
+from images.image import GuestImage
 from tests.conftest import EmulatedHosts
 from tests.real.conftest import Inner, factory
 

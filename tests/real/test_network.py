@@ -16,7 +16,7 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.kvm import KvmHypervisor
 from harness.hypervisors.qemu import QemuHypervisor
-from images.store import GuestImage
+from images.image import GuestImage
 from tests.real.conftest import factory, kvm_pids
 from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, kernel

@@ -17,7 +17,7 @@ import pytest
 
 from harness import scratch
 from harness.results.store import load
-from images.store import GuestImage
+from images.image import GuestImage
 from tests.real.conftest import CACHE_HOME, MEMORY
 
 pytestmark = pytest.mark.emulated

@@ -10,7 +10,7 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.machines import QmpMachine, SupervisedMachine
 from harness.hypervisors.qemu import Q35Hypervisor, QemuHypervisor
-from images.store import GuestImage
+from images.image import GuestImage
 from tests.conftest import EmulatedHosts
 from tests.real.conftest import factory
 
