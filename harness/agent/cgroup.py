@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.kvm.errors import ConfigError
 
-from .process import start_time
+from .process import is_process, process_id
 
 _CONTROLLERS = ("cpu", "cpuset", "memory")
 _PERIOD = 100_000  # us, cpu.max's own default
@@ -116,7 +116,7 @@ class Cgroups:
         try:
             os.makedirs(parent, exist_ok=True)
             _sweep(parent)
-            self.root = f"{parent}/{os.getpid()}-{start_time(os.getpid())}"
+            self.root = f"{parent}/{process_id(os.getpid())}"
             os.mkdir(self.root)
         except OSError:
             self.root = None
@@ -201,14 +201,7 @@ def _remove(path: str) -> None:
 def _sweep(parent: str) -> None:
     """Remove the cgroups of supervisors that are no more."""
     for name in os.listdir(parent):
-        pid, _, started = name.partition("-")
-        if not os.path.isdir(f"{parent}/{name}") or not pid.isdigit():
-            continue
-        try:
-            alive = start_time(int(pid)) == started
-        except OSError:
-            alive = False
-        if not alive:
+        if os.path.isdir(f"{parent}/{name}") and not is_process(name):
             _remove_tree(f"{parent}/{name}")
 
 

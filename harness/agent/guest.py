@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import traceback
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable, NoReturn
 
@@ -20,6 +21,7 @@ from . import sandbox
 from .cgroup import Cgroups
 from .container import ContainerConfig, start_container
 from .control import Channel
+from .directories import Directories
 from .identity import Restore, adopt
 from .network import Network
 from .operations import serve
@@ -30,12 +32,20 @@ from .storage_daemon import start_daemon
 from .tap import open_tap
 
 
+@dataclass(frozen=True)
+class SharedResources:
+    """What all guests of a supervisor share."""
+
+    cgroups: Cgroups
+    network: Network
+    directories: Directories
+
+
 def run_guest(
     guest: str,
     connection: socket.socket,
     request: dict[str, Any],
-    cgroups: Cgroups,
-    network: Network,
+    shared: SharedResources,
     *,
     memory: int,
 ) -> NoReturn:
@@ -51,8 +61,8 @@ def run_guest(
     try:
         arguments = request.get("arguments", {})
         try:
-            cgroup = cgroups.enter(guest, request.get("limits") or {})
-            machine, identity = _machine(request["op"], arguments, channel, network, memory)
+            cgroup = shared.cgroups.enter(guest, request.get("limits") or {})
+            machine, identity = _machine(request["op"], arguments, channel, shared, memory)
         except ConfigError as error:
             refuse(error.cause, error.hint, "refused", error.cause)
         except OSError as error:
@@ -81,7 +91,11 @@ def run_guest(
 
 
 def _machine(
-    operation: str, arguments: dict[str, Any], channel: Channel, network: Network, memory: int
+    operation: str,
+    arguments: dict[str, Any],
+    channel: Channel,
+    shared: SharedResources,
+    memory: int,
 ) -> tuple[Machine | Program, dict[str, str]]:
     """What is to run, made in the network that it asks for, and the identity that it is to take."""
     asked = Restore.parse(arguments) if operation == "restore" else None
@@ -97,10 +111,10 @@ def _machine(
         config = origin.config if origin else Config.parse(arguments)
         bridged = any(one.bridge for one in config.networks)
     if bridged:
-        network.enter()
-    network.close()
+        shared.network.enter()
+    shared.network.close()
     if isinstance(config, PeerConfig):
-        return start_peer(config, channel, memory), {}
+        return start_peer(config, channel, memory, shared.directories), {}
     if isinstance(config, ContainerConfig):
         return start_container(config, channel), {}
     machine = Machine(config, channel.event, partial(_given, config, memory), origin)

@@ -1,8 +1,8 @@
-"""A peer VMM (QEMU): a program with descriptors for its disks and its network."""
+"""A VMM that is another program: it gets descriptors, an environment and a directory, and runs as a
+guest's process."""
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 from dataclasses import dataclass, field
@@ -13,65 +13,154 @@ from harness.vmm.config import DiskConfig, record
 from harness.vmm.devices.virtio.vhost import open_vhost
 
 from .control import Channel
+from .directories import Directories
+from .kvm_debugfs import KvmDebugfs
 from .monitor import Monitor
 from .process import bound_to_us
-from .program import Program
+from .program import POWER_OFF, Program
 from .storage_daemon import StorageDaemon
 from .tap import open_tap
 
 
 @dataclass
 class PeerConfig:
-    """A peer VMM. argv: its command line; "{disk0}" in it is the descriptor of a socket to the
-    first of `disks`, which qemu-storage-daemon serves. "{monitor}" is a socket for its QMP, and
-    "{memory}" an empty memory file. bridge: what its tap joins: "{tap}" and "{vhost}" are the
-    descriptors."""
+    """How to start the program.
+
+    argv: its command line. environment: variables beside those of the agent. files: name to text of
+    files that it finds in its directory. All three may contain placeholders:
+
+        {memory}     descriptor of an empty file for the guest's memory; the VMM resizes and maps it
+        {tap}        descriptor of a tap on the guests' bridge; {vhost} of /dev/vhost-net
+        {monitor}    descriptor of a socket; the VMM is the server of QMP on it
+        {disk0}      descriptor of a socket to the vhost-user server of the first of `disks`
+        {directory}  path of a private, temporary directory, which is removed after the end
+
+    bridge: the bridge that the tap joins. exit_reasons: exit status (as text) to End.reason, for
+    each status that is an orderly end.
+    """
 
     argv: list[str]
     disks: list[DiskConfig] = field(default_factory=list)
     bridge: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    exit_reasons: dict[str, str] = field(default_factory=lambda: {"0": POWER_OFF})
 
     @classmethod
     def parse(cls, given: dict[str, Any]) -> PeerConfig:
         """Raises ConfigError."""
         config = record(cls, given)
         if not config.argv:
-            raise ConfigError("exec needs argv, a list of strings")
+            raise ConfigError("exec needs argv, a list of strings", "give the command line")
+        for name in config.files:
+            if os.path.basename(name) != name or name in ("", ".", ".."):
+                raise ConfigError(f"{name!r:.80} is no file name", "give a name without a folder")
+        if not all(status.isdigit() for status in config.exit_reasons):
+            raise ConfigError(
+                f"exit_reasons {config.exit_reasons!r:.80} are not all of exit statuses",
+                "give numbers from 0 to 255",
+            )
         return config
 
+    def contains(self, placeholder: str) -> bool:
+        """Whether any text of the configuration has that placeholder."""
+        texts = (*self.argv, *self.environment.values(), *self.files.values())
+        return any(placeholder in text for text in texts)
 
-def start_peer(config: PeerConfig, channel: Channel, memory: int) -> Program:
-    """In the network of config.bridge, if there is one. memory: the file. Raises ConfigError."""
-    storage = StorageDaemon(config.disks) if config.disks else None
-    fds = [one.fileno() for one in storage.sockets] if storage else []
-    places = {f"{{disk{number}}}": str(fd) for number, fd in enumerate(fds)}
-    fds.append(memory)
-    places["{memory}"] = str(memory)
-    monitor = Monitor(channel) if any("{monitor}" in word for word in config.argv) else None
-    if monitor:
-        fds.append(monitor.theirs.detach())
-        places["{monitor}"] = str(fds[-1])
-    if config.bridge:
-        tap, vhost = open_tap(config.bridge), open_vhost("vhost-net")
-        fds += tap, vhost
-        places |= {"{tap}": str(tap), "{vhost}": str(vhost)}
-    argv = [
-        functools.reduce(lambda word, place: word.replace(*place), places.items(), word)
-        for word in config.argv
-    ]
+
+class Resources:
+    """The descriptors of one program, and the values of its placeholders."""
+
+    def __init__(self) -> None:
+        self.descriptors: list[int] = []
+        self._values: dict[str, str] = {}
+
+    def add_descriptor(self, name: str, descriptor: int) -> None:
+        """Pass a descriptor, which this closes later."""
+        self.descriptors.append(descriptor)
+        self._values[f"{{{name}}}"] = str(descriptor)
+
+    def add_text(self, name: str, text: str) -> None:
+        self._values[f"{{{name}}}"] = text
+
+    def fill(self, text: str) -> str:
+        """The text with the values in place of the placeholders."""
+        for placeholder, value in self._values.items():
+            text = text.replace(placeholder, value)
+        return text
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
+
+
+def start_peer(
+    config: PeerConfig, channel: Channel, memory: int, directories: Directories
+) -> Program:
+    """Start it, in the network of config.bridge if it has one.
+
+    memory: the memory file's descriptor. Raises ConfigError.
+    """
+    resources = Resources()
     try:
-        process = subprocess.Popen(
+        resources.add_descriptor("memory", memory)
+        storage = StorageDaemon(config.disks) if config.disks else None
+        for number, disk in enumerate(storage.sockets if storage else ()):
+            resources.add_descriptor(f"disk{number}", disk.fileno())
+        monitor = Monitor(channel) if config.contains("{monitor}") else None
+        if monitor:
+            resources.add_descriptor("monitor", monitor.theirs.detach())
+        if config.bridge:
+            resources.add_descriptor("tap", open_tap(config.bridge))
+        if config.contains("{vhost}"):
+            resources.add_descriptor("vhost", open_vhost("vhost-net"))
+        if config.files or config.contains("{directory}"):
+            directory = _make_directory(directories, channel.guest)
+            resources.add_text("directory", directory)
+            for name, text in config.files.items():
+                with open(f"{directory}/{name}", "w", encoding="utf-8") as file:
+                    file.write(resources.fill(text))
+        argv = [resources.fill(word) for word in config.argv]
+        added = {name: resources.fill(text) for name, text in config.environment.items()}
+        process = _start(argv, {**os.environ, **added}, resources.descriptors)
+    finally:
+        resources.close()
+    return Program(
+        channel,
+        process,
+        {"vmm": os.path.basename(argv[0]), "sandbox": ["no new privileges"]},
+        storage=storage,
+        monitor=monitor,
+        # with a monitor the controller reads KVM's counters by that
+        kvm=None if monitor else KvmDebugfs(process.pid),
+        ends={int(status): reason for status, reason in config.exit_reasons.items()},
+    )
+
+
+def _make_directory(directories: Directories, guest: str) -> str:
+    try:
+        return directories.make(guest)
+    except OSError as error:
+        raise ConfigError(
+            f"no directory for the guest: {error.filename}: {error.strerror}",
+            "make room in the host's folder for temporary files",
+        ) from error
+
+
+def _start(
+    argv: list[str], environment: dict[str, str], descriptors: list[int]
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
+            env=environment,
+            # a pipe without an end: a VMM that polls /dev/null would be busy for ever
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=fds,
+            pass_fds=descriptors,
             preexec_fn=bound_to_us(),  # noqa: PLW1509 (single-threaded here)
         )
     except OSError as error:
         raise ConfigError(f"{argv[0]}: {error.strerror}", "install it on the host") from error
-    finally:
-        for fd in fds:
-            os.close(fd)
-    facts = {"vmm": os.path.basename(argv[0]), "sandbox": ["no new privileges"]}
-    return Program(channel, process, facts, storage=storage, monitor=monitor)

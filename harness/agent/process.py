@@ -41,3 +41,19 @@ def start_time(pid: int) -> str:
     """Field 22 of /proc/pid/stat, clock ticks since boot: with the pid it names a process for as
     long as the machine is up."""
     return stat(pid)[19]
+
+
+def process_id(pid: int) -> str:
+    """Names a process for as long as the machine is up: "pid-start time". Raises OSError."""
+    return f"{pid}-{start_time(pid)}"
+
+
+def is_process(name: str) -> bool:
+    """Whether the process of that process_id still runs; True for a text that is none."""
+    pid, _, started = name.partition("-")
+    if not pid.isdigit():
+        return True
+    try:
+        return start_time(int(pid)) == started
+    except OSError:
+        return False

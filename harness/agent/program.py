@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
 import signal
 import subprocess
 import threading
@@ -13,18 +15,56 @@ import time
 from collections.abc import Mapping
 from typing import Any, Callable
 
+from harness.kvm.errors import ConfigError
 from harness.vmm.console import Console
 
 from .control import Channel
+from .kvm_debugfs import KvmDebugfs
 from .monitor import Monitor
+from .overhead import OverheadCorrectedCounters
 from .process import stat
 from .storage_daemon import StorageDaemon
 
-_ENDS = {0: "power-off"}
+POWER_OFF = "power-off"
+_ENDS = {0: POWER_OFF}
 # by a monitor's word, where there is one: reason and detail
 _SHUTDOWNS = {
     "guest-reset": ("reset", "by itself, or by a triple fault: QEMU tells the two alike"),
 }
+
+# What a Linux guest prints last (kernel/reboot.c). Its level is KERN_EMERG, so "quiet" and every
+# other console level show it. The start of the line as in harness/vmm/console.py.
+_SHUTDOWN = re.compile(
+    r"(?:^|\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )reboot: (Restarting system|Power down|System halted)"
+)
+_INIT = "harness: init"  # the guest's init, and so its kernel's messages, reach the console
+
+
+class ShutdownMessages:
+    """How a guest's kernel announced its end on the console.
+
+    Many a VMM ends with status 0 for a power-off and for a reset; the console tells them apart.
+    """
+
+    def __init__(self) -> None:
+        self._announced = ""
+        self._has_console = False
+
+    def read(self, line: str) -> None:
+        """Take a console line."""
+        if match := _SHUTDOWN.search(line):
+            self._announced = match[1]
+        self._has_console = self._has_console or _INIT in line
+
+    def correct(self, reason: str) -> tuple[str, str]:
+        """Reason and detail of an orderly end that the VMM's exit status calls `reason`."""
+        if reason != POWER_OFF or self._announced == "Power down":
+            return reason, ""
+        if self._announced == "Restarting system":
+            return "reset", "the guest's kernel announced a restart"
+        if self._has_console:
+            return "reset", "the VMM ended, and the guest's kernel announced no power-off"
+        return reason, ""
 
 
 class Program:
@@ -38,10 +78,11 @@ class Program:
         *,
         storage: StorageDaemon | None = None,
         monitor: Monitor | None = None,
+        kvm: KvmDebugfs | None = None,
         ends: Mapping[int, str] = _ENDS,
     ) -> None:
-        """process: with pipes for its output. storage: serves its disks. monitor: its QMP. ends:
-        the statuses that are an orderly end, and what they mean."""
+        """process: with pipes for its output. storage: serves its disks. monitor: its QMP. kvm:
+        counters of its machine. ends: the statuses that are an orderly end, and what they mean."""
         self._channel = channel
         self._process = process
         self._facts = dict(facts)
@@ -50,11 +91,21 @@ class Program:
         self._ends = ends
         self._stopped = False
         self.costs: Callable[[], dict[str, int]] = dict
-        self._console = Console(lambda at, text: channel.event("console", time_ns=at, text=text))
+        self._shutdown = ShutdownMessages()
+        self._console = Console(self._report_line)
+        self._kvm = kvm
+        self._counters = OverheadCorrectedCounters(self._read_costs)
         self._lost = ""
+
+    def _read_costs(self) -> dict[str, int]:
+        return self.costs()
 
     def facts(self) -> dict[str, Any]:
         return {"pid": self._process.pid, **self._facts}
+
+    def _report_line(self, time_ns: int, text: str) -> None:
+        self._shutdown.read(text)
+        self._channel.event("console", time_ns=time_ns, text=text)
 
     def run(self) -> None:
         """Relay the console until the program ends; report its end."""
@@ -107,13 +158,15 @@ class Program:
         if status not in self._ends:
             killed = "killed", f"signal {-status}"
             return killed if status < 0 else ("vmm-error", f"status {status}: {errors}")
-        shutdown = self._monitor.shutdown if self._monitor else ""
-        reason, detail = _SHUTDOWNS.get(shutdown, (self._ends[status], ""))
+        if self._monitor:
+            reason, detail = _SHUTDOWNS.get(self._monitor.shutdown, (self._ends[status], ""))
+        else:
+            reason, detail = self._shutdown.correct(self._ends[status])
         return reason, "; ".join(filter(None, (detail, errors)))
 
     def _serve(self) -> None:
         operations: dict[str, Callable[..., Any]]
-        operations = {"stats": self._statistics, "stop": lambda: True}
+        operations = {"stats": self._statistics, "stop": lambda: True, "type": self._type}
         if self._monitor:
             operations["monitor"] = self._monitor.send
         try:
@@ -131,8 +184,20 @@ class Program:
                 # what it started holds its standard output, too: the console would not end
                 os.killpg(self._process.pid, signal.SIGKILL)
 
+    def _type(self, text: str) -> bool:
+        """Into its standard input, which for most VMMs is the guest's serial port."""
+        stdin = self._process.stdin
+        if stdin is None:
+            raise ConfigError("the guest has no console input", "use its SSH session")
+        os.write(stdin.fileno(), text.encode()[: select.PIPE_BUF])
+        return True
+
     def _statistics(self) -> dict[str, int]:
-        """CPU time of the program in ns (proc(5), fields 14 and 15 of stat)."""
+        """CPU time of the program in ns (proc(5), fields 14 and 15 of stat); KVM's counters where
+        the host shows them."""
         fields = stat(self._process.pid)
         ticks = int(fields[11]) + int(fields[12])
-        return {"cpu_ns": ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK"), **self.costs()}
+        cpu = {"cpu_ns": ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")}
+        if self._kvm is None:
+            return {**cpu, **self.costs()}
+        return {**cpu, **self._counters.during(self._kvm.counters)}

@@ -49,7 +49,8 @@ from harness.vmm.memory import memory_file
 
 from .cgroup import Cgroups
 from .control import LineReader
-from .guest import run_guest
+from .directories import Directories
+from .guest import SharedResources, run_guest
 from .memory_quarantine import MemoryQuarantine
 from .network import Network
 from .private_pages import private_dirty_pages
@@ -88,6 +89,7 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._cgroups = Cgroups()
         self._network = Network()
+        self._directories = Directories()
         self._retired = MemoryQuarantine()
         self._utilization = Utilization()
         self._stdin = LineReader()
@@ -255,7 +257,8 @@ class Supervisor:
         if pid == 0:
             try:
                 self._become_child(parent, ours)
-                run_guest(guest, theirs, request, self._cgroups, self._network, memory=memory)
+                shared = SharedResources(self._cgroups, self._network, self._directories)
+                run_guest(guest, theirs, request, shared, memory=memory)
             finally:
                 os._exit(1)  # never unwind into the supervisor's own clean-up
         theirs.close()
@@ -315,6 +318,7 @@ class Supervisor:
                 }
             )
         self._cgroups.remove(child.guest)
+        self._directories.remove(child.guest)
         self._retired.add(child.memory)
         del self._children[child.guest]
         self._send({"event": "process_exit", "guest": child.guest})
@@ -334,6 +338,7 @@ class Supervisor:
                 os.waitpid(child.pid, 0)
             self._cgroups.remove(child.guest)
         self._cgroups.close()
+        self._directories.close()
         # the interpreter's own end takes the handlers away
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 

@@ -168,9 +168,11 @@ def record(cls: type[T], given: Any) -> T:
                 raise ConfigError(f"configuration: {item.name} is no list: {value!r:.80}")
             inner = kind[5:-1]
             setattr(made, item.name, [_value(item.name, inner, one) for one in value])
-        elif kind == "dict[str, int]":
-            for number in _value(item.name, "dict", value).values():
-                _value(item.name, "int", number)
+        elif kind.startswith("dict[str, "):
+            inner = kind[len("dict[str, ") : -1]
+            for key, one in _value(item.name, "dict", value).items():
+                _value(item.name, "str", key)
+                _value(item.name, inner, one)
         else:
             setattr(made, item.name, _value(item.name, kind, value))
     return made

@@ -1,0 +1,168 @@
+"""VMMs that are other programs: what they are started with, and how their ends are explained."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.agent.directories import Directories
+from harness.agent.kvm_debugfs import KvmDebugfs
+from harness.agent.peer import PeerConfig
+from harness.agent.process import is_process, process_id
+from harness.agent.program import ShutdownMessages
+from harness.errors import ProvisionError
+from harness.hosts.local import LocalHost
+from harness.hypervisors.agent_client import AgentClient
+from tests.vmm.guests import Runner
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Iterator[Runner]:
+    """Starts any program in a VMM's place, under an agent of its own."""
+    host = LocalHost("tests")
+    agent = AgentClient(host)
+    runner = Runner(agent, tmp_path)
+    yield runner
+    runner.close()
+    agent.close()
+    host.close()
+
+
+def shell(script: str, **more: Any) -> dict[str, Any]:
+    return {"argv": ["sh", "-c", script], **more}
+
+
+def test_environment_files_and_directory(peers: Runner) -> None:
+    guest = peers.start(
+        "exec",
+        "g",
+        **shell(
+            'cd "$HOME"; cat one; echo "$NAME"; echo {directory}; test -e /proc/self/fd/{memory} &&'
+            " echo memory; exec cat",
+            environment={"HOME": "{directory}", "NAME": "of the guest"},
+            files={"one": "memory is {memory}\n"},
+        ),
+    )
+    guest.wait_line("memory")
+    assert guest.lines[1] == "of the guest"
+    assert guest.lines[0].startswith("memory is ")
+    assert guest.lines[0][len("memory is ") :].isdigit()
+    directory = Path(guest.lines[2])
+    assert directory.is_dir()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    guest.machine.stop()
+    assert guest.end().reason == "stopped"
+    assert not directory.exists()
+
+
+def test_a_killed_guest_leaves_no_directory(peers: Runner) -> None:
+    guest = peers.start("exec", "g", **shell("echo {directory}; exec sleep 100"))
+    assert wait_until(lambda: guest.lines)
+    guest.machine._agent.request("kill", "g")
+    assert guest.end().reason == "killed"
+    assert wait_until(lambda: not Path(guest.lines[0]).exists())
+
+
+def test_text_reaches_standard_input(peers: Runner) -> None:
+    guest = peers.start("exec", "g", **shell('read line; echo "got $line"; exec sleep 100'))
+    guest.machine._agent.request("type", "g", {"text": "hello\n"})
+    guest.wait_line("got hello")
+
+
+def test_exit_statuses_have_reasons(peers: Runner) -> None:
+    reasons = {"0": "power-off", "7": "reset"}
+    guest = peers.start("exec", "g", **shell("exit 7", exit_reasons=reasons))
+    assert guest.end().reason == "reset"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'harness: init 1'; echo '[    1.2] reboot: Power down'", "power-off"),
+        ("echo 'harness: init 1'; echo 'reboot: Restarting system'", "reset"),
+        ("echo 'harness: init 1'", "reset"),
+        ("echo 'no Linux'", "power-off"),
+    ],
+    ids=["announced power-off", "announced restart", "silent", "no kernel"],
+)
+def test_the_console_tells_a_reset_from_a_power_off(
+    peers: Runner, script: str, reason: str
+) -> None:
+    assert peers.start("exec", "g", **shell(script)).end().reason == reason
+
+
+def test_only_the_kernels_own_words_count() -> None:
+    messages = ShutdownMessages()
+    messages.read("harness: init 1")
+    messages.read("a program says reboot: Restarting system")
+    messages.read("[    3.000001][    T1] reboot: Power down")
+    assert messages.correct("power-off") == ("power-off", "")
+    assert messages.correct("debug-exit")[0] == "debug-exit"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cause"),
+    [
+        ({"argv": []}, "needs argv"),
+        ({"files": {"a/b": ""}}, "is no file name"),
+        ({"files": {"a": 1}}, "files"),
+        ({"exit_reasons": {"x": "reset"}}, "exit_reasons"),
+        ({"environment": {"A\0": "b"}}, "environment"),
+        ({"argv": ["/nothing/there"]}, "No such file"),
+    ],
+)
+def test_wrong_configurations_are_refused(peers: Runner, wrong: dict[str, Any], cause: str) -> None:
+    with pytest.raises(ProvisionError, match=cause):
+        peers.start("exec", "g", **{"argv": ["true"], **wrong})
+
+
+def test_placeholders_are_found_everywhere() -> None:
+    assert PeerConfig(["x", "fd={tap}"]).contains("{tap}")
+    assert PeerConfig(["x"], environment={"A": "{vhost}"}).contains("{vhost}")
+    assert PeerConfig(["x"], files={"a": "{memory}"}).contains("{memory}")
+    assert not PeerConfig(["x"]).contains("{memory}")
+
+
+def test_directories_of_ended_supervisors_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    first = Directories()
+    kept = Path(first.make("g"))
+    ended = kept.parents[1] / "999999999-1" / "g"
+    ended.mkdir(parents=True)
+    Directories()
+    assert not ended.parent.exists()
+    assert kept.is_dir()
+    first.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_id_names_one_process() -> None:
+    own = process_id(os.getpid())
+    assert is_process(own)
+    assert not is_process(f"{os.getpid()}-1")
+    assert is_process("no process id")
+
+
+def test_counters_of_debugfs_are_summed_and_histograms_left_out(tmp_path: Path) -> None:
+    for folder, exits in (("7-11", "5\n"), ("7-12", "2\n"), ("8-11", "100\n")):
+        machine = tmp_path / folder
+        (machine / "vcpu0").mkdir(parents=True)
+        (machine / "exits").write_text(exits)
+        (machine / "histogram").write_text("1 2 3\n")
+    assert KvmDebugfs(7, str(tmp_path)).counters() == {"exits": 7}
+    assert KvmDebugfs(9, str(tmp_path)).counters() == {}
+
+
+def test_statistics_lack_what_the_host_does_not_show(peers: Runner) -> None:
+    guest = peers.start("exec", "g", argv=[sys.executable, "-c", "input()"])
+    statistics = guest.machine.statistics()
+    assert statistics["cpu_ns"] >= 0
+    assert "exits" not in statistics
