@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.hosts.probe import Verdict, probe_local
-from harness.hosts.select import why_auto
+from harness.hosts.select import choose_auto
 from images import store
 from images.run import PROGRAMS
 
@@ -73,7 +73,9 @@ def kvm_rows(root: Path, verdict: Verdict) -> list[Row]:
             rows.append(Row("nested guests", "note", f"{module} nested={nested}", hint))
     if verdict.usable:
         rows.append(Row("stock guests", "ok", "a one-page guest ran"))
-    rows += [Row("stock guests", "lack", lack.cause, lack.hint) for lack in verdict.lacks]
+    rows += [
+        Row("stock guests", "lack", obstacle.cause, obstacle.hint) for obstacle in verdict.obstacles
+    ]
     return rows
 
 
@@ -158,7 +160,7 @@ def conclusion(verdict: Verdict, needed: Sequence[Row]) -> tuple[bool, str]:
 
     needed: the rows of everything without which the emulated host does not run.
     """
-    choice, why = why_auto(verdict)
+    choice, why = choose_auto(verdict)
     if choice == "emulated":
         missing = [row.what for row in needed if row.state == "lack"]
         if missing:

@@ -1,1 +1,1 @@
-"""Hosts: Linux machines on which hypervisors run. One strategy a file behind `base.Host`."""
+"""Hosts: the machines on which hypervisors run."""

@@ -1,4 +1,4 @@
-"""What every host gives: run a command, keep a process, place a file, reach a guest."""
+"""The protocol of a host: commands, processes, files, and connections to guests."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from harness.ssh.process import Completed, Process, Stream
 
 @dataclass(frozen=True)
 class HostFacts:
-    """Stable facts of a host: the fingerprint that every sample carries.
+    """The stable facts of a host. Every sample carries their fingerprint.
 
-    backend: "vmx", "svm", "pvm", "emulated" or "none". cpus: how many are ours to use, by the
-    numbers in cpu_numbers. memory: bytes.
+    backend: "vmx", "svm", "pvm", "emulated" or "none". cpus: the number of CPUs that this process
+    may use; cpu_numbers lists them. memory: bytes.
     """
 
     hostname: str
@@ -38,7 +38,7 @@ class HostFacts:
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits over the stable fields: never names, never the memory's momentary use."""
+        """12 hex digits over the fields that change figures, without host name and memory size."""
         stable = {
             "backend": self.backend,
             "cpu_model": self.cpu_model,
@@ -57,8 +57,8 @@ class Host(Protocol):
 
     Attributes:
         name: "local", "emulated" or "ssh://user@name".
-        emulated: True when its CPU is software: no figure of it speaks about hardware.
-        why: one line: why this host was taken.
+        emulated: True when software emulates its CPU. Its figures say nothing about hardware.
+        reason: one line that says why this host was chosen.
         needs_replacement: True when its next guests may fail, or be measured, for a fault of the
             host; only of an emulated host, which a session then replaces.
         tainted: True when its guests so far may have failed for a fault of the host.
@@ -66,7 +66,7 @@ class Host(Protocol):
 
     name: str
     emulated: bool
-    why: str
+    reason: str
 
     @property
     def needs_replacement(self) -> bool: ...
@@ -85,33 +85,44 @@ class Host(Protocol):
         check: bool = True,
         input: bytes = b"",
     ) -> Completed:
-        """Run to its end; CommandError when check and status != 0, HostError when late or lost."""
+        """Run a command to its end.
 
-    def spawn(self, argv: Sequence[str]) -> Process: ...
+        Raises CommandError if `check` is set and the status is not 0, HostError after `timeout`
+        seconds or when the connection breaks.
+        """
+
+    def spawn(self, argv: Sequence[str]) -> Process:
+        """Start a process. It ends at close() at the latest."""
 
     def place(self, path: Path) -> str:
-        """Make a local file readable on the host and return its path there.
+        """Make a local file readable on the host. Returns its path there.
 
-        Keyed by content: placing it twice costs nothing. On a host that shares this machine's
-        files it is `path` itself; on the emulated host a large file may be a read-only block
-        device (its size then is padded to 512 bytes with zeros).
+        The same content is transferred only once. The local host returns `path` itself. The
+        emulated host attaches large files as read-only block devices, padded with zeros to a
+        multiple of 512 bytes.
         """
 
     def scratch(self, mapped: int = 0) -> str:
-        """A directory of this session's own on the host, on a disk that knows O_DIRECT; removed
-        at close. mapped: for a file of so many MiB that is to be mapped: the emulated host has
-        huge pages for that, as long as it has memory to spare."""
+        """The session's private directory on the host, on a disk that supports O_DIRECT.
 
-    def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
-        """Connect to a guest's AF_VSOCK port from the host. Raises OSError when refused or late."""
-
-    def connect_tcp(
-        self, address: str, port: int, timeout: float, within: Sequence[str] = ()
-    ) -> Stream:
-        """Connect to a TCP port from the host. Raises OSError when refused or late.
-
-        within: the start of a command line, as nsenter's, that puts a command into the network
-        where the address is.
+        It is removed at close(). mapped: the size in MiB of a file to be mapped, 0 for none. For
+        such a file the emulated host returns a directory with huge pages if it has enough memory.
         """
 
-    def close(self) -> None: ...
+    def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
+        """Connect to a guest's AF_VSOCK port from the host.
+
+        Raises OSError when the guest refuses or does not answer within `timeout` seconds.
+        """
+
+    def connect_tcp(
+        self, address: str, port: int, timeout: float, command_prefix: Sequence[str] = ()
+    ) -> Stream:
+        """Connect to a TCP port from the host. Raises OSError like connect_vsock().
+
+        command_prefix: the start of a command line, such as nsenter's, that runs a command in the
+        network namespace of the address.
+        """
+
+    def close(self) -> None:
+        """End every process of spawn() and remove scratch(). Idempotent."""

@@ -1,4 +1,4 @@
-"""What makes a host's figures vary: looked for before a measurement and told, never changed."""
+"""Conditions of a host that make its figures vary. They are reported and never changed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from harness.hosts.base import HostFacts
 from harness.hosts.facts import first_line, parse_sections
 from harness.ssh.process import Completed
 
-BUSY = 0.25  # of all CPUs, by the load average of the last minute
-_SWAPPED = 64 << 10  # KiB that are no accident any more
+BUSY = 0.25  # load average of the last minute, divided by the number of CPUs
+_MAX_SWAPPED = 64 << 10  # KiB; a few unused pages do no harm
 _SCRIPT = r"""
 echo '@ load'; cat /proc/loadavg
 echo '@ cpus'; getconf _NPROCESSORS_ONLN 2>/dev/null
@@ -27,56 +27,58 @@ true
 """
 
 
-def load_here() -> float:
-    """How busy this machine was in the last minute, of all its CPUs."""
+def local_load() -> float:
+    """This machine's load average of the last minute, divided by its number of CPUs."""
     return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
-def look(run: Callable[[list[str]], Completed], facts: HostFacts, load: float) -> list[str]:
-    """A line for each thing on a host that makes figures vary, with what would end it.
+def find_disturbances(
+    run: Callable[[list[str]], Completed], facts: HostFacts, load: float
+) -> list[str]:
+    """One line for each condition on a host that makes figures vary, with its remedy.
 
-    load: of this machine, before we did anything: what counts for a host that it emulates.
+    load: local_load() at the start of the session. It counts for a host that this machine emulates.
     """
     if facts.backend == "emulated":
         return [_busy(load, "the machine that emulates the host")] if load > BUSY else []
-    return judge(run(["sh", "-c", _SCRIPT]).stdout, facts)
+    return parse_disturbances(run(["sh", "-c", _SCRIPT]).stdout, facts)
 
 
-def judge(text: str, facts: HostFacts) -> list[str]:
-    """Of what the script printed."""
+def parse_disturbances(text: str, facts: HostFacts) -> list[str]:
+    """See find_disturbances(). text: the output of the script."""
     sections = parse_sections(text)
-    one = partial(first_line, sections)
-    found = []
+    line_of = partial(first_line, sections)
+    lines = []
     if facts.governor not in ("", "performance"):
-        found.append(
-            f"the CPUs' clock follows the load (governor {facts.governor}): "
+        lines.append(
+            f"the CPUs' clock follows the load (governor {facts.governor}): run "
             "cpupower frequency-set -g performance"
         )
-    if one("boost") == "1" or one("no_turbo") == "0":
-        found.append("the CPUs' clock follows their heat (boost): switch it off while measuring")
+    if line_of("boost") == "1" or line_of("no_turbo") == "0":
+        lines.append("the CPUs' clock follows their temperature (boost): switch boost off")
     if facts.smt == "on":
-        found.append(
+        lines.append(
             "two threads share a core (SMT): write off to /sys/devices/system/cpu/smt/control"
         )
-    if one("virtual"):
-        found.append("the host is a virtual machine: others may take its CPUs' time")
-    load = float((one("load").split() or ["0"])[0]) / int(one("cpus") or facts.cpus)
+    if line_of("virtual"):
+        lines.append("the host is a virtual machine: other machines may take its CPU time")
+    load = float((line_of("load").split() or ["0"])[0]) / int(line_of("cpus") or facts.cpus)
     if load > BUSY:
-        found.append(_busy(load, "the host"))
+        lines.append(_busy(load, "the host"))
     swap = {line.split(":")[0]: int(line.split()[1]) for line in sections.get("memory", [])}
-    if swap.get("SwapTotal", 0) - swap.get("SwapFree", 0) > _SWAPPED:
-        found.append("the host has swapped memory out: free some, or swapoff -a")
-    if one("ksm") == "1":
-        found.append("KSM merges pages meanwhile: echo 0 > /sys/kernel/mm/ksm/run")
-    if one("shmem") in ("[never]", "[deny]"):
-        found.append(
-            "memory that a guest shares with its disk's daemon has no huge pages, which makes "
-            "it slow: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"
+    if swap.get("SwapTotal", 0) - swap.get("SwapFree", 0) > _MAX_SWAPPED:
+        lines.append("the host has swapped memory out: free memory, or run swapoff -a")
+    if line_of("ksm") == "1":
+        lines.append("KSM merges pages: write 0 to /sys/kernel/mm/ksm/run")
+    if line_of("shmem") in ("[never]", "[deny]"):
+        lines.append(
+            "memory that a guest shares with its disk's daemon has no huge pages and is slow: "
+            "write advise to /sys/kernel/mm/transparent_hugepage/shmem_enabled"
         )
     if "Discharging" in sections.get("power", []):
-        found.append("the host runs on battery: plug it in")
-    return found
+        lines.append("the host runs on battery: connect it to mains power")
+    return lines
 
 
-def _busy(load: float, what: str) -> str:
-    return f"{what} was busy before the first test ({load:.0%} of its CPUs): end what runs there"
+def _busy(load: float, machine: str) -> str:
+    return f"{machine} was busy before the first test ({load:.0%} of its CPUs): end other programs"

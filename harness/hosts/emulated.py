@@ -1,4 +1,4 @@
-"""A host in software: QEMU without KVM boots a Debian kernel whose own KVM is real."""
+"""A host in software emulation: QEMU without KVM boots a Debian kernel, which offers KVM."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from harness.ssh.session import SSHSession
 if TYPE_CHECKING:
     from images.image import HostImage
 
-LARGE = 1 << 20  # bytes; SSH takes 0.4 s and 17 MB/s, plugging in a disk 0.12 s at any size
-TARGETS = 256  # of a virtio-scsi bus; then further units of each
-WORN = 0.65  # of QEMU's code buffer
-SPARE = 1024  # MiB of the host's memory that snapshots leave for guests
-# MiB: of memory, and of what may lie in it
-_ROOM = """
+# Bytes from which a file becomes a disk: SSH takes 0.4 s and 17 MB/s, a new disk 0.12 s.
+DISK_THRESHOLD = 1 << 20
+TARGETS = 256  # per virtio-scsi bus; more disks become further units of each target
+MAX_CODE_BUFFER_FILL = 0.65  # fraction of QEMU's code buffer
+RESERVED_MEMORY = 1024  # MiB of the host's memory that snapshots leave for guests
+# prints in MiB: available memory, free space in /dev/shm
+_FREE_MEMORY_SCRIPT = """
 awk '/^MemAvailable/ { printf "%d ", $2 / 1024 }' /proc/meminfo
 df --output=avail -BM /dev/shm | tail -n 1 | tr -d M
 """
-READY = "harness: sshd"  # the line of the host's init when its SSH server listens
+READY_LINE = "harness: sshd"  # the init prints it when the host's SSH server listens
 
 
 class EmulatedHost(RemoteHost):
-    """See Host. One serves a whole session; close() ends it, and so does our own end."""
+    """See Host. A session boots one. It ends at close(), or with this process."""
 
     emulated = True
 
@@ -40,31 +41,37 @@ class EmulatedHost(RemoteHost):
         self,
         image: HostImage,
         *,
-        why: str = "asked for",
+        reason: str = "requested",
         progress: Callable[[str], None] = lambda _text: None,
         cpus: int = 2,
         memory: int = 4096,
         boot_timeout: float = 120.0,
     ) -> None:
-        """Boot it until SSH answers. memory: MiB. Raises HostError with the console's end."""
+        """Boot the host and wait for SSH. Raises HostError with the last console lines.
+
+        memory: MiB. boot_timeout: seconds. progress: called with lines for the user.
+        """
         start = time.monotonic()
         self._disks = 0
         self._progress = progress
-        self._plugging = threading.Lock()
+        self._disk_lock = threading.Lock()
         self._qemu = Qemu(image.kernel, image.initramfs, image.disk, cpus=cpus, memory=memory)
         try:
             session = self._login(image, start + boot_timeout, boot_timeout)
-        except BaseException:  # also Ctrl-C: nothing may stay
+        except BaseException:  # also KeyboardInterrupt: QEMU must end
             self._qemu.close()
             raise
-        super().__init__("emulated", why, session)
+        super().__init__("emulated", reason, session)
         progress(f"emulated host ready in {time.monotonic() - start:.1f} s")
 
     def _login(self, image: HostImage, end: float, boot_timeout: float) -> SSHSession:
-        """Wait for the line of its SSH server, then log in; a refusal may be a moment too early."""
+        """Wait for the line of its SSH server, then log in.
+
+        The server may refuse for a moment after the line. `end`: a time.monotonic().
+        """
         qemu = self._qemu
-        listens = qemu.wait_for(READY, end - time.monotonic())
-        while listens:
+        listening = qemu.wait_for(READY_LINE, end - time.monotonic())
+        while listening:
             try:
                 return SSHSession.connect(
                     lambda remaining: tcp("127.0.0.1", qemu.ssh_port, remaining),
@@ -76,19 +83,19 @@ class EmulatedHost(RemoteHost):
                 )
             except SSHRefused:
                 if qemu.ended:
-                    raise qemu.end_error() from None
+                    raise qemu.exit_error() from None
                 if time.monotonic() > end:
                     break
                 time.sleep(0.05)
             except SSHError as error:
                 raise HostError(
-                    error.cause, hint=error.hint, stage="host", console=qemu.last_lines()
+                    error.cause, hint=error.hint, stage="host", console=qemu.console_tail()
                 ) from error
         raise HostError(
             f"the emulated host was not ready in {boot_timeout:g} s",
-            hint="see its console's last lines; a busy machine may need longer",
+            hint="read the console's last lines; a busy machine needs more time",
             stage="host",
-            console=qemu.last_lines(),
+            console=qemu.console_tail(),
         )
 
     @property
@@ -97,38 +104,41 @@ class EmulatedHost(RemoteHost):
         return self._qemu.pid
 
     def console(self) -> str:
-        """All that the host's console showed so far."""
+        """The text of the host's console so far."""
         return self._qemu.console()
 
     @property
     def needs_replacement(self) -> bool:
-        """True when its next guests may not be sound: see CODE_BUFFER in harness/hosts/qemu.py."""
+        """True when later guests may fail for a fault of QEMU's: see CODE_BUFFER in qemu.py."""
         buffer = self._qemu.code_buffer()
-        return buffer is None or buffer[0] > WORN or buffer[1] > 0
+        return buffer is None or buffer[0] > MAX_CODE_BUFFER_FILL or buffer[1] > 0
 
     @property
     def tainted(self) -> bool:
-        """True when its guests so far may have failed for a fault of QEMU's (CODE_BUFFER, too)."""
+        """True when earlier guests may have failed for that fault."""
         buffer = self._qemu.code_buffer()
         return buffer is None or buffer[1] > 0
 
     def scratch(self, mapped: int = 0) -> str:
-        """See Host. What is mapped lies in /dev/shm, whose pages are huge here (set_up_root() in
-        images/guest/boot.c): it is gone with the host."""
+        """See Host. A mapped file goes to /dev/shm, which has huge pages on this host.
+
+        set_up_root() in images/guest/boot.c mounts it.
+        """
         if mapped:
-            available, room = map(int, self.run(["sh", "-c", _ROOM]).stdout.split())
-            if min(available - SPARE, room) > mapped:
-                return "/dev/shm"  # noqa: S108 - of a host that is ours alone
+            available, free = map(int, self.run(["sh", "-c", _FREE_MEMORY_SCRIPT]).stdout.split())
+            if min(available - RESERVED_MEMORY, free) > mapped:
+                return "/dev/shm"  # noqa: S108 - no other user is on this host
         return super().scratch()
 
-    def _bring(self, path: Path, size: int) -> str:
-        """Small files by SSH, large ones as a read-only disk: nothing is copied."""
-        if size < LARGE:
-            return super()._bring(path, size)
-        return self._plug(path)
+    def _transfer(self, path: Path, size: int) -> str:
+        """See RemoteHost. Large files are attached as read-only disks, without a copy."""
+        if size < DISK_THRESHOLD:
+            return super()._transfer(path, size)
+        return self._attach_disk(path)
 
-    def _plug(self, path: Path) -> str:
-        with self._plugging:
+    def _attach_disk(self, path: Path) -> str:
+        """Attach a file as a SCSI disk. Returns the path of its block device."""
+        with self._disk_lock:
             number, self._disks = self._disks, self._disks + 1
         target, unit = number % TARGETS, number // TARGETS
         node = f"placed{number}"
@@ -153,46 +163,46 @@ class EmulatedHost(RemoteHost):
             )
         except HostError as error:
             raise HostError(
-                f"{path} cannot be given to the emulated host: {error.cause}", stage="host"
+                f"{path} cannot be attached to the emulated host: {error.cause}", stage="host"
             ) from error
-        # Its place on the bus is ours to choose, so there is nothing to search for. A process has
-        # it open from now on: the last one to close a block device has the kernel drop its cache,
-        # and each guest of a session would read its kernel from the disk.
+        # The disk's address on the bus is known, so the script waits for one sysfs path. A sleeping
+        # process keeps the device open: its last close would drop the page cache, and each guest
+        # would read its kernel from the disk again.
         script = (
             f"for i in $(seq 200); do set -- /sys/bus/scsi/devices/*:0:{target}:{unit}/block/*; "
             'disk=/dev/${1##*/}; [ -b "$disk" ] || { sleep 0.05; continue; }; '
             'sleep infinity <"$disk" >/dev/null 2>&1 & echo "$disk"; exit; done; exit 1'
         )
-        found = self.run(["sh", "-c", script], check=False)
-        if found.status != 0:
+        result = self.run(["sh", "-c", script], check=False)
+        if result.status != 0:
             raise HostError(
                 f"the emulated host does not see the disk for {path}",
-                hint="its kernel needs the modules virtio_scsi and sd_mod",
+                hint="add the modules virtio_scsi and sd_mod to its kernel",
                 stage="host",
-                console=self._qemu.last_lines(),
+                console=self._qemu.console_tail(),
             )
-        return found.stdout.strip()
+        return result.stdout.strip()
 
     def _host_error(self, error: SSHError) -> HostError:
-        # QEMU's end is the cause, the broken SSH connection only shows it
+        # the end of QEMU is the cause; the broken SSH connection is its effect
         if not self._ssh.alive and self._qemu.wait_ended(0.5):
-            return self._qemu.end_error()
+            return self._qemu.exit_error()
         return super()._host_error(error)
 
     def close(self) -> None:
-        """End QEMU with all that runs in it. Idempotent."""
-        self._warn()
-        with suppress(AttributeError):  # closed before the session was there
+        """End QEMU and all processes in it. Idempotent."""
+        self._warn_if_tainted()
+        with suppress(AttributeError):  # close() during __init__, before the session
             self._ssh.close()
         self._closed = True
         self._qemu.close()
 
-    def _warn(self) -> None:
-        """Say so when guests may have failed for no fault of theirs."""
-        with suppress(AttributeError):  # closed before QEMU was there
+    def _warn_if_tainted(self) -> None:
+        """Report that guests may have failed for a fault of QEMU's."""
+        with suppress(AttributeError):  # close() during __init__, before QEMU
             buffer = None if self._closed else self._qemu.code_buffer()
             if buffer is not None and buffer[1] > 0:
                 self._progress(
-                    f"the emulated host's QEMU emptied its code buffer {buffer[1]} times: guests "
-                    "of it may have failed for that alone (README, Limits); start fewer a session"
+                    f"the emulated host's QEMU emptied its code buffer {buffer[1]} times. This can "
+                    "break guests: start fewer guests per session"
                 )

@@ -1,4 +1,4 @@
-"""Facts of a host, read by one command and parsed by pure functions."""
+"""Facts of a host: one shell command reads them, pure functions parse them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from harness.errors import HostError
 from harness.hosts.base import HostFacts
 from harness.ssh.process import Completed
 
-# One shell, few programs: a fork costs 10 ms and more where the CPU is software. Each section
-# starts with "@ name"; a file that is missing gives an empty section.
+# One shell and few programs: a fork takes 10 ms or more on an emulated CPU. Each section starts
+# with "@ name". A missing file leaves its section empty.
 SCRIPT = r"""
 echo '@ uname'; uname -n; uname -r
 echo '@ cpuinfo'; cat /proc/cpuinfo
 echo '@ memory'; head -n 1 /proc/meminfo
-echo '@ ours'; while read -r name list; do
+echo '@ allowed'; while read -r name list; do
 test "$name" = Cpus_allowed_list: && echo "$list"; done </proc/self/status
 cd /sys/devices/system/cpu || exit 0
 echo '@ governor'; cat cpu0/cpufreq/scaling_governor 2>/dev/null
@@ -29,7 +29,7 @@ true
 
 
 def parse_sections(text: str) -> dict[str, list[str]]:
-    """Split the output of SCRIPT into its sections' lines."""
+    """Split the output of a script into sections. Returns the lines of each by its name."""
     sections: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():
@@ -41,12 +41,12 @@ def parse_sections(text: str) -> dict[str, list[str]]:
 
 
 def first_line(sections: dict[str, list[str]], name: str) -> str:
-    """Of a section; "" where there is none."""
+    """The first line of a section, "" without one."""
     return (sections.get(name) or [""])[0]
 
 
 def parse_cpuinfo(lines: list[str]) -> tuple[int, dict[str, str]]:
-    """How many CPUs there are, and the first one's fields of /proc/cpuinfo."""
+    """Parse /proc/cpuinfo. Returns the number of CPUs and the first CPU's fields."""
     first: dict[str, str] = {}
     count = 0
     for line in lines:
@@ -58,14 +58,14 @@ def parse_cpuinfo(lines: list[str]) -> tuple[int, dict[str, str]]:
     return count, first
 
 
-def parse_list(text: str) -> tuple[int, ...]:
-    """The numbers of a list of the kernel's: "0-2,5" (cpuset(7), list format)."""
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """The numbers in a list such as "0-2,5" (cpuset(7), list format)."""
     ranges = [part.partition("-") for part in text.split(",") if part]
     return tuple(n for low, _, high in ranges for n in range(int(low), int(high or low) + 1))
 
 
 def backend_of(flags: set[str], kvm: list[str], emulated: bool) -> str:
-    """What runs guests there: "vmx", "svm", "pvm", "emulated" or "none"."""
+    """See HostFacts.backend. flags: of the CPU. kvm: the section's lines."""
     if emulated:
         return "emulated"
     if "pvm" in kvm:
@@ -76,7 +76,7 @@ def backend_of(flags: set[str], kvm: list[str], emulated: bool) -> str:
 
 
 def parse_facts(text: str, *, emulated: bool = False) -> HostFacts:
-    """Facts from the output of SCRIPT. Raises HostError when it is not such output."""
+    """Parse the output of SCRIPT. Raises HostError when a section is missing."""
     sections = parse_sections(text)
     cpus, cpu = parse_cpuinfo(sections.get("cpuinfo", []))
     uname = sections.get("uname", [])
@@ -84,28 +84,28 @@ def parse_facts(text: str, *, emulated: bool = False) -> HostFacts:
     if len(uname) != 2 or not cpus or not memory:
         raise HostError(
             f"the host's facts cannot be read: {text[:200]!r}",
-            hint="it must be Linux with /proc mounted and a POSIX shell",
+            hint="use a Linux host with /proc mounted and a POSIX shell",
             stage="host",
         )
 
-    one = partial(first_line, sections)
-    ours = parse_list(one("ours"))
+    line_of = partial(first_line, sections)
+    allowed = parse_cpu_list(line_of("allowed"))
     mitigations = dict(line.split(":", 1) for line in sections.get("mitigations", []))
     return HostFacts(
         hostname=uname[0],
         backend=backend_of(set(cpu.get("flags", "").split()), sections.get("kvm", []), emulated),
         cpu_model=cpu.get("model name", cpu.get("vendor_id", "")),
-        cpus=len(ours) or cpus,
-        cpu_numbers=ours,
+        cpus=len(allowed) or cpus,
+        cpu_numbers=allowed,
         memory=int(memory[0].split()[1]) * 1024,
         kernel=uname[1],
         microcode=cpu.get("microcode", ""),
-        governor=one("governor"),
-        smt=one("smt"),
+        governor=line_of("governor"),
+        smt=line_of("smt"),
         mitigations=mitigations,
     )
 
 
-def gather(run: Callable[[list[str]], Completed], *, emulated: bool = False) -> HostFacts:
-    """Run SCRIPT on a host and parse what it prints."""
+def read_facts(run: Callable[[list[str]], Completed], *, emulated: bool = False) -> HostFacts:
+    """Run SCRIPT on a host and parse its output. emulated: see Host.emulated."""
     return parse_facts(run(["sh", "-c", SCRIPT]).stdout, emulated=emulated)

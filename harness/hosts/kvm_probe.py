@@ -1,7 +1,7 @@
-"""A virtual machine of one vCPU and one page: does KVM here really run guests?
+"""A program that runs a guest of one vCPU and one page to check that KVM works.
 
-Standard library only, python >= 3.9: run as a program, so that a KVM that hangs is killed with it.
-Prints "ok", or one line that says what failed, and exits 1. API: Documentation/virt/kvm/api.rst.
+It prints "ok", or prints one line about the failure and exits with status 1. A separate process can
+be killed if KVM hangs. Standard library only, Python >= 3.9. API: Documentation/virt/kvm/api.rst.
 """
 
 import ctypes
@@ -26,13 +26,13 @@ CODE = bytes((0xB0, 0x5A, 0xE6, 0x10, 0xF4))  # mov al, 0x5a; out 0x10, al; hlt
 
 
 def main(device: str) -> str:
-    """What is wrong, or ""."""
+    """Run the guest on `device`. Returns the failure, or ""."""
     kvm = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     version = fcntl.ioctl(kvm, KVM_GET_API_VERSION, 0)
     if version != 12:
         return f"KVM API version {version}, not 12"
     vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-    # Intel needs three pages for real mode; ioctl() of Python takes a signed int
+    # Intel needs three pages for real mode. The address fits Python's ioctl(), a signed int.
     fcntl.ioctl(vm, KVM_SET_TSS_ADDR, 0x7FFBD000)
     page = mmap.mmap(-1, 4096)
     page[: len(CODE)] = CODE
@@ -63,6 +63,6 @@ if __name__ == "__main__":
     except OSError as error:
         problem = f"{error}"
     sys.stdout.write((problem or "ok") + "\n")
-    # at once: the page is mapped into a C type and so cannot be closed in order
+    # _exit: the mapping of the page cannot be closed while a C type refers to it
     sys.stdout.flush()
     os._exit(1 if problem else 0)

@@ -18,23 +18,24 @@ from typing import Any
 from harness import scratch
 from harness.errors import CommandError, HostError
 from harness.hosts.base import HostFacts
-from harness.hosts.facts import gather
+from harness.hosts.facts import read_facts
 from harness.ssh import relay
+from harness.ssh.errors import printed
 from harness.ssh.process import Completed, Process, Stream
 
-STDERR_TAIL = 4096  # bytes, as Process.stderr_tail() promises
+STDERR_TAIL = 4096  # bytes; see Process.stderr_tail()
 
 
 class LocalHost:
-    """Runs everything here; see Host."""
+    """See Host."""
 
     name = "local"
     emulated = False
     needs_replacement = False
     tainted = False
 
-    def __init__(self, why: str = "asked for") -> None:
-        self.why = why
+    def __init__(self, reason: str = "requested") -> None:
+        self.reason = reason
         self._scratch: str | None = None
         self._lock = threading.Lock()
         self._processes: list[LocalProcess] = []
@@ -42,7 +43,7 @@ class LocalHost:
     @cached_property
     def facts(self) -> HostFacts:
         """See Host."""
-        return gather(self.run)
+        return read_facts(self.run)
 
     def run(
         self,
@@ -58,27 +59,26 @@ class LocalHost:
             out, err = process.communicate(input, timeout)
         except subprocess.TimeoutExpired as error:
             _kill_group(process, late=True)
-            printed = (error.stdout or b"")[-2000:].decode(errors="replace").strip()
+            output = printed(error.stdout or b"")
             raise HostError(
-                f"{' '.join(argv)!r} did not end in {timeout:g} s"
-                + (f"; it printed: {printed}" if printed else ""),
-                hint="give it more time, or see what the machine is busy with",
+                f"{' '.join(argv)!r} did not end in {timeout:g} s{output}",
+                hint="raise the timeout, or check what keeps the machine busy",
                 stage="run",
             ) from error
-        finally:  # also Ctrl-C
+        finally:  # also after KeyboardInterrupt
             _kill_group(process)
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
-        done = Completed(
+        result = Completed(
             tuple(argv),
             process.returncode,
             out.decode(errors="replace"),
             err.decode(errors="replace"),
         )
-        if check and done.status != 0:
-            raise CommandError(argv, done.status, done.stdout, done.stderr)
-        return done
+        if check and result.status != 0:
+            raise CommandError(argv, result.status, result.stdout, result.stderr)
+        return result
 
     def spawn(self, argv: Sequence[str]) -> Process:
         """See Host."""
@@ -88,13 +88,13 @@ class LocalHost:
         return process
 
     def place(self, path: Path) -> str:
-        """See Host: the file itself."""
+        """See Host. Returns the path of the file itself."""
         if not path.is_file():
-            raise HostError(f"{path} is no file", hint="name an existing file", stage="host")
+            raise HostError(f"{path} is not a file", hint="name an existing file", stage="host")
         return str(path.resolve())
 
     def scratch(self, mapped: int = 0) -> str:
-        """See Host. Under /var/tmp: /tmp may be a tmpfs, which older kernels refuse O_DIRECT."""
+        """See Host. It is in /var/tmp: /tmp may be a tmpfs, without O_DIRECT in older kernels."""
         with self._lock:
             if self._scratch is None:
                 self._scratch = str(scratch.make(Path("/var/tmp")))  # noqa: S108
@@ -112,21 +112,21 @@ class LocalHost:
         return stream
 
     def connect_tcp(
-        self, address: str, port: int, timeout: float, within: Sequence[str] = ()
+        self, address: str, port: int, timeout: float, command_prefix: Sequence[str] = ()
     ) -> Stream:
         """See Host."""
-        if not within:
+        if not command_prefix:
             return socket.create_connection((address, port), timeout)
         ours, theirs = socket.socketpair()
-        target = relay.Target(relay.AF_INET, address, port, tuple(within))
+        target = relay.Target(relay.AF_INET, address, port, tuple(command_prefix))
         with theirs:
             process = _start(target.argv(timeout), stdin=theirs, stdout=theirs, stderr=DEVNULL)
-        threading.Thread(target=process.wait, daemon=True).start()  # it ends with our stream
+        threading.Thread(target=process.wait, daemon=True).start()  # it ends with the stream
         relay.await_answer(ours, target, timeout, self.name)
         return ours
 
     def close(self) -> None:
-        """End what spawn() started and remove scratch(). Idempotent."""
+        """See Host."""
         with self._lock:
             processes, self._processes = self._processes, []
             folder, self._scratch = self._scratch, None
@@ -137,24 +137,24 @@ class LocalHost:
 
 
 class LocalProcess:
-    """A Process that is a child of ours."""
+    """A Process that is a child of this process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], what: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], program: str) -> None:
         self._process = process
-        self._what = what
+        self._program = program
         self._tail = bytearray()
-        self._reading = threading.Lock()
+        self._read_lock = threading.Lock()
         self._drainer = threading.Thread(target=self._drain_stderr, daemon=True)
         self._drainer.start()
 
     @property
     def pid(self) -> int:
-        """Process id on this machine."""
+        """Its process id."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """False once it has ended (and is reaped)."""
+        """False once the process has ended; it is then reaped."""
         return self._process.poll() is None
 
     def _drain_stderr(self) -> None:
@@ -172,14 +172,14 @@ class LocalProcess:
             self._process.stdin.flush()
         except (OSError, ValueError) as error:
             raise HostError(
-                f"{self._what} is gone: {self.stderr_tail().strip() or error}", stage="run"
+                f"{self._program} is gone: {self.stderr_tail().strip() or error}", stage="run"
             ) from error
 
     def readline(self) -> bytes:
         """See Process."""
         assert self._process.stdout is not None  # noqa: S101
-        with self._reading:
-            if self._process.stdout.closed:  # by kill()
+        with self._read_lock:
+            if self._process.stdout.closed:  # closed by kill()
                 return b""
             return self._process.stdout.readline()
 
@@ -190,33 +190,34 @@ class LocalProcess:
             self._process.stdin.close()
 
     def wait(self, timeout: float) -> int:
-        """See Process; minus the signal's number when a signal ended it."""
+        """See Process. After a signal the status is minus its number."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"{self._what} did not end in {timeout:g} s") from None
+            raise TimeoutError(f"{self._program} did not end in {timeout:g} s") from None
 
     def kill(self) -> None:
         """See Process."""
         _kill_group(self._process)
         self.close_stdin()
         self._drainer.join(1.0)
-        # a reader has seen the end by now, unless a stray process holds the pipe
-        if self._process.stdout is not None and self._reading.acquire(timeout=1.0):
+        # a blocked reader returns first, unless another process still holds the pipe
+        if self._process.stdout is not None and self._read_lock.acquire(timeout=1.0):
             self._process.stdout.close()
-            self._reading.release()
+            self._read_lock.release()
 
     def stderr_tail(self) -> str:
         """See Process."""
         if not self.running:
-            self._drainer.join(1.0)  # its end is near, unless a stray process holds the pipe
+            # the thread ends soon, unless another process still holds the pipe
+            self._drainer.join(1.0)
         return bytes(self._tail).decode(errors="replace")
 
 
 def _start(argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
-    """A child in a session of its own, so that Ctrl-C reaches us alone and we end it in order.
+    """Start a child in a new session, so that Ctrl-C does not reach it.
 
-    streams: its standard streams, as Popen takes them; pipes where nothing is said.
+    streams: its standard streams, as for Popen. The default is a pipe for each.
     """
     streams = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE, **streams}
     try:
@@ -224,13 +225,16 @@ def _start(argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
     except OSError as error:
         raise HostError(
             f"{argv[0]} cannot be started: {error.strerror}",
-            hint=f"install what provides {argv[0]}",
+            hint=f"install the package that contains {argv[0]}",
             stage="run",
         ) from error
 
 
 def _kill_group(process: subprocess.Popen[bytes], *, late: bool = False) -> None:
-    """SIGKILL its whole group and reap it; when it has ended, only what it left (if late)."""
+    """Kill a running process with its process group, and reap it.
+
+    late: kill the group of a process that has ended, too: its children still run.
+    """
     if process.poll() is None or late:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

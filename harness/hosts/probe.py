@@ -1,4 +1,4 @@
-"""Can this machine's KVM run stock guests? Looks, and changes nothing."""
+"""Checks whether this machine's KVM runs stock guests, without changing anything."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PROBE_TIMEOUT = 2.0  # seconds; a VM of one page takes a few milliseconds
 
 
 @dataclass(frozen=True)
-class Lack:
-    """Something that stands in the way, and what to do about it; a sentence each."""
+class Obstacle:
+    """A reason why guests cannot run, and its remedy; one sentence each."""
 
     cause: str
     hint: str
@@ -25,36 +25,38 @@ class Lack:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found. backend: "vmx", "svm", "pvm" or "none". usable: stock guests run."""
+    """The result of a probe. backend: "vmx", "svm", "pvm" or "none". usable: stock guests run."""
 
     backend: str
-    lacks: tuple[Lack, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
 
     @property
     def usable(self) -> bool:
-        return not self.lacks
+        """True when stock guests run."""
+        return not self.obstacles
 
     @property
     def cause(self) -> str:
-        """The first lack's cause; the others often follow from it."""
-        return self.lacks[0].cause if self.lacks else ""
+        """The first obstacle's cause. Later obstacles often follow from it."""
+        return self.obstacles[0].cause if self.obstacles else ""
 
     @property
     def hint(self) -> str:
-        return self.lacks[0].hint if self.lacks else ""
+        """The first obstacle's remedy."""
+        return self.obstacles[0].hint if self.obstacles else ""
 
 
 def run_vm_probe(device: Path) -> str:
-    """Run a VM of one page on `device`; what is wrong, or ""."""
+    """Run a guest of one page on `device`. Returns the failure, or ""."""
     argv = [sys.executable, "-I", "-S", str(Path(kvm_probe.__file__)), str(device)]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             argv, capture_output=True, text=True, timeout=PROBE_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
         return f"a one-page guest did not end in {PROBE_TIMEOUT:g} s"
-    said = (done.stdout or done.stderr).strip().rpartition("\n")[2]
-    return "" if done.returncode == 0 else said or f"the probe ended with {done.returncode}"
+    line = (result.stdout or result.stderr).strip().rpartition("\n")[2]
+    return "" if result.returncode == 0 else line or f"exit status {result.returncode}"
 
 
 def probe_local(
@@ -63,28 +65,31 @@ def probe_local(
     access: Callable[[Path, int], bool] = os.access,
     vm_probe: Callable[[Path], str] = run_vm_probe,
 ) -> Verdict:
-    """Judge the machine whose /dev, /proc and /sys are below `root`."""
+    """Probe the machine whose /dev, /proc and /sys are below `root`.
+
+    access, vm_probe: replaced by tests.
+    """
     device = root / "dev/kvm"
-    flag = _flag(root)
+    flag = _virtualization_flag(root)
     if not device.exists():
         return Verdict("none", (_no_device(root, flag),))
     if (root / "sys/module/kvm_pvm").exists():
-        pvm = Lack(
+        obstacle = Obstacle(
             "/dev/kvm is a software KVM (module kvm_pvm), which does not boot stock kernels",
-            "use a machine with vmx or svm, or nested virtualization for this one",
+            "use a machine with vmx or svm, or enable nested virtualization for this one",
         )
-        return Verdict("pvm", (pvm,))
+        return Verdict("pvm", (obstacle,))
     if not flag:
-        lack = Lack(
-            "/dev/kvm is there, but the CPU shows neither vmx nor svm",
-            "use a machine with vmx or svm, or nested virtualization for this one",
+        obstacle = Obstacle(
+            "/dev/kvm exists, but the CPU shows neither vmx nor svm",
+            "use a machine with vmx or svm, or enable nested virtualization for this one",
         )
-        return Verdict("none", (lack,))
+        return Verdict("none", (obstacle,))
     if not access(device, os.R_OK | os.W_OK):
         return Verdict(flag, (_no_rights(device),))
     if problem := vm_probe(device):
-        lack = Lack(f"KVM does not run a guest: {problem}", "see dmesg for KVM's own words")
-        return Verdict(flag, (lack,))
+        obstacle = Obstacle(f"KVM does not run a guest: {problem}", "read KVM's messages in dmesg")
+        return Verdict(flag, (obstacle,))
     return Verdict(flag)
 
 
@@ -93,19 +98,19 @@ def probe_payloads(
     *,
     access: Callable[[Path, int], bool] = os.access,
     vm_probe: Callable[[Path], str] = run_vm_probe,
-) -> Lack | None:
-    """Why flat code cannot run on this machine's KVM, be it a software one; None when it can."""
+) -> Obstacle | None:
+    """The obstacle to flat code on this machine's KVM, which may be a software one; or None."""
     if not device.exists():
-        return Lack(f"there is no {device}", "load kvm_intel or kvm_amd")
+        return Obstacle(f"{device} is missing", "load the module kvm_intel or kvm_amd")
     if not access(device, os.R_OK | os.W_OK):
         return _no_rights(device)
     if problem := vm_probe(device):
-        return Lack(f"KVM does not run a guest: {problem}", "see dmesg for KVM's own words")
+        return Obstacle(f"KVM does not run a guest: {problem}", "read KVM's messages in dmesg")
     return None
 
 
-def _flag(root: Path) -> str:
-    """ "vmx", "svm" or "" by /proc/cpuinfo."""
+def _virtualization_flag(root: Path) -> str:
+    """The CPU flag "vmx" or "svm" in /proc/cpuinfo, or ""."""
     try:
         lines = (root / "proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -114,31 +119,31 @@ def _flag(root: Path) -> str:
     return next((flag for flag in ("vmx", "svm") if flag in flags), "")
 
 
-def _no_device(root: Path, flag: str) -> Lack:
+def _no_device(root: Path, flag: str) -> Obstacle:
     if flag:
         module = {"vmx": "kvm_intel", "svm": "kvm_amd"}[flag]
         if (root / "sys/module" / module).exists():
-            return Lack(
+            return Obstacle(
                 f"/dev/kvm is missing although {module} is loaded",
-                "in a container, give it the device (--device /dev/kvm)",
+                "in a container, add the device: --device /dev/kvm",
             )
-        return Lack(
+        return Obstacle(
             f"/dev/kvm is missing: the module {module} is not loaded",
-            f"modprobe {module} as root; if it refuses, enable virtualization in the firmware",
+            f"run modprobe {module} as root; if it fails, enable virtualization in the firmware",
         )
-    return Lack(
+    return Obstacle(
         "/dev/kvm is missing, and the CPU shows neither vmx nor svm",
         "enable virtualization in the firmware, or nested virtualization on this machine's host",
     )
 
 
-def _no_rights(device: Path) -> Lack:
+def _no_rights(device: Path) -> Obstacle:
     try:
         group = device.group()
     except (KeyError, OSError):
         group = "kvm"
     if group == "root":
-        hint = f"as root: chgrp kvm {device}; chmod 660 {device}; then join the group kvm"
+        hint = f"run as root: chgrp kvm {device}; chmod 660 {device}; then join the group kvm"
     else:
-        hint = f"as root: usermod -aG {group} YOUR_NAME, then log in again"
-    return Lack("this user may not open /dev/kvm for reading and writing", hint)
+        hint = f"run as root: usermod -aG {group} YOUR_NAME; then log in again"
+    return Obstacle("this user may not open /dev/kvm for reading and writing", hint)

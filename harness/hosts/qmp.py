@@ -1,4 +1,4 @@
-"""A QEMU's monitor for code that is not asynchronous: commands in, answers out, from any thread."""
+"""A blocking client for QEMU's monitor. Any thread may call it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qemu.qmp import ExecuteError, QMPClient
 
 from harness.errors import HostError
 
-# what it has to say is raised as an error here, and told by whoever asked
+# its errors are raised here, so its log lines would repeat them
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 _CLOSE_TIMEOUT = 2.0
 
@@ -25,16 +25,16 @@ _T = TypeVar("_T")
 
 @functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """Runs for as long as this process: one for all monitors."""
+    """The event loop of all monitors. It runs until this process ends."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="qmp", daemon=True).start()
     return loop
 
 
 class Monitor:
-    """A client over a connected socket, which becomes its own; it takes the greeting by itself.
+    """A client over a connected socket, which it then owns. It answers QEMU's greeting.
 
-    QEMU tells events to those alone who have answered its greeting.
+    QEMU sends events only to clients that have answered its greeting.
 
     Reference: QEMU Machine Protocol Specification (docs/interop/qmp-spec).
     """
@@ -42,41 +42,42 @@ class Monitor:
     def __init__(self, stream: socket.socket, greeting_timeout: float = 20.0) -> None:
         self._stream = stream
         self._client = QMPClient()
-        self._greeted = _start(self._client.connect(stream), greeting_timeout)
+        self._greeting = _start(self._client.connect(stream), greeting_timeout)
 
     def execute(self, command: str, *, timeout: float = 10.0, **arguments: Any) -> Any:
-        """One command; underscores in argument names stand for hyphens.
+        """Run one command and return its result.
 
-        Raises HostError when QEMU refuses, is late, or is gone.
+        Underscores in argument names become hyphens. Raises HostError when QEMU refuses, does not
+        answer within `timeout` seconds, or has ended.
         """
-        named = {name.replace("_", "-"): value for name, value in arguments.items()}
-        _finish("the greeting", self._greeted, timeout)
-        return _finish(command, _start(self._client.execute(command, named), timeout))
+        hyphenated = {name.replace("_", "-"): value for name, value in arguments.items()}
+        _finish("the greeting", self._greeting, timeout)
+        return _finish(command, _start(self._client.execute(command, hyphenated), timeout))
 
     def close(self) -> None:
-        """Close the socket; QEMU stays. Idempotent."""
-        with contextlib.suppress(OSError):  # it may be closed already
+        """Close the socket. QEMU goes on. Idempotent."""
+        with contextlib.suppress(OSError):  # already closed
             self._stream.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(HostError):  # one that is still waited for comes to its end
-            _finish("the greeting", self._greeted, _CLOSE_TIMEOUT)
-        with contextlib.suppress(HostError):  # it tells once more why the connection ended
+        with contextlib.suppress(HostError):  # a pending greeting fails now
+            _finish("the greeting", self._greeting, _CLOSE_TIMEOUT)
+        with contextlib.suppress(HostError):  # it raises the connection's error again
             _finish("disconnect", _start(self._client.disconnect(), _CLOSE_TIMEOUT))
         self._stream.close()
 
 
-def _start(doing: Coroutine[Any, Any, _T], timeout: float) -> Future[_T]:
+def _start(coroutine: Coroutine[Any, Any, _T], timeout: float) -> Future[_T]:
     async def bounded() -> _T:
-        return await asyncio.wait_for(doing, timeout)
+        return await asyncio.wait_for(coroutine, timeout)
 
     return asyncio.run_coroutine_threadsafe(bounded(), _loop())
 
 
-def _finish(what: str, doing: Future[_T], timeout: float | None = None) -> _T:
+def _finish(command: str, future: Future[_T], timeout: float | None = None) -> _T:
     try:
-        return doing.result(timeout)
+        return future.result(timeout)
     except ExecuteError as error:
-        raise HostError(f"QEMU refuses {what}: {error}", stage="host") from error
+        raise HostError(f"QEMU refuses {command}: {error}", stage="host") from error
     except TimeoutError as error:
-        raise HostError(f"QEMU does not answer {what} in time", stage="host") from error
-    except Exception as error:  # of the stream, or of what came on it
-        raise HostError(f"QEMU is gone at {what}: {error}", stage="host") from error
+        raise HostError(f"QEMU does not answer {command} in time", stage="host") from error
+    except Exception as error:  # an error of the stream or of the protocol
+        raise HostError(f"QEMU is gone at {command}: {error}", stage="host") from error

@@ -1,4 +1,4 @@
-"""What all hosts reached by SSH have in common."""
+"""A host behind an SSH session: the base class of SSHHost and EmulatedHost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import CommandError, HostError, SSHError
 from harness.hosts.base import HostFacts
-from harness.hosts.facts import gather
+from harness.hosts.facts import read_facts
 from harness.ssh import relay
 from harness.ssh.process import Completed, Process, Stream
 from harness.ssh.session import SSHSession
@@ -19,7 +19,7 @@ from harness.ssh.vsock_proxy import SCRIPT, VsockProxy
 
 
 class RemoteHost:
-    """A Host behind one SSH session; see Host for its methods."""
+    """See Host."""
 
     emulated = False
 
@@ -33,28 +33,28 @@ class RemoteHost:
         """See Host."""
         return False
 
-    def __init__(self, name: str, why: str, session: SSHSession) -> None:
+    def __init__(self, name: str, reason: str, session: SSHSession) -> None:
         self.name = name
-        self.why = why
+        self.reason = reason
         self._ssh = session
         self._lock = threading.RLock()
         self._placed: dict[tuple[str, int, int], str] = {}
         self._processes: list[Process] = []
         self._scratch: str | None = None
         self._cache: str | None = None
-        self._relay: VsockProxy | None = None
-        self._relay_tried = False
+        self._vsock_proxy: VsockProxy | None = None
+        self._vsock_proxy_tried = False
         self._closed = False
 
     @property
     def alive(self) -> bool:
-        """False once the connection is known to be lost; run() and spawn() open it again."""
+        """False after a loss of the connection was noticed. run() and spawn() restore it."""
         return self._ssh.alive
 
     @cached_property
     def facts(self) -> HostFacts:
         """See Host."""
-        return gather(self.run, emulated=self.emulated)
+        return read_facts(self.run, emulated=self.emulated)
 
     def run(
         self,
@@ -81,13 +81,13 @@ class RemoteHost:
         return process
 
     def place(self, path: Path) -> str:
-        """See Host: a copy under the remote user's cache, named by its SHA-256."""
+        """See Host. The copy is in the remote user's cache under its SHA-256."""
         try:
             stat = path.stat()
             key = (str(path), stat.st_size, stat.st_mtime_ns)
             with self._lock:
                 if key not in self._placed:
-                    self._placed[key] = self._bring(path, stat.st_size)
+                    self._placed[key] = self._transfer(path, stat.st_size)
                 return self._placed[key]
         except OSError as error:
             raise HostError(
@@ -96,20 +96,20 @@ class RemoteHost:
                 stage="host",
             ) from error
 
-    def _bring(self, path: Path, size: int) -> str:
-        """Make the file readable there, once per content."""
+    def _transfer(self, path: Path, size: int) -> str:
+        """Make a file of `size` bytes readable on the host. Returns its path there."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         remote = f"{self._cache_directory()}/{digest}"
         present = self.run(["stat", "-c", "%s", remote], check=False)
         if present.status != 0 or present.stdout.strip() != str(size):
             try:
-                # executable: a tool of ours may be placed as well as a disk
+                # executable: some placed files are programs
                 self._session().put(path, remote, mode=0o700, timeout=60 + size / (1 << 20))
             except (SSHError, CommandError) as error:
                 raise HostError(
                     f"{path} cannot be copied to {self.name}: {error.cause}",
-                    hint=f"see that there is room for {size >> 20} MiB",
+                    hint=f"make sure that {size >> 20} MiB are free there",
                     stage="host",
                 ) from error
         return remote
@@ -122,44 +122,45 @@ class RemoteHost:
         return self._cache
 
     def scratch(self, mapped: int = 0) -> str:
-        """See Host. Under /var/tmp: /tmp may be a tmpfs, which older kernels refuse O_DIRECT."""
+        """See Host. It is in /var/tmp: /tmp may be a tmpfs, without O_DIRECT in older kernels."""
         with self._lock:
             if self._scratch is None:
-                made = self.run(["mktemp", "-d", "/var/tmp/harness-XXXXXXXX"])  # noqa: S108
-                self._scratch = made.stdout.strip()
+                created = self.run(["mktemp", "-d", "/var/tmp/harness-XXXXXXXX"])  # noqa: S108
+                self._scratch = created.stdout.strip()
             return self._scratch
 
     def connect_vsock(self, cid: int, port: int, timeout: float) -> Stream:
         """See Host."""
-        standing = self._standing_relay()
-        if standing is not None:
+        proxy = self._start_vsock_proxy()
+        if proxy is not None:
             try:
-                return standing.connect(self._session(), cid, port, timeout)
-            except SSHError:  # forwarding is forbidden, or it was killed: each by its own process
-                self._relay = None
+                return proxy.connect(self._session(), cid, port, timeout)
+            except SSHError:  # the server forbids forwarding, or the proxy was killed
+                self._vsock_proxy = None
         return self._connect(relay.Target(relay.AF_VSOCK, str(cid), port), timeout)
 
     def connect_tcp(
-        self, address: str, port: int, timeout: float, within: Sequence[str] = ()
+        self, address: str, port: int, timeout: float, command_prefix: Sequence[str] = ()
     ) -> Stream:
         """See Host."""
-        return self._connect(relay.Target(relay.AF_INET, address, port, tuple(within)), timeout)
+        target = relay.Target(relay.AF_INET, address, port, tuple(command_prefix))
+        return self._connect(target, timeout)
 
     def _connect(self, target: relay.Target, timeout: float) -> Stream:
         return relay.connect(self._session(), target, timeout)
 
-    def _standing_relay(self) -> VsockProxy | None:
-        """Started with the first connection."""
+    def _start_vsock_proxy(self) -> VsockProxy | None:
+        """The host's proxy, started with the first connection; None when it cannot run."""
         with self._lock:
-            if not self._relay_tried:
-                self._relay_tried = True
+            if not self._vsock_proxy_tried:
+                self._vsock_proxy_tried = True
                 with contextlib.suppress(HostError):
                     argv = ["python3", "-I", "-S", "-c", SCRIPT]
-                    self._relay = VsockProxy(self.spawn(argv))
-            return self._relay
+                    self._vsock_proxy = VsockProxy(self.spawn(argv))
+            return self._vsock_proxy
 
     def close(self) -> None:
-        """End what spawn() started, remove scratch(), end the session. Idempotent."""
+        """See Host. It also ends the SSH session."""
         with self._lock:
             if self._closed:
                 return
@@ -173,7 +174,7 @@ class RemoteHost:
         self._ssh.close()
 
     def _session(self) -> SSHSession:
-        """The session, connected again once when it was lost."""
+        """The SSH session. A lost one is reconnected once."""
         with self._lock:
             if self._closed:
                 raise HostError(f"{self.name} is closed", stage="host")
@@ -185,5 +186,5 @@ class RemoteHost:
             return self._ssh
 
     def _host_error(self, error: SSHError) -> HostError:
-        """What the host's user sees of an SSH error."""
+        """Convert an error of the SSH session."""
         return HostError(error.cause, hint=error.hint, stage=error.stage or "host")

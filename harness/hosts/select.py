@@ -1,4 +1,4 @@
-"""Which host a session runs on, and why."""
+"""The choice of a session's host."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from harness.errors import HostError
 from harness.hosts.base import Host
 from harness.hosts.emulated import EmulatedHost
 from harness.hosts.local import LocalHost
-from harness.hosts.probe import Lack, Verdict, probe_local
+from harness.hosts.probe import Obstacle, Verdict, probe_local
 from harness.hosts.ssh import SSHHost
 from images.store import host_image
 
-__all__ = ["Lack", "Verdict", "probe_local", "select_host", "why_auto"]
+__all__ = ["Obstacle", "Verdict", "choose_auto", "probe_local", "select_host"]
 
 
-def why_auto(verdict: Verdict) -> tuple[str, str]:
-    """The host "auto" takes, and why in one line."""
+def choose_auto(verdict: Verdict) -> tuple[str, str]:
+    """Choose the host for "auto". Returns its name and the reason in one line."""
     if verdict.usable:
         return "local", f"this machine's KVM ({verdict.backend}) runs stock guests"
-    return "emulated", f"no usable KVM here: {verdict.cause}"
+    return "emulated", f"this machine has no usable KVM: {verdict.cause}"
 
 
 def select_host(
@@ -28,21 +28,22 @@ def select_host(
     *,
     probe: Callable[[], Verdict] = probe_local,
 ) -> Host:
-    """The host that `name` asks for, ready to use.
+    """Open a host by name.
 
     Args:
         name: "auto", "local", "emulated" or "ssh://user@name[:port]".
-        progress: called with one line for what takes long, and for the choice made.
+        progress: called with one line for each slow step, and for the choice of "auto".
+        probe: judges this machine's KVM.
 
-    Raises HostError (or ImageError, building the emulated host) naming cause and hint.
+    Raises HostError, or ImageError when the emulated host's image cannot be built.
     """
     if name.startswith("ssh://"):
         return SSHHost(name)
     if name == "emulated":
-        return _emulated("asked for", progress)
+        return _emulated("requested", progress)
     if name not in {"auto", "local"}:
         raise HostError(
-            f"{name!r} is no host",
+            f"{name!r} is not a host",
             hint="choose auto, local, emulated or ssh://user@name",
             stage="host",
         )
@@ -54,11 +55,11 @@ def select_host(
                 hint=f"{verdict.hint}; or use --virt-host=emulated",
                 stage="host",
             )
-        return LocalHost("asked for")
-    choice, why = why_auto(verdict)
-    progress(f"host {choice}: {why}")
-    return LocalHost(why) if choice == "local" else _emulated(why, progress)
+        return LocalHost("requested")
+    choice, reason = choose_auto(verdict)
+    progress(f"host {choice}: {reason}")
+    return LocalHost(reason) if choice == "local" else _emulated(reason, progress)
 
 
-def _emulated(why: str, progress: Callable[[str], None]) -> Host:
-    return EmulatedHost(host_image(progress), why=why, progress=progress)
+def _emulated(reason: str, progress: Callable[[str], None]) -> Host:
+    return EmulatedHost(host_image(progress), reason=reason, progress=progress)

@@ -1,4 +1,4 @@
-"""A host reached by SSH: ssh://user@name[:port]."""
+"""A host that is reached by SSH: ssh://user@name[:port]."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.ssh.session import SSHSession
 
 
 def parse_url(url: str) -> tuple[str, str, int]:
-    """User, name and port of "ssh://[user@]name[:port]". Raises HostError when it is none."""
+    """Parse "ssh://[user@]name[:port]". Returns user, name and port. Raises HostError."""
     try:
         parts = urlsplit(url)
         user, name, port = parts.username, parts.hostname, parts.port or 22
@@ -25,7 +25,7 @@ def parse_url(url: str) -> tuple[str, str, int]:
         port = 0
     if not name or parts.scheme != "ssh" or parts.path.strip("/") or parts.password:
         raise HostError(
-            f"{url!r} is no SSH host",
+            f"{url!r} is not an SSH host",
             hint="write it as ssh://user@name or ssh://user@name:port, without a password",
             stage="host",
         )
@@ -33,18 +33,18 @@ def parse_url(url: str) -> tuple[str, str, int]:
 
 
 class SSHHost(RemoteHost):
-    """See Host. What is asked of the machine: Linux, a POSIX shell, python3 >= 3.9, /dev/kvm."""
+    """See Host. The machine needs Linux, a POSIX shell, python3 >= 3.9 and /dev/kvm."""
 
     def __init__(
         self,
         url: str,
         *,
-        why: str = "asked for",
+        reason: str = "requested",
         timeout: float = 20.0,
         known_hosts: Sequence[Path] = KNOWN_HOSTS,
         keys: Sequence[Path] = CLIENT_KEYS,
     ) -> None:
-        """Connect within `timeout` seconds. Raises HostError naming cause and hint."""
+        """Connect within `timeout` seconds. Raises HostError. reason: see Host."""
         user, name, port = parse_url(url)
 
         def open_stream(remaining: float) -> Stream:
@@ -61,11 +61,13 @@ class SSHHost(RemoteHost):
             )
         except SSHError as error:
             raise HostError(error.cause, hint=error.hint, stage="host") from error
-        super().__init__(f"ssh://{user}@{name}" + (f":{port}" if port != 22 else ""), why, session)
+        super().__init__(
+            f"ssh://{user}@{name}" + (f":{port}" if port != 22 else ""), reason, session
+        )
 
 
 def tcp(name: str, port: int, timeout: float) -> socket.socket:
-    """A TCP connection that sends small packets at once. Raises OSError."""
+    """Open a TCP connection without Nagle's delay for small packets. Raises OSError."""
     stream = socket.create_connection((name, port), timeout)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return stream

@@ -276,7 +276,7 @@ class Recorder:
             "hypervisor": ", ".join(session.hypervisors) or hypervisor.name,
             "host": host.name,
             "hostname": facts.hostname,
-            "why": host.why,
+            "why": host.reason,
             "emulated": host.emulated,
             "backend": facts.backend,
             "fingerprint": facts.fingerprint,

@@ -63,7 +63,7 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self._load = conditions.load_here()  # before we make some
+        self._load = conditions.local_load()  # before the session adds load
         self.settings = settings(config)
         self.progress = Progress(config)
         self.host: Host | None = None
@@ -268,7 +268,7 @@ class Session:
         if self.host is None:
             return
         try:
-            found = conditions.look(self.host.run, self.host.facts, self._load)
+            found = conditions.find_disturbances(self.host.run, self.host.facts, self._load)
         except HarnessError as error:
             found = [f"what makes its figures vary cannot be looked for: {error.cause}"]
         for line in found:

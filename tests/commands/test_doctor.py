@@ -11,9 +11,9 @@ from rich.console import Console
 from harness.__main__ import main
 from harness.commands import doctor
 from harness.commands.doctor import Row, conclusion
-from harness.hosts.probe import Lack, Verdict
+from harness.hosts.probe import Obstacle, Verdict
 
-NONE = Verdict("none", (Lack("/dev/kvm is missing", "modprobe kvm_amd"),))
+NONE = Verdict("none", (Obstacle("/dev/kvm is missing", "modprobe kvm_amd"),))
 
 
 def by_name(rows: list[Row]) -> dict[str, Row]:
@@ -93,7 +93,7 @@ def test_conclusions() -> None:
     )
     assert conclusion(NONE, [good]) == (
         True,
-        "auto: emulated: no usable KVM here: /dev/kvm is missing",
+        "auto: emulated: this machine has no usable KVM: /dev/kvm is missing",
     )
     works, line = conclusion(NONE, [bad, good])
     assert not works

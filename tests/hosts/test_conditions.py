@@ -1,4 +1,4 @@
-"""What makes figures vary, told from what a host says of itself."""
+"""Conditions that make figures vary, found in the output of a host."""
 
 from __future__ import annotations
 
@@ -33,51 +33,51 @@ Full
 FACTS = HostFacts("h", "vmx", "CPU", 4, 1 << 34, "6.1", governor="performance", smt="off")
 
 
-def test_a_quiet_host_has_nothing_to_tell() -> None:
-    assert conditions.judge(QUIET, FACTS) == []
-    assert conditions.judge("", replace(FACTS, governor="", smt="")) == []
+def test_quiet_host_has_no_disturbances() -> None:
+    assert conditions.parse_disturbances(QUIET, FACTS) == []
+    assert conditions.parse_disturbances("", replace(FACTS, governor="", smt="")) == []
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "pattern"),
     [
         ("0.10 0.20", "3.00 0.20", r"busy before the first test \(75% of its CPUs\)"),
         ("SwapFree:        1000000", "SwapFree:        500000", "swapped memory out"),
         ("@ virtual\n", "@ virtual\nhypervisor\n", "is a virtual machine"),
-        ("@ boost\n0", "@ boost\n1", "follows their heat"),
-        ("@ no_turbo\n1", "@ no_turbo\n0", "follows their heat"),
+        ("@ boost\n0", "@ boost\n1", "follows their temperature"),
+        ("@ no_turbo\n1", "@ no_turbo\n0", "follows their temperature"),
         ("@ ksm\n0", "@ ksm\n1", "KSM merges pages"),
         ("@ shmem\n[advise]", "@ shmem\n[never]", "no huge pages"),
         ("Full", "Full\nDischarging", "on battery"),
     ],
 )
-def test_each_thing_is_told(old: str, new: str, told: str) -> None:
+def test_each_disturbance_is_reported(old: str, new: str, pattern: str) -> None:
     assert old in QUIET
-    (found,) = conditions.judge(QUIET.replace(old, new), FACTS)
-    assert re.search(told, found)
+    (line,) = conditions.parse_disturbances(QUIET.replace(old, new), FACTS)
+    assert re.search(pattern, line)
 
 
-def test_the_hosts_facts_count_too() -> None:
-    found = conditions.judge(QUIET, replace(FACTS, governor="powersave", smt="on"))
-    assert [line.split("(")[0] for line in found] == [
+def test_facts_of_the_host_count() -> None:
+    lines = conditions.parse_disturbances(QUIET, replace(FACTS, governor="powersave", smt="on"))
+    assert [line.split("(")[0] for line in lines] == [
         "the CPUs' clock follows the load ",
         "two threads share a core ",
     ]
 
 
-def test_this_machine_can_be_looked_at() -> None:
-    with_any = LocalHost("a test")
+def test_this_machine_is_checked() -> None:
+    host = LocalHost("a test")
     try:
-        assert isinstance(conditions.look(with_any.run, with_any.facts, 0.0), list)
+        assert isinstance(conditions.find_disturbances(host.run, host.facts, 0.0), list)
     finally:
-        with_any.close()
+        host.close()
 
 
-def test_an_emulated_host_is_as_quiet_as_its_machine() -> None:
+def test_emulated_host_reports_the_load_of_its_machine() -> None:
     def run(argv: list[str]) -> Completed:
-        raise AssertionError("nothing of it counts")
+        raise AssertionError("the emulated host itself is not checked")
 
     facts = replace(FACTS, backend="emulated")
-    (found,) = conditions.look(run, facts, 1.0)
-    assert found.startswith("the machine that emulates the host was busy")
-    assert conditions.look(run, facts, 0.1) == []
+    (line,) = conditions.find_disturbances(run, facts, 1.0)
+    assert line.startswith("the machine that emulates the host was busy")
+    assert conditions.find_disturbances(run, facts, 0.1) == []

@@ -1,4 +1,4 @@
-"""The emulated host, really booted."""
+"""The emulated host, booted in full."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from harness.errors import HostError
 from harness.hosts import qemu
-from harness.hosts.emulated import LARGE, EmulatedHost
+from harness.hosts.emulated import DISK_THRESHOLD, EmulatedHost
 from images.image import HostImage
 from images.store import host_image
 from tests.waiting import gone
@@ -29,7 +29,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_missing_qemu_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_qemu_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match="qemu-system-x86_64 is not installed") as caught:
         qemu.Qemu(tmp_path / "k", tmp_path / "i", tmp_path / "d")
@@ -38,65 +38,67 @@ def test_missing_qemu_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @emulated
 class TestShared:
-    """Tests that leave the host as it is."""
+    """Tests that share one host."""
 
-    def test_it_is_a_kvm_host(self, emulated_host: EmulatedHost) -> None:
+    def test_host_offers_kvm(self, emulated_host: EmulatedHost) -> None:
         facts = emulated_host.facts
         assert emulated_host.emulated
         assert facts.backend == "emulated"
-        assert (facts.cpus, facts.cpu_numbers) == (2, (1, 2)), "the first is the kernel's own"
+        assert (facts.cpus, facts.cpu_numbers) == (2, (1, 2)), (
+            "the first is reserved for the kernel"
+        )
         assert facts.mitigations
         devices = ["/dev/kvm", "/dev/vhost-vsock", "/dev/vhost-net", "/dev/net/tun"]
         assert emulated_host.run(["ls", *devices]).status == 0
 
-    def test_its_kvm_runs_the_probe_guest(self, emulated_host: EmulatedHost) -> None:
+    def test_kvm_runs_the_probe_guest(self, emulated_host: EmulatedHost) -> None:
         source = Path(qemu.__file__).with_name("kvm_probe.py").read_bytes()
-        done = emulated_host.run(["python3", "-I", "-S", "-", "/dev/kvm"], input=source)
-        assert done.stdout == "ok\n"
+        result = emulated_host.run(["python3", "-I", "-S", "-", "/dev/kvm"], input=source)
+        assert result.stdout == "ok\n"
 
-    @pytest.mark.parametrize("size", [100, LARGE + 700])
-    def test_placed_file_is_the_same_there(
+    @pytest.mark.parametrize("size", [100, DISK_THRESHOLD + 700])
+    def test_placed_file_has_the_same_content(
         self, emulated_host: EmulatedHost, tmp_path: Path, size: int
     ) -> None:
         data = os.urandom(size)
         (tmp_path / "a,file").write_bytes(data)
         remote = emulated_host.place(tmp_path / "a,file")
-        assert remote.startswith("/dev/sd") == (size >= LARGE)
+        assert remote.startswith("/dev/sd") == (size >= DISK_THRESHOLD)
         assert emulated_host.place(tmp_path / "a,file") == remote
         script = f"head -c {size} {remote} | sha256sum"
-        found = emulated_host.run(["sh", "-c", script]).stdout.split()[0]
-        assert found == hashlib.sha256(data).hexdigest()
-        if size >= LARGE:
+        digest = emulated_host.run(["sh", "-c", script]).stdout.split()[0]
+        assert digest == hashlib.sha256(data).hexdigest()
+        if size >= DISK_THRESHOLD:
             blocks = emulated_host.run(["cat", f"/sys/block/{remote[5:]}/size"]).stdout
             assert int(blocks) * 512 == -(-size // 512) * 512
             denied = emulated_host.run(["dd", f"of={remote}", "count=1"], input=b"x", check=False)
             assert denied.status != 0
             assert (tmp_path / "a,file").read_bytes() == data
 
-    def test_process(self, emulated_host: EmulatedHost) -> None:
+    def test_process_reads_lines_until_kill(self, emulated_host: EmulatedHost) -> None:
         process = emulated_host.spawn(["cat"])
         process.write(b"line\n")
         assert process.readline() == b"line\n"
         process.kill()
         assert process.readline() == b""
 
-    def test_scratch_takes_direct_io(self, emulated_host: EmulatedHost) -> None:
+    def test_scratch_supports_direct_io(self, emulated_host: EmulatedHost) -> None:
         target = f"of={emulated_host.scratch()}/file"
         argv = ["dd", "if=/dev/zero", target, "bs=4096", "count=4", "oflag=direct"]
         assert emulated_host.run(argv).status == 0
 
-    def test_vsock_refused(self, emulated_host: EmulatedHost) -> None:
+    def test_connect_vsock_without_a_guest_fails(self, emulated_host: EmulatedHost) -> None:
         with pytest.raises(OSError, match="vsock 77:22") as caught:
             emulated_host.connect_vsock(77, 22, 5.0)
         assert caught.value.errno in {errno.ENODEV, errno.ECONNRESET, errno.ETIMEDOUT}
 
-    def test_host_has_no_way_out(self, emulated_host: EmulatedHost) -> None:
+    def test_host_cannot_reach_the_network(self, emulated_host: EmulatedHost) -> None:
         script = "import socket; s = socket.socket(); s.settimeout(1); s.connect(('10.0.2.2', 9))"
         assert emulated_host.run(["python3", "-c", script], check=False).status == 1
 
 
 @emulated
-def test_killed_qemu_is_named_and_nothing_stays() -> None:
+def test_killed_qemu_is_reported_and_leaves_nothing() -> None:
     before, threads = descriptors(), threading.active_count()
     host = EmulatedHost(host_image())
     process = host.spawn(["cat"])
@@ -112,7 +114,7 @@ def test_killed_qemu_is_named_and_nothing_stays() -> None:
 
 
 @emulated
-def test_sigkill_of_our_process_ends_qemu() -> None:
+def test_sigkill_of_the_parent_ends_qemu() -> None:
     code = (
         "import time\nfrom images.store import host_image\nfrom harness.hosts.qemu import Qemu\n"
         "i = host_image()\nq = Qemu(i.kernel, i.initramfs, i.disk)\n"
@@ -122,13 +124,13 @@ def test_sigkill_of_our_process_ends_qemu() -> None:
     with child:
         assert child.stdout is not None
         pid = int(child.stdout.readline().split()[-1])
-        assert not gone_now(pid)
+        assert not is_gone(pid)
         child.kill()
         child.wait()
     assert gone(pid)
 
 
-def gone_now(pid: int) -> bool:
+def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
@@ -155,7 +157,7 @@ def _empty_disk(image: HostImage, folder: Path) -> HostImage:
         (_empty_disk, r"(?s)QEMU ended.*harness: failed"),
     ],
 )
-def test_broken_images(
+def test_broken_image_is_an_error(
     tmp_path: Path, breakage: Callable[[HostImage, Path], HostImage], error: str
 ) -> None:
     image = breakage(host_image(), tmp_path)
@@ -167,7 +169,7 @@ def test_broken_images(
 
 
 @emulated
-def test_late_boot_is_ended() -> None:
+def test_late_boot_ends_qemu() -> None:
     threads = threading.active_count()
     with pytest.raises(HostError, match="was not ready in"):
         EmulatedHost(host_image(), boot_timeout=0.3)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from harness.errors import HostError
-from harness.hosts.facts import backend_of, parse_cpuinfo, parse_facts, parse_list
+from harness.hosts.facts import backend_of, parse_cpu_list, parse_cpuinfo, parse_facts
 from harness.hosts.local import LocalHost
 
 TEXT = """\
@@ -36,7 +36,7 @@ dev
 """
 
 
-def test_all_fields() -> None:
+def test_parse_facts_reads_all_fields() -> None:
     facts = parse_facts(TEXT)
     assert facts.hostname == "node7"
     assert facts.kernel == "6.1.0-30-amd64"
@@ -52,20 +52,20 @@ def test_all_fields() -> None:
     assert facts.backend == "vmx"
 
 
-def test_cpus_are_those_that_are_ours() -> None:
-    assert parse_facts(TEXT).cpu_numbers == (0, 1), "nothing says otherwise"
-    facts = parse_facts(TEXT + "@ ours\n1\n")
+def test_cpus_are_limited_to_the_allowed_ones() -> None:
+    assert parse_facts(TEXT).cpu_numbers == (0, 1), "without a list, all are allowed"
+    facts = parse_facts(TEXT + "@ allowed\n1\n")
     assert (facts.cpus, facts.cpu_numbers) == (1, (1,))
 
 
 @pytest.mark.parametrize(
     ("text", "numbers"), [("0-2,5", (0, 1, 2, 5)), ("3", (3,)), ("", ()), ("1,4-5", (1, 4, 5))]
 )
-def test_lists_of_the_kernels(text: str, numbers: tuple[int, ...]) -> None:
-    assert parse_list(text) == numbers
+def test_parse_cpu_list(text: str, numbers: tuple[int, ...]) -> None:
+    assert parse_cpu_list(text) == numbers
 
 
-def test_fingerprint_knows_the_hardware_but_not_the_name() -> None:
+def test_fingerprint_depends_on_hardware_and_not_on_the_name() -> None:
     facts = parse_facts(TEXT)
     renamed = dataclasses.replace(facts, hostname="other", memory=1)
     patched = dataclasses.replace(facts, microcode="0x2c")
@@ -91,22 +91,22 @@ def test_missing_files_leave_fields_empty() -> None:
         ({"svm"}, ["dev"], True, "emulated"),
     ],
 )
-def test_backend(flags: set[str], kvm: list[str], emulated: bool, backend: str) -> None:
+def test_backend_of(flags: set[str], kvm: list[str], emulated: bool, backend: str) -> None:
     assert backend_of(flags, kvm, emulated) == backend
 
 
-def test_cpuinfo_counts_processors_and_keeps_the_first() -> None:
+def test_parse_cpuinfo_counts_processors_and_keeps_the_first() -> None:
     lines = ["processor : 0", "model name : A", "", "processor : 1", "model name : B"]
     assert parse_cpuinfo(lines) == (2, {"processor": "0", "model name": "A"})
 
 
 @pytest.mark.parametrize("text", ["", "sh: not found", "@ uname\nx\ny\n@ cpuinfo\n@ memory\n"])
-def test_nonsense_is_an_error(text: str) -> None:
+def test_incomplete_output_is_an_error(text: str) -> None:
     with pytest.raises(HostError, match="facts cannot be read"):
         parse_facts(text)
 
 
-def test_of_this_machine() -> None:
+def test_facts_of_this_machine() -> None:
     facts = LocalHost().facts
     assert facts.cpus >= 1
     assert facts.memory > 1 << 20

@@ -21,36 +21,36 @@ def host() -> Iterator[LocalHost]:
     local.close()
 
 
-def test_run(host: LocalHost) -> None:
-    done = host.run(["sh", "-c", "cat; echo err >&2"], input=b"in\xff")
-    assert (done.status, done.stdout, done.stderr) == (0, "in\ufffd", "err\n")
+def test_run_passes_input_and_decodes_output(host: LocalHost) -> None:
+    result = host.run(["sh", "-c", "cat; echo err >&2"], input=b"in\xff")
+    assert (result.status, result.stdout, result.stderr) == (0, "in\ufffd", "err\n")
 
 
-def test_failure(host: LocalHost) -> None:
-    with pytest.raises(CommandError, match="status 4: why"):
-        host.run(["sh", "-c", "echo why >&2; exit 4"])
+def test_run_raises_for_a_failed_command(host: LocalHost) -> None:
+    with pytest.raises(CommandError, match="status 4: reason"):
+        host.run(["sh", "-c", "echo reason >&2; exit 4"])
     assert host.run(["false"], check=False).status == 1
 
 
-def test_missing_program(host: LocalHost) -> None:
+def test_run_of_a_missing_program_fails(host: LocalHost) -> None:
     with pytest.raises(HostError, match="no-such-program cannot be started") as caught:
         host.run(["no-such-program"])
     assert "install" in caught.value.hint
 
 
-def test_late_command_is_ended_with_its_children(host: LocalHost) -> None:
+def test_run_kills_a_late_command_and_its_children(host: LocalHost) -> None:
     with pytest.raises(HostError, match="did not end") as caught:
         host.run(["sh", "-c", "sleep 100 & echo $!; wait"], timeout=0.3)
     assert gone(int(caught.value.cause.split()[-1]))
 
 
-def test_child_that_keeps_the_pipe_is_ended_too(host: LocalHost) -> None:
+def test_run_kills_a_child_that_holds_the_pipe(host: LocalHost) -> None:
     with pytest.raises(HostError, match="did not end") as caught:
         host.run(["sh", "-c", "sleep 100 & echo $!"], timeout=0.3)
     assert gone(int(caught.value.cause.split()[-1]))
 
 
-def test_process(host: LocalHost) -> None:
+def test_process_reads_and_writes_lines(host: LocalHost) -> None:
     process = host.spawn(["sh", "-c", "cat; echo bye >&2; exit 5"])
     process.write(b"one\ntwo")
     assert process.readline() == b"one\n"
@@ -63,7 +63,7 @@ def test_process(host: LocalHost) -> None:
         process.write(b"x")
 
 
-def test_stderr_tail_is_4_kib(host: LocalHost) -> None:
+def test_stderr_tail_has_4_kib(host: LocalHost) -> None:
     process = host.spawn(["sh", "-c", "head -c 300000 /dev/zero >&2; echo end >&2"])
     assert process.wait(10) == 0
     assert len(process.stderr_tail()) == 4096
@@ -84,14 +84,14 @@ def test_kill_ends_a_blocked_reader(host: LocalHost) -> None:
     assert process.wait(1) == -9
 
 
-def test_place_is_the_file_itself(host: LocalHost, tmp_path: Path) -> None:
+def test_place_returns_the_file_itself(host: LocalHost, tmp_path: Path) -> None:
     (tmp_path / "disk").touch()
     assert host.place(tmp_path / "disk") == str(tmp_path / "disk")
-    with pytest.raises(HostError, match="is no file"):
+    with pytest.raises(HostError, match="is not a file"):
         host.place(tmp_path / "none")
 
 
-def test_scratch_takes_direct_io_and_goes_at_close(host: LocalHost) -> None:
+def test_scratch_supports_direct_io_and_close_removes_it(host: LocalHost) -> None:
     folder = Path(host.scratch())
     assert host.scratch() == str(folder)
     fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
@@ -103,6 +103,6 @@ def test_scratch_takes_direct_io_and_goes_at_close(host: LocalHost) -> None:
     assert process.wait(1) == -9
 
 
-def test_vsock_refused(host: LocalHost) -> None:
+def test_connect_vsock_without_a_guest_fails(host: LocalHost) -> None:
     with pytest.raises(OSError, match=r"timed out|No such device|reset|unreachable"):
         host.connect_vsock(2**31, 22, 0.2)

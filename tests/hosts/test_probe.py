@@ -1,4 +1,4 @@
-"""Verdicts on machines that are a few files in a folder."""
+"""Verdicts on machines that consist of a few files in a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.errors import HostError
 from harness.hosts import kvm_probe, probe
 from harness.hosts.local import LocalHost
 from harness.hosts.probe import Verdict, probe_local, run_vm_probe
-from harness.hosts.select import select_host, why_auto
+from harness.hosts.select import choose_auto, select_host
 
 
 def machine(
@@ -41,11 +41,11 @@ def judge(root: Path) -> Verdict:
 
 
 @pytest.mark.parametrize("flag", ["vmx", "svm"])
-def test_usable(tmp_path: Path, flag: str) -> None:
+def test_machine_with_kvm_is_usable(tmp_path: Path, flag: str) -> None:
     verdict = judge(machine(tmp_path, flags=flag))
     assert verdict.usable
     assert verdict.backend == flag
-    assert why_auto(verdict)[0] == "local"
+    assert choose_auto(verdict)[0] == "local"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_usable(tmp_path: Path, flag: str) -> None:
         ("", (), "neither vmx nor svm", "firmware"),
     ],
 )
-def test_no_device(
+def test_missing_device_names_cause_and_hint(
     tmp_path: Path, flags: str, modules: tuple[str, ...], cause: str, hint: str
 ) -> None:
     verdict = judge(machine(tmp_path, flags=flags, kvm=False, modules=modules))
@@ -67,19 +67,19 @@ def test_no_device(
     assert hint in verdict.hint
 
 
-def test_software_kvm_is_refused_even_with_a_flag(tmp_path: Path) -> None:
+def test_software_kvm_is_not_usable(tmp_path: Path) -> None:
     verdict = judge(machine(tmp_path, flags="svm", modules=("kvm_pvm",)))
     assert verdict.backend == "pvm"
     assert "software KVM" in verdict.cause
-    assert why_auto(verdict)[0] == "emulated"
+    assert choose_auto(verdict)[0] == "emulated"
 
 
-def test_device_without_a_flag(tmp_path: Path) -> None:
+def test_device_without_a_cpu_flag_is_not_usable(tmp_path: Path) -> None:
     verdict = judge(machine(tmp_path))
     assert "neither vmx nor svm" in verdict.cause
 
 
-def test_no_rights_name_the_group(tmp_path: Path) -> None:
+def test_hint_for_missing_rights_names_the_group(tmp_path: Path) -> None:
     root = machine(tmp_path, flags="vmx")
     verdict = probe_local(root, access=lambda _path, _mode: False, vm_probe=runs)
     assert verdict.backend == "vmx"
@@ -87,18 +87,18 @@ def test_no_rights_name_the_group(tmp_path: Path) -> None:
     assert "group" in verdict.hint or "usermod -aG" in verdict.hint
 
 
-def test_guest_that_does_not_run(tmp_path: Path) -> None:
+def test_failed_probe_guest_is_reported(tmp_path: Path) -> None:
     root = machine(tmp_path, flags="vmx")
     verdict = probe_local(root, access=allowed, vm_probe=lambda _device: "exit 17")
     assert "does not run a guest: exit 17" in verdict.cause
 
 
-def test_vm_probe_on_a_file_that_is_no_kvm(tmp_path: Path) -> None:
+def test_vm_probe_of_a_regular_file_fails(tmp_path: Path) -> None:
     (tmp_path / "kvm").touch()
     assert "ioctl" in run_vm_probe(tmp_path / "kvm")
 
 
-def test_vm_probe_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vm_probe_kills_a_hanging_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "kvm")
     hang = tmp_path / "hang.py"
     hang.write_text("import sys; open(sys.argv[1])\n")
@@ -109,22 +109,22 @@ def test_vm_probe_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     assert time.monotonic() - start < 10
 
 
-def test_vm_probe_on_the_real_device() -> None:
+def test_vm_probe_of_this_machine() -> None:
     device = Path("/dev/kvm")
     if not os.access(device, os.R_OK | os.W_OK):
-        pytest.skip("/dev/kvm is missing here, or not ours to open")
+        pytest.skip("/dev/kvm is missing, or this user may not open it")
     assert run_vm_probe(device) == ""
 
 
 class TestSelect:
-    bad = Verdict("none", (probe.Lack("no KVM at all", "buy one"),))
+    bad = Verdict("none", (probe.Obstacle("no KVM at all", "buy one"),))
 
-    def test_auto_takes_local_and_says_why(self) -> None:
-        said: list[str] = []
-        host = select_host("auto", said.append, probe=lambda: Verdict("svm"))
+    def test_auto_chooses_local_and_gives_the_reason(self) -> None:
+        lines: list[str] = []
+        host = select_host("auto", lines.append, probe=lambda: Verdict("svm"))
         assert isinstance(host, LocalHost)
-        assert "svm" in host.why
-        assert said == [f"host local: {host.why}"]
+        assert "svm" in host.reason
+        assert lines == [f"host local: {host.reason}"]
 
     def test_local_without_kvm_is_an_error(self) -> None:
         with pytest.raises(HostError, match="no KVM at all") as caught:
@@ -132,10 +132,10 @@ class TestSelect:
         assert "buy one" in caught.value.hint
         assert "--virt-host=emulated" in caught.value.hint
 
-    def test_local_with_kvm(self) -> None:
+    def test_local_with_kvm_is_opened(self) -> None:
         assert select_host("local", print, probe=lambda: Verdict("vmx")).name == "local"
 
     @pytest.mark.parametrize("name", ["", "remote", "ssh:host", "http://x"])
-    def test_no_host(self, name: str) -> None:
-        with pytest.raises(HostError, match="is no host"):
+    def test_unknown_name_is_an_error(self, name: str) -> None:
+        with pytest.raises(HostError, match="is not a host"):
             select_host(name, print)

@@ -1,4 +1,4 @@
-"""The monitor client against a scripted monitor."""
+"""The QMP client against a scripted monitor."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from harness.hosts.qmp import Monitor
 GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": []}}
 
 
-class Script:
-    """The other end: what it got, and what it says."""
+class FakeMonitor:
+    """The monitor's end of the socket."""
 
     def __init__(self, stream: socket.socket) -> None:
         self.stream = stream
 
-    def say(self, *lines: dict[str, Any]) -> None:
+    def send(self, *lines: dict[str, Any]) -> None:
         self.stream.sendall(b"".join(json.dumps(line).encode() + b"\r\n" for line in lines))
 
-    def answer(self, **said: Any) -> dict[str, Any]:
-        """Answer the next request, which comes in one piece and with no line's end; the request."""
+    def answer(self, **answer: Any) -> dict[str, Any]:
+        """Answer the next request and return it. It comes in one piece and without a newline."""
         request: dict[str, Any] = json.loads(self.stream.recv(4096))
-        self.say({**said, "id": request["id"]} if "id" in request else said)
+        self.send({**answer, "id": request["id"]} if "id" in request else answer)
         return request
 
-    def later(self, **said: Any) -> threading.Thread:
-        thread = threading.Thread(target=self.answer, kwargs=said)
+    def answer_later(self, **answer: Any) -> threading.Thread:
+        thread = threading.Thread(target=self.answer, kwargs=answer)
         thread.start()
         return thread
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Monitor, Script]]:
-    """Connected."""
+def pair() -> Iterator[tuple[Monitor, FakeMonitor]]:
+    """A client and its monitor, after the greeting."""
     ours, theirs = socket.socketpair()
-    monitor, script = Monitor(ours), Script(theirs)
-    script.say(GREETING)
+    monitor, script = Monitor(ours), FakeMonitor(theirs)
+    script.send(GREETING)
     assert script.answer(**{"return": {}})["execute"] == "qmp_capabilities"
     yield monitor, script
     monitor.close()
@@ -50,37 +50,37 @@ def pair() -> Iterator[tuple[Monitor, Script]]:
     theirs.close()
 
 
-def test_events_are_skipped_and_names_get_hyphens(pair: tuple[Monitor, Script]) -> None:
+def test_execute_skips_events_and_hyphenates_names(pair: tuple[Monitor, FakeMonitor]) -> None:
     monitor, script = pair
-    script.say({"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}})
-    found: list[Any] = []
-    asking = threading.Thread(
-        target=lambda: found.append(
+    script.send({"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}})
+    results: list[Any] = []
+    caller = threading.Thread(
+        target=lambda: results.append(
             monitor.execute("blockdev-add", node_name="x", read_only=True, timeout=5)
         )
     )
-    asking.start()
+    caller.start()
     request = script.answer(**{"return": {"a": 1}})
-    asking.join()
-    assert found == [{"a": 1}]
+    caller.join()
+    assert results == [{"a": 1}]
     assert request["execute"] == "blockdev-add"
     assert request["arguments"] == {"node-name": "x", "read-only": True}
 
 
-def test_refusal(pair: tuple[Monitor, Script]) -> None:
+def test_refused_command_is_an_error(pair: tuple[Monitor, FakeMonitor]) -> None:
     monitor, script = pair
-    answering = script.later(error={"class": "GenericError", "desc": "no such file"})
+    answering = script.answer_later(error={"class": "GenericError", "desc": "no such file"})
     with pytest.raises(HostError, match="refuses blockdev-add: no such file"):
         monitor.execute("blockdev-add")
     answering.join()
 
 
-def test_late_and_gone(pair: tuple[Monitor, Script]) -> None:
+def test_late_answer_and_lost_monitor_are_errors(pair: tuple[Monitor, FakeMonitor]) -> None:
     monitor, script = pair
     with pytest.raises(HostError, match="does not answer quit in time"):
         monitor.execute("quit", timeout=0.1)
     script.answer(**{"return": "late"})
-    answering = script.later(**{"return": "mine"})
+    answering = script.answer_later(**{"return": "mine"})
     assert monitor.execute("query-status") == "mine"
     answering.join()
     timer = threading.Timer(0.1, script.stream.shutdown, [socket.SHUT_RDWR])
@@ -92,7 +92,7 @@ def test_late_and_gone(pair: tuple[Monitor, Script]) -> None:
         monitor.execute("query-status", timeout=5)
 
 
-def test_one_that_says_nothing_is_told() -> None:
+def test_missing_greeting_is_an_error() -> None:
     ours, theirs = socket.socketpair()
     monitor = Monitor(ours, greeting_timeout=0.1)
     with pytest.raises(HostError, match="does not answer the greeting in time"):
@@ -101,7 +101,7 @@ def test_one_that_says_nothing_is_told() -> None:
     theirs.close()
 
 
-def test_what_is_no_monitor_is_told() -> None:
+def test_server_that_is_not_a_monitor_is_an_error() -> None:
     ours, theirs = socket.socketpair()
     monitor = Monitor(ours)
     theirs.sendall(b"SSH-2.0-nobody\r\n")

@@ -1,4 +1,4 @@
-"""ssh:// hosts: their URLs, known keys, and a real server on loopback."""
+"""SSH hosts: URLs, known keys, and a real server on the loopback address."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def host(server: LoopbackServer, known: Path) -> Iterator[SSHHost]:
     opened.close()
 
 
-def test_url() -> None:
+def test_parse_url_returns_user_name_and_port() -> None:
     assert parse_url("ssh://me@box:2222") == ("me", "box", 2222)
     assert parse_url("ssh://me@box/") == ("me", "box", 22)
     assert parse_url("ssh://box")[1:] == ("box", 22)
@@ -50,12 +50,12 @@ def test_url() -> None:
 @pytest.mark.parametrize(
     "url", ["ssh://", "ssh://a@b/c", "ssh://a:secret@b", "ssh://a@b:x", "http://b", "b"]
 )
-def test_bad_url(url: str) -> None:
-    with pytest.raises(HostError, match="is no SSH host"):
+def test_parse_url_refuses_a_bad_url(url: str) -> None:
+    with pytest.raises(HostError, match="is not an SSH host"):
         parse_url(url)
 
 
-def test_known_keys_prefer_ed25519(tmp_path: Path) -> None:
+def test_known_host_key_prefers_ed25519(tmp_path: Path) -> None:
     first, second = make_key(tmp_path / "a"), make_key(tmp_path / "b")
     file = tmp_path / "known"
     file.write_text(f"box,10.0.0.1 {first}\n[box]:2222 {second}\n")
@@ -64,40 +64,40 @@ def test_known_keys_prefer_ed25519(tmp_path: Path) -> None:
     assert known_host_key("box", 2222, [tmp_path / "none", file]) == second
 
 
-def test_unknown_host_key_says_how_to_learn_it(tmp_path: Path) -> None:
+def test_hint_for_an_unknown_host_key_names_ssh_keyscan(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"host key of \[box\]:2222 is not known") as caught:
         known_host_key("box", 2222, [tmp_path / "none"])
     assert "ssh-keyscan -p 2222 box" in caught.value.hint
     assert "fingerprint" in caught.value.hint
 
 
-def test_no_client_key(tmp_path: Path) -> None:
+def test_missing_client_key_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no SSH client key") as caught:
         client_keys([tmp_path / "none"])
     assert "ssh-keygen" in caught.value.hint
 
 
-def test_client_key_that_others_may_read_is_named(tmp_path: Path) -> None:
+def test_error_names_a_client_key_with_access_for_others(tmp_path: Path) -> None:
     make_key(tmp_path / "key")
     (tmp_path / "key").chmod(0o644)
     with pytest.raises(HostError, match="mode 0644"):
         client_keys([tmp_path / "key"])
 
 
-def test_other_host_key(server: LoopbackServer, tmp_path: Path) -> None:
+def test_another_host_key_is_an_error(server: LoopbackServer, tmp_path: Path) -> None:
     known = tmp_path / "known_hosts"
     known.write_text(f"[127.0.0.1]:{server.port} {make_key(tmp_path / 'other')}\n")
     with pytest.raises(HostError, match="another host key"):
         open_host(server, known)
 
 
-def test_refused(server: LoopbackServer, known: Path) -> None:
+def test_closed_port_is_an_error(server: LoopbackServer, known: Path) -> None:
     server.close()
     with pytest.raises(HostError, match="Connection refused"):
         open_host(server, known)
 
 
-def test_run_and_facts(host: SSHHost) -> None:
+def test_run_and_facts_of_an_ssh_host(host: SSHHost) -> None:
     assert host.name.startswith("ssh://")
     assert host.run(["echo", "a b"]).stdout == "a b\n"
     assert host.facts.cpus >= 1
@@ -107,7 +107,7 @@ def test_run_and_facts(host: SSHHost) -> None:
         host.run(["sleep", "100"], timeout=0.3)
 
 
-def test_place_is_by_content_and_once(host: SSHHost, tmp_path: Path) -> None:
+def test_place_transfers_the_same_content_once(host: SSHHost, tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     first.write_bytes(b"same")
     second.write_bytes(b"same")
@@ -122,7 +122,7 @@ def test_place_is_by_content_and_once(host: SSHHost, tmp_path: Path) -> None:
         host.place(tmp_path / "none")
 
 
-def test_scratch_and_processes_go_at_close(host: SSHHost) -> None:
+def test_close_removes_scratch_and_ends_processes(host: SSHHost) -> None:
     folder = Path(host.scratch())
     assert folder.is_dir()
     process = host.spawn(["cat"])
@@ -136,7 +136,7 @@ def test_scratch_and_processes_go_at_close(host: SSHHost) -> None:
         host.run(["true"])
 
 
-def test_lost_session_is_opened_again(server: LoopbackServer, host: SSHHost) -> None:
+def test_lost_session_is_reconnected(server: LoopbackServer, host: SSHHost) -> None:
     host.run(["true"])
     server.kill_connections()
     for _ in range(100):  # until the transport has seen its end
@@ -146,55 +146,55 @@ def test_lost_session_is_opened_again(server: LoopbackServer, host: SSHHost) -> 
     assert host.run(["echo", "again"]).stdout == "again\n"
 
 
-def test_vsock_refused(host: SSHHost) -> None:
+def test_connect_vsock_without_a_guest_fails(host: SSHHost) -> None:
     with pytest.raises(OSError, match="vsock 2147483648:22"):
         host.connect_vsock(2**31, 22, 0.2)
 
 
-def standing(host: SSHHost) -> VsockProxy:
-    relay = host._standing_relay()
-    assert relay is not None
-    return relay
+def vsock_proxy(host: SSHHost) -> VsockProxy:
+    proxy = host._start_vsock_proxy()
+    assert proxy is not None
+    return proxy
 
 
-def test_one_relay_stands_for_all_connections_and_ends_with_the_session(host: SSHHost) -> None:
-    relay = standing(host)
+def test_one_proxy_serves_all_connections_and_ends_with_the_session(host: SSHHost) -> None:
+    proxy = vsock_proxy(host)
     for _ in range(2):
         with pytest.raises(OSError, match="vsock 2147483648:22"):
-            relay.connect(host._session(), 2**31, 22, 0.2)
-    assert standing(host) is relay
+            proxy.connect(host._session(), 2**31, 22, 0.2)
+    assert vsock_proxy(host) is proxy
     host.close()
     for _ in range(100):
         try:
-            socket.create_connection(("127.0.0.1", relay._port), 1.0).close()
+            socket.create_connection(("127.0.0.1", proxy._port), 1.0).close()
         except OSError:
             return
         time.sleep(0.05)
-    pytest.fail("the relay still listens")
+    pytest.fail("the proxy still listens")
 
 
-@pytest.mark.parametrize("said", [b"", b"\n", b"wrong 2 22 1.0\n", b"x" * 1000])
-def test_the_relay_serves_no_stranger(host: SSHHost, said: bytes) -> None:
-    relay = standing(host)
-    with socket.create_connection(("127.0.0.1", relay._port), 5.0) as stranger:
-        with contextlib.suppress(OSError):  # it may have hung up already
-            stranger.sendall(said)
+@pytest.mark.parametrize("line", [b"", b"\n", b"wrong 2 22 1.0\n", b"x" * 1000])
+def test_proxy_refuses_a_client_without_the_token(host: SSHHost, line: bytes) -> None:
+    proxy = vsock_proxy(host)
+    with socket.create_connection(("127.0.0.1", proxy._port), 5.0) as stranger:
+        with contextlib.suppress(OSError):  # the proxy may have closed the connection
+            stranger.sendall(line)
             stranger.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
             assert stranger.recv(100) == b""
     with pytest.raises(OSError, match="vsock"):
-        relay.connect(host._session(), 2**31, 22, 0.2)
+        proxy.connect(host._session(), 2**31, 22, 0.2)
 
 
-def test_without_forwarding_each_connection_has_a_process(
+def test_without_forwarding_each_connection_has_a_relay(
     server: LoopbackServer, known: Path
 ) -> None:
     server.configure("AllowTcpForwarding no")
     host = open_host(server, known)
     with pytest.raises(SSHError, match="does not forward"):
-        standing(host).connect(host._session(), 2**31, 22, 0.2)
+        vsock_proxy(host).connect(host._session(), 2**31, 22, 0.2)
     for _ in range(2):
         with pytest.raises(OSError, match="vsock 2147483648:22"):
             host.connect_vsock(2**31, 22, 0.2)
-    assert host._relay is None
+    assert host._vsock_proxy is None
     host.close()

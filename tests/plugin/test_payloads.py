@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import HostError
 from harness.hosts import probe, select
-from harness.hosts.probe import Lack, Verdict
+from harness.hosts.probe import Obstacle, Verdict
 from tests.plugin.conftest import Run
 
 USAGE = 4
@@ -23,7 +23,7 @@ needs_kvm = pytest.mark.skipif(
 
 
 def no_stock_guests() -> Verdict:
-    return Verdict("pvm", (Lack("it is a software KVM", "get another"),))
+    return Verdict("pvm", (Obstacle("it is a software KVM", "get another"),))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def no_kvm(software_kvm: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, progress: object) -> None:
         raise HostError("no host can be had", hint="buy one", stage="host")
 
-    monkeypatch.setattr(probe, "probe_payloads", lambda: Lack("no KVM", "load it"))
+    monkeypatch.setattr(probe, "probe_payloads", lambda: Obstacle("no KVM", "load it"))
     monkeypatch.setattr(select, "select_host", refuse)
 
 

@@ -11,7 +11,7 @@ from harness.errors import ProvisionError
 from harness.guest.factory import GuestFactory
 from harness.guest.payload import PayloadFactory
 from harness.hosts.base import Host
-from harness.hosts.facts import parse_list
+from harness.hosts.facts import parse_cpu_list
 from harness.hypervisors.kvm import KvmHypervisor
 from tests.real.conftest import MEMORY
 
@@ -92,9 +92,9 @@ def test_nobody_gets_the_first_cpu(emulated_host: Host) -> None:
             guest = payloads(b"\xf4", mode="protected")
             status = emulated_host.run(["cat", f"/proc/{guest.facts['pid']}/status"]).stdout
             (line,) = [one for one in status.split("\n") if one.startswith("Cpus_allowed_list")]
-            assert parse_list(line.split()[1]) == emulated_host.facts.cpu_numbers
+            assert parse_cpu_list(line.split()[1]) == emulated_host.facts.cpu_numbers
             assert 0 not in emulated_host.facts.cpu_numbers
         finally:
             hypervisor.close()
     kept = emulated_host.run(["cat", "/sys/fs/cgroup/pytest-hypervisor/cpuset.cpus"]).stdout
-    assert parse_list(kept.strip()) == emulated_host.facts.cpu_numbers
+    assert parse_cpu_list(kept.strip()) == emulated_host.facts.cpu_numbers
