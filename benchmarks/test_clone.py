@@ -32,7 +32,7 @@ def test_clone_vs_cold_boot(
 ) -> None:
     """Rounds of one cold boot and CLONES clones, after a discarded boot and clone."""
     origin = guest_factory("origin", memory=MEMORY)
-    origin.ssh.cut()
+    origin.ssh.disconnect()
     values: dict[str, list[float]] = {}
     ratios: list[float] = []
 

@@ -25,7 +25,7 @@ __tracebackhide__ = hide_frames
 STOP_TIMEOUT = 5.0
 
 
-class Expected:
+class ExpectedEnd:
     """What `expect_end` gives: `end` is set when the guest has come to it."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class BaseGuest:
         self.timeline = timeline or Timeline()
         self.ended = threading.Event()
         self.end: End | None = None
-        self.expected = False
+        self.end_expected = False
         self._changed = threading.Condition()
         self.callbacks = Callbacks(self.name)
         events = Events(self._on_console, self._on_mark, self._on_end, self.callbacks.put)
@@ -124,7 +124,7 @@ class BaseGuest:
         Raises HarnessError (stage "teardown") when it still runs afterwards.
         """
         if not self.ended.is_set():
-            self.expected = True
+            self.end_expected = True
         trouble: HarnessError | None = None
         try:
             self.machine.stop(STOP_TIMEOUT)
@@ -142,11 +142,11 @@ class BaseGuest:
     def wait_end(self, timeout: float = 30.0) -> End:
         """Wait for an end that the test wants. Raises HarnessError after `timeout` seconds, and
         what a callback raised."""
-        self.expected = True
+        self.end_expected = True
         in_time = self.ended.wait(timeout)
         self.callbacks.raise_error()
         if not in_time or self.end is None:
-            self.expected = False
+            self.end_expected = False
             raise HarnessError(
                 f"it did not end within {timeout:g} s",
                 stage="run",
@@ -156,7 +156,7 @@ class BaseGuest:
         return self.end
 
     @contextlib.contextmanager
-    def expect_end(self, reason: str | None = None, timeout: float = 30.0) -> Iterator[Expected]:
+    def expect_end(self, reason: str | None = None, timeout: float = 30.0) -> Iterator[ExpectedEnd]:
         """The block makes the guest end; the test does not fail for it.
 
         reason: the End.reason that it must have. timeout: seconds to wait after the block. The
@@ -167,20 +167,20 @@ class BaseGuest:
                 guest.ssh.run("echo c > /proc/sysrq-trigger")
             assert "sysrq" in gone.end.detail
         """
-        expected = Expected()
-        self.expected = True
+        expected = ExpectedEnd()
+        self.end_expected = True
         try:
             yield expected
         except GuestEnded as error:
             if error.guest != self.name:
-                self.expected = self.ended.is_set()
+                self.end_expected = self.ended.is_set()
                 raise
         except BaseException:
-            self.expected = self.ended.is_set()
+            self.end_expected = self.ended.is_set()
             raise
         end = self.wait_end(timeout)
         if reason is not None and end.reason != reason:
-            self.expected = False
+            self.end_expected = False
             raise self.ended_error(f"expected {reason!r}")
         expected._end = end
 
@@ -194,7 +194,7 @@ class BaseGuest:
 
     @property
     def ended_unexpectedly(self) -> bool:
-        return self.ended.is_set() and not self.expected
+        return self.ended.is_set() and not self.end_expected
 
     @cached_property
     def vm(self) -> VirtualMachine:
@@ -278,14 +278,14 @@ class BaseGuest:
 
     def ended_error(self, during: str = "") -> GuestEnded:
         """The error that says how it ended."""
-        cause = describe(self.end)
+        cause = describe_end(self.end)
         if during:
             cause += f" ({during})"
-        stage = self.timeline.missing or "run"
+        stage = self.timeline.next_stage or "run"
         return GuestEnded(cause, stage=stage, guest=self.name, console=self.console.tail())
 
 
-def describe(end: End | None) -> str:
+def describe_end(end: End | None) -> str:
     """An end in one line: "panic: Kernel panic - not syncing: ..."."""
     if end is None:
         return "still running"

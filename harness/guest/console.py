@@ -14,16 +14,18 @@ class Console:
     Args:
         path: where every line is written too, each with the seconds since the first; None for
             nowhere. Its directory is made when missing.
-        keep: how many of the last lines are kept in memory.
-        limit: bytes after which the file gets no more lines, but at its end the last ones.
+        max_lines: how many of the last lines are kept in memory.
+        max_bytes: bytes after which the file gets no more lines, but at its end the last ones.
     """
 
-    def __init__(self, path: Path | None = None, keep: int = 2000, limit: int = 16 << 20) -> None:
+    def __init__(
+        self, path: Path | None = None, max_lines: int = 2000, max_bytes: int = 16 << 20
+    ) -> None:
         self.path = path
-        self._limit = limit
+        self._max_bytes = max_bytes
         self._written = 0  # lines, and bytes of them
         self._size = 0
-        self._lines: deque[tuple[int, str]] = deque(maxlen=keep)
+        self._lines: deque[tuple[int, str]] = deque(maxlen=max_lines)
         self._changed = threading.Condition()
         self._start: int | None = None
         self._count = 0
@@ -40,7 +42,7 @@ class Console:
                 self._start = time_ns
             self._lines.append((time_ns, text))
             self._count += 1
-            if self._size < self._limit:  # a guest's flood must not fill the disk
+            if self._size < self._max_bytes:  # a guest's flood must not fill the disk
                 self._write(f"[{(time_ns - self._start) / 1e9:10.6f}] {text}\n")
                 self._written += 1
             self._changed.notify_all()
@@ -91,7 +93,7 @@ class Console:
                 last = list(self._lines)[self._written - self._count :]
                 left = self._count - self._written - len(last)
                 self._write(
-                    f"[... {self._limit} bytes are enough: {left} lines are left out ...]\n"
+                    f"[... {self._max_bytes} bytes are enough: {left} lines are left out ...]\n"
                 )
                 self._write("".join(f"{line}\n" for _, line in last))
                 self._written = self._count

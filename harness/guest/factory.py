@@ -31,7 +31,7 @@ class GuestFactory:
         prefix: run and worker: the start of every guest's name.
         boot, network, ssh, root: of a guest when nobody says otherwise; see GuestSpec.
         consoles: directory for their consoles, one file a guest.
-        on_made: told of every guest, also of those that do not come up.
+        on_create: told of every guest, also of those that do not come up.
         check: raises ImageError when an image in use was damaged.
     """
 
@@ -45,7 +45,7 @@ class GuestFactory:
     ssh: str = "auto"
     root: str = DEFAULT_ROOT
     consoles: Path | None = None
-    on_made: Callable[[Guest], None] = lambda guest: None
+    on_create: Callable[[Guest], None] = lambda guest: None
     check: Callable[[GuestImage], None] = lambda image: None
     boot: str = "auto"
     count: int = field(default=0, init=False)
@@ -93,7 +93,7 @@ class GuestFactory:
     def _make(self, spec: GuestSpec, origin: Snapshot | None = None) -> Guest:
         console = self.consoles / f"{spec.name}.log" if self.consoles else None
         guest = Guest(self.hypervisor, spec, console=console, origin=origin)
-        self.on_made(guest)
+        self.on_create(guest)
         return guest
 
     def _defaults(self) -> dict[str, str]:
@@ -109,7 +109,7 @@ class GuestFactory:
 
         Raises ProvisionError, GuestEnded as a call of the factory does.
         """
-        return ready(self.launch_clone(snapshot, label))
+        return wait_ready_or_stop(self.launch_clone(snapshot, label))
 
     def launch_clone(self, snapshot: Snapshot, label: str = "") -> Guest:
         """As clone(), but it returns at once; `wait_ready()` is the caller's."""
@@ -121,7 +121,7 @@ class GuestFactory:
             )
         return self._make(replace(snapshot.spec, name=self._name(label)), snapshot)
 
-    def launch_alike(self, label: str = "", **arguments: Any) -> Guest:
+    def launch_from_template(self, label: str = "", **arguments: Any) -> Guest:
         """As launch(); a clone where the hypervisor makes them. The first of its kind is booted
         as the template of all in this session."""
         if not self._clones(**arguments):
@@ -145,7 +145,7 @@ class GuestFactory:
         if kind not in self._templates:
             guest = self("template", **arguments)
             try:
-                guest.ssh.cut()
+                guest.ssh.disconnect()
                 self._templates[kind] = guest.snapshot()
             finally:
                 guest.stop()
@@ -180,7 +180,7 @@ class GuestFactory:
             devices=devices,
             **more,
         )
-        return ready(guest)
+        return wait_ready_or_stop(guest)
 
 
 def guest_name(prefix: str, number: int, label: str) -> str:
@@ -189,7 +189,7 @@ def guest_name(prefix: str, number: int, label: str) -> str:
     return f"{prefix}-{number}-{word}" if word else f"{prefix}-{number}"
 
 
-def number_and_label(name: str, prefix: str, *words: str) -> tuple[int, str]:
+def parse_guest_name(name: str, prefix: str, *words: str) -> tuple[int, str]:
     """Of a guest_name with this prefix, which may have one of the words behind it; of any other
     name 0, and all of it."""
     more = "|".join(map(re.escape, words))
@@ -197,7 +197,7 @@ def number_and_label(name: str, prefix: str, *words: str) -> tuple[int, str]:
     return (int(found[1]), found[2]) if found else (0, name)
 
 
-def ready(guest: Guest) -> Guest:
+def wait_ready_or_stop(guest: Guest) -> Guest:
     """Wait for a guest; one that does not come up is stopped before the error goes on."""
     try:
         return guest.wait_ready()

@@ -77,7 +77,7 @@ class Guest(BaseGuest):
 
     def _on_console(self, time_ns: int, text: str) -> None:
         self.console.add(time_ns, text)
-        stage = self.timeline.read(time_ns, text)
+        stage = self.timeline.read_line(time_ns, text)
         failed = _FAILED.search(text)
         if failed and not self._failure:
             self._failure = failed[1]
@@ -87,7 +87,7 @@ class Guest(BaseGuest):
     def _on_end(self, end: End) -> None:
         super()._on_end(end)
         # Closing a transport joins its thread: not on the thread that all guests' news come by.
-        threading.Thread(target=self.ssh.cut, name=f"cut-{self.name}", daemon=True).start()
+        threading.Thread(target=self.ssh.disconnect, name=f"cut-{self.name}", daemon=True).start()
 
     # -- life ------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Guest(BaseGuest):
                 self._check_boot(grace=0.5)
                 error.stage, error.console = "ready", tuple(self.console.tail())
                 raise
-        self.timeline.mark("ready", self.timeline.here())
+        self.timeline.mark("ready", self.timeline.now())
         if self.origin:
             self.origin.record_dirty_pages(self.machine)
         return self
@@ -141,8 +141,8 @@ class Guest(BaseGuest):
     def stop(self) -> None:
         """See BaseGuest; its SSH session is closed first."""
         if not self.ended.is_set():
-            self.expected = True
-        self.ssh.cut()
+            self.end_expected = True
+        self.ssh.disconnect()
         super().stop()
 
     @property
@@ -162,7 +162,7 @@ class Guest(BaseGuest):
             raise ProvisionError(
                 f"its init failed: {self._failure}",
                 hint="see the console; the image may not fit this kernel",
-                stage=self.timeline.missing or "ready",
+                stage=self.timeline.next_stage or "ready",
                 guest=self.name,
                 console=self.console.tail(),
             )
@@ -170,7 +170,7 @@ class Guest(BaseGuest):
             raise self.ended_error("it ended while it booted")
 
     def _late(self, error: SSHError | None = None) -> ProvisionError:
-        stage = self.timeline.missing or "ready"
+        stage = self.timeline.next_stage or "ready"
         why = f": {error.cause}" if error else ""
         return ProvisionError(
             f"it did not reach {stage!r} within {self.spec.boot_timeout:g} s{why}",

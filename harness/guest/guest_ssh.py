@@ -58,8 +58,8 @@ class GuestSSH:
         with self._lock:
             self._session = session
         if guest.ended.is_set():
-            # It ended meanwhile, and cut() may have run before there was anything to cut.
-            self.cut()
+            # It ended meanwhile, and disconnect() may have run before there was anything to cut.
+            self.disconnect()
 
     def run(
         self,
@@ -91,7 +91,7 @@ class GuestSSH:
         """A file of the guest. Raises CommandError when it cannot be read."""
         return self._attempt(f"get {remote}", lambda on: on.get(remote))
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         """Close the connection; commands that run fail at once. Idempotent, safe from threads."""
         session = self._session
         if session is not None:
@@ -104,7 +104,7 @@ class GuestSSH:
             raise SSHError(
                 "there is no SSH connection yet",
                 hint="wait for the guest with wait_ready() first",
-                stage=self._guest.timeline.missing or "ready",
+                stage=self._guest.timeline.next_stage or "ready",
                 guest=self._guest.name,
             )
         if not session.alive:
@@ -113,7 +113,7 @@ class GuestSSH:
         return session
 
     def _reconnect(self) -> None:
-        self.cut()
+        self.disconnect()
         self.connect(RECONNECT)
 
     def _attempt(self, what: str, action: Callable[[SSHSession], T]) -> T:

@@ -88,7 +88,7 @@ class PayloadFactory:
     """What the fixture `payload` is: makes payload guests, which live until the test's end.
 
     Args:
-        prefix, numbers, label: what names are made of. consoles, on_made: as of GuestFactory.
+        prefix, numbers, label: what names are made of. consoles, on_create: as of GuestFactory.
         arguments: of `make`, when nobody says otherwise.
     """
 
@@ -97,7 +97,7 @@ class PayloadFactory:
     numbers: Iterator[int]
     label: str = ""
     consoles: Path | None = None
-    on_made: Callable[[Any], None] = lambda guest: None
+    on_create: Callable[[Any], None] = lambda guest: None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, code: bytes | Path | str, **arguments: Any) -> PayloadGuest:
@@ -113,7 +113,7 @@ class PayloadFactory:
         name = guest_name(f"{self.prefix}-payload", next(self.numbers), self.label)
         console = self.consoles / f"{name}.log" if self.consoles else None
         guest = PayloadGuest(self.hypervisor, replace(spec, name=name), console)
-        self.on_made(guest)
+        self.on_create(guest)
         return guest
 
 

@@ -16,7 +16,7 @@ _MARK = re.compile(r"harness: (init|sshd) (\d+)\b")
 class Timeline:
     """Marks of the boot stages, in nanoseconds of the host's CLOCK_MONOTONIC. Safe from threads.
 
-    The host may be another machine with another clock: `here` translates from this process's
+    The host may be another machine with another clock: `now` translates from this process's
     clock by the smallest delay seen between a stamp made there and its arrival here. On a host
     that shares the clock that delay is well below a millisecond.
     """
@@ -40,7 +40,7 @@ class Timeline:
             if self._offset is None or offset < self._offset:
                 self._offset = offset
 
-    def here(self) -> int:
+    def now(self) -> int:
         """Now, on the host's clock (this process's own before the first stamp)."""
         with self._lock:
             return self._clock() - (self._offset or 0)
@@ -53,7 +53,7 @@ class Timeline:
         with self._lock:
             self._marks.setdefault(stage, time_ns)
 
-    def read(self, time_ns: int, line: str) -> str | None:
+    def read_line(self, time_ns: int, line: str) -> str | None:
         """Take a console line; returns the stage that it marks, if it does."""
         self.stamp(time_ns)
         found = _MARK.search(line)
@@ -72,7 +72,7 @@ class Timeline:
             return stage in self._marks
 
     @property
-    def missing(self) -> str | None:
+    def next_stage(self) -> str | None:
         """The stage after the last one reached; None when the guest is ready.
 
         A hypervisor need not tell every stage: QEMU does not say when the kernel starts.

@@ -47,13 +47,13 @@ class Memory:
             self._ask("write_memory", gpa=at, data=base64.b64encode(piece).decode())
 
     @contextlib.contextmanager
-    def writes_logged(self) -> Iterator[WriteLog]:
+    def log_dirty_pages(self) -> Iterator[DirtyLog]:
         """KVM notes which pages the vCPUs write, for as long as the block lasts. The first write to
         each page costs an exit then. What devices write is not noted. Such blocks may be nested."""
         self._ask("log_dirty_pages", on=True)
         self._logs += 1
         try:
-            yield WriteLog(self._ask)
+            yield DirtyLog(self._ask)
         finally:
             self._logs -= 1
             if not self._logs:
@@ -62,8 +62,8 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class WriteLog:
-    """Pages that vCPUs write; see Memory.writes_logged."""
+class DirtyLog:
+    """Pages that vCPUs write; see Memory.log_dirty_pages."""
 
     _ask: Ask
 

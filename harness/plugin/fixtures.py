@@ -145,7 +145,7 @@ def guest_group(
 ) -> Iterator[Callable[..., list[Guest]]]:
     """`guest_group(3, memory=128)`: that many fresh guests, started at the same time: clones of
     one that was booted for them, where the hypervisor makes clones."""
-    from harness.guest.factory import ready
+    from harness.guest.factory import wait_ready_or_stop
 
     session = session_of(request.config)
     made: list[Guest] = []
@@ -155,9 +155,9 @@ def guest_group(
         wanted = {**common, **arguments}
         first = len(made)
         for _ in range(count):
-            one = guest_factory.launch_alike(request.node.name, **wanted)
+            one = guest_factory.launch_from_template(request.node.name, **wanted)
             made.append(one)  # at once: a later one that fails must not hide this one
-        return [ready(one) for one in made[first:]]
+        return [wait_ready_or_stop(one) for one in made[first:]]
 
     yield group
     release_all(session, made)
@@ -177,13 +177,13 @@ def payload(request: pytest.FixtureRequest) -> Iterator[PayloadFactory]:
     made: list[BaseGuest] = []
     arguments = dict(marker.kwargs) if marker else {}
     factory = session.payloads.factory(runs, request.node.name, arguments)
-    note = factory.on_made
+    note = factory.on_create
 
-    def on_made(guest: PayloadGuest) -> None:
+    def on_create(guest: PayloadGuest) -> None:
         made.append(guest)
         note(guest)
 
-    factory.on_made = on_made
+    factory.on_create = on_create
     yield factory
     release_all(session, made)
 

@@ -96,7 +96,7 @@ class Payloads:
             numbers=self._numbers,
             label=label,
             consoles=self._session.artifacts,
-            on_made=self._session.made,
+            on_create=self._session.made,
             arguments=arguments,
         )
 

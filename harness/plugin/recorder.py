@@ -19,7 +19,7 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.git import git
-from harness.guest.factory import number_and_label
+from harness.guest.factory import parse_guest_name
 from harness.hypervisors.base import Hypervisor
 from harness.plugin.benchmark_bridge import Feed
 from harness.plugin.session import Session
@@ -158,7 +158,7 @@ class Recorder:
                 told["memory.used"] -= sum(self._retired.values())
             self._keep("host", told, hypervisor="native", batch=tick)
         for name, load in (guests or {}).items():
-            boot, label = number_and_label(name, self._session.prefix, ran_on.name, "payload")
+            boot, label = parse_guest_name(name, self._session.prefix, ran_on.name, "payload")
             about = {"guest": label}
             self._keep("guest", load, parameters=about, ran_on=ran_on, boot=boot, batch=tick)
 

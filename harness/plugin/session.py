@@ -331,7 +331,7 @@ class Session:
             boot_timeout=self.settings.boot_timeout,
             prefix=f"{self.prefix}-{hypervisor.name}" if many else self.prefix,
             consoles=self.artifacts,
-            on_made=self.made,
+            on_create=self.made,
             check=(lambda image: None) if own_image else _check_image,
             **{name: getattr(self.settings, name) for name in ways},
         )
@@ -374,7 +374,7 @@ class Session:
         wanted = keep == "always" or (keep == "failed" and guest in self.failed)
         if not wanted or self._closed or guest in self.kept:
             return False
-        if not isinstance(guest, Guest) or guest.ended.is_set() or guest.timeline.missing:
+        if not isinstance(guest, Guest) or guest.ended.is_set() or guest.timeline.next_stage:
             return False  # nothing to log in to
         if self.worker is not None or not can_wait():
             self.notes.append(
@@ -416,7 +416,7 @@ class Session:
 
                 attempt("kept guests", lambda: offer(self.kept, self.progress))
                 for guest in self.kept:
-                    guest.expected = True  # however it ended meanwhile, no test is to blame
+                    guest.end_expected = True  # however it ended meanwhile, no test is to blame
             for one in list(self.guests):
                 attempt(f"guest {one.name}", partial(self.release, one))
             attempt("payload guests", self.payloads.close)

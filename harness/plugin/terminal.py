@@ -31,7 +31,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def sections(guest: BaseGuest) -> list[tuple[str, str]]:
     """Titles and texts for a failed test's report."""
-    from harness.guest.base import describe
+    from harness.guest.base import describe_end
 
     console = guest.console.tail(CONSOLE_LINES)
     where = f" (all of it: {guest.console.path})" if guest.console.path else ""
@@ -41,7 +41,7 @@ def sections(guest: BaseGuest) -> list[tuple[str, str]]:
             "\n".join(console) or "(nothing came)",
         ),
         (f"guest {guest.name}: boot timeline", "\n".join(guest.timeline.lines())),
-        (f"guest {guest.name}: end", describe(guest.end)),
+        (f"guest {guest.name}: end", describe_end(guest.end)),
     ]
 
 

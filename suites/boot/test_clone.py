@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness.guest.factory import GuestFactory, ready
+from harness.guest.factory import GuestFactory, wait_ready_or_stop
 from harness.guest.timeline import CLONE_STAGES
 from harness.plugin.fixtures import RecordSample
 
@@ -28,7 +28,7 @@ def test_clone(guest_factory: GuestFactory, record_sample: RecordSample, boot: i
     records which pages a clone writes; later clones get these pages in advance.
     """
     origin = guest_factory("origin", memory=MEMORY)
-    origin.ssh.cut()
+    origin.ssh.disconnect()
     with origin.snapshot() as snapshot:
         origin.stop()
         for batch in range(CLONES):
@@ -52,7 +52,7 @@ def test_concurrent_boots(
     """Several guests that start together: seconds from the first creation to the last login."""
     guests = [guest_factory.launch("concurrent", memory=MEMORY) for _ in range(CONCURRENT_GUESTS)]
     with ThreadPoolExecutor(CONCURRENT_GUESTS) as pool:
-        marks = [guest.timeline.marks for guest in pool.map(ready, guests)]
+        marks = [guest.timeline.marks for guest in pool.map(wait_ready_or_stop, guests)]
     seconds = (max(one["ready"] for one in marks) - min(one["create"] for one in marks)) / 1e9
     parameters = {"guests": CONCURRENT_GUESTS, "memory": MEMORY}
     record_sample("boot.concurrent", seconds, "s", "lower", parameters, boot=boot)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from harness.guest.factory import GuestFactory, ready
+from harness.guest.factory import GuestFactory, wait_ready_or_stop
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
@@ -38,7 +38,7 @@ def test_network(
 ) -> None:
     """A fresh guest against the host, then against a second guest on the same bridge."""
     launched = [guest_factory.launch(name) for name in ("network", "other")]
-    guest, other = map(ready, launched)
+    guest, other = map(wait_ready_or_stop, launched)
     if guest.address is None:
         for one in (guest, other):
             one.stop()

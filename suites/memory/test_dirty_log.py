@@ -35,7 +35,7 @@ def test_dirty_log(guest_factory: GuestFactory, record_sample: RecordSample, boo
     touch_pages(guest)  # now the host has memory behind these pages
     for batch in range(BATCHES):
         for logged in (False, True):
-            with memory.writes_logged() if logged else contextlib.nullcontext() as log:
+            with memory.log_dirty_pages() if logged else contextlib.nullcontext() as log:
                 ns, exits = touch_pages(guest)
                 if log is not None:
                     assert len(log.pages()) >= PAGES

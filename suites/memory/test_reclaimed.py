@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.guest.factory import GuestFactory, ready
+from harness.guest.factory import GuestFactory, wait_ready_or_stop
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 
@@ -73,7 +73,7 @@ def test_ksm(guest_factory: GuestFactory, virt_host: Host, record_sample: Record
     """Memory that KSM saves for two guests of one image, when a scan finds little more."""
     before = read_ksm(virt_host, "pages_sharing") * PAGE
     launched = [guest_factory.launch(f"ksm-{name}", memory=MEMORY, mergeable=True) for name in "ab"]
-    guests = list(map(ready, launched))
+    guests = list(map(wait_ready_or_stop, launched))
     start, reclaimed = time.monotonic(), -1
     while time.monotonic() - start < KSM_TIMEOUT:
         time.sleep(3.0)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from harness.guest.factory import GuestFactory, ready
+from harness.guest.factory import GuestFactory, wait_ready_or_stop
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
@@ -34,7 +34,7 @@ def test_scheduler(
 ) -> None:
     """First one guest alone. Then two guests on one host CPU: both busy, then one asleep."""
     launched = [guest_factory.launch(name) for name in ("one", "other")]
-    one, other = map(ready, launched)
+    one, other = map(wait_ready_or_stop, launched)
     measure_kernel(one, virt_host, record_sample, boot)
     for guest in (one, other):
         if not can_confine(guest):

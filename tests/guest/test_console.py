@@ -21,7 +21,7 @@ def test_all_lines_are_in_the_file(tmp_path: Path) -> None:
 
 
 def test_a_line_has_its_time() -> None:
-    console = Console(keep=3)
+    console = Console(max_lines=3)
     for number in range(5):
         console.add(number, f"line {number}")
     console.add(7, "line 4 again")
@@ -32,7 +32,7 @@ def test_a_line_has_its_time() -> None:
 
 
 def test_a_flood_does_not_fill_the_disk(tmp_path: Path) -> None:
-    console = Console(tmp_path / "c.log", keep=3, limit=1000)
+    console = Console(tmp_path / "c.log", max_lines=3, max_bytes=1000)
     for number in range(10_000):
         console.add(0, f"line {number}")
     assert (tmp_path / "c.log").stat().st_size < 1100
@@ -47,7 +47,7 @@ def test_a_flood_does_not_fill_the_disk(tmp_path: Path) -> None:
 
 
 def test_no_line_is_twice_in_a_file_that_was_just_full(tmp_path: Path) -> None:
-    console = Console(tmp_path / "c.log", keep=100, limit=60)
+    console = Console(tmp_path / "c.log", max_lines=100, max_bytes=60)
     for number in range(5):
         console.add(0, f"line {number}")
     console.close()

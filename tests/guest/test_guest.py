@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.errors import GuestEnded, HarnessError, ProvisionError, SSHError
-from harness.guest.base import describe
+from harness.guest.base import describe_end
 from harness.guest.devices import PortDevice
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
@@ -100,7 +100,7 @@ def guest(puppet: Puppet, tmp_path: Path) -> Guest:
 def test_the_hypervisor_says_how_it_ended(guest: Guest, puppet: Puppet, reason: str) -> None:
     puppet.say("[  2.1] Kernel panic - not syncing: VFS: no root")
     puppet.end(reason, "why")
-    assert describe(guest.end) == f"{reason}: why"
+    assert describe_end(guest.end) == f"{reason}: why"
 
 
 def test_waiting_ends_at_once_with_the_guest(puppet: Puppet, tmp_path: Path) -> None:
@@ -149,13 +149,13 @@ def test_stopping_is_no_unexpected_end(guest: Guest) -> None:
     guest.stop()
     guest.stop()
     assert not guest.ended_unexpectedly
-    assert describe(guest.end) == "stopped"
+    assert describe_end(guest.end) == "stopped"
 
 
 def test_an_end_of_another_guest_is_not_the_expected_one(guest: Guest) -> None:
     with pytest.raises(GuestEnded, match="other"), guest.expect_end(timeout=0.01):
         raise GuestEnded("other", guest="g2")
-    assert not guest.expected
+    assert not guest.end_expected
 
 
 def test_a_failing_block_expects_no_longer(guest: Guest, puppet: Puppet) -> None:
@@ -238,7 +238,7 @@ def test_a_clone_is_asked_only_when_it_has_its_own_identity(tmp_path: Path) -> N
     with pytest.raises(ProvisionError, match="did not reach 'adopted'"):
         clone.wait_ready()
     cloner.events.on_mark("adopted", time.monotonic_ns())
-    assert clone.timeline.missing == "ready"
+    assert clone.timeline.next_stage == "ready"
     assert [line.split()[0] for line in clone.timeline.lines()] == list(CLONE_STAGES)
 
 

@@ -24,16 +24,16 @@ def test_marks_count_from_create_and_the_first_one_stays() -> None:
     timeline.mark("kernel", 1_250_000_000)
     timeline.mark("kernel", 9_000_000_000)
     assert timeline.seconds("kernel") == 0.25
-    assert timeline.missing == "init"
+    assert timeline.next_stage == "init"
     assert timeline.lines()[1:3] == ["kernel     0.250 s", "init    not reached"]
 
 
 def test_console_lines_that_are_marks() -> None:
     timeline = Timeline(Clock())
-    assert timeline.read(5, "[    1.2] harness: init 123456789") == "init"
-    assert timeline.read(7, "harness: sshd 200000000") == "sshd"
-    assert timeline.read(8, "harness: sshd") is None
-    assert timeline.read(9, "harness: ready 3") is None  # only SSH says that
+    assert timeline.read_line(5, "[    1.2] harness: init 123456789") == "init"
+    assert timeline.read_line(7, "harness: sshd 200000000") == "sshd"
+    assert timeline.read_line(8, "harness: sshd") is None
+    assert timeline.read_line(9, "harness: ready 3") is None  # only SSH says that
     assert timeline.marks == {"init": 5, "sshd": 7}
     assert timeline.guest_clock == {"init": 123456789, "sshd": 200000000}
 
@@ -54,17 +54,17 @@ def test_here_is_told_by_the_host_s_clock_less_the_smallest_delay() -> None:
     # The host's clock is 1 s behind ours; stamps take 40, 3 and 90 ms to arrive.
     clock = Clock()
     timeline = Timeline(clock)
-    assert timeline.here() == 0
+    assert timeline.now() == 0
     for stamp_ms, delay_ms in ((100, 40), (200, 3), (300, 90)):
         clock.now = (1_000 + stamp_ms + delay_ms) * 1_000_000
         timeline.stamp(stamp_ms * 1_000_000)
     clock.now = 1_500 * 1_000_000
-    assert timeline.here() == (500 - 3) * 1_000_000
+    assert timeline.now() == (500 - 3) * 1_000_000
 
 
 def test_a_console_that_is_not_wanted_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "guest.log"
-    console = Console(path, keep=2)
+    console = Console(path, max_lines=2)
     for number in range(3):
         console.add(number * 500_000_000, f"line {number}")
     assert console.tail(5) == ["line 1", "line 2"]

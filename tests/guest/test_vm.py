@@ -51,10 +51,10 @@ def test_registers_are_read_and_set_while_it_runs(payload: PayloadFactory) -> No
 
 def test_pages_that_are_written_are_known(payload: PayloadFactory) -> None:
     guest = payload(assemble(COUNT), memory=4)
-    with guest.vm.memory.writes_logged() as log:
+    with guest.vm.memory.log_dirty_pages() as log:
         assert wait_until(lambda: log.pages() == [COUNTER])
         assert wait_until(lambda: log.pages() == [COUNTER]), "and again after it was asked"
-        with guest.vm.memory.writes_logged() as inner:
+        with guest.vm.memory.log_dirty_pages() as inner:
             assert wait_until(lambda: inner.pages() == [COUNTER])
         with guest.vm.paused():
             log.pages()

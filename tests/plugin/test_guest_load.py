@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.guest.factory import guest_name, number_and_label
+from harness.guest.factory import guest_name, parse_guest_name
 from harness.results.store import load
 from tests.plugin.conftest import Run
 
@@ -65,8 +65,8 @@ def test_memory_that_hypervisors_keep_for_nobody_is_not_used(run: Run) -> None:
 def test_labels_are_found_again(prefix: str, number: int, label: str) -> None:
     name = guest_name(prefix, number, label)
     own = prefix[:7] if prefix.startswith("1a-main") else prefix
-    assert number_and_label(name, own, "kvm-2", "payload") == (number, label)
+    assert parse_guest_name(name, own, "kvm-2", "payload") == (number, label)
 
 
 def test_names_that_are_not_ours_are_labels() -> None:
-    assert number_and_label("stranger-1", "1a-main", "kvm") == (0, "stranger-1")
+    assert parse_guest_name("stranger-1", "1a-main", "kvm") == (0, "stranger-1")

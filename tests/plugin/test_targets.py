@@ -84,7 +84,7 @@ def test_a_dead_shared_guest_is_replaced_on_its_own_side(run: Run) -> None:
         def test_two(shared_guest, shared_guests):
             if len(set(shared_guests)) == 2 and not hasattr(shared_guests, "done"):
                 for guest in shared_guests.values():
-                    guest.expected = True
+                    guest.end_expected = True
                     guest.machine.kill()
                     guest.wait_end()
 

@@ -94,7 +94,7 @@ class Lent:
 
 
 def factory(
-    hypervisor: Hypervisor, image: GuestImage, on_made: Callable[[Guest], None]
+    hypervisor: Hypervisor, image: GuestImage, on_create: Callable[[Guest], None]
 ) -> GuestFactory:
     """A factory of small guests whose names nobody else uses."""
     return GuestFactory(
@@ -104,7 +104,7 @@ def factory(
         memory=MEMORY,
         boot_timeout=60.0,
         prefix=f"real-{next(_numbers)}",
-        on_made=on_made,
+        on_create=on_create,
     )
 
 

@@ -156,21 +156,21 @@ def test_there_is_always_one_spare_ssh_server(family: list[Guest]) -> None:
 def test_a_snapshot_has_its_spare_ssh_server(guests: GuestFactory) -> None:
     """Also one of a guest that has lost it to a login a moment ago."""
     guest = guests("settled")
-    guest.ssh.cut()
+    guest.ssh.disconnect()
     guest.ssh.connect(30.0)
-    guest.ssh.cut()
+    guest.ssh.disconnect()
     with guest.snapshot() as taken:
         assert taken.folder.startswith("/dev/shm/"), "the memory file has no huge pages"
         clone = guests.clone(taken, "clone")
     served = "cut -d' ' -f22 /proc/$PPID/stat; cut -d' ' -f1 /proc/uptime"
     began, up = clone.ssh.run(served).stdout.split()
     marks = clone.timeline.marks
-    assert float(up) - int(began) / 100 > (clone.timeline.here() - marks["restored"]) / 1e9
+    assert float(up) - int(began) / 100 > (clone.timeline.now() - marks["restored"]) / 1e9
 
 
 def test_the_first_clone_spares_the_next_ones_page_faults(guests: GuestFactory) -> None:
     origin = guests("template")
-    origin.ssh.cut()
+    origin.ssh.disconnect()
     with origin.snapshot() as taken:
         clones = [guests.clone(taken, "clone") for _ in range(2)]
     faults = [clone.statistics()["pf_taken"] for clone in clones]
@@ -270,7 +270,7 @@ def test_a_group_is_clones_of_one_template(inner: Inner) -> None:
             assert len({guest.facts["cloned_from"] for guest in first + second}) == 1
             assert {guest.ssh.run(["nproc"]).stdout for guest in first + second} == {"1\\n"}
             for guest in first + second:
-                assert guest.timeline.missing is None
+                assert guest.timeline.next_stage is None
 
         def test_the_template_serves_the_next_test(guest_group, guest_factory):
             count = guest_factory.count

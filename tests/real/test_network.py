@@ -93,7 +93,7 @@ def test_ssh_without_vsock(networked: Guest, tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(data := os.urandom(MEGABYTE))
     networked.ssh.put(tmp_path / "data", "/tmp/data")
     assert networked.ssh.get("/tmp/data") == data
-    networked.ssh.cut()
+    networked.ssh.disconnect()
     assert networked.ssh.run(["echo", "again"]).stdout == "again\n"
 
 
@@ -202,7 +202,7 @@ def test_passt_is_a_way_to_the_host(guests: GuestFactory, emulated_host: Host) -
     (passt,) = pids_of(emulated_host, "passt.avx2") | pids_of(emulated_host, "passt")
     emulated_host.run(["kill", "-s", "KILL", str(guest.facts["pid"])])
     assert guest.ended.wait(5.0)
-    guest.expected = True
+    guest.end_expected = True
     there = ["test", "-e", f"/proc/{passt}"]
     assert wait_until(lambda: emulated_host.run(there, check=False).status)
 
@@ -253,7 +253,7 @@ def test_nothing_of_it_stays(
     assert f"/proc/{guest.facts['pid']}/ns" in holders
     assert before == ["eth0", "lo"]
     way(own)
-    guest.expected = True
+    guest.end_expected = True
     assert guest.facts["pid"] not in kvm_pids(emulated_host)
     for _ in range(20):
         holders, after = look(emulated_host, identity)

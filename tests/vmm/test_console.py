@@ -176,7 +176,7 @@ def test_megabytes_without_a_newline_stay_bounded_on_both_sides(peers: Runner) -
     peak = Path(f"/proc/{relay.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
     assert int(peak) < 64 << 10  # KiB
     assert set(map(len, guest.lines)) == {4096}
-    kept = Kept(keep=100)
+    kept = Kept(max_lines=100)
     for line in guest.lines:
         kept.add(0, line)
     assert len(kept.tail(1000)) == 100
