@@ -74,6 +74,10 @@ class Host(Protocol):
     @property
     def tainted(self) -> bool: ...
 
+    def request_replacement(self, reason: str) -> None:
+        """Make needs_replacement true, for a sentence's part that says why. Only an emulated host
+        does so: others have no state that an earlier guest leaves."""
+
     @property
     def facts(self) -> HostFacts: ...
 
@@ -94,12 +98,19 @@ class Host(Protocol):
     def spawn(self, argv: Sequence[str]) -> Process:
         """Start a process. It ends at close() at the latest."""
 
-    def place(self, path: Path) -> str:
+    def place(self, path: Path, *, regular: bool = False, executable: bool = False) -> str:
         """Make a local file readable on the host. Returns its path there.
 
-        The same content is transferred only once. The local host returns `path` itself. The
-        emulated host attaches large files as read-only block devices, padded with zeros to a
-        multiple of 512 bytes.
+        The same content is transferred only once. Do not write to the result: it may be `path`
+        itself.
+
+        regular: a regular file of the true size. Without this the emulated host attaches a file of
+        1 MiB or more as a read-only block device: stat() reports the size 0, and zeros pad the
+        content to a multiple of 512 bytes. A disk may be such a device. Most VMMs need a regular
+        file for the kernel and the initramfs.
+        executable: a regular file that the host can execute.
+
+        Raises HostError.
         """
 
     def scratch(self, mapped: int = 0) -> str:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from harness.errors import HostError, SSHError
@@ -53,6 +53,7 @@ class EmulatedHost(RemoteHost):
         """
         start = time.monotonic()
         self._disks = 0
+        self._replacement_reason = ""
         self._progress = progress
         self._disk_lock = threading.Lock()
         self._qemu = Qemu(image.kernel, image.initramfs, image.disk, cpus=cpus, memory=memory)
@@ -109,9 +110,20 @@ class EmulatedHost(RemoteHost):
 
     @property
     def needs_replacement(self) -> bool:
-        """True when later guests may fail for a fault of QEMU's: see CODE_BUFFER in qemu.py."""
+        """True when later guests may fail or be slow for a fault of QEMU's: see CODE_BUFFER in
+        qemu.py, and request_replacement()."""
         buffer = self._qemu.code_buffer()
-        return buffer is None or buffer[0] > MAX_CODE_BUFFER_FILL or buffer[1] > 0
+        full = buffer is None or buffer[0] > MAX_CODE_BUFFER_FILL or buffer[1] > 0
+        return full or bool(self._replacement_reason)
+
+    @property
+    def replacement_reason(self) -> str:
+        """Why the host needs replacement, for a sentence that begins with its name."""
+        return self._replacement_reason or "its CPU emulator's code buffer is almost full"
+
+    def request_replacement(self, reason: str) -> None:
+        """See Host."""
+        self._replacement_reason = self._replacement_reason or reason
 
     @property
     def tainted(self) -> bool:
@@ -130,11 +142,19 @@ class EmulatedHost(RemoteHost):
                 return "/dev/shm"  # noqa: S108 - no other user is on this host
         return super().scratch()
 
-    def _transfer(self, path: Path, size: int) -> str:
-        """See RemoteHost. Large files are attached as read-only disks, without a copy."""
+    def _transfer(self, path: Path, size: int, *, regular: bool) -> str:
+        """See RemoteHost. Large files are attached as read-only disks, without a copy; the host
+        copies the disk for a regular file, which is faster than SSH."""
         if size < DISK_THRESHOLD:
-            return super()._transfer(path, size)
-        return self._attach_disk(path)
+            return super()._transfer(path, size, regular=regular)
+        if not regular:
+            return self._attach_disk(path)
+        disk = self.place(path)
+        copy = f"{super().scratch()}/{PurePosixPath(disk).name}-{path.name}"
+        count = ["bs=1M", "iflag=count_bytes,fullblock", f"count={size}", "status=none"]
+        self.run(["dd", f"if={disk}", f"of={copy}", *count], timeout=60 + size / (1 << 20))
+        self.run(["chmod", "700", copy])
+        return copy
 
     def _attach_disk(self, path: Path) -> str:
         """Attach a file as a SCSI disk. Returns the path of its block device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -87,11 +88,22 @@ class LocalHost:
             self._processes.append(process)
         return process
 
-    def place(self, path: Path) -> str:
-        """See Host. Returns the path of the file itself."""
+    def request_replacement(self, reason: str) -> None:
+        """See Host. It does nothing."""
+
+    def place(self, path: Path, *, regular: bool = False, executable: bool = False) -> str:
+        """See Host. Returns the path of the file itself, or of an executable copy."""
         if not path.is_file():
             raise HostError(f"{path} is not a file", hint="name an existing file", stage="host")
-        return str(path.resolve())
+        if not executable or os.access(path, os.X_OK):
+            return str(path.resolve())
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        copy = Path(self.scratch()) / f"{digest}-{path.name}"
+        if not copy.exists():
+            shutil.copyfile(path, copy)
+            copy.chmod(0o700)
+        return str(copy)
 
     def scratch(self, mapped: int = 0) -> str:
         """See Host. It is in /var/tmp: /tmp may be a tmpfs, without O_DIRECT in older kernels."""

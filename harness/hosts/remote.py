@@ -38,7 +38,7 @@ class RemoteHost:
         self.reason = reason
         self._ssh = session
         self._lock = threading.RLock()
-        self._placed: dict[tuple[str, int, int], str] = {}
+        self._placed: dict[tuple[str, int, int, bool], str] = {}
         self._processes: list[Process] = []
         self._scratch: str | None = None
         self._cache: str | None = None
@@ -80,14 +80,18 @@ class RemoteHost:
             self._processes.append(process)
         return process
 
-    def place(self, path: Path) -> str:
+    def request_replacement(self, reason: str) -> None:
+        """See Host. It does nothing."""
+
+    def place(self, path: Path, *, regular: bool = False, executable: bool = False) -> str:
         """See Host. The copy is in the remote user's cache under its SHA-256."""
+        regular = regular or executable
         try:
             stat = path.stat()
-            key = (str(path), stat.st_size, stat.st_mtime_ns)
+            key = (str(path), stat.st_size, stat.st_mtime_ns, regular)
             with self._lock:
                 if key not in self._placed:
-                    self._placed[key] = self._transfer(path, stat.st_size)
+                    self._placed[key] = self._transfer(path, stat.st_size, regular=regular)
                 return self._placed[key]
         except OSError as error:
             raise HostError(
@@ -96,8 +100,11 @@ class RemoteHost:
                 stage="host",
             ) from error
 
-    def _transfer(self, path: Path, size: int) -> str:
-        """Make a file of `size` bytes readable on the host. Returns its path there."""
+    def _transfer(self, path: Path, size: int, *, regular: bool) -> str:
+        """Make a file of `size` bytes readable on the host. Returns its path there.
+
+        regular: see Host.place(). Here every copy is a regular file.
+        """
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         remote = f"{self._cache_directory()}/{digest}"

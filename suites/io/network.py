@@ -64,7 +64,7 @@ def place_hv_rr(host: Host, folder: Path) -> str:
     program = folder / "hv-rr"
     program.write_bytes(compile_c(("-static",), ("tools/hv-rr.c",), folder / "scratch"))
     program.chmod(0o755)
-    return host.place(program)
+    return host.place(program, executable=True)
 
 
 def _start_server(guest: Guest, *argv: str) -> Process:

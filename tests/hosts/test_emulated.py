@@ -57,6 +57,26 @@ class TestShared:
         assert result.stdout == "ok\n"
 
     @pytest.mark.parametrize("size", [100, DISK_THRESHOLD + 700])
+    def test_a_regular_file_has_its_true_size(
+        self, emulated_host: EmulatedHost, tmp_path: Path, size: int
+    ) -> None:
+        content = os.urandom(size)
+        (tmp_path / "file").write_bytes(content)
+        emulated_host.place(tmp_path / "file")
+        placed = emulated_host.place(tmp_path / "file", regular=True)
+        done = emulated_host.run(["sh", "-c", f"stat -c '%F %s' {placed}; sha256sum {placed}"])
+        assert done.stdout.startswith(f"regular file {size}\n{hashlib.sha256(content).hexdigest()}")
+        assert emulated_host.place(tmp_path / "file", regular=True) == placed
+
+    def test_a_large_program_can_be_executed(
+        self, emulated_host: EmulatedHost, tmp_path: Path
+    ) -> None:
+        program = tmp_path / "program"
+        program.write_text("#!/bin/sh\necho run\nexit\n" + "#" * DISK_THRESHOLD)
+        placed = emulated_host.place(program, executable=True)
+        assert emulated_host.run([placed]).stdout == "run\n"
+
+    @pytest.mark.parametrize("size", [100, DISK_THRESHOLD + 700])
     def test_placed_file_has_the_same_content(
         self, emulated_host: EmulatedHost, tmp_path: Path, size: int
     ) -> None:

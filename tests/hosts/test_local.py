@@ -91,6 +91,17 @@ def test_place_returns_the_file_itself(host: LocalHost, tmp_path: Path) -> None:
         host.place(tmp_path / "none")
 
 
+def test_place_makes_an_executable_file(host: LocalHost, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho run\n")
+    assert host.place(program) == host.place(program, regular=True) == str(program)
+    placed = host.place(program, executable=True)
+    assert host.run([placed]).stdout == "run\n"
+    assert host.place(program, executable=True) == placed
+    program.chmod(0o755)
+    assert host.place(program, executable=True) == str(program)
+
+
 def test_scratch_supports_direct_io_and_close_removes_it(host: LocalHost) -> None:
     folder = Path(host.scratch())
     assert host.scratch() == str(folder)

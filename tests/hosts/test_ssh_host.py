@@ -122,6 +122,12 @@ def test_place_transfers_the_same_content_once(host: SSHHost, tmp_path: Path) ->
         host.place(tmp_path / "none")
 
 
+def test_place_makes_an_executable_file(host: SSHHost, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho run\n")
+    assert host.run([host.place(program, executable=True)]).stdout == "run\n"
+
+
 def test_close_removes_scratch_and_ends_processes(host: SSHHost) -> None:
     folder = Path(host.scratch())
     assert folder.is_dir()
