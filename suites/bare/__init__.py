@@ -26,8 +26,9 @@ CASES = (
     *("mmio_eventfd", "ipi", "ipi_halt", "timer_latency", "world_switch", "irqfd"),
 )
 INTERRUPT_CASES = ("ipi", "ipi_halt", "timer_latency", "world_switch", "irqfd")
-# the eventfds of a case: address to interrupt vector (0: none), as in bare.c
+# the eventfds of a case: address to interrupt vector (0: none), as in bare.c and interrupts.c
 EVENTFDS = {"mmio_eventfd": {0xD000_1000: 0}, "irqfd": {0xD000_2000: 0x42}}
+SOURCES = ("boot.S", "bare.c", "interrupts.c")
 MEMORY = 64  # MiB
 TIMEOUT = 120.0  # seconds
 INTERRUPT_BATCHES = 30
@@ -94,7 +95,7 @@ def build(folder: Path) -> Path:
     argv = ["gcc", *_COMPILER_OPTIONS, *_LINKER_OPTIONS, "-o", str(program)]
     try:
         subprocess.run(
-            [*argv, f"{sources}/boot.S", f"{sources}/bare.c"],
+            [*argv, *(f"{sources}/{name}" for name in SOURCES)],
             check=True,
             capture_output=True,
             text=True,
