@@ -23,10 +23,10 @@ from harness.guest.guest import Guest
 from harness.hypervisors.base import Disk, Hypervisor
 from harness.plugin.fixtures import RecordSample
 from suites.cost import UsageMeter
-from suites.io.fio import Job, figures
+from suites.io.fio import Job, parse_figures
 
 BOOTS, PAIRS = 2, 6  # pairs of runs in each pair of guests
-JOBS = tuple(Job(depth=depth, warm_up=1, measured=5) for depth in (1, 32))
+JOBS = tuple(Job(depth=depth, warm_up=1, runtime=5) for depth in (1, 32))
 SERIAL = "scratch"
 UNITS = {"iops": "IOPS", "clat.p50": "us", "clat.p99": "us", "cpu": "us", "user_exits": "1"}
 
@@ -36,10 +36,10 @@ def measure(guest: Guest, job: Job) -> dict[str, float]:
     device = f"/dev/disk/by-serial/{SERIAL}"
     guest.ssh.run([*job.argv(device, job.warm_up), "--readonly"], timeout=job.timeout)
     meter = UsageMeter(guest)
-    argv = [*job.argv(device, job.measured), "--readonly"]
+    argv = [*job.argv(device, job.runtime), "--readonly"]
     output = guest.ssh.run(argv, timeout=job.timeout).stdout
     usage = meter.read().counters
-    values = figures(output, "guest")
+    values = parse_figures(output, "guest")
     requests = values["requests"]
     return {
         **values,

@@ -20,7 +20,8 @@ from harness.ssh.process import Process
 from images.build import compile_c
 
 PORT = 5201
-TIMEOUT = 60.0
+TIMEOUT = 60.0  # seconds
+CLIENT_HINT = "check that the client reaches the guest's address, and run its command by hand"
 
 
 class Client(Protocol):
@@ -73,7 +74,11 @@ def _start_server(guest: Guest, *argv: str) -> Process:
     while line := server.readline():
         if b"listening" in line.lower():
             return server
-    raise WorkloadError(f"{argv[0]} does not listen: {server.stderr_tail()}", guest=guest.name)
+    raise WorkloadError(
+        f"{argv[0]} does not listen: {server.stderr_tail()}",
+        hint=f"run {argv[0]} by hand in the guest",
+        guest=guest.name,
+    )
 
 
 def iperf3(client: Client, guest: Guest, seconds: int, *options: str) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def iperf3(client: Client, guest: Guest, seconds: int, *options: str) -> dict[st
         end: dict[str, Any] = json.loads(output)["end"]
     except (ValueError, KeyError, TypeError) as error:
         raise WorkloadError(
-            f"iperf3 printed no valid result: {output[-200:]!r}", stage="run"
+            f"iperf3 printed no valid result: {output[-200:]!r}", hint=CLIENT_HINT, stage="run"
         ) from error
     return end
 
@@ -95,30 +100,35 @@ def iperf3(client: Client, guest: Guest, seconds: int, *options: str) -> dict[st
 def stream(client: Client, guest: Guest, seconds: int, *options: str) -> tuple[float, float]:
     """One TCP stream to the guest, or with "--reverse" from it: Mbit/s and MiB received."""
     received = iperf3(client, guest, seconds, *options).get("sum_received", {})
-    rate, amount = received.get("bits_per_second", 0), received.get("bytes", 0)
-    if not (rate > 0 and amount > 0):
-        raise WorkloadError(f"iperf3 received no data: {received}", stage="run", guest=guest.name)
-    return rate / 1e6, amount / (1 << 20)
+    rate, size = received.get("bits_per_second", 0), received.get("bytes", 0)
+    if not (rate > 0 and size > 0):
+        raise WorkloadError(
+            f"iperf3 received no data: {received}", hint=CLIENT_HINT, stage="run", guest=guest.name
+        )
+    return rate / 1e6, size / (1 << 20)
 
 
 def small_packets(client: Client, guest: Guest, seconds: int) -> tuple[float, float, float]:
     """UDP datagrams of 64 bytes to the guest: packets a second, % lost, packets received."""
     udp = ("--udp", "--length", "64", "--bitrate", "0")
     total = iperf3(client, guest, seconds, *udp).get("sum", {})
-    packets, lost = total.get("packets", 0), total.get("lost_packets", 0)
+    packets, lost_packets = total.get("packets", 0), total.get("lost_packets", 0)
     elapsed = total.get("seconds", 0)
-    if not (packets > lost and elapsed > 0):
-        raise WorkloadError(f"iperf3 received no data: {total}", stage="run", guest=guest.name)
-    return (packets - lost) / elapsed, 100 * lost / packets, packets - lost
+    if not (packets > lost_packets and elapsed > 0):
+        raise WorkloadError(
+            f"iperf3 received no data: {total}", hint=CLIENT_HINT, stage="run", guest=guest.name
+        )
+    received = packets - lost_packets
+    return received / elapsed, 100 * lost_packets / packets, received
 
 
-def round_trips(client: Client, tool: str, guest: Guest, seconds: int) -> dict[str, float]:
+def round_trips(client: Client, hv_rr: str, guest: Guest, seconds: int) -> dict[str, float]:
     """TCP round trips of one byte by hv-rr: "count", "rate" (1/s), "p50" and "p99" (us)."""
-    output = client([tool, str(guest.address), str(PORT + 1), str(seconds)])
+    output = client([hv_rr, str(guest.address), str(PORT + 1), str(seconds)])
     try:
         count, elapsed, p50, p99 = map(float, output.split()[1::2])
         return {"count": count, "rate": count / elapsed, "p50": p50, "p99": p99}
     except (ValueError, ZeroDivisionError) as error:
         raise WorkloadError(
-            f"hv-rr printed no valid result: {output[-200:]!r}", stage="run"
+            f"hv-rr printed no valid result: {output[-200:]!r}", hint=CLIENT_HINT, stage="run"
         ) from error

@@ -19,7 +19,7 @@ from harness.hosts.base import Host
 from harness.hypervisors.base import Disk
 from harness.plugin.fixtures import RecordSample
 from suites.cost import UsageMeter
-from suites.io.fio import FULL, SHORT, figures
+from suites.io.fio import FULL, SHORT, parse_figures
 
 pytestmark = pytest.mark.compare_native
 JOBS = {"short": SHORT, "full": FULL}
@@ -69,14 +69,16 @@ def test_disk(
     device = f"/dev/disk/by-serial/{SERIAL}"
     for _ in range(2):  # the first run is discarded: it reads fio from the disk
         meter = UsageMeter(guest)
-        guest.ssh.run(JOBS[virt_profile][0].start(device), timeout=60)
+        guest.ssh.run(JOBS[virt_profile][0].startup_argv(device), timeout=60)
         startup = meter.read()
     for job in JOBS[virt_profile]:
         parameters: dict[str, str | int] = {"rw": job.rw, "bs": job.bs, "depth": job.depth}
         if job.warm_up:
             guest.ssh.run(job.argv(device, job.warm_up), timeout=job.timeout)
-        meter, argv = UsageMeter(guest), job.argv(device, job.measured)
-        result = figures(guest.ssh.run(argv, timeout=job.timeout).stdout, f"guest {guest.name}")
+        meter, argv = UsageMeter(guest), job.argv(device, job.runtime)
+        result = parse_figures(
+            guest.ssh.run(argv, timeout=job.timeout).stdout, f"guest {guest.name}"
+        )
         usage = meter.read().minus(startup)
         for name in ("iops", "clat.p50", "clat.p99", "clat.p99.9"):
             unit, better = ("IOPS", "higher") if name == "iops" else ("us", "lower")

@@ -155,9 +155,9 @@ def test_a_host_whose_disk_fills_up_while_fio_writes(
     try:
         emulated_host.run(["truncate", "-s", "32M", f"{full}/disk"])
         guest = guests(memory=256, disks=[Disk(f"{full}/disk", "extra", readonly=False)])
-        job = Job(rw="randwrite", depth=4, size=32, warm_up=0, measured=30)
+        job = Job(rw="randwrite", depth=4, size=32, warm_up=0, runtime=30)
         with pytest.raises(CommandError, match=r"fio .*(Input/output error|No space left)"):
-            guest.ssh.run(job.argv("/dev/disk/by-serial/extra", job.measured), timeout=job.timeout)
+            guest.ssh.run(job.argv("/dev/disk/by-serial/extra", job.runtime), timeout=job.timeout)
         guest.ssh.run(["true"])
         guest.stop()
     finally:

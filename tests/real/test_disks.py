@@ -15,7 +15,7 @@ from harness.hypervisors.base import Disk
 from harness.hypervisors.kvm import KvmHypervisor
 from harness.hypervisors.qemu import QemuHypervisor
 from images.image import GuestImage
-from suites.io.fio import Job, figures
+from suites.io.fio import Job, parse_figures
 from tests.real.conftest import MEMORY, factory
 
 pytestmark = pytest.mark.emulated
@@ -91,12 +91,12 @@ def test_a_read_only_disk_takes_no_writes(equipped: Guest) -> None:
 
 
 def test_reads_cause_no_exit_to_the_vmm(equipped: Guest) -> None:
-    job = Job(depth=8, size=MIB, warm_up=0, measured=2)
+    job = Job(depth=8, size=MIB, warm_up=0, runtime=2)
     before = equipped.statistics()
-    text = equipped.ssh.run([*job.argv(by_serial("second"), job.measured), "--readonly"]).stdout
+    text = equipped.ssh.run([*job.argv(by_serial("second"), job.runtime), "--readonly"]).stdout
     after = equipped.statistics()
-    done = figures(text, "guest")["iops"] * job.measured
-    assert after["block_requests_second"] - before["block_requests_second"] >= 0.9 * done > 100
+    requests = parse_figures(text, "guest")["iops"] * job.runtime
+    assert after["block_requests_second"] - before["block_requests_second"] >= 0.9 * requests > 100
     assert after["user_exits"] - before["user_exits"] < 20
 
 

@@ -31,20 +31,20 @@ def direction(total: int, iops: float) -> dict[str, Any]:
 
 def test_fio_figures_are_of_the_direction_with_requests() -> None:
     jobs = {"jobs": [{"read": direction(0, 0.0), "write": direction(40, 10.0)}]}
-    figures = fio.figures("fio: a warning\n" + json.dumps(jobs), "guest g")
+    figures = fio.parse_figures("fio: a warning\n" + json.dumps(jobs), "guest g")
     assert (figures["iops"], figures["requests"], figures["clat.p99"]) == (10.0, 40.0, 20.0)
 
 
 @pytest.mark.parametrize("text", ["", "fio: broken", '{"jobs": []}', '{"jobs": [{"read": {}}]}'])
 def test_fio_without_figures_is_an_error(text: str) -> None:
-    with pytest.raises(WorkloadError, match="fio on the guest g printed no usable JSON"):
-        fio.figures(text, "guest g")
+    with pytest.raises(WorkloadError, match="fio on the guest g printed no valid JSON"):
+        fio.parse_figures(text, "guest g")
 
 
 def test_fio_without_requests_is_an_error() -> None:
     idle = json.dumps({"jobs": [{"read": direction(0, 0.0), "write": direction(0, 0.0)}]})
     with pytest.raises(WorkloadError, match="completed no request"):
-        fio.figures(idle, "guest g")
+        fio.parse_figures(idle, "guest g")
 
 
 def test_jobs_of_a_fio_profile_differ() -> None:
