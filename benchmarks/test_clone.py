@@ -20,7 +20,7 @@ from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 
 ROUNDS = 5
-CLONES = 4  # a round
+CLONES = 4  # per round
 MEMORY = 128  # MiB
 
 

@@ -6,9 +6,9 @@ Both use the same file and the same back end (qemu-storage-daemon). "disk" reads
 page cache: the host's own disk takes most of the time. "cache" reads from the page cache: the path
 from guest to daemon and back takes most of it.
 
-Units: IOPS; completion latency in us; CPU time of the guest's cgroup a request (VMM, vCPUs and
-daemon) in us; exits to user space a request, which should be 0 for the built-in VMM. The benchmark
-prints the figures and asserts none of them.
+Units: IOPS; completion latency in us; CPU time of the guest's cgroup per request (VMM, vCPUs and
+daemon) in us; exits to user space per request, which should be 0 for the built-in VMM. The
+benchmark prints the figures and asserts none of them.
 """
 
 from __future__ import annotations

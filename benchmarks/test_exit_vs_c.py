@@ -3,7 +3,7 @@
     pytest benchmarks/test_exit_vs_c.py
 
 Both run the same payload, which reads the same port and times batches of exits itself by the TSC.
-Unit: cycles an exit. The benchmark prints the figures of each loop and the ratio within each pair,
+Unit: cycles per exit. The benchmark prints the figures of each loop and the ratio within each pair,
 and asserts none of them. Each pair has two ratios: of the medians, and of the fastest batches. A
 busy machine disturbs the fastest batches less.
 """
@@ -25,7 +25,7 @@ from harness.plugin.fixtures import RecordSample
 
 PAIRS = 15
 BATCHES = 200
-EXITS = 200  # a batch: about 2 ms, less than a time slice, so that some batches run undisturbed
+EXITS = 200  # per batch: about 2 ms, less than a time slice, so that some batches run undisturbed
 DATA = 0x20_0000
 # Reads a port without a device. Stores the TSC before the first batch and after each batch.
 SOURCE = f"""
@@ -41,7 +41,7 @@ SOURCE = f"""
 
 
 def cycles(data: bytes) -> list[float]:
-    """Cycles an exit of each batch, from the payload's time stamps."""
+    """Cycles per exit of each batch, from the payload's time stamps."""
     stamps = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
     return [(b - a) / EXITS for a, b in pairwise(stamps)]
 
@@ -50,7 +50,7 @@ SIZE = 8 * (BATCHES + 1)
 
 
 def run_built_in(payload: PayloadFactory, code: bytes) -> list[float]:
-    """Run the payload on the session's hypervisor; cycles an exit of each batch."""
+    """Run the payload on the session's hypervisor; cycles per exit of each batch."""
     guest = payload(code, exit_limit=0)
     guest.console.wait_for(".", 60.0)
     batches = cycles(guest.vm.memory[DATA : DATA + SIZE])
@@ -59,7 +59,7 @@ def run_built_in(payload: PayloadFactory, code: bytes) -> list[float]:
 
 
 def run_c(host: Host, program: str, code: str) -> list[float]:
-    """Run the payload on the loop in C; cycles an exit of each batch."""
+    """Run the payload on the loop in C; cycles per exit of each batch."""
     # od prints hexadecimal digits, because run() decodes output as text.
     result = host.run(["sh", "-c", f'"{program}" "{code}" {SIZE} | od -An -v -tx1'], timeout=60)
     return cycles(bytes.fromhex(result.stdout))

@@ -1,6 +1,6 @@
 """Runs a timing tool of the guest image (hv-exits or hv-ops) and records its batches.
 
-A run has `batches` batches of `ops` operations each. The tool prints the time of each batch in ns
+A run has `batches` batches of `ops` operations. The tool prints the time of each batch in ns
 and, except for the timer case, in TSC cycles. The host's cost is measured over the whole run.
 """
 
@@ -56,7 +56,7 @@ class ToolRun:
 
 
 def total_operations(ops: int, batches: int) -> int:
-    """Operations of a run. The warm-up is a tenth of a batch and one more, as in suites/bare."""
+    """Operations of a run. The warm-up is a tenth of a batch plus one, as in suites/bare."""
     return ops * batches + ops // 10 + 1
 
 
@@ -103,7 +103,7 @@ def record_batches(
     boot: int,
     parameters: Mapping[str, Parameter] | None = None,
 ) -> None:
-    """Record the time of one operation, a sample a batch. unit: "ns" or "us"."""
+    """Record the time per operation, with one sample per batch. unit: "ns" or "us"."""
     for number, batch in enumerate(run.batches):
         value = batch["ns"] / run.ops / _NS_PER_UNIT[unit]
         record_sample(metric, value, unit, "lower", parameters, boot=boot, batch=number)

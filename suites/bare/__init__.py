@@ -1,8 +1,8 @@
 """Runs a bare program: an ELF in ring 0 without an operating system, entered by PVH.
 
 The same file runs on every hypervisor that can start such a payload. Each case runs in a fresh
-machine, which prints one JSON object and halts. Unit: TSC cycles a batch; kvmclock converts them to
-ns. KVM counts the exits of the whole machine.
+machine, which prints one JSON object and halts. Unit: TSC cycles per batch; kvmclock converts them
+to ns. KVM counts the exits of the whole machine.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def record_interrupts(
     cpus: Sequence[int] = (),
     interrupts_per_op: int = 1,
 ) -> None:
-    """Run a case of interrupts; record us of one interrupt (a sample a batch) and its exits.
+    """Run a case of interrupts; record us (one sample per batch) and exits per interrupt.
 
     The exits are KVM's count less that of a control machine that only starts and ends. They have no
     better direction: a CPU that waits also exits by the host's timer. interrupts_per_op: 2 if an
@@ -194,7 +194,7 @@ def record_interrupts(
 
 
 def _startup_exits(payload: PayloadFactory, program: Path, vcpus: int, boot: int) -> int | None:
-    """Exits of a control machine with one operation, measured once a hypervisor and boot."""
+    """Exits of a control machine with one operation, measured once per hypervisor and boot."""
     key = (payload.label, program, vcpus, boot)
     if key not in _startup_exits_cache:
         _startup_exits_cache[key] = run(payload, program, "control", 1, 1, vcpus=vcpus).exits

@@ -8,7 +8,7 @@ from harness.plugin.fixtures import RecordSample
 
 
 def record(record_sample: RecordSample, guest: Guest, metric: str, boot: int) -> dict[str, float]:
-    """Record one sample a stage that the guest reached, as `metric`.STAGE.
+    """Record one sample for each stage that the guest reached, as `metric`.STAGE.
 
     Returns the seconds of each stage, in the stages' order.
     """

@@ -24,7 +24,7 @@ CLOCK_TOLERANCE = {False: 0.02, True: 0.25}
 def test_timeline(
     guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample, boot: int
 ) -> None:
-    """Seconds from creation to kernel, init, sshd and ready: one sample a stage and boot."""
+    """Seconds from creation to kernel, init, sshd and ready: one sample per stage."""
     guest = guest_factory("boot")
     seconds = stages.record(record_sample, guest, "boot", boot)
     assert list(seconds)[-3:] == ["init", "sshd", "ready"]

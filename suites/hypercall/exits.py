@@ -1,8 +1,8 @@
 """Shared by the exit suites of ring 0 and ring 3: cases, and the samples of a boot.
 
-Measured: the time of one loop iteration, in ns and TSC cycles, a sample a batch; and exits an
-operation, by KVM's count less the background. Control: the loop with an empty body, which reports
-subtract. A boot is one cluster of samples.
+Measured: the time of one loop iteration, in ns and TSC cycles, with one sample per batch; and exits
+per operation, by KVM's count without the background. Control: the loop with an empty body, which
+reports subtract. A boot is one cluster of samples.
 """
 
 from __future__ import annotations

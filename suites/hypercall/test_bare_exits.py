@@ -1,7 +1,7 @@
 """Exit costs in ring 0 without an operating system, by the bare program (suites/bare).
 
-Unit: ns and TSC cycles of one operation, and exits an operation. Control: the empty loop. Each case
-runs in a machine of its own, once a boot; KVM counts all exits of that machine.
+Unit: ns, TSC cycles and exits per operation. Control: the empty loop. In each boot, every case runs
+in a machine of its own; KVM counts all exits of that machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_exit_costs(
     record_sample: RecordSample,
     boot: int,
 ) -> None:
-    """Time and exits of each case. A boot is one machine for each case."""
+    """Time and exits of each case. A boot has one machine for each case."""
 
     def run(case: ExitCase) -> bare.BareRun:
         return bare.run(payload, bare_program, case.name, case.ops_on(virt_host), BATCHES)

@@ -1,7 +1,7 @@
 """Exit costs in ring 3 under Linux, by hv-exits.
 
-Unit: ns and TSC cycles of one operation, and exits an operation by KVM's counters before and after
-the run. Control: the empty loop. Each boot is a fresh guest that runs every case.
+Unit: ns, TSC cycles and exits per operation; the exits are KVM's counts before and after the run.
+Control: the empty loop. Each boot is a fresh guest that runs every case.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CASES = (
 def test_exit_costs(
     guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample, boot: int
 ) -> None:
-    """Time and exits of each case, in one fresh guest a boot."""
+    """Time and exits of each case, in one fresh guest per boot."""
     # The cases cause more exits than the default limit allows.
     guest = guest_factory("exits", exit_limit=0)
 

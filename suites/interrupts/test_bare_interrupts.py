@@ -1,7 +1,7 @@
 """Interrupt latency in ring 0 without an operating system: IPIs, the timer and an irqfd.
 
-Unit: us of one interrupt, and exits an operation. Control: a machine that only starts and ends,
-whose exits are subtracted. Each boot is a fresh machine.
+Unit: us and exits per interrupt. Control: a machine that only starts and ends, whose exits are
+subtracted. Each boot is a fresh machine.
 """
 
 from __future__ import annotations

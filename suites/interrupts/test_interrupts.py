@@ -1,6 +1,6 @@
 """Interrupt latency under Linux: sleeps that end by the timer, and wake-ups between CPUs.
 
-Unit: us, and host CPU time and exits an operation less the tool's own. Control: the same in a
+Unit: us; host CPU time and exits per operation, without the tool's own. Control: the same in a
 container on the host (native). Each boot is a fresh guest.
 """
 

@@ -109,7 +109,7 @@ def stream(client: Client, guest: Guest, seconds: int, *options: str) -> tuple[f
 
 
 def small_packets(client: Client, guest: Guest, seconds: int) -> tuple[float, float, float]:
-    """UDP datagrams of 64 bytes to the guest: packets a second, % lost, packets received."""
+    """UDP datagrams of 64 bytes to the guest: packets per second, % lost, packets received."""
     udp = ("--udp", "--length", "64", "--bitrate", "0")
     total = iperf3(client, guest, seconds, *udp).get("sum", {})
     packets, lost_packets = total.get("packets", 0), total.get("lost_packets", 0)

@@ -1,6 +1,6 @@
 """Disk performance of a guest: fio with 4 KiB requests on a virtio disk.
 
-Units: IOPS, completion latency in us, and host CPU time and exits a request, less fio's own.
+Units: IOPS, completion latency in us, host CPU time and exits per request, without fio's own.
 Control: fio in a container (native) on the same file of the host. Each boot is a fresh guest; all
 boots and hypervisors use the same file.
 """
@@ -63,7 +63,7 @@ def test_disk(
     virt_profile: str,
     boot: int,
 ) -> None:
-    """All jobs of the profile in one fresh guest: figures of fio, and the host cost a request."""
+    """All jobs of the profile in one fresh guest: fio's figures, and host cost per request."""
     disk = Disk(backing_file, SERIAL, readonly=False, direct=True, backend=backend)
     guest = guest_factory("disk", disks=[disk])
     device = f"/dev/disk/by-serial/{SERIAL}"

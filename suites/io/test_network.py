@@ -1,8 +1,8 @@
 """Network performance of a guest: TCP streams, small UDP packets and TCP round trips.
 
-The other end is the host, then a second guest on the same bridge. Units: Mbit/s, packets and round
-trips a second, us; and host CPU time and exits of the measured guest for each MiB, packet or round
-trip. Control: a container on the same bridge (native). Each boot is a fresh pair of guests.
+The other end is the host, then a second guest on the same bridge. Units: Mbit/s; packets and round
+trips per second; us; host CPU time and exits of the measured guest per MiB, packet or round trip.
+Control: a container on the same bridge (native). Each boot is a fresh pair of guests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The cost of KVM's dirty log to a guest, as during a live migration.
 
 KVM write-protects the guest's pages: the first write to each page is an exit that clears the
-protection. Unit: ns and exits a page. Control: the same pages without the log, in alternation.
+protection. Unit: ns and exits per page. Control: the same pages without the log, in alternation.
 Each boot is a fresh guest with BATCHES batches.
 """
 
@@ -19,11 +19,11 @@ from suites.timing_tools import run_tool
 pytestmark = pytest.mark.only_hypervisors("kvm")
 PAGES = 4096  # 16 MiB
 BATCHES = 5
-MIN_EXITS = 0.8  # a page with the log: the guest's kernel may have written some pages before
+MIN_EXITS = 0.8  # per page with the log: the guest's kernel may have written some pages before
 
 
 def touch_pages(guest: Guest) -> tuple[float, float]:
-    """ns and exits a page of first writes. The guest's kernel clears each page at allocation."""
+    """ns and exits per page of first writes. The guest's kernel clears each page at allocation."""
     run = run_tool(guest, "hv-ops", "page_fault", PAGES, 1)
     return run.batches[0]["ns"] / PAGES, run.usage.counters["exits"] / PAGES
 

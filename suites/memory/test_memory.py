@@ -1,7 +1,7 @@
 """Guest memory: page faults, cold and warm, and dependent loads over growing working sets.
 
-Unit: ns of one page fault or one load, and host CPU time and exits a page fault less the tool's
-own. Control: the same in a container on the host (native). Each boot is a fresh guest.
+Unit: ns per page fault or load; host CPU time and exits per page fault, without the tool's own.
+Control: the same in a container on the host (native). Each boot is a fresh guest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def test_memory(
     virt_profile: str,
     boot: int,
 ) -> None:
-    """Page faults, then a pointer chase with one load a page.
+    """Page faults, then a pointer chase with one load per page.
 
     Cold: the host has no memory behind the pages yet. Warm: only the guest's kernel works. Beyond
     the TLB's reach, a load of the chase costs a page walk.

@@ -1,7 +1,7 @@
 """Memory that the host reclaims: by the balloon, and by KSM's sharing of equal pages.
 
 Units: MiB that the host reclaims, seconds of the balloon's inflation, % of memory that KSM saves.
-The balloon is measured once a boot, KSM once a session.
+The balloon is measured once per boot, KSM once per session.
 """
 
 from __future__ import annotations

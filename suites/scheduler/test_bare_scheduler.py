@@ -1,7 +1,7 @@
 """World switches: two vCPUs without an operating system alternate on one host CPU.
 
-Unit: us of one switch, and exits a switch. Control: a machine that only starts and ends, whose
-exits are subtracted. Each boot is a fresh machine.
+Unit: us and exits per switch. Control: a machine that only starts and ends, whose exits are
+subtracted. Each boot is a fresh machine.
 """
 
 from __future__ import annotations

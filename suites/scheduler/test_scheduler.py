@@ -23,7 +23,7 @@ OPS = {"syscall": 200_000, "context_switch": 10_000}
 EMULATED_OPS = {"syscall": 20_000, "context_switch": 1_000}
 STEAL_SECONDS = 4.0  # during which both guests want the whole CPU
 SLEEPS = 500
-USER_HZ = 100.0  # ticks a second in /proc/stat
+USER_HZ = 100.0  # ticks per second in /proc/stat
 # of STEAL_SECONDS: the host also counts the VMM's own work and the SSH session's
 STEAL_TOLERANCE = 0.2
 
@@ -63,20 +63,25 @@ def steal_seconds(guest: Guest) -> float:
     return int(words[8]) / USER_HZ
 
 
+def cpu_usec(guest: Guest) -> int:
+    """Host CPU time of the guest's cgroup, in us."""
+    return guest.statistics()["cgroup_cpu_usec"]
+
+
 def measure_steal(guests: Sequence[Guest], record_sample: RecordSample, boot: int) -> None:
     """Steal time of two busy guests: as the guest reports it, and by the host's CPU accounting.
 
     Both figures must agree within STEAL_TOLERANCE.
     """
-    before = [(steal_seconds(one), one.statistics()["cgroup_cpu_usec"]) for one in guests]
+    before = [(steal_seconds(guest), cpu_usec(guest)) for guest in guests]
     burn = f"timeout {STEAL_SECONDS:g} sh -c 'while :; do :; done'"
-    processes = [one.ssh.popen(burn) for one in guests]
+    processes = [guest.ssh.popen(burn) for guest in guests]
     for process in processes:
         process.wait(60.0)
     cpu_seconds: list[float] = []
     for guest, (steal_before, cpu_before) in zip(guests, before, strict=True):
         reported = steal_seconds(guest) - steal_before
-        cpu_seconds.append((guest.statistics()["cgroup_cpu_usec"] - cpu_before) / 1e6)
+        cpu_seconds.append((cpu_usec(guest) - cpu_before) / 1e6)
         accounted = STEAL_SECONDS - cpu_seconds[-1]
         for source, seconds in (("reported", reported), ("accounted", accounted)):
             percent = 100 * seconds / STEAL_SECONDS
@@ -88,10 +93,10 @@ def measure_steal(guests: Sequence[Guest], record_sample: RecordSample, boot: in
 
 def measure_wakeup(sleeper: Guest, busy: Guest, record_sample: RecordSample, boot: int) -> None:
     """By how much sleeps of 1 ms end late, while another guest keeps the CPU busy."""
-    before = busy.statistics()["cgroup_cpu_usec"]
+    before = cpu_usec(busy)
     busy.ssh.popen("while :; do :; done")
     (latency,) = run_tool(sleeper, "hv-ops", "timer", SLEEPS, 1).batches
-    busy_seconds = (busy.statistics()["cgroup_cpu_usec"] - before) / 1e6
+    busy_seconds = (cpu_usec(busy) - before) / 1e6
     assert busy_seconds > 0.3 * SLEEPS / 1e3, "the busy guest did not use the CPU"
     for name in ("p50", "p99", "max"):
         metric = f"scheduler.wakeup.overcommit.{name}"

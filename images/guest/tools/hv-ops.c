@@ -6,11 +6,11 @@
  *
  *   syscall         getppid, the cheapest system call
  *   context_switch  a pipe round trip of one byte to a process on the same CPU: two context
- *                   switches an operation
+ *                   switches per operation
  *   wakeup          the same round trip to a process that sleeps on another CPU: two wake-ups
  *   page_fault      the first write to an anonymous page. The first batch gets memory that was
  *                   free since boot, if the kernel has any; later batches get the same memory again
- *   pointer_chase   dependent loads, one a page, in a random order over M MiB
+ *   pointer_chase   dependent loads, one per page, in a random order over M MiB
  *   timer           the latency of a sleep of 1 ms: by how much it ends late. A batch has no
  *                   "cycles" but {"ns": sum, "p50", "p99", "max"} of its N sleeps, in ns
  */
