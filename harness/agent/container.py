@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.kvm import libc
 from harness.kvm.errors import ConfigError
-from harness.vmm.config import DiskConfig, record
+from harness.vmm.config import DiskConfig, parse_dataclass
 
 from .control import Channel
 from .process import die_with
@@ -56,7 +56,7 @@ class ContainerConfig:
     @classmethod
     def parse(cls, given: dict[str, Any]) -> ContainerConfig:
         """Raises ConfigError."""
-        return record(cls, given)
+        return parse_dataclass(cls, given)
 
 
 def start_container(config: ContainerConfig, channel: Channel) -> Program:

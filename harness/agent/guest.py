@@ -14,8 +14,9 @@ from typing import Any, Callable, NoReturn
 
 from harness.kvm.errors import ConfigError
 from harness.vmm.config import Config
-from harness.vmm.machine import HostResources, Machine
+from harness.vmm.machine import Machine
 from harness.vmm.snapshot import Snapshot
+from harness.vmm.virtio_devices import HostResources
 
 from . import sandbox
 from .cgroup import Cgroups

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Callable
 
 from harness.kvm.errors import ConfigError, MachineEnd
-from harness.vmm.config import record
+from harness.vmm.config import parse_dataclass
 from harness.vmm.devices.virtio.queue import MAX_SIZE
 from harness.vmm.devices.virtio.vsock import Vsock
 from harness.vmm.machine import Machine
@@ -38,7 +38,7 @@ class Restore:
     """What "restore" asks for. snapshot: its folder. config: fields of its configuration that are
     others in this clone (its disks' paths). identity: words for its init; empty for a guest that
     takes none. prefault_pages: pages to copy before it runs, in the form of
-    Memory.copy."""
+    Memory.prefault."""
 
     snapshot: str
     config: dict[str, Any] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Restore:
     @classmethod
     def parse(cls, given: dict[str, Any]) -> Restore:
         """Raises ConfigError."""
-        restore = record(cls, given)
+        restore = parse_dataclass(cls, given)
         if any(number < 0 for number in restore.prefault_pages) or len(restore.prefault_pages) % 2:
             cause = f"prefault_pages: no runs of pages: {restore.prefault_pages!r:.80}"
             raise ConfigError(cause, "give what another clone told, or nothing")
@@ -77,17 +77,17 @@ class Settling:
         return self._thread is None or not self._thread.is_alive()
 
     def _settle(self) -> None:
-        machine = self._machine
-        if machine.vsock and machine.begun and not machine.vcpus[0].paused:
+        machine, vsock = self._machine, self._machine.virtio.vsock
+        if vsock and machine.guest_started and not machine.vcpus[0].run_control.paused:
             with contextlib.suppress(OSError):
-                _ask(machine.vsock.cid, partial(_send_settle, machine.vsock), _SETTLED)
+                _ask(vsock.cid, partial(_send_settle, vsock), _SETTLED)
 
 
 def _send_settle(vsock: Vsock, send: Sending) -> None:
     """Each blank before the word takes a buffer of the guest's, until it fills them up: tens of
     pages that else some clone would be the first to touch."""
     for _ in range(MAX_SIZE):
-        if vsock.well_filled:
+        if vsock.receive_queue_filled:
             break
         send(b" ")
         time.sleep(_PAUSE)
@@ -96,17 +96,18 @@ def _send_settle(vsock: Vsock, send: Sending) -> None:
 
 def adopt(machine: Machine, identity: dict[str, str]) -> None:
     """Tell a clone that runs its identity, and mark "adopted"; one that does not take it ends."""
-    if machine.vsock is None or not identity:
+    vsock = machine.virtio.vsock
+    if vsock is None or not identity:
         return
     try:
-        why = _told(machine, machine.vsock, identity)
+        why = _told(machine, vsock, identity)
     except Exception as error:  # in a thread that nobody waits for
-        machine.end(error)
+        machine.end_machine(error)
         return
     if why == "ok":
         machine.event("mark", stage="adopted", time_ns=time.monotonic_ns())
     else:
-        machine.end(MachineEnd("vmm-error", f"the clone did not take its identity: {why}"))
+        machine.end_machine(MachineEnd("vmm-error", f"the clone did not take its identity: {why}"))
 
 
 def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
@@ -114,10 +115,10 @@ def _told(machine: Machine, vsock: Vsock, identity: dict[str, str]) -> str:
     why = "it did not see that its address is another one now"
     end = time.monotonic() + _TIMEOUT
     while time.monotonic() < end:
-        if not machine.begun or machine.vcpus[0].paused:
+        if not machine.guest_started or machine.vcpus[0].run_control.paused:
             end = time.monotonic() + _TIMEOUT
         # before that it answers with its origin's address, which the host does not let through
-        elif vsock.reset_seen:
+        elif vsock.reset_acknowledged:
             try:
                 return _ask(vsock.cid, partial(_send_identity, identity), _TRY)
             except OSError as error:

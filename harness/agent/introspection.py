@@ -113,19 +113,19 @@ class IntrospectionServer:
     def _held(self, index: Any) -> Iterator[VcpuThread]:
         """A vCPU that is not in the guest for as long as the block lasts."""
         vcpu = self._vcpu(index)
-        was_paused = vcpu.paused
+        was_paused = vcpu.run_control.paused
         try:
-            vcpu.pause()
+            vcpu.run_control.pause()
             yield vcpu
         finally:
             if not was_paused:
-                vcpu.resume()
+                vcpu.run_control.resume()
 
     def _change(self, index: Any, action: Callable[[VcpuThread], None]) -> None:
         """Change a vCPU's state; of one that asks, after the access that it asks for."""
         with self._held(index) as vcpu:
-            if vcpu.asking:
-                vcpu.later(partial(_in_callback, action, vcpu))
+            if vcpu.run_control.in_callback:
+                vcpu.run_control.defer(partial(_in_callback, action, vcpu))
             else:
                 action(vcpu)
 
@@ -158,11 +158,11 @@ class IntrospectionServer:
         """Whether the instruction is done; if not, ask again, or give up and it is paused."""
         chosen = self._vcpu(vcpu)
         if cancel:
-            chosen.cancel_step()
+            chosen.stepper.cancel()
             return False
-        if not (chosen.paused or chosen.stepping):
+        if not (chosen.run_control.paused or chosen.stepper.active):
             raise ValueError(f"vCPU {vcpu} runs: pause it first")
-        return chosen.step(_STEP_WAIT)
+        return chosen.stepper.step(_STEP_WAIT)
 
     def _read_memory(self, gpa: int, size: Any) -> str:
         view = self._machine.memory.view(gpa, check_int_range("size", size, CHUNK + 1))
@@ -174,21 +174,21 @@ class IntrospectionServer:
 
     def _log_writes(self, on: Any) -> bool:
         with self._lock:
-            self._machine.vm.log_writes(bool(on))
+            self._machine.vm.set_dirty_logging(bool(on))
         return True
 
     def _logged(self) -> list[tuple[int, int]]:
         with self._lock:
-            return self._machine.vm.logged()
+            return self._machine.vm.dirty_logged_slots()
 
     def _written(self, slot: Any, at: Any = 0) -> tuple[str, bool]:
-        """As of Vm.written, from byte `at` on, in base64: a piece, and whether there is more of it.
-        At 0 KVM is asked anew."""
+        """As of Vm.read_dirty_log, from byte `at` on, in base64: a piece, and whether there is more
+        of it. At 0 KVM is asked anew."""
         with self._lock:
-            if slot not in dict(self._machine.vm.logged()):
+            if slot not in dict(self._machine.vm.dirty_logged_slots()):
                 raise ValueError("writes are not logged: log_dirty_pages first")
             if at == 0:
-                self._bits = self._machine.vm.written(slot)
+                self._bits = self._machine.vm.read_dirty_log(slot)
             start = check_int_range("at", at, len(self._bits) + 1)
             piece = self._bits[start : start + CHUNK]
         return base64.b64encode(piece).decode(), start + CHUNK < len(self._bits)
@@ -198,13 +198,13 @@ class IntrospectionServer:
     def ask(self, event: str, **fields: Any) -> int | None:
         """Ask and wait for the reply, on a vCPU's thread. Raises MachineEnd when it is an error."""
         thread = threading.current_thread()
-        vcpu = next(one for one in self._vcpus if one.thread is thread)
+        vcpu = next(one for one in self._vcpus if one.run_control.thread is thread)
         with self._answered:
             self._calls += 1
             call = self._calls
             self._replies[call] = None
             self._machine.event(event, call=call, vcpu=vcpu.index, **fields)
-            with vcpu.away():
+            with vcpu.run_control.callback_wait():
                 self._answered.wait_for(lambda: self._replies[call])
             value, error = self._replies.pop(call) or (None, "")
         if error:
@@ -238,7 +238,7 @@ class IntrospectionServer:
                 # from now on: a machine that nobody watches has nothing in its way
                 vcpu.pio = Hooked(buses.pio, partial(self._exit, vcpu, "io"))
                 vcpu.mmio = Hooked(buses.mmio, partial(self._exit, vcpu, "mmio"))
-                vcpu.before_end = partial(self._ends, vcpu)
+                vcpu.on_final_exit = partial(self._ends, vcpu)
             self._calls += 1
             self._hooks = {**self._hooks, self._calls: hook}
             return self._calls
@@ -263,17 +263,21 @@ class IntrospectionServer:
         ask = partial(self.ask, "access", device=len(self._interrupts))
         with self._lock:
             self._interrupts.append(
-                callback_device.add_ports(self._machine.vm, self._machine.buses, ask, **made_of)
+                callback_device.add_port_device(
+                    self._machine.vm, self._machine.buses, ask, **made_of
+                )
             )
             return len(self._interrupts) - 1
 
     def _add_pci_device(self, **made_of: Any) -> int:
-        if self._machine.begun:
+        if self._machine.guest_started:
             raise ValueError("the guest has begun: a PCI device must be there before")
         ask = partial(self.ask, "access", device=len(self._interrupts))
         with self._lock:
             self._interrupts.append(
-                callback_device.add_function(self._machine.vm, self._machine.bridge, ask, **made_of)
+                callback_device.add_pci_device(
+                    self._machine.vm, self._machine.chipset.bridge, ask, **made_of
+                )
             )
             return len(self._interrupts) - 1
 
@@ -287,18 +291,21 @@ class IntrospectionServer:
         self, kind: Any, vcpu: Any = 0, exit: Any = None, vector: Any = 0, error_code: Any = None
     ) -> bool:
         """exit: what Hook takes, of the exit to wait for; None: now, on `vcpu`."""
-        fault = faults.of_vcpu(kind, vector, error_code)
+        fault = faults.vcpu_fault(kind, vector, error_code)
         if exit is None:
             self._change(vcpu, fault)
         else:
             self._add_hook(
-                Hook(lambda vcpu, exit: vcpu.later(partial(fault, vcpu)), **{"nth": 1, **exit})
+                Hook(
+                    lambda vcpu, exit: vcpu.run_control.defer(partial(fault, vcpu)),
+                    **{"nth": 1, **exit},
+                )
             )
         return True
 
     def _fail_request(self, kind: Any, device: Any, nth: Any = 1) -> bool:
         """nth: of the device's requests from now on."""
-        faults.of_request(self._machine.devices, kind, device, nth)
+        faults.fail_request(self._machine.virtio.backends, kind, device, nth)
         return True
 
 

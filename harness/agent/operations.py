@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, Callable
 
 from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
-from harness.vmm import snapshot
 from harness.vmm.machine import Machine
 
 from .control import Channel
@@ -34,18 +33,19 @@ def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]
     try:
         stopped = channel.serve(operations)
     except (OSError, ValueError) as error:
-        machine.end(MachineEnd("vmm-error", f"control: {error}"))
+        machine.end_machine(MachineEnd("vmm-error", f"control: {error}"))
     else:
-        machine.end(MachineEnd("stopped", "" if stopped else "the control channel closed"))
+        machine.end_machine(MachineEnd("stopped", "" if stopped else "the control channel closed"))
 
 
 def _type(machine: Machine, text: str, port: str = "") -> bool:
     """Into the guest's console: the first that it has, or the port of that name."""
-    if machine.hvc and (port == "hvc0" or not machine.serial):
-        machine.hvc.receive(text.encode())
-    elif machine.serial and port in ("", "ttyS0"):
+    hvc, serial = machine.virtio.hvc, machine.chipset.serial
+    if hvc and (port == "hvc0" or not serial):
+        hvc.receive(text.encode())
+    elif serial and port in ("", "ttyS0"):
         with machine.buses.lock:
-            machine.serial.receive(text.encode())
+            serial.receive(text.encode())
     else:
         raise ValueError(f"there is no console port {port!r:.80}")
     return True
@@ -54,27 +54,28 @@ def _type(machine: Machine, text: str, port: str = "") -> bool:
 def _balloon(machine: Machine, mib: int | None = None) -> dict[str, int]:
     """Set how much the balloon should hold; without that, have the guest tell its statistics anew.
     Returns what is known of it."""
-    if machine.balloon is None:
+    balloon = machine.virtio.balloon
+    if balloon is None:
         raise ConfigError("this machine has no balloon", "create it with one")
     if mib is None:
-        machine.balloon.refresh()
+        balloon.refresh()
     elif type(mib) is not int or not 0 <= mib <= machine.config.memory:
         raise ValueError(f"a balloon of {mib!r:.80} MiB in {machine.config.memory} MiB")
     else:
         with machine.buses.lock:
-            machine.balloon.set_target(mib)
-    return machine.balloon.counters()
+            balloon.set_target(mib)
+    return balloon.counters()
 
 
 def _snapshot(machine: Machine, files: dict[str, int]) -> dict[str, int]:
     """Write a snapshot into the files "memory" and "state"; the machine is paused meanwhile.
     Returns the bytes of memory kept. Raises ConfigError."""
-    was_paused = machine.vcpus[0].paused
+    was_paused = machine.vcpus[0].run_control.paused
     machine.pause()
     try:
-        return {"bytes": snapshot.take(machine, files)}
+        return {"bytes": machine.write_snapshot(files)}
     except (GuestFault, MachineEnd) as end:
-        machine.end(end)  # a device that stopped does not go on
+        machine.end_machine(end)  # a device that stopped does not go on
         raise
     finally:
         if not was_paused:
@@ -82,5 +83,5 @@ def _snapshot(machine: Machine, files: dict[str, int]) -> dict[str, int]:
 
 
 def _limit_exits(machine: Machine, limit: int) -> bool:
-    machine.storm.limit = int(limit)
+    machine.exit_storm.limit = int(limit)
     return True

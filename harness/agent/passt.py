@@ -31,6 +31,6 @@ class PasstProcess:
             except OSError as error:
                 raise ConfigError(f"passt: {error.strerror}", "install passt") from error
 
-    def last_words(self) -> str:
+    def exit_report(self) -> str:
         self.process.wait()
         return os.pread(self._said, 4096, 0).decode("utf-8", "replace").strip()

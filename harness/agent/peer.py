@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.kvm.errors import ConfigError
-from harness.vmm.config import DiskConfig, record
+from harness.vmm.config import DiskConfig, parse_dataclass
 from harness.vmm.devices.virtio.vhost import open_vhost
 
 from .control import Channel
@@ -49,7 +49,7 @@ class PeerConfig:
     @classmethod
     def parse(cls, given: dict[str, Any]) -> PeerConfig:
         """Raises ConfigError."""
-        config = record(cls, given)
+        config = parse_dataclass(cls, given)
         if not config.argv:
             raise ConfigError("exec needs argv, a list of strings", "give the command line")
         for name in config.files:

@@ -144,7 +144,7 @@ class Program:
     def _watch(self, storage: StorageDaemon) -> None:
         """A guest whose disks are gone would wait for them for ever."""
         storage.wait()
-        self._lost = storage.last_words()
+        self._lost = storage.exit_report()
         self._kill()
 
     def _explain(self, status: int, errors: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from typing import Any, Callable
 from harness.kvm import libc
 from harness.kvm.errors import ConfigError
 from harness.vmm.config import Config, DiskConfig
-from harness.vmm.devices.virtio.block import size_of, whole_sectors
+from harness.vmm.devices.virtio.block import file_size, sector_count
 
 from .process import bound_to_us
 
@@ -61,7 +61,7 @@ def start_daemon(config: Config) -> StorageDaemon | None:
 
 
 class StorageDaemon:
-    """A running daemon; it ends with this process. See vhost_user_block.Daemon."""
+    """A running daemon; it ends with this process. See vhost_user_block.StorageBackend."""
 
     def __init__(self, disks: list[DiskConfig]) -> None:
         """Starts it and does not wait: what is said to a socket waits there until it is up.
@@ -145,13 +145,13 @@ class StorageDaemon:
         """Until it ends."""
         self._process.wait()
 
-    def fault(self) -> str:
-        """See Daemon."""
+    def guest_fault(self) -> str:
+        """See StorageBackend."""
         self._read_words()
         return self._fault
 
-    def last_words(self) -> str:
-        """See Daemon: the end of its standard error."""
+    def exit_report(self) -> str:
+        """See StorageBackend: the end of its standard error."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(0.2)  # who hung up is about to end
         self._read_words()
@@ -233,7 +233,7 @@ def _virtual_size(disk: DiskConfig) -> int:
     """Bytes of a disk as a guest sees it. Raises ConfigError for what cannot be one."""
     try:
         with open(disk.path, "rb") as file:
-            size = size_of(file.fileno())
+            size = file_size(file.fileno())
             head = file.read(_QCOW2_HEADER.size) if disk.format == "qcow2" else b""
     except OSError as error:
         raise ConfigError(f"disk {disk.path}: {error.strerror}", "check the path") from error
@@ -241,7 +241,7 @@ def _virtual_size(disk: DiskConfig) -> int:
         if len(head) < _QCOW2_HEADER.size or head[:4] != _QCOW2_MAGIC:
             raise ConfigError(f"disk {disk.path}: it is no qcow2 image", "give its true format")
         size = _QCOW2_HEADER.unpack(head)[5]
-    whole_sectors(disk.path, size)
+    sector_count(disk.path, size)
     return size
 
 

@@ -44,8 +44,8 @@ from typing import Any
 
 from harness.kvm.errors import ConfigError
 from harness.kvm.vm import Kvm
-from harness.vmm.devices.pci import nobodys_space
-from harness.vmm.memory import memory_file
+from harness.vmm.devices.pci import unclaimed_config_space
+from harness.vmm.memory import create_memory_file
 
 from .cgroup import Cgroups
 from .control import LineReader
@@ -242,7 +242,7 @@ class Supervisor:
         parent = os.getpid()
         memory = -1
         try:
-            memory = memory_file()
+            memory = create_memory_file()
             ours, theirs = socket.socketpair()
             pid = os.fork()
         except OSError as error:
@@ -391,7 +391,7 @@ def _describe(status: int) -> tuple[str, str]:
 def main() -> None:
     threading.stack_size(_STACK)
     supervisor = Supervisor()
-    nobodys_space()
+    unclaimed_config_space()
     # a guest's collector must not write into objects, and pages, that it shares with all others
     gc.collect()
     gc.freeze()

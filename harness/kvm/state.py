@@ -1,10 +1,14 @@
 """The state that KVM holds of a VM and its vCPUs: read from one machine, set in another.
 
-What depends on what (KVM's api.rst and x86.c say it here and there): CPUID decides which registers
-and MSRs there are; the local APIC's base and enable bit are in the special registers; a TSC
-deadline counts only once the APIC's timer is in that mode and the TSC is right; reading the run
-state (mp_state) may deliver INIT and SIPI, so that it is read first, but for what a pending
-exception comes with; what waits in the IOAPIC goes to the local APICs, which must be there.
+The order matters (KVM's api.rst and x86.c):
+
+- CPUID decides which registers and MSRs exist.
+- The special registers hold the local APIC's base and enable bit.
+- A TSC deadline takes effect only if the APIC's timer is in that mode and the TSC is right.
+- Reading the run state (mp_state) may deliver INIT and SIPI. It is read first, except for what
+  belongs to a pending exception.
+- The IOAPIC's pending interrupts go to the local APICs, which must be set before.
+
 Structures: linux/kvm.h.
 """
 
@@ -20,73 +24,74 @@ from .vcpu import Vcpu
 from .vm import Kvm, Vm
 
 _TSC, _TSC_DEADLINE = 0x10, 0x6E0
-_MSRS_AT_ONCE = 256  # KVM takes no more (E2BIG)
-_ROOM = 1024  # MSRs and CPUID entries, with much to spare
+_MSR_BATCH = 256  # KVM accepts no more in one call (E2BIG)
+_MAX_ENTRIES = 1024  # MSRs and CPUID entries; KVM has far fewer
 _XSAVE_SIZE = 4096
-_HINT = "restore it on the host that made it, or on one with the same CPU and kernel"
+_HINT = "restore the snapshot on the host that created it, or on one with the same CPU and kernel"
 
 
-class Fields(Protocol):
-    """What was read, by name, when it is to be set: it may come from anywhere. Each raises
-    ConfigError for what is not there."""
+class StateFields(Protocol):
+    """Reads saved state, which may come from anywhere. Every method raises ConfigError for a field
+    that is missing or wrong."""
 
-    def data(self, name: str, size: int | None) -> bytes:
-        """Bytes, `size` of them if it is given."""
+    def read_bytes(self, name: str, size: int | None) -> bytes:
+        """Bytes. size: how many there must be, None for any number."""
 
-    def number(self, name: str, limit: int) -> int:
-        """A number from 0 to limit - 1."""
+    def read_int(self, name: str, limit: int) -> int:
+        """An integer from 0 to limit - 1."""
 
-    def error(self, name: str, what: str) -> ConfigError:
-        """To raise for a value that cannot be."""
+    def error(self, name: str, problem: str) -> ConfigError:
+        """The error to raise for a field that is wrong."""
 
 
-class _Part(NamedTuple):
-    """ioctls to read and to set a structure of `size` bytes, which begins with `start`."""
+class _StateIoctls(NamedTuple):
+    """The ioctls that read and set one structure of `size` bytes. prefix: its first bytes, which
+    select what KVM_GET returns."""
 
     get: int
     put: int
     size: int
-    start: bytes = b""
+    prefix: bytes = b""
 
 
-_CHIP = (ioctls.GET_IRQCHIP, ioctls.SET_IRQCHIP, structs.IRQCHIP_SIZE)
+_IRQCHIP = (ioctls.GET_IRQCHIP, ioctls.SET_IRQCHIP, structs.IRQCHIP_SIZE)
 _VM = {
-    **{f"irqchip{chip}": _Part(*_CHIP, struct.pack("<I", chip)) for chip in range(3)},
-    "pit": _Part(ioctls.GET_PIT2, ioctls.SET_PIT2, structs.PIT_STATE_SIZE),
-    "clock": _Part(ioctls.GET_CLOCK, ioctls.SET_CLOCK, structs.CLOCK_SIZE),
+    **{f"irqchip{chip}": _StateIoctls(*_IRQCHIP, struct.pack("<I", chip)) for chip in range(3)},
+    "pit": _StateIoctls(ioctls.GET_PIT2, ioctls.SET_PIT2, structs.PIT_STATE_SIZE),
+    "clock": _StateIoctls(ioctls.GET_CLOCK, ioctls.SET_CLOCK, structs.CLOCK_SIZE),
 }
-# in the order of reading and of setting, the MSRs between them
+# in the order of reading and of setting
 _VCPU = {
-    "mp_state": _Part(ioctls.GET_MP_STATE, ioctls.SET_MP_STATE, 4),
-    "regs": _Part(ioctls.GET_REGS, ioctls.SET_REGS, structs.REGS.size),
-    "sregs": _Part(ioctls.GET_SREGS, ioctls.SET_SREGS, structs.SREGS_SIZE),
-    "xsave": _Part(ioctls.GET_XSAVE, ioctls.SET_XSAVE, _XSAVE_SIZE),
-    "xcrs": _Part(ioctls.GET_XCRS, ioctls.SET_XCRS, structs.XCRS_SIZE),
-    "debugregs": _Part(ioctls.GET_DEBUGREGS, ioctls.SET_DEBUGREGS, structs.DEBUGREGS_SIZE),
+    "mp_state": _StateIoctls(ioctls.GET_MP_STATE, ioctls.SET_MP_STATE, 4),
+    "regs": _StateIoctls(ioctls.GET_REGS, ioctls.SET_REGS, structs.REGS.size),
+    "sregs": _StateIoctls(ioctls.GET_SREGS, ioctls.SET_SREGS, structs.SREGS_SIZE),
+    "xsave": _StateIoctls(ioctls.GET_XSAVE, ioctls.SET_XSAVE, _XSAVE_SIZE),
+    "xcrs": _StateIoctls(ioctls.GET_XCRS, ioctls.SET_XCRS, structs.XCRS_SIZE),
+    "debugregs": _StateIoctls(ioctls.GET_DEBUGREGS, ioctls.SET_DEBUGREGS, structs.DEBUGREGS_SIZE),
 }
-_LAPIC = {"lapic": _Part(ioctls.GET_LAPIC, ioctls.SET_LAPIC, structs.LAPIC_SIZE)}
+_LAPIC = {"lapic": _StateIoctls(ioctls.GET_LAPIC, ioctls.SET_LAPIC, structs.LAPIC_SIZE)}
 _EVENTS = {
-    "events": _Part(ioctls.GET_VCPU_EVENTS, ioctls.SET_VCPU_EVENTS, structs.VCPU_EVENTS_SIZE)
+    "events": _StateIoctls(ioctls.GET_VCPU_EVENTS, ioctls.SET_VCPU_EVENTS, structs.VCPU_EVENTS_SIZE)
 }
 
 
-def _read(fd: int, parts: dict[str, _Part]) -> dict[str, bytearray]:
+def _read(fd: int, parts: dict[str, _StateIoctls]) -> dict[str, bytearray]:
     state = {}
     for name, part in parts.items():
-        buffer = bytearray(part.start.ljust(part.size, b"\0"))
+        buffer = bytearray(part.prefix.ljust(part.size, b"\0"))
         ioctl(fd, part.get, buffer)
         state[name] = buffer
     return state
 
 
-def _check(saved: Fields, parts: dict[str, _Part]) -> dict[str, bytes]:
-    return {name: saved.data(name, part.size) for name, part in parts.items()}
+def _read_saved(saved: StateFields, parts: dict[str, _StateIoctls]) -> dict[str, bytes]:
+    return {name: saved.read_bytes(name, part.size) for name, part in parts.items()}
 
 
-def _write(fd: int, parts: dict[str, _Part], state: dict[str, bytes]) -> None:
+def _write(fd: int, parts: dict[str, _StateIoctls], state: dict[str, bytes]) -> None:
     for name, part in parts.items():
         try:
-            # mutable: fcntl.ioctl copies at most 1,024 bytes of what is not
+            # fcntl.ioctl copies at most 1,024 bytes of an immutable buffer
             ioctl(fd, part.put, bytearray(state[name]))
         except OSError as error:
             cause = f"KVM refuses the snapshot's {name}: {error.strerror}"
@@ -97,15 +102,15 @@ def _write(fd: int, parts: dict[str, _Part], state: dict[str, bytes]) -> None:
 
 
 def msr_indices(kvm: Kvm) -> list[int]:
-    """KVM_GET_MSR_INDEX_LIST: those that make up a vCPU's state."""
-    buffer = bytearray(struct.pack("<I", _ROOM).ljust(4 + 4 * _ROOM, b"\0"))
+    """The MSRs that make up a vCPU's state (KVM_GET_MSR_INDEX_LIST)."""
+    buffer = bytearray(struct.pack("<I", _MAX_ENTRIES).ljust(4 + 4 * _MAX_ENTRIES, b"\0"))
     ioctl(kvm.fd, ioctls.GET_MSR_INDEX_LIST, buffer)
     (count,) = struct.unpack_from("<I", buffer)
     return list(struct.unpack_from(f"<{count}I", buffer, 4))
 
 
 def _msr_call(fd: int, request: int, msrs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """One KVM_GET_MSRS or KVM_SET_MSRS: those that went through, up to the first refused."""
+    """One KVM_GET_MSRS or KVM_SET_MSRS. Returns the MSRs before the first that KVM refused."""
     table = struct.pack("<II", len(msrs), 0) + b"".join(
         structs.MSR_ENTRY.pack(*one) for one in msrs
     )
@@ -115,88 +120,88 @@ def _msr_call(fd: int, request: int, msrs: list[tuple[int, int]]) -> list[tuple[
 
 
 def read_msrs(fd: int, indices: list[int]) -> dict[int, int]:
-    """Those of a vCPU's MSRs that can be read; KVM lists some that this CPU lacks."""
+    """The values of a vCPU's MSRs. MSRs that KVM lists but this CPU lacks are left out."""
     values: dict[int, int] = {}
     while indices:
-        asked = indices[:_MSRS_AT_ONCE]
-        got = _msr_call(fd, ioctls.GET_MSRS, [(index, 0) for index in asked])
-        values.update(got)
-        indices = indices[len(got) + (len(got) < len(asked)) :]
+        batch = indices[:_MSR_BATCH]
+        entries = _msr_call(fd, ioctls.GET_MSRS, [(index, 0) for index in batch])
+        values.update(entries)
+        indices = indices[len(entries) + (len(entries) < len(batch)) :]
     return values
 
 
-def write_msrs(fd: int, wanted: dict[int, int]) -> None:
-    """Set those that differ. Raises ConfigError for one that KVM refuses."""
-    present = read_msrs(fd, list(wanted))
+def write_msrs(fd: int, values: dict[int, int]) -> None:
+    """Set the MSRs that differ. Raises ConfigError for one that KVM refuses."""
+    present = read_msrs(fd, list(values))
     changed = [
-        pair for pair in wanted.items() if pair[0] == _TSC or present.get(pair[0]) != pair[1]
+        pair for pair in values.items() if pair[0] == _TSC or present.get(pair[0]) != pair[1]
     ]
-    changed.sort(key=lambda pair: pair[0] == _TSC_DEADLINE)  # last; else in KVM's own order
+    changed.sort(key=lambda pair: pair[0] == _TSC_DEADLINE)  # last; the others in KVM's own order
     while changed:
-        done = len(_msr_call(fd, ioctls.SET_MSRS, changed[:_MSRS_AT_ONCE]))
-        if done < min(len(changed), _MSRS_AT_ONCE):
+        done = len(_msr_call(fd, ioctls.SET_MSRS, changed[:_MSR_BATCH]))
+        if done < min(len(changed), _MSR_BATCH):
             raise ConfigError(f"KVM refuses the snapshot's MSR {changed[done][0]:#x}", _HINT)
         changed = changed[done:]
 
 
-# whole
+# vCPUs and VM
 
 
 def save_vcpu(vcpu: Vcpu, vm: Vm, indices: list[int]) -> dict[str, Any]:
-    """All of a paused vCPU: bytes and numbers by name."""
-    _read(vcpu.fd, _EVENTS)  # moves what a pending exception comes with into CR2 or DR6
+    """The state of a paused vCPU: bytes and integers by name. indices: see msr_indices."""
+    _read(vcpu.fd, _EVENTS)  # moves a pending exception's payload into CR2 or DR6
     state: dict[str, Any] = {**_read(vcpu.fd, _vcpu_parts(vm))}
     msrs = read_msrs(vcpu.fd, indices)
     state["msrs"] = b"".join(structs.MSR_ENTRY.pack(*pair) for pair in msrs.items())
     state["cpuid"] = b"".join(structs.CPUID_ENTRY.pack(*entry) for entry in vcpu.cpuid)
     state["tsc_khz"] = ioctl(vcpu.fd, ioctls.GET_TSC_KHZ)
-    # the timer may expire at any moment, which takes the deadline from the MSRs to the APIC
+    # after the MSRs: a timer that expires moves the deadline from the MSRs to the APIC
     return {**state, **_read(vcpu.fd, {**_LAPIC, **_EVENTS})}
 
 
-def restore_vcpu(vcpu: Vcpu, vm: Vm, saved: Fields) -> None:
-    """Set it all in a vCPU that has not run yet. Raises ConfigError for what cannot be, or KVM
-    refuses."""
+def restore_vcpu(vcpu: Vcpu, vm: Vm, saved: StateFields) -> None:
+    """Set the state of a vCPU that has not run yet. Raises ConfigError for a field that is wrong,
+    or that KVM refuses."""
     parts = {**_vcpu_parts(vm), **_LAPIC}
-    state = _check(saved, {**parts, **_EVENTS})
-    msrs = dict(_entries(saved, "msrs", structs.MSR_ENTRY))
-    khz = saved.number("tsc_khz", 1 << 31)
-    entries = _entries(saved, "cpuid", structs.CPUID_ENTRY)
+    state = _read_saved(saved, {**parts, **_EVENTS})
+    msrs = dict(_read_entries(saved, "msrs", structs.MSR_ENTRY))
+    khz = saved.read_int("tsc_khz", 1 << 31)
+    entries = _read_entries(saved, "cpuid", structs.CPUID_ENTRY)
     vcpu.set_cpuid([structs.CpuidEntry(*entry) for entry in entries])
     if ioctl(vcpu.fd, ioctls.GET_TSC_KHZ) != khz:
         try:
             ioctl(vcpu.fd, ioctls.SET_TSC_KHZ, khz)
         except OSError as error:
-            cause = f"the host cannot give a guest a TSC of {khz} kHz: {error.strerror}"
+            cause = f"the host cannot provide a TSC of {khz} kHz: {error.strerror}"
             raise ConfigError(cause, _HINT) from error
     _write(vcpu.fd, parts, state)
     write_msrs(vcpu.fd, msrs)
     _write(vcpu.fd, _EVENTS, state)
 
 
-def _vcpu_parts(vm: Vm) -> dict[str, _Part]:
-    """The table above, with the XSAVE area as large as this host's CPU has it."""
-    large = vm.kvm.capability("XSAVE2", vm.fd)
-    if large <= _XSAVE_SIZE:
+def _vcpu_parts(vm: Vm) -> dict[str, _StateIoctls]:
+    """_VCPU with the XSAVE area's size on this host."""
+    size = vm.kvm.capability("XSAVE2", vm.fd)
+    if size <= _XSAVE_SIZE:
         return _VCPU
-    return {**_VCPU, "xsave": _Part(ioctls.GET_XSAVE2, ioctls.SET_XSAVE, large)}
+    return {**_VCPU, "xsave": _StateIoctls(ioctls.GET_XSAVE2, ioctls.SET_XSAVE, size)}
 
 
-def _entries(saved: Fields, name: str, entry: struct.Struct) -> list[Any]:
-    data = saved.data(name, None)
-    if len(data) % entry.size or len(data) > _ROOM * entry.size:
+def _read_entries(saved: StateFields, name: str, entry: struct.Struct) -> list[Any]:
+    data = saved.read_bytes(name, None)
+    if len(data) % entry.size or len(data) > _MAX_ENTRIES * entry.size:
         raise saved.error(name, f"{len(data)} bytes, in entries of {entry.size}")
     return list(entry.iter_unpack(data))
 
 
 def save_vm(vm: Vm) -> dict[str, bytearray]:
-    """Interrupt controllers, timer and clock."""
+    """The state of the interrupt controllers, the timer and the clock."""
     return _read(vm.fd, _VM)
 
 
-def restore_vm(vm: Vm, saved: Fields) -> None:
-    """Set them, after the vCPUs. Raises ConfigError."""
-    state = _check(saved, _VM)
-    # nanoseconds; the flags that reading gives are not for setting
+def restore_vm(vm: Vm, saved: StateFields) -> None:
+    """Set the VM's state, after its vCPUs'. Raises ConfigError."""
+    state = _read_saved(saved, _VM)
+    # nanoseconds only: the flags that KVM_GET_CLOCK returns are invalid in KVM_SET_CLOCK
     state["clock"] = state["clock"][:8].ljust(structs.CLOCK_SIZE, b"\0")
     _write(vm.fd, _VM, state)

@@ -92,7 +92,7 @@ class Vm:
         self._slots: list[tuple[int, int, int, int]] = []  # flags, address, size, ours
         self._msi: dict[int, bytes] = {}
         self._next_gsi = _IOAPIC_PINS
-        self._gathering = False
+        self._batching = False
         self._set_routes()
 
     def _create(self) -> int:
@@ -119,7 +119,7 @@ class Vm:
         packed = structs.MEMORY_REGION.pack(number, *fields)
         ioctl(self.fd, ioctls.SET_USER_MEMORY_REGION, packed)
 
-    def log_writes(self, on: bool) -> None:
+    def set_dirty_logging(self, on: bool) -> None:
         """Have KVM note which pages vCPUs write, from now on or no more."""
         log = structs.MEM_LOG_DIRTY_PAGES
         for number, (flags, gpa, size, hva) in enumerate(self._slots):
@@ -128,14 +128,14 @@ class Vm:
                 self._set_slot(number, wanted, gpa, size, hva)
                 self._slots[number] = (wanted, gpa, size, hva)
 
-    def logged(self) -> list[tuple[int, int]]:
+    def dirty_logged_slots(self) -> list[tuple[int, int]]:
         """Number and address of each slot whose writes are noted."""
         noted = structs.MEM_LOG_DIRTY_PAGES
         return [
             (number, gpa) for number, (flags, gpa, *_) in enumerate(self._slots) if flags & noted
         ]
 
-    def written(self, slot: int) -> bytes:
+    def read_dirty_log(self, slot: int) -> bytes:
         """A bit a page of 4 KiB of a slot that was written since this was last asked
         (KVM_GET_DIRTY_LOG). What devices wrote is not in it."""
         # whole words of 64 bits, as KVM writes them
@@ -146,7 +146,7 @@ class Vm:
 
     # interrupts
 
-    def irq_line(self, gsi: int, level: int) -> None:
+    def set_irq_line(self, gsi: int, level: int) -> None:
         ioctl(self.fd, ioctls.IRQ_LINE, structs.IRQ_LEVEL.pack(gsi, level))
 
     def allocate_gsi(self) -> int:
@@ -162,18 +162,18 @@ class Vm:
         if self._msi.get(gsi) == entry:
             return
         self._msi[gsi] = entry
-        if not self._gathering:
+        if not self._batching:
             self._set_routes()
 
     @contextlib.contextmanager
-    def routes_at_once(self) -> Iterator[None]:
+    def batch_routing(self) -> Iterator[None]:
         """Replace the table once, at the end, however many routes are set inside: KVM waits for
         all vCPUs and irqfds each time."""
-        self._gathering = True
+        self._batching = True
         try:
             yield
         finally:
-            self._gathering = False
+            self._batching = False
         self._set_routes()
 
     def _set_routes(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import ResultError
 from harness.hypervisors.base import DEFAULT_ROOT, NETWORKS, ROOTS, SSH_WAYS
 from harness.urls import is_url
-from harness.vmm.config import BOOT_WAYS
+from harness.vmm.config import BOOT_PROTOCOLS
 
 if TYPE_CHECKING:
     from harness.results.remote import Remote
@@ -96,7 +96,7 @@ OPTIONS = (
         "{auto,pvh,linux64}",
         "how its kernel is entered: pvh (its note; a bzImage is unpacked first), linux64 (Linux's "
         "64-bit boot protocol, the file as it is), auto (the first it has) (default: auto)",
-        _one_of(BOOT_WAYS),
+        _one_of(BOOT_PROTOCOLS),
     ),
     Option("--guest-vcpus", "1", "N", "vCPUs of a guest (default: 1)", _count),
     Option("--guest-memory", "256", "MIB", "memory of a guest in MiB (default: 256)", _count),
@@ -203,9 +203,9 @@ class Settings:
     """What the options and the ini file come to.
 
     hypervisors: one or more names, of which one may come again; "auto" is alone. image, kernel:
-    None for the built ones. boot: one of BOOT_WAYS. memory: MiB. boot_timeout: seconds. artifacts:
-    None for the results' own directory. results: of a remote store its mirror. kvm_unit_tests: None
-    for none. baseline: "" for none. gate: one of GATE. profile: one of PROFILES. order_seed: None
+    None for the built ones. boot: one of BOOT_PROTOCOLS. memory: MiB. boot_timeout: seconds.
+    artifacts: None for the results' own directory. results: of a remote store its mirror.
+    kvm_unit_tests: None for none. baseline: "" for none. gate: one of GATE. profile: one of PROFILES. order_seed: None
     for turns without chance. report: None for the results' own directory. no_report: no HTML is
     wanted.
     """

@@ -1,4 +1,4 @@
-"""What "create" asks for, checked: JSON may have put anything into any field."""
+"""The arguments of "create", checked: JSON may put any value into any field."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from .memory import GAP_END, GAP_START
 
 T = TypeVar("T")
 
-_EVENTFDS = 16
+_MAX_EVENTFDS = 16
 CONSOLES = ("serial", "virtio", "both")
-# how a kernel is entered: by the first way that it has, its PVH note, Linux's 64-bit protocol
-BOOT_WAYS = ("auto", "pvh", "linux64")
+# "auto": by the kernel's PVH note if it has one, else by Linux's 64-bit boot protocol
+BOOT_PROTOCOLS = ("auto", "pvh", "linux64")
 
 
 @dataclass
 class DiskConfig:
-    """format: "raw" or "qcow2". overlay: a folder; the guest's writes go to a file in it that ends
-    with the guest. backend: "vhost-user" (qemu-storage-daemon), "process" (raw files only), or
-    "auto" for the first that can be had."""
+    """A disk.
+
+    format: "raw" or "qcow2". overlay: a folder for a file that takes the guest's writes and is
+    deleted with the guest. backend: "vhost-user" (qemu-storage-daemon), "process" (in this process,
+    raw files only), or "auto" for the first of them that is available.
+    """
 
     path: str
     serial: str
@@ -34,15 +37,18 @@ class DiskConfig:
 
     @property
     def writable(self) -> bool:
-        """As the guest sees it."""
+        """Whether the guest can write the disk."""
         return bool(self.overlay) or not self.readonly
 
 
 @dataclass
 class NetworkConfig:
-    """A network device. mac: "02:00:00:00:00:01". bridge: the one that its tap joins, of this
-    process's network namespace; without it passt serves a guest with that address, "10.2.0.2/24",
-    and gateway."""
+    """A network device.
+
+    mac: "02:00:00:00:00:01". bridge: a bridge of this process's network namespace, which the
+    device's tap joins. Without a bridge, passt connects a guest with this address ("10.2.0.2/24")
+    and gateway.
+    """
 
     mac: str
     bridge: str = ""
@@ -52,7 +58,7 @@ class NetworkConfig:
 
 @dataclass
 class SegmentConfig:
-    """`size` bytes of a file, from `offset` on, that belong at a guest-physical address."""
+    """`size` bytes of a file, from `offset` on, to be loaded at a guest-physical address."""
 
     gpa: int
     path: str
@@ -62,8 +68,10 @@ class SegmentConfig:
 
 @dataclass
 class EventfdConfig:
-    """An address below 4 GiB, where devices are, at which a write of 4 bytes goes to an eventfd.
-    vector: of the interrupt that KVM makes of it for the first vCPU; 0: nobody reads it."""
+    """An address in the device gap below 4 GiB: a guest's write of 4 bytes signals an eventfd.
+
+    vector: of the interrupt that KVM then injects into the first vCPU; 0 for none.
+    """
 
     address: int
     vector: int = 0
@@ -71,18 +79,18 @@ class EventfdConfig:
 
 @dataclass
 class Config:
-    """A machine that boots a kernel, or runs a payload: flat code, without any of that.
+    """A machine that boots a kernel, or that runs a payload of flat code.
 
-    memory: MiB. boot: one of BOOT_WAYS. rng, balloon: whether there is such a device. console: the
-    serial port alone, "virtio" (hvc0 alone: the kernel's first messages are lost) or "both". mode,
-    entry, registers: how the first vCPU starts a payload (see boot.flat). paused: no vCPU runs
-    before "resume". pin: the host's CPU for each vCPU, or none at all. exit_limit: exits to user
-    space a second that are a storm (see watch); 0: there is none. sandbox: whether its process
-    drops its rights (see harness/agent/sandbox.py).
-    hugepages: memory of the host's reserve. mergeable: by the host's KSM. pmem: a file that the
-    guest sees as persistent memory. testdev: with the devices that kvm-unit-tests need (see
-    devices.testdev, devices.fwcfg). eventfds: of a payload's own. pv_eoi: whether an end of
-    interrupt may cost no exit.
+    memory: MiB. boot: one of BOOT_PROTOCOLS. rng, balloon: whether the machine has the device.
+    console: "serial", "virtio" (hvc0, which lacks the kernel's first messages) or "both". mode,
+    entry, registers: how the first vCPU starts a payload, see boot.flat. paused: no vCPU runs
+    before "resume". pin: the host's CPU of each vCPU; empty for any. exit_limit: the rate of exits
+    to user space, per second, that counts as a storm (see exit_storm); 0 for none. sandbox: whether
+    the process drops its rights, see harness/agent/sandbox.py. hugepages: memory from the host's
+    reserved huge pages. mergeable: the host's KSM may merge memory. pmem: a file that the guest
+    sees as persistent memory. testdev: add the devices that kvm-unit-tests need, see
+    devices.testdev and devices.fwcfg. eventfds: a payload's own. pv_eoi: the guest may end an
+    interrupt without an exit.
     """
 
     kernel: str = ""
@@ -113,79 +121,85 @@ class Config:
     pv_eoi: bool = True
 
     @classmethod
-    def parse(cls, given: dict[str, Any]) -> Config:
-        """Raises ConfigError for fields that are unknown, missing or cannot be."""
-        config = record(cls, given)
+    def parse(cls, arguments: dict[str, Any]) -> Config:
+        """Raises ConfigError for a field that is unknown, missing or out of range."""
+        config = parse_dataclass(cls, arguments)
         if not 0 < config.memory <= 1 << 20:
-            raise ConfigError(f"memory of {config.memory} MiB", _MENDS["memory"])
+            raise ConfigError(f"memory of {config.memory} MiB", _HINTS["memory"])
         if config.vcpus < 1:
-            raise ConfigError(f"{config.vcpus} vCPUs", _MENDS["vcpus"])
+            raise ConfigError(f"{config.vcpus} vCPUs", _HINTS["vcpus"])
         if config.console not in CONSOLES:
-            raise ConfigError(f"a console of {config.console!r:.80}", f"take one of {CONSOLES}")
-        if config.boot not in BOOT_WAYS:
-            raise ConfigError(f"no way to boot: {config.boot!r:.80}", _MENDS["boot"])
+            hint = f"choose one of {', '.join(CONSOLES)}"
+            raise ConfigError(f"a console of {config.console!r:.80}", hint)
+        if config.boot not in BOOT_PROTOCOLS:
+            raise ConfigError(f"no boot protocol {config.boot!r:.80}", _HINTS["boot"])
         if bool(config.kernel) == bool(config.payload):
             both = "both a kernel and" if config.kernel else "neither a kernel nor"
-            raise ConfigError(f"configuration: {both} a payload", "give one of them")
-        for one in config.eventfds:
-            if one.address % 4 or not GAP_START <= one.address < GAP_END:
-                raise ConfigError(f"an eventfd at {one.address:#x}", _MENDS["eventfds"])
-            if one.vector and not 16 <= one.vector <= 255:
-                raise ConfigError(f"an eventfd's vector {one.vector}", _MENDS["vector"])
-        addresses = [one.address for one in config.eventfds]
-        if len(set(addresses)) != len(addresses) or len(addresses) > _EVENTFDS:
-            raise ConfigError(f"{len(addresses)} eventfds", _MENDS["eventfds"])
+            raise ConfigError(f"configuration: {both} a payload", "pass one of them")
+        _check_eventfds(config.eventfds)
         if config.pin and len(config.pin) != config.vcpus:
             cause = f"{len(config.pin)} CPUs to pin {config.vcpus} vCPUs to"
-            raise ConfigError(cause, "give one for each")
+            raise ConfigError(cause, "list one CPU for each vCPU")
         return config
 
 
-_WORDS = {"format": ("raw", "qcow2"), "backend": ("auto", "vhost-user", "process")}
-_MENDS = {
-    "memory": "give 64 MiB or more",
-    "vcpus": "give at least 1",
-    "eventfds": f"give up to {_EVENTFDS} different multiples of 4 from {GAP_START:#x} on",
-    "vector": "give 16 to 255, or 0 for none",
-    "boot": f"choose one of {', '.join(BOOT_WAYS)}",
+def _check_eventfds(eventfds: list[EventfdConfig]) -> None:
+    for one in eventfds:
+        if one.address % 4 or not GAP_START <= one.address < GAP_END:
+            raise ConfigError(f"an eventfd at {one.address:#x}", _HINTS["eventfds"])
+        if one.vector and not 16 <= one.vector <= 255:
+            raise ConfigError(f"an eventfd's vector {one.vector}", _HINTS["vector"])
+    addresses = [one.address for one in eventfds]
+    if len(set(addresses)) != len(addresses) or len(addresses) > _MAX_EVENTFDS:
+        raise ConfigError(f"{len(addresses)} eventfds", _HINTS["eventfds"])
+
+
+_CHOICES = {"format": ("raw", "qcow2"), "backend": ("auto", "vhost-user", "process")}
+_HINTS = {
+    "memory": "request 64 MiB or more",
+    "vcpus": "request at least 1",
+    "eventfds": f"use up to {_MAX_EVENTFDS} different multiples of 4 from {GAP_START:#x} on",
+    "vector": "use 16 to 255, or 0 for none",
+    "boot": f"choose one of {', '.join(BOOT_PROTOCOLS)}",
 }
-_RECORDS: dict[str, type] = {
+_DATACLASSES: dict[str, type] = {
     one.__name__: one for one in (DiskConfig, EventfdConfig, NetworkConfig, SegmentConfig)
 }
 
 
-def record(cls: type[T], given: Any) -> T:
-    """A dataclass made of a JSON object, lists of dataclasses in it included."""
+def parse_dataclass(cls: type[T], arguments: Any) -> T:
+    """A dataclass from a JSON object; lists of dataclasses in it are parsed, too. Raises
+    ConfigError for a field that is unknown, missing or of another type."""
     assert is_dataclass(cls)
     try:
-        made = cls(**given)
+        config = cls(**arguments)
     except TypeError as error:
         raise ConfigError(f"configuration: {error}") from error
     for item in fields(cls):
-        value, kind = getattr(made, item.name), str(item.type)
+        value, kind = getattr(config, item.name), str(item.type)
         if kind.startswith("list["):
             if not isinstance(value, list):
                 raise ConfigError(f"configuration: {item.name} is no list: {value!r:.80}")
             inner = kind[5:-1]
-            setattr(made, item.name, [_value(item.name, inner, one) for one in value])
         elif kind.startswith("dict[str, "):
             inner = kind[len("dict[str, ") : -1]
-            for key, one in _value(item.name, "dict", value).items():
-                _value(item.name, "str", key)
-                _value(item.name, inner, one)
+            for key, one in _check_value(item.name, "dict", value).items():
+                _check_value(item.name, "str", key)
+                _check_value(item.name, inner, one)
         else:
-            setattr(made, item.name, _value(item.name, kind, value))
-    return made
+            setattr(config, item.name, _check_value(item.name, kind, value))
+    return config
 
 
-def _value(name: str, kind: str, value: Any) -> Any:
-    """Checked: a number as a path would open a descriptor."""
-    if kind in _RECORDS:
-        return value if isinstance(value, _RECORDS[kind]) else record(_RECORDS[kind], value)
-    wanted = {"str": str, "int": int, "bool": bool, "dict": dict}[kind.partition("[")[0]]
-    if type(value) is not wanted:
+def _check_value(name: str, kind: str, value: Any) -> Any:
+    """The value, if it has exactly that type: open() would take a number for a descriptor."""
+    if kind in _DATACLASSES:
+        cls = _DATACLASSES[kind]
+        return value if isinstance(value, cls) else parse_dataclass(cls, value)
+    required = {"str": str, "int": int, "bool": bool, "dict": dict}[kind.partition("[")[0]]
+    if type(value) is not required:
         cause = f"configuration: {name} is no {kind}: {value!r:.80}"
-        raise ConfigError(cause, _MENDS.get(name, ""))
+        raise ConfigError(cause, _HINTS.get(name, ""))
     if isinstance(value, str):
         try:
             usable = b"\0" not in os.fsencode(value)
@@ -193,7 +207,7 @@ def _value(name: str, kind: str, value: Any) -> Any:
             usable = False
         if not usable:
             raise ConfigError(f"configuration: {name} is no usable text: {value!r:.80}")
-        if name in _WORDS and value not in _WORDS[name]:
-            hint = f"give {' or '.join(_WORDS[name])}"
+        if name in _CHOICES and value not in _CHOICES[name]:
+            hint = f"choose {' or '.join(_CHOICES[name])}"
             raise ConfigError(f"configuration: {name} {value!r:.80}", hint)
     return value

@@ -38,7 +38,7 @@ class Console:
         self.panic: str | None = None
         self.halted = False
 
-    def byte(self, value: int) -> None:
+    def write_byte(self, value: int) -> None:
         """The same as `write` for a single one: a serial port's come so, by the thousand."""
         with self._lock:
             self._touched = time.monotonic_ns()

@@ -17,7 +17,7 @@ _INVALID_OPCODE = 6
 _REQUESTS = ("disk-error", "lost-interrupt", "bad-used")
 
 
-def of_vcpu(kind: Any, vector: Any, error_code: Any) -> Callable[[Vcpu], None]:
+def vcpu_fault(kind: Any, vector: Any, error_code: Any) -> Callable[[Vcpu], None]:
     """What injects it into a vCPU that is not in the guest. Raises ValueError."""
     check_int_range("vector", vector, _EXCEPTIONS)
     if error_code is not None:
@@ -51,7 +51,7 @@ def _triple_fault(vcpu: Vcpu) -> None:
     _exception(vcpu, _INVALID_OPCODE, None)
 
 
-def of_request(devices: Iterable[object], kind: Any, label: Any, nth: Any) -> None:
+def fail_request(devices: Iterable[object], kind: Any, label: Any, nth: Any) -> None:
     """Let the nth request from now on of the device with that label go wrong; see
     UserspaceDevice for kinds. Raises ValueError."""
     if kind not in _REQUESTS:

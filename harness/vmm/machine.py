@@ -1,214 +1,129 @@
-"""One virtual machine: what it is made of, and its life from configuration to end."""
+"""One virtual machine: its parts, and its life from configuration to end."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import queue
-import resource
 import signal
 import time
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, NamedTuple
+from dataclasses import asdict
+from typing import Any, Callable
 
-from harness.kvm import ioctls
-from harness.kvm.coalesced import CoalescedRing
+from harness.kvm import state
 from harness.kvm.cpuid import Topology
-from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
-from harness.kvm.stats import BinaryStats
-from harness.kvm.vm import Kvm, Vm, eventfd
+from harness.kvm.errors import ConfigError, GuestFault
+from harness.kvm.vm import Kvm, Vm
 
-from . import snapshot
-from .boot import acpi, flat, kernel
-from .config import Config, EventfdConfig
+from . import snapshot as snapshot_files
+from .boot import flat, kernel
+from .chipset import Chipset
+from .config import Config
 from .console import Console
-from .devices import fwcfg, power, serial, testdev
 from .devices.bus import Buses
-from .devices.pci import CONFIG_ADDRESS, HostBridge
-from .devices.virtio.balloon import Balloon
-from .devices.virtio.block import Block
-from .devices.virtio.console import VirtioConsole
-from .devices.virtio.net import Net
-from .devices.virtio.passt import Carrier, Passt
-from .devices.virtio.pmem import Pmem
-from .devices.virtio.rng import Rng
-from .devices.virtio.transport import Backend, VirtioPci
-from .devices.virtio.vhost_user_block import Daemon, VhostUserBlock
-from .devices.virtio.vsock import Vsock
+from .devices.virtio.transport import VirtioPci
 from .exit_storm import ExitStormDetector
+from .main_loop import MainLoop
 from .memory import Memory
+from .run_control import KICK_SIGNAL
 from .snapshot import Snapshot
-from .vcpu import KICK, VcpuThread
+from .state_reader import HINT, StateReader, encode_fields
+from .statistics import MachineStatistics
+from .vcpu import VcpuThread
+from .virtio_devices import HostResources, VirtioDevices
 
-_MSI_TO_FIRST = 0xFEE0_0000  # the message address of the local APIC whose id is 0
-_XAPIC_IDS = 254  # 8 bits, less the broadcast id
-_HOUSEKEEPING = 0.1  # seconds between looks at coalesced writes, unfinished lines, exits
-_HEAD_START = 0.1  # seconds that a clone's vsock has before its other devices go on
+_MAX_VCPUS = 254  # xAPIC ids have 8 bits, and two of them are reserved
+_VSOCK_HEAD_START = 0.1  # seconds that a clone's vsock has before the other devices resume
+_CONSOLE_PORTS = {"serial": ("ttyS0",), "virtio": ("hvc0",), "both": ("ttyS0", "hvc0")}
 _Hook = Callable[[], object]
-_RESTARTS = ("reset", "triple-fault")  # by which a panicking kernel ends its machine
-
-
-class HostResources(NamedTuple):
-    """What the host has made for a machine: who serves the disks whose backend is "vhost-user", and
-    each network's tap or passt, in the order of the configuration. memory: an empty memory file, if
-    someone is to map the machine's memory, too."""
-
-    storage: Daemon | None = None
-    links: Sequence[int | Carrier] = ()
-    memory: int = -1
 
 
 class Machine:
-    """Builds a machine, runs it, and reports its end once."""
+    """Builds a machine, runs it, and reports its end once.
+
+    event: called with what happens, see harness/agent/supervisor.py; may be replaced.
+    end_machine: ends the machine with an exception, from any thread. guest_started: the guest has
+    executed an instruction, or is about to.
+    """
 
     def __init__(
         self,
         config: Config,
         event: Callable[..., None],
-        given: Callable[[], HostResources] = HostResources,
-        origin: Snapshot | None = None,
+        prepare_host: Callable[[], HostResources] = HostResources,
+        snapshot: Snapshot | None = None,
     ) -> None:
-        """event: gets what happens (see harness/agent/supervisor.py), from any thread. given: makes
-        it, once nothing speaks against the machine. origin: what it goes on from, with `config` its
-        own. Raises ConfigError; nothing runs yet."""
+        """event: called from any thread. prepare_host: called once the configuration was checked.
+        snapshot: what the machine continues from; `config` is then its own. Raises ConfigError.
+        Nothing runs yet."""
         self.config = config
-        self.restored = origin is not None
+        self.from_snapshot = snapshot is not None
         self.event = event
-        self.begun = False
+        self.guest_started = False
         self._ends: queue.Queue[BaseException] = queue.Queue()
-        self.end = self._ends.put
+        self.end_machine = self._ends.put
         kvm = Kvm()
         self.buses = Buses()
-        self._check_pin()
-        limit = min(kvm.capability("MAX_VCPUS"), _XAPIC_IDS)
-        if config.vcpus > limit:
-            raise ConfigError(f"{config.vcpus} vCPUs, there is room for {limit}", "give fewer")
-        self.given = given()  # starts processes: there is no other thread before
-        self.memory = (
-            origin.memory()
-            if origin
-            else Memory(
-                config.memory << 20,
-                shared_file=self.given.memory,
-                huge=config.hugepages,
-                mergeable=config.mergeable,
-            )
-        )
-        self._consoles: list[Console] = []
-        self.console = self._add_console("hvc0" if config.console == "virtio" else "ttyS0")
+        _check_cpus(config, kvm)
+        self.resources = prepare_host()  # forks: there must be no other thread before
+        self.memory = snapshot.memory() if snapshot else self._create_memory()
+        self.consoles = {
+            port: _create_console(port, event) for port in _CONSOLE_PORTS[config.console]
+        }
         with ThreadPoolExecutor(1) as reader:
-            boots = config.kernel and not origin
-            # tens of MiB, which come while the rest is built
-            reading = reader.submit(kernel.read, self.memory, config) if boots else None
+            # a kernel has tens of MiB: it is read while the machine is built
+            boots = config.kernel and not snapshot
+            loading = reader.submit(kernel.load, self.memory, config) if boots else None
             self._build(kvm)
-            if origin:
-                snapshot.restore(self, origin.state)
-            elif reading:
-                kernel.enter(self.memory, self.vcpus[0], config, reading.result())
+            if snapshot:
+                self.restore(snapshot.state)
+            elif loading:
+                kernel.set_entry_state(self.memory, self.vcpus[0], config, loading.result())
             else:
                 flat.load(self.memory, self.vcpus[0], config)
-        self._stats = self._open_stats()
-        self.storm = ExitStormDetector(self.vcpus, self.serial, config.exit_limit)
+        self._statistics = MachineStatistics(self.vm, self.vcpus, self.virtio.backends)
+        self.exit_storm = ExitStormDetector(self.vcpus, self.chipset.serial, config.exit_limit)
+        self._main_loop = MainLoop(
+            self._ends,
+            self.buses,
+            self.virtio.backends,
+            list(self.consoles.values()),
+            self.exit_storm,
+        )
 
     # building
 
+    def _create_memory(self) -> Memory:
+        return Memory(
+            self.config.memory << 20,
+            shared_file=self.resources.memory_file,
+            huge=self.config.hugepages,
+            mergeable=self.config.mergeable,
+        )
+
     def _build(self, kvm: Kvm) -> None:
-        """All but what its memory and its vCPUs' registers hold."""
+        """Create everything but the contents of memory and registers."""
+        config = self.config
         self.vm = Vm(kvm)
         for region in self.memory.regions:
             self.vm.add_memory(region.gpa, region.size, region.hva)
-        self._add_platform()
-        pins = self.config.pin or [-1] * self.config.vcpus
+        serial_console = self.consoles.get("ttyS0")
+        self.chipset = Chipset(self.vm, self.buses, self.memory, config, serial_console)
+        pins = config.pin or [-1] * config.vcpus
         self.vcpus = [VcpuThread(self.vm, index, self.buses, pin) for index, pin in enumerate(pins)]
-        self._coalesced = self._coalesce(kvm)
-        if not self.restored:
+        self.chipset.coalesce_writes(self.vcpus[0])
+        if not self.from_snapshot:
             self._set_cpuid(kvm)
-        self.devices = self._add_devices()
-
-    def _add_console(self, port: str) -> Console:
-        emit = self.event
-        made = Console(lambda at, text: emit("console", port=port, time_ns=at, text=text))
-        self._consoles.append(made)
-        return made
-
-    def _check_pin(self) -> None:
-        there = os.sched_getaffinity(0)
-        if absent := sorted(set(self.config.pin) - there):
-            cause = f"vCPUs cannot be pinned to CPUs {absent}"
-            raise ConfigError(cause, f"take some of {sorted(there)}")
-
-    def _add_platform(self) -> None:
-        self.serial: serial.Serial | None = None
-        if self.config.console != "virtio":
-            self.serial = serial.Serial(
-                self.console.byte, lambda level: self.vm.irq_line(serial.IRQ, level)
-            )
-            self.buses.pio.add(serial.PORT, 8, self.serial)
-        self.pm1 = power.attach(self.buses)
-        self.bridge = HostBridge(self.buses)
-        self.bridge.on_reset_control = power.reset_control
-        if self.config.kernel:  # a payload has ports, which are shorter to write
-            self.bridge.map(self.vm)
-        for one in self.config.eventfds:
-            self._add_eventfd(one)
-        if self.config.testdev:
-            testdev.attach(self.buses, self.vm, self.memory)
-            told = fwcfg.FirmwareConfig(self.memory.size, self.config.vcpus)
-            self.buses.pio.add(fwcfg.SELECTOR, 2, told)
-            self.memory.write(acpi.BASE, acpi.tables(self.config.vcpus, ecam=False))
-
-    def _add_eventfd(self, one: EventfdConfig) -> None:
-        """As a device's: written by the guest, read by KVM."""
-        fd = eventfd()
-        self.vm.ioeventfd_mmio(fd, one.address, 4)
-        if one.vector:
-            gsi = self.vm.allocate_gsi()
-            self.vm.route_msi(gsi, _MSI_TO_FIRST, one.vector)
-            self.vm.irqfd(fd, gsi)
-
-    def _add_devices(self) -> list[Backend]:
-        backends: list[Backend] = self._disks()
-        if self.config.pmem:
-            backends.append(Pmem(self.vm, self.memory, self.config.pmem, self.end))
-        self.vsock = Vsock() if self.config.vsock else None
-        rng = Rng(self.end) if self.config.rng else None
-        self.balloon = Balloon(self.end) if self.config.balloon else None
-        self.hvc = None
-        if self.config.console != "serial":
-            console = self._add_console("hvc0") if self.serial else self.console
-            self.hvc = VirtioConsole(console.write, self.end)
-        backends += [made for made in (self.vsock, rng, self.balloon, self.hvc) if made]
-        backends += [
-            Net(network.mac, link) if isinstance(link, int) else Passt(network.mac, link, self.end)
-            for network, link in zip(self.config.networks, self.given.links)
-        ]
-        self.transports = [VirtioPci(self.vm, self.memory, backend) for backend in backends]
-        for transport in self.transports:
-            self.bridge.add(transport.function)
-        return backends
-
-    def _disks(self) -> list[Backend]:
-        numbers = itertools.count()
-        storage = self.given.storage
-        return [
-            VhostUserBlock(disk, storage, next(numbers))
-            if storage and disk.backend == "vhost-user"
-            else Block(disk.path, disk.serial, disk.readonly, disk.direct, self.end)
-            for disk in self.config.disks
-        ]
-
-    def _coalesce(self, kvm: Kvm) -> bool:
-        """Let KVM queue the writes that come most often. False where it cannot."""
-        page = kvm.capability("COALESCED_MMIO")
-        zones = [(CONFIG_ADDRESS, 4)] if self.bridge.ports else []
-        zones += [(serial.PORT, 1)] if self.serial else []
-        if not page or not all(self.vm.coalesce_pio(*zone) for zone in zones):
-            return False
-        ring = CoalescedRing(self.vcpus[0].run, page, self.buses.pio.write)
-        self.buses.ring, self.buses.drain = ring.indices, ring.drain
-        return True
+        self.virtio = VirtioDevices(
+            config,
+            self.resources,
+            self.vm,
+            self.memory,
+            console=self.consoles.get("hvc0"),
+            end_machine=self.end_machine,
+        )
+        self.virtio.attach(self.chipset.bridge)
 
     def _set_cpuid(self, kvm: Kvm) -> None:
         supported = kvm.supported_cpuid()
@@ -217,158 +132,152 @@ class Machine:
             topology = Topology(vcpu.index, len(self.vcpus), deadline, self.config.pv_eoi)
             vcpu.set_cpuid(topology.apply(supported))
 
-    def _open_stats(self) -> list[BinaryStats]:
-        try:
-            return [BinaryStats(self.vm.fd)] + [BinaryStats(vcpu.fd) for vcpu in self.vcpus]
-        except OSError:  # ENOTTY: a kernel before 5.14
-            return []
-
     def facts(self) -> dict[str, Any]:
-        """How this machine is built, for "create"'s answer."""
+        """How this machine is built, for the answer to "create"."""
+        storage, vsock = self.resources.storage, self.virtio.vsock
         return {
             "vmm": "harness",
             "pid": os.getpid(),
-            "cid": self.vsock.cid if self.vsock else 0,
-            "devices": [f"{device.name} ({device.plane})" for device in self.devices],
+            "cid": vsock.cid if vsock else 0,
+            "devices": [f"{one.name} ({one.data_plane})" for one in self.virtio.backends],
             "hugepages": self.config.hugepages,
             "mergeable": self.config.mergeable,
-            "aio": ", ".join(sorted(self.given.storage.aio)) if self.given.storage else "",
-            "coalesced_pio": self._coalesced,
-            "binary_stats": bool(self._stats),
+            "aio": ", ".join(sorted(storage.aio)) if storage else "",
+            "coalesced_pio": self.chipset.coalesced,
+            "binary_stats": bool(self._statistics.binary_stats),
         }
+
+    # snapshot
+
+    def write_snapshot(self, files: dict[str, int]) -> int:
+        """Write a paused machine to files, see snapshot.write. Returns the bytes of memory that are
+        not zero. Raises ConfigError if a clone could not share the machine's files."""
+        disks = self.config.disks
+        if any(not one.readonly or one.overlay or one.format != "raw" for one in disks):
+            raise ConfigError(
+                "a disk that the guest writes cannot be shared", "make every disk read-only"
+            )
+        if any(vcpu.run_control.in_callback for vcpu in self.vcpus):
+            raise ConfigError(
+                "a vCPU waits for the answer of a callback", "return from the callback first"
+            )
+        with self.virtio.suspended():
+            return snapshot_files.write(files, asdict(self.config), self.memory, self.save())
+
+    def save(self) -> dict[str, Any]:
+        """The machine's state without its memory; vCPUs are paused, devices suspended."""
+        indices = state.msr_indices(self.vm.kvm)
+        with self.buses.lock:
+            vcpus = [state.save_vcpu(vcpu, self.vm, indices) for vcpu in self.vcpus]
+            return {
+                "vcpus": [encode_fields(fields) for fields in vcpus],
+                "vm": encode_fields(state.save_vm(self.vm)),
+                **self.chipset.save(),
+                "virtio": self.virtio.save(),
+            }
+
+    def restore(self, saved: StateReader) -> None:
+        """Set the state of a machine that was just built. Its devices resume when it runs. Raises
+        ConfigError."""
+        try:
+            for vcpu, part in zip(self.vcpus, saved.read_objects("vcpus", len(self.vcpus))):
+                state.restore_vcpu(vcpu, self.vm, part)
+            state.restore_vm(self.vm, saved.read_object("vm"))
+            self.chipset.restore(saved)
+            count = len(self.virtio.transports)
+            self.virtio.restore(saved.read_objects("virtio", count), self.vm)
+        except GuestFault as error:
+            raise ConfigError(f"snapshot: {error}", HINT) from error
 
     # running
 
-    def run(self, running: _Hook = lambda: None, started: _Hook = lambda: None) -> None:
-        """Run to the end and report it; returns when all is said. running: called when the vCPUs'
-        threads do. started: called when pause() and resume() can be."""
-        signal.signal(KICK, lambda number, frame: None)
-        # a clone is waited for by vsock: its other devices follow while it runs already
-        first = [one for one in self.transports if one.backend is self.vsock]
-        self._resume(first)
+    def run(self, on_running: _Hook = lambda: None, on_controllable: _Hook = lambda: None) -> None:
+        """Run to the end and report it. on_running: called when the vCPUs' threads run.
+        on_controllable: called when pause() and resume() may be called."""
+        signal.signal(KICK_SIGNAL, lambda number, frame: None)
+        # A test waits for a clone's vsock: the other devices resume while the clone runs already.
+        vsock = self.virtio.vsock
+        first = [one for one in self.virtio.transports if one.backend is vsock]
+        self._resume_devices(first)
         if self.config.paused:
             self.pause()
         else:
-            self._begin()
+            self._mark_start()
         for vcpu in self.vcpus:
-            vcpu.start(self.end)
-        running()
-        if self.restored and self.begun and self.vsock:
-            # this process's one lock is for the exits by which the guest reads its address
-            self.vsock.wait_reset(_HEAD_START, self._ends.empty)
-        self._resume([one for one in self.transports if one not in first])
-        started()
-        reason, detail = _explain(self._wait())
-        self._drain()  # the panic's line may have come no further than the ring
-        self._flush(0)
-        if self.console.panic is not None and reason in _RESTARTS:
-            reason, detail = "panic", self.console.panic
+            vcpu.start(self.end_machine)
+        on_running()
+        if self.from_snapshot and self.guest_started and vsock:
+            # until then this process' one lock is left to the exits that read the vsock's address
+            vsock.wait_reset_acknowledged(_VSOCK_HEAD_START, self._ends.empty)
+        self._resume_devices([one for one in self.virtio.transports if one not in first])
+        on_controllable()
+        reason, detail = self._main_loop.wait_end()
         self.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
 
-    def _resume(self, transports: Sequence[VirtioPci]) -> None:
-        """Devices of a snapshot go on; one that cannot ends the machine."""
-        if not self.restored:
+    def _resume_devices(self, transports: Sequence[VirtioPci]) -> None:
+        """Resume devices of a snapshot. A device that cannot resume ends the machine."""
+        if not self.from_snapshot:
             return
+        vsock = self.virtio.vsock
         try:
             for transport in transports:
-                with self.buses.lock:  # the guest may reset it meanwhile
+                with self.buses.lock:  # the guest may reset the device at the same time
                     transport.resume()
-                if self.vsock and transport.backend is self.vsock:
-                    self.vsock.reset_connections()
+                if vsock and transport.backend is vsock:
+                    vsock.reset_connections()
         except GuestFault as fault:
-            self.end(fault)
+            self.end_machine(fault)
 
-    def _begin(self) -> None:
-        """The guest's first instruction is next."""
-        self.begun = True
-        stage = "restored" if self.restored else "kernel"
+    def _mark_start(self) -> None:
+        self.guest_started = True
+        stage = "restored" if self.from_snapshot else "kernel"
         self.event("mark", stage=stage, time_ns=time.monotonic_ns())
 
-    def _wait(self) -> BaseException:
-        """What ended the machine; looks after slow things meanwhile."""
-        while True:
-            try:
-                return self._ends.get(timeout=_HOUSEKEEPING)
-            except queue.Empty:
-                self._drain()
-                self._check()
-                self._flush(_HOUSEKEEPING)
-            if self.console.halted:
-                return MachineEnd("panic", self.console.panic or "")
-            if end := self.storm.look():
-                return end
-
-    def _flush(self, age: float) -> None:
-        for console in self._consoles:
-            console.flush_stale(age)
-
-    def _drain(self) -> None:
-        # a device may be slow and hold the lock: ends must be seen all the same
-        if not self.buses.lock.acquire(timeout=_HOUSEKEEPING):
-            return
-        try:
-            self.buses.drain()
-        except (GuestFault, MachineEnd) as end:
-            self.end(end)
-        finally:
-            self.buses.lock.release()
-
-    def _check(self) -> None:
-        try:
-            for device in self.devices:
-                device.check()
-        except (GuestFault, MachineEnd) as end:
-            self.end(end)
-
     def pause(self) -> bool:
-        """Stop every vCPU between two instructions; devices go on. Idempotent. Raises TimeoutError
-        when a device keeps one of them; then all go on that ran."""
-        ran = [vcpu for vcpu in self.vcpus if not vcpu.paused]
+        """Stop every vCPU between two instructions; devices continue. Idempotent.
+
+        Raises TimeoutError if a device blocks a vCPU; the vCPUs that ran before then run again.
+        """
+        controls = [vcpu.run_control for vcpu in self.vcpus]
+        running = [control for control in controls if not control.paused]
         try:
-            for vcpu in self.vcpus:
-                vcpu.ask_pause()
-            for vcpu in self.vcpus:
-                vcpu.pause()
+            for control in controls:
+                control.request_pause()
+            for control in controls:
+                control.pause()
         except TimeoutError:
-            for vcpu in ran:
-                vcpu.resume()
+            for control in running:
+                control.resume()
             raise
-        self._drain()
+        self._main_loop.drain()
         return True
 
     def resume(self) -> bool:
-        """Let the vCPUs go on. Idempotent."""
-        if not self.begun:
-            self._begin()
+        """Let all vCPUs run. Idempotent."""
+        if not self.guest_started:
+            self._mark_start()
         for vcpu in self.vcpus:
-            vcpu.resume()
+            vcpu.run_control.resume()
         return True
 
     def statistics(self) -> dict[str, int]:
-        """KVM's counters summed over VM and vCPUs, our own, and CPU time (ns)."""
-        totals = {"user_exits": 0}
-        for stats in self._stats:
-            for counter, value in stats.read().items():
-                totals[counter] = totals.get(counter, 0) + value
-        for vcpu in self.vcpus:
-            for reason, count in enumerate(vcpu.exits):
-                if count:
-                    key = f"user_exits_{ioctls.EXIT_NAMES.get(reason, str(reason))}"
-                    totals[key] = totals.get(key, 0) + count
-                    totals["user_exits"] += count
-        for device in self.devices:
-            totals.update(device.counters())
-        # last: with it the kernel brings this thread's time up to date, for the cgroup's count, too
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        totals["cpu_ns"] = int((usage.ru_utime + usage.ru_stime) * 1e9)
-        return totals
+        """See MachineStatistics.read."""
+        return self._statistics.read()
 
 
-def _explain(error: BaseException) -> tuple[str, str]:
-    """The control protocol's word for what ended the machine, and its detail."""
-    if isinstance(error, MachineEnd):
-        return error.reason, error.detail
-    if isinstance(error, GuestFault):
-        return "guest-fault", str(error)
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return "vmm-error", text[-4000:]
+def _create_console(port: str, event: Callable[..., None]) -> Console:
+    return Console(lambda at, text: event("console", port=port, time_ns=at, text=text))
+
+
+def _check_cpus(config: Config, kvm: Kvm) -> None:
+    """Raises ConfigError for vCPUs that this host cannot run."""
+    available = os.sched_getaffinity(0)
+    if absent := sorted(set(config.pin) - available):
+        cause = f"vCPUs cannot be pinned to CPUs {absent}"
+        raise ConfigError(cause, f"choose from CPUs {sorted(available)}")
+    limit = min(kvm.capability("MAX_VCPUS"), _MAX_VCPUS)
+    if config.vcpus > limit:
+        raise ConfigError(
+            f"{config.vcpus} vCPUs exceed this host's limit of {limit}",
+            f"request at most {limit} vCPUs",
+        )

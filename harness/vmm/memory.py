@@ -148,7 +148,7 @@ class Memory:
         region = next(one for one in self.regions if one.hva <= at < one.hva + one.size)
         return end - start if start < end and region.discard(start, end - start) else 0
 
-    def copy(self, pages: Sequence[int]) -> None:
+    def prefault(self, pages: Sequence[int]) -> None:
         """Copy pages of a private mapping of a file before anybody writes them; what the kernel
         does not copy now, it does then. pages: of the file, the first of a run, its length, and so
         on. Raises GuestFault outside of memory."""
@@ -172,7 +172,7 @@ class Memory:
         self.view(gpa, len(data))[:] = data
 
 
-def memory_file() -> int:
+def create_memory_file() -> int:
     """An empty memfd."""
     return os.memfd_create("guest", os.MFD_CLOEXEC)
 

@@ -1,7 +1,7 @@
-"""A paused machine as two files in a folder: `memory`, sparse, and `state`, written last.
+"""A snapshot's two files in a folder: `memory`, a sparse file, and `state`, which is written last.
 
-Clones map `memory` privately, so what they do not write they share, and it must stay as it is for
-as long as one of them runs. Its last page, beyond guest memory, holds the id that the state names.
+Clones map `memory` privately and share the pages that they do not write. The file must not change
+while a clone runs. The page after guest memory holds an id, which the state file repeats.
 """
 
 from __future__ import annotations
@@ -11,112 +11,60 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.kvm import libc, state
+from harness.kvm import libc
 from harness.kvm.errors import ConfigError, GuestFault
 
 from .config import Config
 from .memory import PAGE, Memory
-from .state_reader import HINT, StateReader, packed, save
+from .state_reader import HINT, StateReader
 
-if TYPE_CHECKING:
-    from .devices.virtio.transport import VirtioPci
-    from .machine import Machine
-
-VERSION = 4
-_PIECE = 64 << 10  # what is all zero of that size becomes a hole
-_BLOCK = 2 << 20
+VERSION = 5
+_HOLE_SIZE = 64 << 10  # pieces of this size that are all zero become holes
+_BLOCK_SIZE = 2 << 20
 _ID_BYTES = 16
 _STATE_LIMIT = 16 << 20
 
 
-def take(machine: Machine, files: dict[str, int]) -> int:
-    """Write a paused machine; the bytes of memory that are not zero. files: descriptors of the new
-    files. Raises ConfigError for a machine whose files another cannot share."""
-    if any(not one.readonly or one.overlay or one.format != "raw" for one in machine.config.disks):
-        raise ConfigError("a disk that the guest writes cannot be shared", "give it read-only")
-    if any(vcpu.asking for vcpu in machine.vcpus):
-        raise ConfigError("a vCPU waits for an answer of the test's", "let its callback return")
-    suspended: list[VirtioPci] = []
-    try:
-        for transport in machine.transports:
-            transport.suspend()
-            suspended.append(transport)
-        return _write(files, asdict(machine.config), machine.memory, _save(machine))
-    finally:
-        for transport in suspended:
-            transport.resume()
+def write(files: dict[str, int], config: dict[str, Any], memory: Memory, state: Any) -> int:
+    """Write both files. Returns the bytes of memory that are not zero.
 
-
-def _save(machine: Machine) -> dict[str, Any]:
-    indices = state.msr_indices(machine.vm.kvm)
-    with machine.buses.lock:
-        return {
-            "vcpus": [packed(state.save_vcpu(one, machine.vm, indices)) for one in machine.vcpus],
-            "vm": packed(state.save_vm(machine.vm)),
-            "serial": save(machine.serial) if machine.serial else {},
-            "pm1": save(machine.pm1),
-            "pci": machine.bridge.save(),
-            "virtio": [transport.save() for transport in machine.transports],
-        }
-
-
-def restore(machine: Machine, saved: StateReader) -> None:
-    """Put a snapshot's state into a machine that was just built; its devices go on when it runs.
-    Raises ConfigError."""
-    try:
-        for vcpu, part in zip(machine.vcpus, saved.parts("vcpus", len(machine.vcpus))):
-            state.restore_vcpu(vcpu, machine.vm, part)
-        state.restore_vm(machine.vm, saved.part("vm"))
-        if machine.serial:
-            saved.part("serial").into(machine.serial)
-        saved.part("pm1").into(machine.pm1)
-        machine.bridge.restore(saved.part("pci"))
-        parts = saved.parts("virtio", len(machine.transports))
-        with machine.vm.routes_at_once():
-            for device, part in zip(machine.transports, parts):
-                device.restore(part)
-    except GuestFault as error:
-        raise ConfigError(f"snapshot: {error}", HINT) from error
-
-
-def _write(
-    files: dict[str, int], config: dict[str, Any], memory: Memory, machine: dict[str, Any]
-) -> int:
+    files: descriptors of the new files "memory" and "state". state: the machine's, as JSON can hold
+    it. Raises ConfigError.
+    """
     identity = os.urandom(_ID_BYTES)
-    body = json.dumps({"config": config, "memory": identity.hex(), "machine": machine}).encode()
+    body = json.dumps({"config": config, "memory": identity.hex(), "machine": state}).encode()
     head = json.dumps({"version": VERSION, "check": zlib.crc32(body)}).encode()
     try:
-        kept = _write_memory(files["memory"], memory, identity)
+        size = _write_memory(files["memory"], memory, identity)
         _write_all(files["state"], memoryview(head + b"\n" + body), 0)
     except OSError as error:
-        hint = "give a folder with room for the guest's memory"
+        hint = "choose a folder with room for the guest's memory"
         raise ConfigError(f"snapshot: {error.strerror}", hint) from error
-    return kept
+    return size
 
 
 def _write_memory(fd: int, memory: Memory, identity: bytes) -> int:
-    kept = at = 0
-    os.ftruncate(fd, memory.size + PAGE)  # first: a tmpfs with huge=within_size looks at it
+    written = at = 0
+    os.ftruncate(fd, memory.size + PAGE)  # first: a tmpfs with huge=within_size depends on it
     for region in memory.regions:
-        for start in range(0, region.size, _BLOCK):
-            end = min(start + _BLOCK, region.size)
+        for start in range(0, region.size, _BLOCK_SIZE):
+            end = min(start + _BLOCK_SIZE, region.size)
             if _is_zero(region.hva + start, end - start):
                 continue
-            for piece in range(start, end, _PIECE):
-                data = region.bytes[piece : min(piece + _PIECE, end)]
+            for piece in range(start, end, _HOLE_SIZE):
+                data = region.bytes[piece : min(piece + _HOLE_SIZE, end)]
                 if not _is_zero(region.hva + piece, len(data)):
                     _write_all(fd, data, at + piece)
-                    kept += len(data)
+                    written += len(data)
         at += region.size
     _write_all(fd, memoryview(identity.ljust(PAGE, b"\0")), at)
-    return kept
+    return written
 
 
 def _is_zero(address: int, size: int) -> bool:
-    """Memory equals itself moved by a byte, and that byte is zero: it is all zero."""
+    """Whether memory is all zero: its first byte is, and each byte equals the one before."""
     first = ctypes.c_ubyte.from_address(address).value
     return not first and not libc.memcmp(address, address + 1, size - 1)
 
@@ -128,44 +76,49 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
 
 
 class Snapshot:
-    """A snapshot read back: `config`, and the machine's `state`, checked as it is taken."""
+    """A snapshot that was read back. config: the clone's. state: the machine's, checked as it is
+    read."""
 
     def __init__(
         self, folder: str, changes: dict[str, Any], prefault_pages: Sequence[int] = ()
     ) -> None:
-        """changes: fields of the configuration that differ in a clone. prefault_pages: pages that
-        are copied before it runs, see Memory.copy. Raises ConfigError for what is missing,
-        broken, or of another version."""
+        """changes: fields of the configuration that differ in the clone. prefault_pages: see
+        Memory.prefault. Raises ConfigError for files that are missing, broken or of another
+        version."""
         self.folder = folder
         self._prefault_pages = prefault_pages
         body = parse(_read(f"{folder}/state"))
-        self._identity = body.field("memory", str)
-        config = body.field("config", dict)
+        self._identity = body.read_value("memory", str)
+        config = body.read_value("config", dict)
         self.config = Config.parse({**config, **changes})
         for disk in self.config.disks:
-            disk.backend = "process"  # who maps the file does not see what this clone writes
-        self.config.hugepages = self.config.mergeable = False  # it is a mapping of the file
-        own = config.get("memory"), config.get("vcpus")
-        if own != (self.config.memory, self.config.vcpus):
-            raise ConfigError("a clone has its snapshot's memory and vCPUs", "ask for no other")
-        self.state = body.part("machine")
+            # the clone's memory is private: a vhost-user daemon would not see its writes
+            disk.backend = "process"
+        self.config.hugepages = self.config.mergeable = False  # memory is a mapping of the file
+        size = config.get("memory"), config.get("vcpus")
+        if size != (self.config.memory, self.config.vcpus):
+            raise ConfigError(
+                "a clone has its snapshot's memory and vCPUs", "do not change memory or vcpus"
+            )
+        self.state = body.read_object("machine")
 
     def memory(self) -> Memory:
-        """Guest memory over the file. Raises ConfigError for a file that is not this snapshot's."""
+        """Guest memory as a private mapping of the file. Raises ConfigError for another file."""
         path, size = f"{self.folder}/memory", self.config.memory << 20
         try:
             with open(path, "rb", buffering=0) as file:
                 fd = file.fileno()
-                whole = os.fstat(fd).st_size == size + PAGE
-                if not whole or os.pread(fd, _ID_BYTES, size).hex() != self._identity:
+                complete = os.fstat(fd).st_size == size + PAGE
+                if not complete or os.pread(fd, _ID_BYTES, size).hex() != self._identity:
                     raise ConfigError(f"{path} is not this snapshot's memory", HINT)
-                memory = Memory(size, file=fd)  # the mapping stays
-            memory.copy(self._prefault_pages)
+                memory = Memory(size, file=fd)  # the mapping outlives the descriptor
+            memory.prefault(self._prefault_pages)
             return memory
         except OSError as error:
             raise ConfigError(f"snapshot {path}: {error.strerror}", HINT) from error
         except GuestFault as error:
-            raise ConfigError(f"prefault_pages: {error}", "give what another clone told") from error
+            hint = "pass the pages that another clone reported"
+            raise ConfigError(f"prefault_pages: {error}", hint) from error
 
 
 def _read(path: str) -> bytes:
@@ -177,12 +130,13 @@ def _read(path: str) -> bytes:
 
 
 def parse(data: bytes) -> StateReader:
+    """The body of a state file: its version and its checksum are right. Raises ConfigError."""
     head, _, body = data.partition(b"\n")
     try:
-        whole = StateReader("file", json.loads(head))
-        if (version := whole.number("version", 1 << 16)) != VERSION:
+        header = StateReader("file", json.loads(head))
+        if (version := header.read_int("version", 1 << 16)) != VERSION:
             raise ConfigError(f"snapshot: version {version}, this is {VERSION}", HINT)
-        if zlib.crc32(body) != whole.number("check", 1 << 32):
+        if zlib.crc32(body) != header.read_int("check", 1 << 32):
             raise ConfigError("snapshot: its state is cut short or was changed", HINT)
         return StateReader("body", json.loads(body))
     except (ValueError, RecursionError) as error:

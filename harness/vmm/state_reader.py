@@ -1,4 +1,4 @@
-"""State as JSON: what devices keep, and a state file whose fields are checked as they are read."""
+"""Device state as JSON: written from attributes, and checked field by field when it is read."""
 
 from __future__ import annotations
 
@@ -7,92 +7,99 @@ from typing import Any
 
 from harness.kvm.errors import ConfigError
 
-HINT = "make the snapshot anew"
+HINT = "create the snapshot again"
 _BYTES = (bytes, bytearray, memoryview)
 
 
-def pack(data: bytes | bytearray | memoryview) -> str:
-    """Bytes as JSON can hold them."""
+def encode_bytes(data: bytes | bytearray | memoryview) -> str:
+    """Bytes as base64 text."""
     return base64.b64encode(data).decode("ascii")
 
 
-def packed(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with all bytes packed."""
+def encode_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """The same fields with all bytes encoded."""
     return {
-        name: pack(value) if isinstance(value, _BYTES) else value for name, value in values.items()
+        name: encode_bytes(value) if isinstance(value, _BYTES) else value
+        for name, value in values.items()
     }
 
 
-def save(device: Any) -> dict[str, Any]:
-    """The attributes that the device's STATE names; see StateReader.into."""
-    return packed({name: getattr(device, name) for name in device.STATE})
+def save_attributes(device: Any) -> dict[str, Any]:
+    """The attributes that the device's STATE lists, encoded. StateReader.restore_attributes reads
+    them."""
+    return encode_fields({name: getattr(device, name) for name in device.STATE})
 
 
 class StateReader:
-    """One object of a state file; every method raises ConfigError for what cannot be."""
+    """One object of a state file. Every method raises ConfigError for a field that is wrong."""
 
-    def __init__(self, where: str, fields: Any) -> None:
-        """where: names it in errors."""
-        self._where = where
+    def __init__(self, path: str, fields: Any) -> None:
+        """path: where the object lies in the file, for error messages."""
+        self._path = path
         if not isinstance(fields, dict):
-            raise ConfigError(f"snapshot: {where} is no object", HINT)
+            raise ConfigError(f"snapshot: {path} is no object", HINT)
         self._fields = fields
 
-    def into(self, device: Any) -> None:
-        """Set the attributes that save() kept. STATE has a limit for each: a number, or every
-        number of a list, is below it; bytes are at most so many, or exactly as many as there are
-        now if it is 0."""
+    def restore_attributes(self, device: Any) -> None:
+        """Set the attributes that save_attributes() saved.
+
+        STATE maps each attribute to a limit. An integer, or each integer of a list, is below its
+        limit. Bytes have at most as many bytes as the limit, or with limit 0 exactly as many as the
+        attribute has now.
+        """
         for name, limit in device.STATE.items():
             now = getattr(device, name)
             if isinstance(now, (bytearray, memoryview)):
-                now[:] = self.data(name, None if limit else len(now))
+                now[:] = self.read_bytes(name, None if limit else len(now))
                 if limit and len(now) > limit:
                     raise self.error(name, f"more than {limit} bytes")
             elif isinstance(now, list):
-                setattr(device, name, self.numbers(name, len(now), limit))
+                setattr(device, name, self.read_ints(name, len(now), limit))
             else:
-                setattr(device, name, type(now)(self.number(name, limit, type(now))))
+                setattr(device, name, type(now)(self.read_int(name, limit, type(now))))
 
-    def error(self, name: str, what: str) -> ConfigError:
-        return ConfigError(f"snapshot: {self._where}.{name}: {what}", HINT)
+    def error(self, name: str, problem: str) -> ConfigError:
+        """The error to raise for a field that is wrong."""
+        return ConfigError(f"snapshot: {self._path}.{name}: {problem}", HINT)
 
-    def field(self, name: str, kind: type) -> Any:
-        """A field of that type, of which the caller checks the rest."""
+    def read_value(self, name: str, kind: type) -> Any:
+        """A field of that type. The caller checks its value."""
         value = self._fields.get(name)
         if type(value) is not kind:
             raise self.error(name, f"no {kind.__name__}: {value!r:.40}")
         return value
 
-    def number(self, name: str, limit: int, kind: type = int) -> int:
-        """A number from 0 to limit - 1; kind: int or bool."""
-        value: int = self.field(name, kind)
+    def read_int(self, name: str, limit: int, kind: type = int) -> int:
+        """An integer from 0 to limit - 1. kind: int or bool."""
+        value: int = self.read_value(name, kind)
         if not 0 <= value < limit:
             raise self.error(name, f"{value} is not below {limit}")
         return value
 
-    def data(self, name: str, size: int | None) -> bytes:
-        """Bytes, `size` of them if it is given."""
+    def read_bytes(self, name: str, size: int | None) -> bytes:
+        """Bytes. size: how many there must be, None for any number."""
         try:
-            data = base64.b64decode(self.field(name, str), validate=True)
+            data = base64.b64decode(self.read_value(name, str), validate=True)
         except ValueError:
             raise self.error(name, "no bytes") from None
         if size is not None and len(data) != size:
             raise self.error(name, f"{len(data)} bytes, not {size}")
         return data
 
-    def numbers(self, name: str, count: int, limit: int) -> list[int]:
-        """A list of that many numbers from 0 to limit - 1."""
-        value: list[int] = self.field(name, list)
+    def read_ints(self, name: str, count: int, limit: int) -> list[int]:
+        """A list of `count` integers from 0 to limit - 1."""
+        value: list[int] = self.read_value(name, list)
         if len(value) != count or not all(type(one) is int and 0 <= one < limit for one in value):
             raise self.error(name, f"no {count} numbers below {limit}: {value!r:.40}")
         return value
 
-    def part(self, name: str) -> StateReader:
-        return StateReader(f"{self._where}.{name}", self._fields.get(name))
+    def read_object(self, name: str) -> StateReader:
+        """A nested object."""
+        return StateReader(f"{self._path}.{name}", self._fields.get(name))
 
-    def parts(self, name: str, count: int) -> list[StateReader]:
-        """A list of that many objects."""
-        value = self.field(name, list)
+    def read_objects(self, name: str, count: int) -> list[StateReader]:
+        """A list of `count` nested objects."""
+        value = self.read_value(name, list)
         if len(value) != count:
             raise self.error(name, f"{len(value)} of {count}")
-        return [StateReader(f"{self._where}.{name}[{at}]", one) for at, one in enumerate(value)]
+        return [StateReader(f"{self._path}.{name}[{at}]", one) for at, one in enumerate(value)]

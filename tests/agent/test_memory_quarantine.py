@@ -9,14 +9,14 @@ import pytest
 from harness.agent import memory_quarantine
 from harness.agent.memory_quarantine import MemoryQuarantine
 from harness.agent.utilization import memory_available
-from harness.vmm.memory import memory_file
+from harness.vmm.memory import create_memory_file
 
 MIB = 1 << 20
 
 
 def used(mib: int = 1) -> int:
     """A memory file in which something was written."""
-    file = memory_file()
+    file = create_memory_file()
     os.pwrite(file, b"\1" * mib * MIB, 0)
     return file
 
@@ -37,7 +37,7 @@ def test_nothing_is_kept_unasked() -> None:
 
 
 def test_only_what_was_used_is_kept() -> None:
-    made, empty, file = MemoryQuarantine(), memory_file(), used(3)
+    made, empty, file = MemoryQuarantine(), create_memory_file(), used(3)
     made.wanted = True
     made.add(empty)
     made.add(file)

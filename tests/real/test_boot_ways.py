@@ -92,6 +92,6 @@ def test_a_whole_disk_is_refused(
     result.stdout.fnmatch_lines(
         [
             "*ImageError: *a disk with a DOS/MBR boot sector, which boots by firmware*",
-            "*hint: give the kernel and the initramfs that are in it*",
+            "*hint: extract its kernel and initramfs, and pass those*",
         ]
     )

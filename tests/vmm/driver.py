@@ -7,7 +7,7 @@ import struct
 
 from harness.kvm.vm import eventfd, signal_eventfd
 from harness.vmm.devices.virtio.queue import Queue, Ring
-from harness.vmm.devices.virtio.transport import StartedQueue
+from harness.vmm.devices.virtio.transport import ActiveQueue
 from harness.vmm.devices.virtio.userspace import UserspaceDevice
 from harness.vmm.memory import Memory
 from tests.vmm.fakes import RING
@@ -53,7 +53,7 @@ class Driver:
 def serve(device: UserspaceDevice, queue: Queue, number: int = 0) -> int:
     """Serve the one request that is offered, in place of the device's thread; bytes written."""
     (chain,) = queue.pop()
-    written = device._request(number, chain)
+    written = device._handle_request(number, chain)
     queue.push(chain, written)
     return written
 
@@ -69,11 +69,11 @@ class Started:
     ) -> None:
         self.device = device
         self.fail: list[BaseException] = []
-        device._fail = self.fail.append
+        device._end_machine = self.fail.append
         rings = [Ring(8, *(at + 0x4000 * number for at in RING[1:])) for number in range(count)]
         self.drivers = [Driver(memory, ring) for ring in rings]
         self.queues = [
-            StartedQueue(number, ring, eventfd(nonblocking=False), eventfd(nonblocking=False))
+            ActiveQueue(number, ring, eventfd(nonblocking=False), eventfd(nonblocking=False))
             for number, ring in enumerate(rings)
         ]
         device.start(memory, self.queues, features)

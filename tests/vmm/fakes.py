@@ -14,7 +14,7 @@ from harness.kvm.vm import Vm
 from harness.vmm.devices.bus import Buses, Device
 from harness.vmm.devices.pci import HostBridge
 from harness.vmm.devices.virtio.queue import Ring
-from harness.vmm.devices.virtio.transport import StartedQueue, VirtioPci
+from harness.vmm.devices.virtio.transport import ActiveQueue, VirtioPci
 from harness.vmm.memory import Memory
 
 F_VERSION_1 = 1 << 32
@@ -24,14 +24,15 @@ class FakeVcpu:
     """A vCPU that runs nothing: its state is a few dictionaries."""
 
     fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # knows none of KVM's ioctls
-    asking = stepping = False
+    in_callback = active = False
     thread = None
 
     def __init__(self, buses: Buses) -> None:
         self.index = 0
+        self.run_control = self.stepper = self
         self.pio: Device = buses.pio
         self.mmio: Device = buses.mmio
-        self.before_end: Callable[[int], object] = lambda reason: None
+        self.on_final_exit: Callable[[int], object] = lambda reason: None
         self.paused = False
         self._general = dict.fromkeys(structs.REGISTER_NAMES, 0)
         self._special: dict[str, tuple[int, ...]] = {}
@@ -64,14 +65,14 @@ class FakeVcpu:
             struct.pack(f"<{len(fields)}Q", *fields)
         self._special.update(values)
 
-    def later(self, action: Callable[[], None]) -> None:
+    def defer(self, action: Callable[[], None]) -> None:
         with contextlib.suppress(OSError):  # KVM's own part: there is none
             action()
 
     def step(self, timeout: float) -> bool:
         return True
 
-    def cancel_step(self) -> None:
+    def cancel(self) -> None:
         self.paused = True
 
 
@@ -89,7 +90,7 @@ class FakeVm:
         assert readonly
         self.readonly[gpa] = size, hva
 
-    def irq_line(self, gsi: int, level: int) -> None:
+    def set_irq_line(self, gsi: int, level: int) -> None:
         assert 0 <= gsi < 24
         assert level in (0, 1)
 
@@ -135,14 +136,14 @@ class FakeBackend:
     own_config = False
 
     def __init__(self) -> None:
-        self.started: list[StartedQueue] | None = None
+        self.started: list[ActiveQueue] | None = None
         self.accepted = 0
         self.log: list[str] = []
 
-    def take_config(self, config: bytes) -> bool:
+    def restore_config(self, config: bytes) -> bool:
         return config == self.config
 
-    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+    def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         assert self.started is None, "started twice"
         self.started, self.accepted = queues, features
         self.log.append("start")

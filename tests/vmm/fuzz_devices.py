@@ -141,7 +141,7 @@ def block(source: Source) -> None:
     queue = Queue(memory(), Ring(8, TABLE, AVAILABLE, USED), event_index=False)
     try:
         for chain in queue.pop():
-            written = disk._request(0, chain)
+            written = disk._handle_request(0, chain)
             assert 0 < written <= sum(map(len, chain.writable))
             queue.push(chain, written)
     finally:
@@ -168,10 +168,10 @@ def space() -> Region:
 
 
 def map_configuration(board: Board) -> None:
-    """As HostBridge.map does, but each time at the same place."""
+    """As HostBridge.enable_ecam does, but each time at the same place."""
     space().bytes[:] = b"\xff" * ECAM_SIZE
     with mock.patch.object(pci_devices, "Region", return_value=space()):
-        board.bridge.map(cast(Vm, board.vm))
+        board.bridge.enable_ecam(cast(Vm, board.vm))
 
 
 def pci(source: Source) -> None:
@@ -220,7 +220,7 @@ def set_up(source: Source, device: VirtioPci, queues: Iterable[int] = (0,)) -> N
     wild = source.number(32)
     for offset, size, value in (
         *((20, 1, 1), (20, 1, 3), (8, 4, 1), (12, 4, mostly(source, 1, 0, 3, wild))),
-        *((8, 4, 0), (12, 4, device._offered & mostly(source, 0, wild)), (20, 1, 11)),
+        *((8, 4, 0), (12, 4, device._device_features & mostly(source, 0, wild)), (20, 1, 11)),
     ):
         device.write(offset, size, value)
     for number in queues:
@@ -256,7 +256,7 @@ def virtio(source: Source) -> None:
                 device.function.write_config(source.below(255), 2, source.number(16))
             if backend.started is not None:
                 assert backend.accepted & F_VERSION_1
-                assert not backend.accepted & ~device._offered
+                assert not backend.accepted & ~device._device_features
                 assert all(is_ring(queue.ring) for queue in backend.started)
     finally:
         board.close()
@@ -304,7 +304,7 @@ def console(source: Source) -> None:
             screen.write(text)
         else:
             for value in text:
-                screen.byte(value)
+                screen.write_byte(value)
         if source.chance():
             screen.flush_stale(-1)
     assert max(map(len, lines), default=0) <= 4096

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 from functools import cache
+from queue import Queue
 from typing import Any
 
 from harness.agent.control import LINE_LIMIT, Channel, LineReader
@@ -18,15 +19,19 @@ from harness.kvm import state, structs
 from harness.kvm.errors import GuestFault
 from harness.vmm.boot import kernel as kernel_file
 from harness.vmm.boot import linux, pvh
-from harness.vmm.config import BOOT_WAYS, Config
+from harness.vmm.chipset import Chipset
+from harness.vmm.config import BOOT_PROTOCOLS, Config
 from harness.vmm.devices.bus import Buses
 from harness.vmm.devices.power import Pm1
 from harness.vmm.devices.serial import Serial
 from harness.vmm.devices.virtio.balloon import Balloon
 from harness.vmm.devices.virtio.console import VirtioConsole
+from harness.vmm.exit_storm import ExitStormDetector
 from harness.vmm.machine import Machine
+from harness.vmm.main_loop import MainLoop
 from harness.vmm.snapshot import parse
-from harness.vmm.state_reader import StateReader, pack, save
+from harness.vmm.state_reader import StateReader, encode_bytes, save_attributes
+from harness.vmm.virtio_devices import VirtioDevices
 from tests.vmm.fakes import Board, FakeBackend
 from tests.vmm.fuzz import Source
 from tests.vmm.fuzz_devices import MEMORY, is_ring, memory, mostly, set_up
@@ -203,18 +208,22 @@ def guest_control(source: Source) -> None:
     machine = Machine.__new__(Machine)
     asked = Asked(lines)
     machine.buses = Buses()
-    machine.serial = Serial(lambda byte: None, lambda level: None)
+    machine.chipset = Chipset.__new__(Chipset)
+    machine.chipset.serial = Serial(lambda byte: None, lambda level: None)
     machine.config = Config("/absent")
     ends: list[BaseException] = []
-    machine.hvc = VirtioConsole(lambda data: None, ends.append)
-    machine.balloon = Balloon(ends.append)
-    machine.end = ends.append  # type: ignore[assignment]
+    machine.virtio = VirtioDevices.__new__(VirtioDevices)
+    machine.virtio.hvc = VirtioConsole(lambda data: None, ends.append)
+    machine.virtio.balloon = Balloon(ends.append)
+    machine.end_machine = ends.append  # type: ignore[assignment]
     machine.statistics = lambda: {}  # type: ignore[method-assign]
-    machine.vcpus, machine.begun = [], True
+    machine.vcpus, machine.guest_started = [], True
+    storm = ExitStormDetector([], None, 0)
+    machine._main_loop = MainLoop(Queue(), machine.buses, [], [], storm)
     serve(machine, asked)
     stop = any(json.loads(line).get("op") == "stop" for line in lines)
     assert len(asked.sent) == len(lines) or stop
-    assert machine.balloon.counters()["balloon_target"] <= machine.config.memory
+    assert machine.virtio.balloon.counters()["balloon_target"] <= machine.config.memory
     assert [str(end).partition(":")[0] for end in ends] == ["stopped"]
 
 
@@ -247,12 +256,19 @@ def saved_machine() -> dict[str, Any]:
     set_up(Source(b"\1" * 100), device)
     assert device._running
     device.suspend()
-    vcpu = {name: pack(bytes(part.size)) for name, part in VCPU_PARTS.items()}
+    vcpu = {name: encode_bytes(bytes(part.size)) for name, part in VCPU_PARTS.items()}
     made = {
-        "vcpus": [{**vcpu, "cpuid": pack(bytes(40)), "msrs": pack(bytes(32)), "tsc_khz": 1}],
-        "vm": {name: pack(bytes(part.size)) for name, part in state._VM.items()},
-        "serial": save(Serial(lambda byte: None, lambda level: None)),
-        "pm1": save(Pm1()),
+        "vcpus": [
+            {
+                **vcpu,
+                "cpuid": encode_bytes(bytes(40)),
+                "msrs": encode_bytes(bytes(32)),
+                "tsc_khz": 1,
+            }
+        ],
+        "vm": {name: encode_bytes(bytes(part.size)) for name, part in state._VM.items()},
+        "serial": save_attributes(Serial(lambda byte: None, lambda level: None)),
+        "pm1": save_attributes(Pm1()),
         "pci": board.bridge.save(),
         "virtio": [device.save()],
     }
@@ -274,7 +290,7 @@ def damaged(source: Source, given: Any) -> Any:
         data = bytearray(base64.b64decode(given))
         for _ in range(1 + source.below(4)):
             data[source.below(len(data))] = source.bits(8)
-        return pack(data)
+        return encode_bytes(data)
     return source.number(64) if type(given) is int and source.below(4) else value(source)
 
 
@@ -287,23 +303,23 @@ def snapshot(source: Source) -> None:
     for _ in range(source.below(4)):
         given = damaged(source, given)
     saved = StateReader("machine", json.loads(json.dumps(given)))
-    for part in saved.parts("vcpus", 1):
-        state._check(part, VCPU_PARTS)
-        state._entries(part, "msrs", structs.MSR_ENTRY)
-        state._entries(part, "cpuid", structs.CPUID_ENTRY)
-        part.number("tsc_khz", 1 << 31)
-    state._check(saved.part("vm"), state._VM)
+    for part in saved.read_objects("vcpus", 1):
+        state._read_saved(part, VCPU_PARTS)
+        state._read_entries(part, "msrs", structs.MSR_ENTRY)
+        state._read_entries(part, "cpuid", structs.CPUID_ENTRY)
+        part.read_int("tsc_khz", 1 << 31)
+    state._read_saved(saved.read_object("vm"), state._VM)
     serial, pm1 = Serial(lambda byte: None, lambda level: None), Pm1()
-    saved.part("serial").into(serial)
-    saved.part("pm1").into(pm1)
+    saved.read_object("serial").restore_attributes(serial)
+    saved.read_object("pm1").restore_attributes(pm1)
     assert len(serial._registers) == 8
     assert all(0 <= serial.read(offset, 1) < 256 for offset in range(8))
     assert 0 <= pm1.read(2, 2) < 1 << 32
     backend = FakeBackend()
     board = Board(memory(), backend)
     try:
-        board.bridge.restore(saved.part("pci"))
-        (part,) = saved.parts("virtio", 1)
+        board.bridge.restore(saved.read_object("pci"))
+        (part,) = saved.read_objects("virtio", 1)
         board.devices[0].restore(part)
         board.devices[0].resume()
         assert all(is_ring(queue.ring) for queue in backend.started or ())
@@ -365,7 +381,7 @@ def load(source: Source) -> None:
     guest = memory(source.pick((64, 64, 64, 1, 2, 4)) << 20)
     os.truncate(fd, 0)
     os.pwrite(fd, data.ljust(source.pick((8192, 8192, 8192, len(data))), b"\0"), 0)
-    loaded = kernel_file.load(guest, f"/proc/self/fd/{fd}", source.pick(BOOT_WAYS))
+    loaded = kernel_file.load_kernel(guest, f"/proc/self/fd/{fd}", source.pick(BOOT_PROTOCOLS))
     assert loaded.entry > 0
     assert loaded.end <= guest.size
     assert len(linux.zero_page(loaded, None, guest.size)) == 4096

@@ -11,10 +11,12 @@ from harness.kvm import ioctls, structs
 from harness.kvm.errors import GuestFault, MachineEnd
 from harness.kvm.vcpu import Vcpu
 from harness.vmm.boot import flat as boot
+from harness.vmm.chipset import Chipset
 from harness.vmm.config import Config
 from harness.vmm.devices.pci import IO_START, MMIO_START
 from harness.vmm.machine import Machine
 from harness.vmm.vcpu import VcpuThread
+from harness.vmm.virtio_devices import VirtioDevices
 from tests.vmm.fakes import Board, FakeVcpu
 from tests.vmm.fuzz import Source
 from tests.vmm.fuzz_devices import MEMORY, disks, memory, mostly
@@ -38,8 +40,10 @@ class Answered(IntrospectionServer):
 def machine(source: Source) -> tuple[Machine, Board, FakeVcpu]:
     made, board = Machine.__new__(Machine), Board(memory())
     vcpu = FakeVcpu(board.buses)
-    made.vm, made.bridge, made.buses = cast(Any, board.vm), board.bridge, board.buses
-    made.memory, made.devices, made.begun = memory(), [disks()[0]], source.below(8) == 0
+    made.vm, made.buses, made.memory = cast(Any, board.vm), board.buses, memory()
+    made.chipset, made.virtio = Chipset.__new__(Chipset), VirtioDevices.__new__(VirtioDevices)
+    made.chipset.bridge, made.virtio.backends = board.bridge, [disks()[0]]
+    made.guest_started = source.below(8) == 0
     made.vcpus = [cast(VcpuThread, vcpu)]
     return made, board, vcpu
 
@@ -129,7 +133,7 @@ def access(source: Source, vcpu: FakeVcpu) -> None:
     else:
         bus.write(at, size, source.number(8 * size))
     if source.below(16) == 0:
-        vcpu.before_end(source.pick((ioctls.EXIT_SHUTDOWN, ioctls.EXIT_HLT, 99)))
+        vcpu.on_final_exit(source.pick((ioctls.EXIT_SHUTDOWN, ioctls.EXIT_HLT, 99)))
 
 
 def close(made: Machine, board: Board) -> None:

@@ -11,7 +11,7 @@ from harness.vmm.devices.virtio.balloon import Balloon
 from harness.vmm.devices.virtio.console import VirtioConsole
 from harness.vmm.devices.virtio.queue import Ring
 from harness.vmm.devices.virtio.rng import Rng
-from harness.vmm.devices.virtio.transport import StartedQueue
+from harness.vmm.devices.virtio.transport import ActiveQueue
 from harness.vmm.devices.virtio.userspace import UserspaceDevice
 from harness.vmm.memory import PAGE, Memory
 from tests.vmm.fakes import Board
@@ -62,11 +62,11 @@ def kicks(source: Source, device: UserspaceDevice, features: int) -> Iterator[No
     bases = dict.fromkeys(range(device.queues), 0)
     while source:
         fill_ring(source, ring.size)
-        queues = [StartedQueue(number, ring, kick(), -1, base) for number, base in bases.items()]
+        queues = [ActiveQueue(number, ring, kick(), -1, base) for number, base in bases.items()]
         device.start(guarded(), queues, features)
         try:
             for _ in range(source.below(6)):
-                device._kicked(source.below(device.queues))
+                device._on_kick(source.below(device.queues))
                 yield
         finally:
             bases = device.stop()
@@ -134,7 +134,7 @@ def behind(source: Source) -> None:
             else:
                 transport.write(offset, size, mostly(source, 0, source.number(8 * size)))
             if transport._running:
-                device._kicked(source.pick(list(device._queues)))
+                device._on_kick(source.pick(list(device._queues)))
     finally:
         transport._reset()
         board.close()

@@ -18,7 +18,7 @@ from harness.hypervisors.machines import BuiltInMachine, start_machine
 from harness.vmm.config import Config
 from harness.vmm.devices.bus import Device
 from harness.vmm.machine import Machine
-from harness.vmm.vcpu import KICK
+from harness.vmm.run_control import KICK_SIGNAL
 from tests.vmm.payload import flat, kernel
 from tests.waiting import TIMEOUT, wait_until
 
@@ -96,7 +96,7 @@ def in_process(
     ports: answers at ports 0xd00 to 0xd0f. memory: at 0xd0000000 to 0xd000000f.
     """
     ours, theirs = socket.socketpair()
-    before = signal.getsignal(KICK)
+    before = signal.getsignal(KICK_SIGNAL)
     code = {"kernel": kernel(source, folder)} if pvh else flat(source, folder)
     config = Config.parse({**code, "memory": 16, "vsock": False})
     machine = Machine(config, Channel("g", theirs).event)
@@ -109,11 +109,11 @@ def in_process(
     finally:
         ours.close()
         for vcpu in machine.vcpus:
-            if vcpu.thread:
-                vcpu.stop()
-                vcpu.thread.join(TIMEOUT)
-        signal.signal(KICK, before)
-        for stats in machine._stats:
+            if vcpu.run_control.thread:
+                vcpu.run_control.stop()
+                vcpu.run_control.thread.join(TIMEOUT)
+        signal.signal(KICK_SIGNAL, before)
+        for stats in machine._statistics.binary_stats:
             stats.close()
         for fd in (*(vcpu.fd for vcpu in machine.vcpus), machine.vm.fd, machine.vm.kvm.fd):
             os.close(fd)

@@ -13,7 +13,7 @@ import pytest
 from harness.kvm.errors import GuestFault
 from harness.vmm.devices.virtio.balloon import Balloon
 from harness.vmm.devices.virtio.queue import Chain
-from harness.vmm.memory import PAGE, Memory, memory_file
+from harness.vmm.memory import PAGE, Memory, create_memory_file
 from tests.vmm.driver import WRITE, Descriptor, Started
 from tests.waiting import TIMEOUT, wait_until
 
@@ -27,7 +27,7 @@ class Inflated:
     """A started balloon with its guest memory, all of it touched."""
 
     def __init__(self, shared: bool = False, features: int = STATS | ON_OOM | REPORTING) -> None:
-        self.memory = Memory(SIZE, shared_file=memory_file() if shared else -1)
+        self.memory = Memory(SIZE, shared_file=create_memory_file() if shared else -1)
         self.memory.view(0, SIZE)[:] = b"x" * SIZE
         self.changes = 0
         self.balloon = Balloon(lambda error: None)
@@ -115,7 +115,7 @@ def test_reported_ranges_go_back_as_far_as_they_are_whole_pages(inflated: Inflat
 
 def test_a_clones_pages_leave_the_file_as_it_is() -> None:
     """Private memory on a file: what is discarded reads as the file again."""
-    memory = Memory(1 << 20, shared_file=memory_file())
+    memory = Memory(1 << 20, shared_file=create_memory_file())
     (region,) = memory.regions
     memory.write(0, b"f" * PAGE)
     clone = type(region)(0, region.size, region.fd, 0, mmap.MAP_PRIVATE)
@@ -272,7 +272,7 @@ def test_a_clone_goes_on_with_what_its_balloon_holds() -> None:
     origin, clone = Balloon(lambda error: None), Balloon(lambda error: None)
     origin.set_target(64)
     origin.write_config(4, struct.pack("<I", (32 << 20) // PAGE))
-    assert clone.take_config(origin.config)
+    assert clone.restore_config(origin.config)
     assert clone.counters()["balloon_target"] == 64
     assert clone.counters()["balloon_actual"] == 32
-    assert not clone.take_config(b"short")
+    assert not clone.restore_config(b"short")

@@ -255,7 +255,7 @@ def test_a_driver_that_never_pauses_cannot_hold_up_a_reset(
         MEMORY.write(RING.available + 2, struct.pack("<H", (index + 1) & 0xFFFF))
         return 0
 
-    monkeypatch.setattr(started.device, "_request", request)
+    monkeypatch.setattr(started.device, "_handle_request", request)
     started.drivers[0].offer([(STATUS, 1, WRITE)])
     started.kick(0)
     assert busy.wait(TIMEOUT)

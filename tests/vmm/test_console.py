@@ -31,7 +31,7 @@ class Screen:
 
     def say(self, data: bytes) -> None:
         for value in data:
-            self.console.byte(value)
+            self.console.write_byte(value)
 
 
 def test_lines_are_text_whatever_the_bytes() -> None:

@@ -44,7 +44,7 @@ def looks(monkeypatch: pytest.MonkeyPatch, limit: int, rates: list[int]) -> floa
         vcpus[number % 2].exits[2] += rate // 20
         vcpus[0].exits[6] += rate // 20 + 500
         serial.reads += 500
-        end = storm.look()
+        end = storm.poll()
         if end:
             assert isinstance(end, MachineEnd)
             assert end.reason == "exit-storm"
@@ -133,9 +133,9 @@ def test_vcpus_run_where_they_are_pinned(run: Runner) -> None:
 @pytest.mark.parametrize(
     ("vcpus", "pin", "cause", "hint"),
     [
-        (1, [4000], r"CPUs \[4000\]", "take some of"),
-        (1, [-2], r"CPUs \[-2\]", "take some of"),
-        (2, [0], "1 CPUs to pin 2 vCPUs", "one for each"),
+        (1, [4000], r"CPUs \[4000\]", "choose from"),
+        (1, [-2], r"CPUs \[-2\]", "choose from"),
+        (2, [0], "1 CPUs to pin 2 vCPUs", "one CPU for each"),
         (1, ["0"], "pin is no int", ""),
     ],
 )

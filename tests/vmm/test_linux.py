@@ -12,7 +12,7 @@ from harness.errors import ProvisionError
 from harness.guest.payload import assemble
 from harness.kvm.errors import ConfigError
 from harness.vmm.boot import acpi, kernel
-from harness.vmm.config import BOOT_WAYS
+from harness.vmm.config import BOOT_PROTOCOLS
 from harness.vmm.memory import Memory
 from tests.vmm.guests import Runner, in_process
 from tests.vmm.payload import BASE, FOR_EVER, HELLO, POWER_OFF, bzimage, elf
@@ -74,8 +74,8 @@ def test_the_memory_map_and_the_header_are_the_kernels(tmp_path: Path) -> None:
     with in_process(FOR_EVER, tmp_path) as machine:
         config = machine.config
         config.kernel, config.cmdline = str(path), "quiet"
-        loaded = kernel.read(machine.memory, config)
-        kernel.enter(machine.memory, machine.vcpus[0], config, loaded)
+        loaded = kernel.load(machine.memory, config)
+        kernel.set_entry_state(machine.memory, machine.vcpus[0], config, loaded)
         state = machine.vcpus[0].registers()
         assert state["rip"] == BASE + 0x200
         page = bytes(machine.memory.view(state["rsi"], 4096))
@@ -92,14 +92,17 @@ def test_the_memory_map_and_the_header_are_the_kernels(tmp_path: Path) -> None:
 def test_a_vmlinux_with_a_note_starts_as_asked(tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
     path.write_bytes(elf(b"\xf4"))
-    modes = {way: kernel.load(Memory(64 << 20), str(path), way).long_mode for way in BOOT_WAYS}
+    modes = {
+        way: kernel.load_kernel(Memory(64 << 20), str(path), way).long_mode
+        for way in BOOT_PROTOCOLS
+    }
     assert modes == {"auto": False, "pvh": False, "linux64": True}
 
 
 def test_the_initramfs_stays_below_what_the_kernel_reaches(tmp_path: Path) -> None:
     path = tmp_path / "bzimage"
     path.write_bytes(bzimage(b"\xf4", initrd_addr_max=0x2FF_FFFF))
-    loaded = kernel.load(Memory(256 << 20), str(path), "auto")
+    loaded = kernel.load_kernel(Memory(256 << 20), str(path), "auto")
     assert loaded.initramfs_end == 0x300_0000
 
 
@@ -124,7 +127,7 @@ def test_bzimages_that_cannot_be(
     path = tmp_path / "bzimage"
     path.write_bytes(bzimage(b"\xf4", **fields))
     with pytest.raises(ConfigError) as refused:
-        kernel.load(Memory(64 << 20), str(path), "auto")
+        kernel.load_kernel(Memory(64 << 20), str(path), "auto")
     assert cause in refused.value.cause
     assert hint in refused.value.hint
 
@@ -135,7 +138,7 @@ def test_a_bzimage_cut_anywhere_is_refused(tmp_path: Path) -> None:
     for size in range(0, len(whole), 101):
         path.write_bytes(whole[:size])
         with pytest.raises(ConfigError):
-            kernel.load(Memory(64 << 20), str(path), "auto")
+            kernel.load_kernel(Memory(64 << 20), str(path), "auto")
 
 
 @pytest.mark.parametrize(
@@ -154,8 +157,8 @@ def test_what_only_firmware_boots_is_refused(
     path.write_bytes(data)
     with pytest.raises(ProvisionError, match=what) as refused:
         run.start("create", "guest", kernel=str(path), vsock=False)
-    assert "firmware; this VMM has none" in refused.value.cause
-    assert "give the kernel and the initramfs" in refused.value.hint
+    assert "firmware; this VMM has no firmware" in refused.value.cause
+    assert "extract its kernel and initramfs" in refused.value.hint
 
 
 NO_ENTRY = elf(b"\xf4", note=False).replace(struct.pack("<Q", BASE), bytes(8), 1)
@@ -166,7 +169,7 @@ NO_ENTRY = elf(b"\xf4", note=False).replace(struct.pack("<Q", BASE), bytes(8), 1
     [
         (bzimage(b"\xf4"), {"boot": "pvh"}, "is a bzImage, which has no PVH entry"),
         (elf(b"\xf4", note=False), {"boot": "pvh"}, "has no PVH entry note"),
-        (elf(b"\xf4"), {"boot": "floppy"}, "no way to boot"),
+        (elf(b"\xf4"), {"boot": "floppy"}, "no boot protocol"),
         (elf(b"\xf4"), {"boot": 1}, "boot is no str"),
         (NO_ENTRY, {}, "neither a PVH entry note nor an ELF entry"),
     ],

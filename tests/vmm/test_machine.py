@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.kvm.errors import MachineEnd
-from harness.vmm.vcpu import KICK
+from harness.vmm.run_control import KICK_SIGNAL
 from tests.vmm.guests import in_process
 from tests.vmm.payload import BASE, FOR_EVER, HELLO, POWER_OFF
 
@@ -128,7 +128,7 @@ def test_coalesced_writes_come_before_the_exit_that_follows(tmp_path: Path) -> N
     device = Notebook()
     order: list[str] = []
     with in_process(HELLO + "mov $0xd00, %dx ; out %al, %dx\n" + POWER_OFF, tmp_path) as machine:
-        machine.console._emit = lambda at, text: order.append(text)
+        machine.consoles["ttyS0"]._emit = lambda at, text: order.append(text)
         machine.buses.pio.add(0xD00, 1, device)
         device.write = lambda offset, size, value: order.append("port")  # type: ignore[method-assign]
         machine.run()
@@ -151,19 +151,19 @@ def test_a_reset_that_waits_in_the_ring_goes_before_what_follows(port: str, tmp_
 
 def test_binary_statistics_of_vm_and_vcpus_are_open(tmp_path: Path) -> None:
     with in_process(FOR_EVER, tmp_path) as machine:
-        assert len(machine._stats) in (0, 2)
-        for stats in machine._stats:
+        assert len(machine._statistics.binary_stats) in (0, 2)
+        for stats in machine._statistics.binary_stats:
             assert all(value >= 0 for value in stats.read().values())
 
 
 def test_halted_vcpus_stop_when_asked(tmp_path: Path) -> None:
     ends: list[BaseException] = []
     with in_process("cli\n" + FOR_EVER, tmp_path) as machine:
-        signal.signal(KICK, lambda number, frame: None)
+        signal.signal(KICK_SIGNAL, lambda number, frame: None)
         vcpu = machine.vcpus[0]
         vcpu.start(ends.append)
-        vcpu.stop()
-        assert vcpu.thread is not None
-        vcpu.thread.join(10)
-        assert not vcpu.thread.is_alive()
+        vcpu.run_control.stop()
+        assert vcpu.run_control.thread is not None
+        vcpu.run_control.thread.join(10)
+        assert not vcpu.run_control.thread.is_alive()
     assert [str(end) for end in ends] == ["stopped"]

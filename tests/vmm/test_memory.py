@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import ProvisionError
 from harness.kvm.errors import ConfigError, GuestFault
-from harness.vmm.memory import GAP_END, GAP_START, Memory, memory_file
+from harness.vmm.memory import GAP_END, GAP_START, Memory, create_memory_file
 from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, HELLO
 
@@ -67,7 +67,7 @@ def test_more_than_there_is_room_for_is_refused() -> None:
 
 
 def test_shared_memory_is_one_file() -> None:
-    memory = Memory(GAP_START + (4 << 20), shared_file=memory_file())
+    memory = Memory(GAP_START + (4 << 20), shared_file=create_memory_file())
     low, high = memory.regions
     assert (low.fd, low.offset, high.fd, high.offset) == (low.fd, 0, low.fd, GAP_START)
     memory.write(GAP_END + 8, b"high")

@@ -18,7 +18,7 @@ from harness.vmm.config import NetworkConfig
 from harness.vmm.devices.virtio.net import HEADER, mac_bytes
 from harness.vmm.devices.virtio.passt import Passt
 from harness.vmm.devices.virtio.queue import Ring
-from harness.vmm.devices.virtio.transport import StartedQueue
+from harness.vmm.devices.virtio.transport import ActiveQueue
 from harness.vmm.memory import Memory
 from tests.waiting import TIMEOUT, wait_until
 
@@ -54,7 +54,7 @@ class Driver:
 
     def start(self) -> None:
         queues = [
-            StartedQueue(number, ring, kick, -1)
+            ActiveQueue(number, ring, kick, -1)
             for number, (ring, kick) in enumerate(zip((RECEIVE, TRANSMIT), self.kicks, strict=True))
         ]
         self.device.start(self.memory, queues, self.device.features)

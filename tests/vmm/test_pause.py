@@ -11,7 +11,7 @@ import pytest
 
 from harness.hypervisors.agent_client import AgentClient
 from harness.vmm.machine import Machine
-from harness.vmm.vcpu import KICK
+from harness.vmm.run_control import KICK_SIGNAL
 from tests.vmm.guests import Runner, in_process
 from tests.vmm.payload import FOR_EVER, HELLO
 from tests.waiting import TIMEOUT, wait_until
@@ -47,7 +47,7 @@ class Echo:
 def running(tmp_path: Path) -> Iterator[Machine]:
     """A machine that counts in memory for ever."""
     with in_process(COUNT, tmp_path) as machine:
-        signal.signal(KICK, lambda number, frame: None)
+        signal.signal(KICK_SIGNAL, lambda number, frame: None)
         machine.vcpus[0].start(lambda end: None)
         assert wait_until(lambda: count(machine))
         yield machine
@@ -62,7 +62,7 @@ def test_a_paused_counter_stands_and_goes_on(running: Machine) -> None:
         running.resume()
         assert wait_until(lambda: count(running) != seen)  # noqa: B023
     running.resume()
-    assert not running.vcpus[0]._parked
+    assert not running.vcpus[0].run_control._parked
 
 
 def test_a_pause_right_after_a_resume_is_a_pause(running: Machine) -> None:
@@ -79,7 +79,7 @@ def test_an_access_that_waits_is_completed_first(tmp_path: Path) -> None:
     """What a device answered is in the register, not lost, wherever the pause comes."""
     echo = Echo()
     with in_process(ASK, tmp_path, ports=echo) as machine:
-        signal.signal(KICK, lambda number, frame: None)
+        signal.signal(KICK_SIGNAL, lambda number, frame: None)
         machine.vcpus[0].start(lambda end: None)
         for _ in range(100):
             machine.pause()
@@ -105,24 +105,24 @@ class Slow(Echo):
 def test_a_pause_that_comes_too_late_leaves_it_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.vmm.vcpu._PAUSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("harness.vmm.run_control._PAUSE_TIMEOUT", 0.05)
     slow = Slow()
     with in_process(ASK, tmp_path, ports=slow) as machine:
-        signal.signal(KICK, lambda number, frame: None)
+        signal.signal(KICK_SIGNAL, lambda number, frame: None)
         machine.vcpus[0].start(lambda end: None)
         assert slow.reached.wait(TIMEOUT)
-        with pytest.raises(TimeoutError, match="a device keeps it"):
+        with pytest.raises(TimeoutError, match="a device blocks it"):
             machine.pause()
         slow.released.set()
         assert wait_until(lambda: slow.reads > 1)
-        assert not machine.vcpus[0].paused
+        assert not machine.vcpus[0].run_control.paused
         assert not slow.wrong
 
 
 def test_a_paused_machine_stops(running: Machine) -> None:
     running.pause()
-    thread = running.vcpus[0].thread
-    running.vcpus[0].stop()
+    thread = running.vcpus[0].run_control.thread
+    running.vcpus[0].run_control.stop()
     assert isinstance(thread, threading.Thread)
     thread.join(TIMEOUT)
     assert not thread.is_alive()

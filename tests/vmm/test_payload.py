@@ -177,7 +177,7 @@ def test_malformed_ring_ends_that_guest(run: Runner, tmp_path: Path, queue: str,
     [
         ({"memory": 1}, "does not fit", "--guest-memory"),
         ({"memory": "much"}, "memory", "64 MiB"),
-        ({"vcpus": 100_000}, "vCPUs", "fewer"),
+        ({"vcpus": 100_000}, "vCPUs", "at most"),
         ({"kernel": "/etc/passwd"}, "not a 64-bit ELF", "vmlinux"),
         ({"kernel": "/absent"}, "No such file", "path"),
         ({"initramfs": "/dev/null"}, "initramfs", ""),

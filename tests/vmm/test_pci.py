@@ -20,7 +20,7 @@ from harness.vmm.devices.pci import (
     MMIO_SIZE,
     MMIO_START,
     Function,
-    nobodys_space,
+    unclaimed_config_space,
 )
 from harness.vmm.memory import Memory
 from tests.vmm.fakes import Board, FakeBackend
@@ -55,7 +55,7 @@ class MemoryDriver(Driver):
 
     def __init__(self) -> None:
         super().__init__()
-        self.board.bridge.map(cast(Vm, self.board.vm))
+        self.board.bridge.enable_ecam(cast(Vm, self.board.vm))
         ((start, (size, hva)),) = self.board.vm.readonly.items()
         assert (start, size) == (ECAM_START, ECAM_SIZE)
         self.space = memoryview((ctypes.c_ubyte * size).from_address(hva)).cast("B")
@@ -127,7 +127,7 @@ def test_eight_bytes_are_two_registers(by_memory: MemoryDriver) -> None:
 
 
 def test_what_machines_share_cannot_be_written() -> None:
-    space = nobodys_space()
+    space = unclaimed_config_space()
     with pytest.raises(PermissionError):
         os.pwrite(space, b"x", 0)
     with pytest.raises(PermissionError):

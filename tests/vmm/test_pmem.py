@@ -87,12 +87,12 @@ def test_a_flush_is_done_by_itself(run: Runner, image: Path) -> None:
 
 def test_other_requests_are_refused(image: Path) -> None:
     device, answer = made(image), memoryview(bytearray(4))
-    assert device._request(0, Chain(0, [memoryview(struct.pack("<I", 7))], [answer])) == 4
+    assert device._handle_request(0, Chain(0, [memoryview(struct.pack("<I", 7))], [answer])) == 4
     assert answer == struct.pack("<I", 1)
     whole, part = memoryview(bytearray(4)), memoryview(bytearray(3))
     for readable, writable in (([], [whole]), ([part], [whole]), ([whole], []), ([whole], [part])):
         with pytest.raises(GuestFault, match="without type or answer"):
-            device._request(0, Chain(0, readable, writable))
+            device._handle_request(0, Chain(0, readable, writable))
 
 
 def test_it_lies_above_memory_and_outside_the_gap(image: Path) -> None:

@@ -29,7 +29,7 @@ def written(tmp_path: Path, data: bytes) -> str:
 
 
 def load(memory: Memory, path: str) -> pvh.Kernel:
-    return kernel.load(memory, path, "pvh")
+    return kernel.load_kernel(memory, path, "pvh")
 
 
 def refused(call: object, *arguments: object) -> ConfigError:

@@ -17,7 +17,7 @@ from harness.hypervisors.agent_client import AgentClient
 from harness.kvm import structs
 from harness.kvm.errors import ConfigError
 from harness.vmm.memory import PAGE
-from harness.vmm.state_reader import StateReader, pack, save
+from harness.vmm.state_reader import StateReader, encode_bytes, save_attributes
 from tests.vmm.guests import Guest, Runner
 from tests.vmm.payload import FOR_EVER, HELLO
 from tests.vmm.test_payload_disk import SECTOR_ONE, disk, source
@@ -169,7 +169,7 @@ def change(taken: Path, alter: Callable[[dict[str, Any]], None]) -> None:
 
 
 def msr(index: int, value: int) -> str:
-    return pack(structs.MSR_ENTRY.pack(index, value))
+    return encode_bytes(structs.MSR_ENTRY.pack(index, value))
 
 
 def refused(run: Runner, **arguments: Any) -> str:
@@ -188,7 +188,7 @@ def test_files_that_are_missing_or_damaged(run: Runner, taken: Path) -> None:
         ("", "cannot be read"),
         (text[:-10], "cut short or was changed"),
         ("[]", "no object"),
-        (text.replace('"version": 4', '"version": 1'), "version 1, this is 4"),
+        (text.replace('"version": 5', '"version": 1'), "version 1, this is 5"),
         (text.replace("tsc_khz", "tsc_kHz"), "was changed"),
     ):
         state.write_text(broken)
@@ -323,7 +323,7 @@ def test_attributes_go_round() -> None:
     kept, blank = Kept(), Kept()
     blank.number, blank.flag, blank.list = 0, False, [0, 0]
     blank.fixed[:], blank.free[:] = b"  ", b""
-    StateReader("it", json.loads(json.dumps(save(kept)))).into(blank)
+    StateReader("it", json.loads(json.dumps(save_attributes(kept)))).restore_attributes(blank)
     assert vars(blank) == vars(kept)
 
 
@@ -332,21 +332,21 @@ def test_attributes_go_round() -> None:
     [
         *({"number": 6}, {"number": -1}, {"number": True}, {"number": None}, {"number": "5"}),
         *({"flag": 1}, {"flag": None}, {"fixed": "AAAA"}, {"fixed": 5}, {"fixed": "?"}),
-        *({"free": pack(bytes(5))}, {"list": [1]}, {"list": [1, 3]}, {"list": [1, "2"]}),
+        *({"free": encode_bytes(bytes(5))}, {"list": [1]}, {"list": [1, 3]}, {"list": [1, "2"]}),
     ],
     ids=str,
 )
 def test_attributes_are_checked_as_they_are_taken(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"snapshot: it.{next(iter(change))}"):
-        StateReader("it", {**save(Kept()), **change}).into(Kept())
+        StateReader("it", {**save_attributes(Kept()), **change}).restore_attributes(Kept())
 
 
 def test_parts_are_objects() -> None:
     saved = StateReader("it", {"number": 5, "list": [{}, 6]})
     for take_it in (
-        lambda: saved.part("number"),
-        lambda: saved.parts("list", 1),
-        lambda: saved.parts("list", 2),
+        lambda: saved.read_object("number"),
+        lambda: saved.read_objects("list", 1),
+        lambda: saved.read_objects("list", 2),
         lambda: StateReader("it", []),
     ):
         with pytest.raises(ConfigError, match="snapshot: it"):

@@ -350,7 +350,7 @@ def signalled(fd: int) -> bool:
 @pytest.mark.parametrize("used", [0, 1])
 def test_resume_tells_again_what_may_be_lost(driver: Driver, features: int, used: int) -> None:
     """Used buffers, unless event indices show that the driver knows of all of them."""
-    driver.device._offered |= F_EVENT_INDEX
+    driver.device._device_features |= F_EVENT_INDEX
     driver.start(features)
     driver.board.memory.write(RING.used + 2, used.to_bytes(2, "little"))
     driver.device.suspend()

@@ -15,9 +15,9 @@ import pytest
 
 from harness.vmm.devices.virtio import vhost_user
 from harness.vmm.devices.virtio.queue import Ring
-from harness.vmm.devices.virtio.transport import StartedQueue
+from harness.vmm.devices.virtio.transport import ActiveQueue
 from harness.vmm.devices.virtio.vhost_user import VhostUser, VhostUserError
-from harness.vmm.memory import Memory, memory_file
+from harness.vmm.memory import Memory, create_memory_file
 from tests.waiting import TIMEOUT
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
@@ -96,14 +96,14 @@ def test_it_agrees_on_what_it_needs(back: BackEnd) -> None:
 
 
 def test_memory_and_a_ring_are_handed_over(back: BackEnd) -> None:
-    memory = Memory(4 << 20, shared_file=memory_file())
+    memory = Memory(4 << 20, shared_file=create_memory_file())
     memory.write(0x1234, b"seen by both")
     kick, call = os.pipe()
     back.front.negotiate()
     del back.seen[:]
     back.front.set_features(1 << 32)
     back.front.set_memory(memory)
-    back.front.set_queue(0, StartedQueue(0, Ring(8, 0x1000, 0x2000, 0x3000), kick, call, 5), memory)
+    back.front.set_queue(0, ActiveQueue(0, Ring(8, 0x1000, 0x2000, 0x3000), kick, call, 5), memory)
     hva = memory.regions[0].hva
     assert back.seen == [
         (SET_FEATURES, struct.pack("<Q", 1 << 32 | 1 << 30), 0),
@@ -122,10 +122,10 @@ def test_memory_and_a_ring_are_handed_over(back: BackEnd) -> None:
 
 
 def test_a_queue_without_interrupt_has_an_eventfd_all_the_same(back: BackEnd) -> None:
-    memory = Memory(1 << 20, shared_file=memory_file())
+    memory = Memory(1 << 20, shared_file=create_memory_file())
     kick, other = os.pipe()
     back.front.negotiate()
-    queue = StartedQueue(1, Ring(8, 0x1000, 0x2000, 0x3000), kick, -1)
+    queue = ActiveQueue(1, Ring(8, 0x1000, 0x2000, 0x3000), kick, -1)
     back.front.set_queue(1, queue, memory)
     assert (CALL, struct.pack("<Q", 1), 1) in back.seen
     for fd in (kick, other, memory.regions[0].fd):
@@ -190,9 +190,9 @@ def test_silence_has_an_end(back: BackEnd, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_hang_up_is_seen(back: BackEnd) -> None:
-    assert not back.front.hung_up
+    assert not back.front.disconnected
     back.front.negotiate()
     back.socket.shutdown(socket.SHUT_RDWR)
-    assert back.front.hung_up
+    assert back.front.disconnected
     with pytest.raises(VhostUserError, match=r"hung up|Broken pipe"):
         back.front.read_config(8)

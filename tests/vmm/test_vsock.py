@@ -29,9 +29,9 @@ def unanswered() -> Vsock:
 def test_a_reset_is_waited_for_until_it_is_seen_or_the_machine_ends() -> None:
     vsock = unanswered()
     before = time.monotonic()
-    vsock.wait_reset(0.05, lambda: True)
+    vsock.wait_reset_acknowledged(0.05, lambda: True)
     assert time.monotonic() - before >= 0.05
-    vsock.wait_reset(LONG, lambda: False)
+    vsock.wait_reset_acknowledged(LONG, lambda: False)
     looks: list[int] = []
 
     def seen_at_the_third() -> bool:
@@ -40,28 +40,28 @@ def test_a_reset_is_waited_for_until_it_is_seen_or_the_machine_ends() -> None:
             vsock._events = cast(Queue, SimpleNamespace(waiting=8))
         return True
 
-    vsock.wait_reset(LONG, seen_at_the_third)
+    vsock.wait_reset_acknowledged(LONG, seen_at_the_third)
     assert len(looks) == 3
     vsock._events = None  # there is no driver
-    vsock.wait_reset(LONG, lambda: True)
+    vsock.wait_reset_acknowledged(LONG, lambda: True)
     assert time.monotonic() - before < LONG
 
 
 def test_other_devices_follow_when_the_driver_does_not_answer(
     kvm_device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_HEAD_START", 0.05)
+    monkeypatch.setattr(module, "_VSOCK_HEAD_START", 0.05)
     happened: list[Any] = []
     forever = "1: hlt ; jmp 1b"
     with in_process(forever, tmp_path) as machine:
-        machine.restored, machine.vsock = True, unanswered()
-        others = machine.transports
+        machine.from_snapshot, machine.virtio.vsock = True, unanswered()
+        others = machine.virtio.transports
         assert others
-        monkeypatch.setattr(machine, "_resume", lambda some: happened.append(list(some)))
+        monkeypatch.setattr(machine, "_resume_devices", lambda some: happened.append(list(some)))
 
         def started() -> None:
             happened.append("started")
-            machine.end(MachineEnd("stopped"))
+            machine.end_machine(MachineEnd("stopped"))
 
         machine.run(lambda: happened.append("running"), started)
     assert happened == [[], "running", others, "started"]

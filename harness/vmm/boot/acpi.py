@@ -90,7 +90,7 @@ def _dsdt(ecam: bool) -> bytes:
 
 def tables(vcpus: int, *, ecam: bool) -> bytes:
     """All tables, RSDP first, to be written at BASE. Length at most ROOM. ecam: whether PCI's
-    configuration space is in memory (HostBridge.map)."""
+    configuration space is in memory (HostBridge.enable_ecam)."""
     blob = bytearray(_RSDP_SIZE + 28)
 
     def append(table: bytes) -> int:

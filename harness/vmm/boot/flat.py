@@ -58,13 +58,13 @@ def load(memory: Memory, vcpu: Vcpu, config: Config) -> None:
     for segment in config.payload:
         _load(memory, segment, taken)
     stack = _REAL_STACK if mode == "real" else _STACK
-    enter(vcpu, mode, {"rip": config.entry, "rsp": stack, **registers})
+    set_entry_state(vcpu, mode, {"rip": config.entry, "rsp": stack, **registers})
     if mode != "real":
         limit = 8 * len(_DESCRIPTORS[mode]) - 1
         vcpu.set_special({"gdt": (_GDT, limit)})
 
 
-def enter(vcpu: Vcpu, mode: str, registers: Mapping[str, int]) -> None:
+def set_entry_state(vcpu: Vcpu, mode: str, registers: Mapping[str, int]) -> None:
     """Set a vCPU to a mode, with flat segments, and its general registers; others become 0.
 
     "protected" without a descriptor table is also the state that a PVH kernel starts in (Xen's

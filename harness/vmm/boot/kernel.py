@@ -1,4 +1,4 @@
-"""Which way a kernel file is booted: by what it begins with, and by what is asked for."""
+"""Selects how a kernel file is booted: by its format and by the configuration."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from ..config import Config
 from ..memory import Memory
 from . import flat, linux, pvh
 
-FIRMWARE_HINT = "give the kernel and the initramfs that are in it"
+FIRMWARE_HINT = "extract its kernel and initramfs, and pass those"
 _HEAD = 0x400
 
 
 def needs_firmware(head: bytes) -> str:
-    """What a file is that only firmware could boot, by its first KiB; "" for no such thing."""
+    """Names the format of a file that only firmware can boot; "" for a kernel. head: the first KiB
+    of the file."""
     if head.startswith(b"\x7fELF") or is_bzimage(head):
         return ""
     if head.startswith(b"QFI\xfb"):
@@ -29,46 +30,47 @@ def needs_firmware(head: bytes) -> str:
 
 
 def is_bzimage(head: bytes) -> bool:
+    """Whether a file is a bzImage, by its first KiB."""
     return head[linux.MAGIC_AT : linux.MAGIC_AT + 4] == linux.MAGIC
 
 
-class Loaded(NamedTuple):
-    """What is in guest memory. initramfs: its address and size."""
+class BootImages(NamedTuple):
+    """A kernel and an initramfs in guest memory. initramfs: address and size in bytes."""
 
     kernel: pvh.Kernel
     initramfs: tuple[int, int] | None
 
 
-def read(memory: Memory, config: Config) -> Loaded:
-    """Put a kernel and its initramfs into memory. Raises ConfigError."""
-    kernel = load(memory, config.kernel, config.boot)
+def load(memory: Memory, config: Config) -> BootImages:
+    """Load a kernel and its initramfs into guest memory. Raises ConfigError."""
+    kernel = load_kernel(memory, config.kernel, config.boot)
     if not config.initramfs:
-        return Loaded(kernel, None)
-    return Loaded(kernel, pvh.load_initramfs(memory, config.initramfs, kernel))
+        return BootImages(kernel, None)
+    return BootImages(kernel, pvh.load_initramfs(memory, config.initramfs, kernel))
 
 
-def enter(memory: Memory, vcpu: Vcpu, config: Config, loaded: Loaded) -> None:
-    """Put the vCPU at its entry, and into memory what a kernel is told. Raises ConfigError."""
-    kernel, initramfs = loaded
+def set_entry_state(memory: Memory, vcpu: Vcpu, config: Config, images: BootImages) -> None:
+    """Set the vCPU to the kernel's entry, and write the boot parameters. Raises ConfigError."""
+    kernel, initramfs = images
     if kernel.long_mode:
-        linux.start(memory, vcpu, kernel, initramfs, config)
+        linux.set_entry_state(memory, vcpu, kernel, initramfs, config)
     else:
         info = pvh.write_start_info(memory, config.cmdline, initramfs, config.vcpus)
-        flat.enter(vcpu, "protected", {"rip": kernel.entry, "rbx": info})
+        flat.set_entry_state(vcpu, "protected", {"rip": kernel.entry, "rbx": info})
 
 
-def load(memory: Memory, path: str, way: str) -> pvh.Kernel:
-    """Read a kernel into guest memory. way: of BOOT_WAYS. Raises ConfigError with its hint."""
+def load_kernel(memory: Memory, path: str, boot: str) -> pvh.Kernel:
+    """Load a kernel into guest memory. boot: one of BOOT_PROTOCOLS. Raises ConfigError."""
     try:
         with open(path, "rb", buffering=0) as file:
             head = file.read(_HEAD)
-            if what := needs_firmware(head):
-                cause = f"{path} is {what}, which boots by firmware; this VMM has none"
+            if kind := needs_firmware(head):
+                cause = f"{path} is {kind}, which boots by firmware; this VMM has no firmware"
                 raise ConfigError(cause, FIRMWARE_HINT)
             if not is_bzimage(head):
                 file.seek(0)
-                return pvh.load_elf(memory, file, path, way)
-            if way == "pvh":
+                return pvh.load_elf(memory, file, path, boot)
+            if boot == "pvh":
                 cause = f"{path} is a bzImage, which has no PVH entry"
                 raise ConfigError(cause, "unpack it (extract-vmlinux), or boot it by linux64")
             return linux.load_bzimage(memory, file, path)

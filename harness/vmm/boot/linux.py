@@ -54,13 +54,13 @@ def load_bzimage(memory: Memory, file: BinaryIO, path: str) -> Kernel:
         raise ConfigError(
             f"{path} asks for {size} bytes at {address:#x}", "build or download it again"
         )
-    pvh.check_place(memory, path, address, end)
+    pvh.check_load_range(memory, path, address, end)
     pvh.fill(memory.view(address, size), file.fileno(), 512 * sectors, pvh.truncated(path))
     header = head[_HEADER : min(MAGIC_AT + head[MAGIC_AT - 1], _HEADER_END)]
     return Kernel(address + _ENTRY, end, True, header, initramfs_last + 1)
 
 
-def start(
+def set_entry_state(
     memory: Memory, vcpu: Vcpu, kernel: Kernel, initramfs: tuple[int, int] | None, config: Config
 ) -> None:
     """Write ACPI tables, command line, struct boot_params; put the vCPU at the kernel's entry."""
@@ -68,7 +68,7 @@ def start(
     memory.write(_ZERO_PAGE, zero_page(kernel, initramfs, memory.size))
     memory.write(_GDT, _DESCRIPTORS)
     flat.write_tables(memory, "long")
-    flat.enter(vcpu, "long", {"rip": kernel.entry, "rsi": _ZERO_PAGE})
+    flat.set_entry_state(vcpu, "long", {"rip": kernel.entry, "rsi": _ZERO_PAGE})
     data = flat.DATA._replace(selector=_BOOT_DS)
     vcpu.set_special(
         {

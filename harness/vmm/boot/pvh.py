@@ -103,7 +103,7 @@ def load_elf(memory: Memory, file: BinaryIO, path: str, boot: str = "auto") -> K
         end = max(end, address + memory_size)
         if file_size > memory_size:
             raise ConfigError(f"{path} has an impossible ELF program header", _hint(path))
-        check_place(memory, path, address, address + memory_size)
+        check_load_range(memory, path, address, address + memory_size)
         fill(memory.view(address, file_size), file.fileno(), offset, truncated(path))
     if note is not None and boot != "linux64":
         return Kernel(note, end)
@@ -114,7 +114,7 @@ def load_elf(memory: Memory, file: BinaryIO, path: str, boot: str = "auto") -> K
     return Kernel(start, end, long_mode=True)
 
 
-def check_place(memory: Memory, path: str, start: int, end: int) -> None:
+def check_load_range(memory: Memory, path: str, start: int, end: int) -> None:
     """Raises ConfigError where a kernel cannot lie: beyond memory, or on what we tell it."""
     if end > memory.regions[0].size:
         needed = (end + _WORKING_SPACE) >> 20

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Callable, Protocol
 
-_KNOWN_LIMIT = 256
+_CACHE_LIMIT = 256
 
 
 class Device(Protocol):
@@ -22,7 +22,7 @@ class Device(Protocol):
     def write(self, offset: int, size: int, value: int) -> None: ...
 
 
-class Nobody:
+class UnclaimedDevice:
     """Answers where nothing is."""
 
     def read(self, offset: int, size: int) -> int:
@@ -31,10 +31,10 @@ class Nobody:
     def write(self, offset: int, size: int, value: int) -> None: ...
 
 
-_NOBODY: tuple[int, int, Device] = (0, 0, Nobody())
+_UNCLAIMED: tuple[int, int, Device] = (0, 0, UnclaimedDevice())
 
 
-class _Known(dict[int, tuple[int, int, Device]]):
+class _RangeCache(dict[int, tuple[int, int, Device]]):
     """The range that counts for an address, looked up once: a guest comes to the same few again."""
 
     def __init__(self, find: Callable[[int], tuple[int, int, Device]]) -> None:
@@ -42,7 +42,7 @@ class _Known(dict[int, tuple[int, int, Device]]):
         self._find = find
 
     def __missing__(self, address: int) -> tuple[int, int, Device]:
-        if len(self) >= _KNOWN_LIMIT:
+        if len(self) >= _CACHE_LIMIT:
             self.clear()
         self[address] = found = self._find(address)
         return found
@@ -54,7 +54,7 @@ class Bus:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ranges: list[tuple[int, int, Device]] = []
-        self._known = _Known(self._find)
+        self._cache = _RangeCache(self._find)
 
     def add(self, start: int, length: int, device: Device) -> None:
         """Raises ValueError if the range overlaps another."""
@@ -65,26 +65,26 @@ class Bus:
             raise ValueError(f"bus range {start:#x}+{length:#x} overlaps another")
         self._starts.insert(at, start)
         self._ranges.insert(at, (start, start + length, device))
-        self._known.clear()
+        self._cache.clear()
 
     def remove(self, start: int) -> None:
         at = self._starts.index(start)
         del self._starts[at], self._ranges[at]
-        self._known.clear()
+        self._cache.clear()
 
     def _find(self, address: int) -> tuple[int, int, Device]:
         """The last range that begins at the address or before it."""
         at = bisect_right(self._starts, address) - 1
-        return self._ranges[at] if at >= 0 else _NOBODY
+        return self._ranges[at] if at >= 0 else _UNCLAIMED
 
     def read(self, address: int, size: int) -> int:
-        start, end, device = self._known[address]
+        start, end, device = self._cache[address]
         if address + size <= end:
             return device.read(address - start, size) & ((1 << 8 * size) - 1)
         return (1 << 8 * size) - 1
 
     def write(self, address: int, size: int, value: int) -> None:
-        start, end, device = self._known[address]
+        start, end, device = self._cache[address]
         if address + size <= end:
             device.write(address - start, size, value)
 

@@ -36,7 +36,7 @@ class Proxy:
         self._ask(offset=offset, size=size, write=True, data=value)
 
 
-def add_ports(
+def add_port_device(
     vm: Vm, buses: Buses, ask: Ask, *, port: Any, length: Any, irq: Any = None
 ) -> Callable[[int], None]:
     """Put a device on ports. irq: its line, None for none. Returns what raises its interrupt.
@@ -48,13 +48,13 @@ def add_ports(
         if line < 0:
             raise ValueError("the device was given no interrupt line")
         for level in (1, 0):
-            vm.irq_line(line, level)
+            vm.set_irq_line(line, level)
 
     buses.pio.add(port, length, Proxy(ask))
     return interrupt
 
 
-def add_function(
+def add_pci_device(
     vm: Vm,
     bridge: HostBridge,
     ask: Ask,

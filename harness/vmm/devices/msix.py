@@ -57,7 +57,7 @@ class Msix:
 
     def restore(self, saved: StateReader) -> None:
         """After the function's configuration space."""
-        saved.into(self)
+        saved.restore_attributes(self)
         for vector in range(len(self)):
             self._apply(vector)
 

@@ -16,7 +16,7 @@ from typing import Any, Callable, ClassVar, NamedTuple
 from harness.kvm.vm import Vm
 
 from ..memory import Region
-from ..state_reader import StateReader, save
+from ..state_reader import StateReader, save_attributes
 from .bus import Bus, Buses, Device
 
 CONFIG_ADDRESS = 0xCF8
@@ -42,7 +42,7 @@ class BarKind(NamedTuple):
 class Function:
     """One PCI function: 256 bytes of configuration, each with a mask of what a guest may write.
 
-    config: from where a guest reads them, if the bridge is mapped (HostBridge.map).
+    config: from where a guest reads them, if the bridge is mapped (HostBridge.enable_ecam).
     """
 
     STATE: ClassVar = {"config": 0}
@@ -99,7 +99,7 @@ class Function:
     def restore(self, saved: StateReader) -> None:
         """Take a snapshot's configuration space. Raises ConfigError if it is another device's."""
         before = bytes(self.config)
-        saved.into(self)
+        saved.restore_attributes(self)
         pairs = zip(before, self.config, self._writable)
         if any((old ^ new) & ~mask for old, new, mask in pairs):
             raise saved.error("config", "another device's")
@@ -168,7 +168,7 @@ class HostBridge:
     def __init__(self, buses: Buses) -> None:
         self.buses = buses
         self.functions: dict[int, Function] = {}
-        self.ports: Ports | None = Ports(self)
+        self.ports: ConfigPorts | None = ConfigPorts(self)
         self._ecam: Region | None = None
         self._next_mmio = MMIO_START
         self._next_io = IO_START
@@ -194,10 +194,10 @@ class HostBridge:
             _place(self._ecam, slot, function)
         return slot
 
-    def map(self, vm: Vm) -> None:
+    def enable_ecam(self, vm: Vm) -> None:
         """Configuration space in memory that the guest reads without an exit, and no more by ports:
         Linux, which reads it a thousand times in a boot, would take these as long as they work."""
-        self._ecam = Region(ECAM_START, ECAM_SIZE, nobodys_space(), 0, mmap.MAP_PRIVATE)
+        self._ecam = Region(ECAM_START, ECAM_SIZE, unclaimed_config_space(), 0, mmap.MAP_PRIVATE)
         vm.add_memory(ECAM_START, ECAM_SIZE, self._ecam.hva, readonly=True)
         self.buses.mmio.add(ECAM_START, ECAM_SIZE, _Ecam(self, self._ecam))
         for slot, function in self.functions.items():
@@ -207,18 +207,18 @@ class HostBridge:
         self.buses.pio.add(CONFIG_ADDRESS + 1, 1, _ResetControl(self))
 
     def save(self) -> dict[str, Any]:
-        functions = [save(function) for function in self.functions.values()]
-        return {"ports": save(self.ports) if self.ports else {}, "functions": functions}
+        functions = [save_attributes(function) for function in self.functions.values()]
+        return {"ports": save_attributes(self.ports) if self.ports else {}, "functions": functions}
 
     def restore(self, saved: StateReader) -> None:
         if self.ports:
-            saved.part("ports").into(self.ports)
-        parts = saved.parts("functions", len(self.functions))
+            saved.read_object("ports").restore_attributes(self.ports)
+        parts = saved.read_objects("functions", len(self.functions))
         for function, part in zip(self.functions.values(), parts):
             function.restore(part)
 
 
-class Ports:
+class ConfigPorts:
     """Configuration mechanism #1."""
 
     STATE: ClassVar = {"_address": 1 << 32}
@@ -296,7 +296,7 @@ def _place(ecam: Region, slot: int, function: Function) -> None:
 
 
 @functools.cache
-def nobodys_space() -> int:
+def unclaimed_config_space() -> int:
     """The descriptor of a file with what is read where no function is. Whoever has machines in
     processes of their own makes it before, for all of them to share; none of them can write it."""
     fd = os.memfd_create("pci", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -9,7 +9,7 @@ from harness.kvm.errors import MachineEnd
 from harness.kvm.vm import Vm
 
 from ..memory import PAGE, Memory
-from .bus import Buses, Nobody
+from .bus import Buses, UnclaimedDevice
 
 DEBUG_EXIT = 0xF4
 LATCH, FLUSH, LATCH_BYTES = 0xE0, 0xE4, 0xE8
@@ -40,7 +40,7 @@ class Scratch:
         self._bytes[offset : offset + size] = value.to_bytes(size, "little")
 
 
-class FlushPage(Nobody):
+class FlushPage(UnclaimedDevice):
     """Writing an address makes KVM forget how that page is mapped, as after a swap."""
 
     def __init__(self, memory: Memory) -> None:
@@ -51,7 +51,7 @@ class FlushPage(Nobody):
             self._memory.unmap(value & ~(PAGE - 1))
 
 
-class IrqLines(Nobody):
+class IrqLines(UnclaimedDevice):
     """A port for each interrupt line: what is written is its level."""
 
     def __init__(self, vm: Vm) -> None:
@@ -59,7 +59,7 @@ class IrqLines(Nobody):
 
     def write(self, offset: int, size: int, value: int) -> None:
         if size == 1:
-            self._vm.irq_line(offset, int(value != 0))
+            self._vm.set_irq_line(offset, int(value != 0))
 
 
 def attach(buses: Buses, vm: Vm, memory: Memory) -> None:

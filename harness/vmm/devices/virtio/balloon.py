@@ -16,7 +16,7 @@ from harness.kvm.errors import GuestFault
 
 from ...memory import PAGE, Memory
 from .queue import Chain
-from .transport import StartedQueue
+from .transport import ActiveQueue
 from .userspace import UserspaceDevice
 
 _F_STATS, _F_DEFLATE_ON_OOM, _F_REPORTING = 1 << 1, 1 << 2, 1 << 5
@@ -42,17 +42,17 @@ class Balloon(UserspaceDevice):
     device_type = 5
     class_code = 0x00FF00
     queues = 4
-    needed = (_INFLATE, _DEFLATE)
+    required_queues = (_INFLATE, _DEFLATE)
     features = UserspaceDevice.features | _F_STATS | _F_DEFLATE_ON_OOM | _F_REPORTING
     config = _CONFIG.pack(0, 0)
 
-    def __init__(self, fail: Callable[[BaseException], None]) -> None:
-        super().__init__(fail)
+    def __init__(self, end_machine: Callable[[BaseException], None]) -> None:
+        super().__init__(end_machine)
         self._statistics: dict[str, int] = {}
         self._told = threading.Event()
         self._reported = 0
 
-    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+    def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         self._memory = memory
         # queues of features that were not taken are left out, and the others move up
         after = iter(range(2, self.queues))
@@ -68,7 +68,7 @@ class Balloon(UserspaceDevice):
                 config[at] = value
         self.config = bytes(config)
 
-    def take_config(self, config: bytes) -> bool:
+    def restore_config(self, config: bytes) -> bool:
         if len(config) != len(self.config):
             return False
         self.config = config  # what it should hold and holds
@@ -106,9 +106,9 @@ class Balloon(UserspaceDevice):
 
     # queues
 
-    def _kicked(self, number: int) -> None:
+    def _on_kick(self, number: int) -> None:
         if number != self._stats:
-            super()._kicked(number)
+            super()._on_kick(number)
             return
         with self._lock:
             for chain in self._queues[number].pop():
@@ -122,7 +122,7 @@ class Balloon(UserspaceDevice):
                 self._statistics = {_NAMES[tag]: value for tag, value in told if tag < len(_NAMES)}
                 self._told.set()
 
-    def _request(self, number: int, chain: Chain) -> int:
+    def _handle_request(self, number: int, chain: Chain) -> int:
         if number == self._reporting:
             self._reported += sum(map(self._memory.discard, chain.writable))
         elif number == _INFLATE:

@@ -40,7 +40,7 @@ def config(sectors: int) -> bytes:
     return struct.pack("<QII4xI36x", sectors, 0, _SEGMENTS, SECTOR)
 
 
-def whole_sectors(path: str, size: int) -> int:
+def sector_count(path: str, size: int) -> int:
     """How many sectors `size` bytes are. Raises ConfigError for none, or a part of one."""
     if size == 0 or size % SECTOR:
         raise ConfigError(
@@ -50,7 +50,7 @@ def whole_sectors(path: str, size: int) -> int:
     return size // SECTOR
 
 
-def size_of(fd: int) -> int:
+def file_size(fd: int) -> int:
     """Bytes of a file or block device; OSError for what is neither."""
     about = os.fstat(fd)
     if stat.S_ISBLK(about.st_mode):
@@ -74,20 +74,20 @@ class Block(UserspaceDevice):
         serial: str,
         readonly: bool,
         direct: bool,
-        fail: Callable[[BaseException], None],
+        end_machine: Callable[[BaseException], None],
     ) -> None:
-        """direct: bypass the host's page cache (O_DIRECT). fail: gets what ends the machine.
+        """direct: bypass the host's page cache (O_DIRECT). end_machine: gets what ends the machine.
         Raises ConfigError for a path that cannot be a disk."""
-        super().__init__(fail)
+        super().__init__(end_machine)
         self.serial = serial.encode("ascii", "replace")[:_ID_BYTES].ljust(_ID_BYTES, b"\0")
         self.label = self.serial.rstrip(b"\0").decode("ascii", "replace")
         flags = os.O_CLOEXEC | (os.O_RDONLY if readonly else os.O_RDWR)
         try:
             self._fd = os.open(path, flags | (os.O_DIRECT if direct else 0))
-            size = size_of(self._fd)
+            size = file_size(self._fd)
         except OSError as error:
             raise ConfigError(f"disk {path}: {error.strerror}", "check the path") from error
-        self.sectors = whole_sectors(path, size)
+        self.sectors = sector_count(path, size)
         self._readonly = readonly
         self.features = features(readonly)
         self.config = config(self.sectors)
@@ -95,7 +95,7 @@ class Block(UserspaceDevice):
     def counters(self) -> dict[str, int]:
         return {f"block_requests_{self.label}": self.requests}
 
-    def _request(self, number: int, chain: Chain) -> int:
+    def _handle_request(self, number: int, chain: Chain) -> int:
         header, source = _split(chain.readable, _HEADER.size)
         target = [view for view in chain.writable if len(view)]
         if len(header) < _HEADER.size or not target:

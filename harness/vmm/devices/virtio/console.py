@@ -22,13 +22,13 @@ class VirtioConsole(UserspaceDevice):
     device_type = 3
     class_code = 0x078000
     queues = 2
-    needed = (_RECEIVE, _TRANSMIT)
+    required_queues = (_RECEIVE, _TRANSMIT)
     config = bytes(12)  # for features not offered
 
     def __init__(
-        self, output: Callable[[bytes], None], fail: Callable[[BaseException], None]
+        self, output: Callable[[bytes], None], end_machine: Callable[[BaseException], None]
     ) -> None:
-        super().__init__(fail)
+        super().__init__(end_machine)
         self._output = output
         self._waiting = bytearray()
 
@@ -44,7 +44,7 @@ class VirtioConsole(UserspaceDevice):
             try:
                 self._deliver()
             except GuestFault as error:
-                self._fail(error)
+                self._end_machine(error)
 
     def _deliver(self) -> None:
         """Hand the guest what waits, as far as it has room. Call with the lock held."""
@@ -61,14 +61,14 @@ class VirtioConsole(UserspaceDevice):
                 written += len(piece)
             self._complete(_RECEIVE, chain, written)
 
-    def _kicked(self, number: int) -> None:
+    def _on_kick(self, number: int) -> None:
         if number != _RECEIVE:
-            super()._kicked(number)
+            super()._on_kick(number)
             return
         with self._lock:
             self._deliver()
 
-    def _request(self, number: int, chain: Chain) -> int:
+    def _handle_request(self, number: int, chain: Chain) -> int:
         if sum(map(len, chain.readable)) > _OUTPUT_LIMIT:
             raise GuestFault("a virtio-console request of more than 1 MiB")
         for view in chain.readable:

@@ -10,7 +10,7 @@ from fcntl import ioctl
 from harness.kvm.errors import ConfigError, GuestFault
 
 from ...memory import Memory
-from .transport import F_EVENT_INDEX, F_INDIRECT, Backend, StartedQueue
+from .transport import F_EVENT_INDEX, F_INDIRECT, ActiveQueue, Backend
 from .vhost import Vhost, iow
 
 HEADER = 12  # bytes of struct virtio_net_hdr_v1 before each frame (virtio 1.2, 5.1.6)
@@ -35,7 +35,7 @@ class Net(Backend):
     device_type = 1
     class_code = 0x020000
     queues = _QUEUES
-    plane = "in kernel"
+    data_plane = "in kernel"
 
     def __init__(self, mac: str, tap: int) -> None:
         """tap: its descriptor. Raises ConfigError without /dev/vhost-net."""
@@ -44,12 +44,12 @@ class Net(Backend):
         self._vhost = Vhost(self.name)
         ring = self._vhost.features() & (F_INDIRECT | F_EVENT_INDEX | _F_MRG_RXBUF)
         self.features = ring | _SENDS | sum(_OFFLOADS) | F_MAC | _F_STATUS
-        self._started: list[StartedQueue] = []
+        self._started: list[ActiveQueue] = []
 
-    def take_config(self, config: bytes) -> bool:
+    def restore_config(self, config: bytes) -> bool:
         return True  # a clone's MAC is its own
 
-    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+    def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         if len(queues) != _QUEUES:
             raise GuestFault("virtio-net started without both its queues")
         try:
@@ -66,7 +66,7 @@ class Net(Backend):
         for queue in self._started:
             ioctl(self._vhost.fd, _SET_BACKEND, struct.pack("<Ii", queue.number, fd))
 
-    def check(self) -> None:
+    def poll(self) -> None:
         self._vhost.check()
 
     def stop(self) -> dict[int, int]:

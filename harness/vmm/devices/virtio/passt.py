@@ -22,12 +22,12 @@ _MAX_FRAME = 1514
 _ONE_BUFFER = b"\x01\0".rjust(HEADER, b"\0")  # num_buffers; no offload is taken
 
 
-class Carrier(Protocol):
+class PasstConnection(Protocol):
     """passt, which ends with our end of its socket."""
 
     socket: socket.socket
 
-    def last_words(self) -> str:
+    def exit_report(self) -> str:
         """What it said, when it has ended; waits for that."""
 
 
@@ -38,22 +38,24 @@ class Passt(UserspaceDevice):
     device_type = 1
     class_code = 0x020000
     queues = 2
-    needed = (_RECEIVE, _TRANSMIT)
+    required_queues = (_RECEIVE, _TRANSMIT)
     features = UserspaceDevice.features | F_MAC
 
-    def __init__(self, mac: str, passt: Carrier, fail: Callable[[BaseException], None]) -> None:
-        """fail: gets what ends the machine, passt's end too. Raises ConfigError."""
-        super().__init__(fail)
+    def __init__(
+        self, mac: str, passt: PasstConnection, end_machine: Callable[[BaseException], None]
+    ) -> None:
+        """end_machine: gets what ends the machine, passt's end too. Raises ConfigError."""
+        super().__init__(end_machine)
         self.config = mac_bytes(mac)
         self._passt = passt
         self._socket = passt.socket
         threading.Thread(target=self._listen, name="passt", daemon=True).start()
 
-    def _kicked(self, number: int) -> None:
+    def _on_kick(self, number: int) -> None:
         if number == _TRANSMIT:  # receive buffers wait for frames
-            super()._kicked(number)
+            super()._on_kick(number)
 
-    def _request(self, number: int, chain: Chain) -> int:
+    def _handle_request(self, number: int, chain: Chain) -> int:
         size = sum(map(len, chain.readable)) - HEADER
         if not 0 < size <= _MAX_FRAME:
             raise GuestFault(f"virtio-net was given a frame of {size} bytes")
@@ -67,9 +69,9 @@ class Passt(UserspaceDevice):
             with contextlib.suppress(OSError), self._socket.makefile("rb") as stream:
                 while head := stream.read(4):
                     self._deliver(stream.read(int.from_bytes(head, "big")))
-            raise MachineEnd("vmm-error", f"passt ended: {self._passt.last_words()}")
+            raise MachineEnd("vmm-error", f"passt ended: {self._passt.exit_report()}")
         except BaseException as error:
-            self._fail(error)
+            self._end_machine(error)
 
     def _deliver(self, frame: bytes) -> None:
         """A frame that finds no buffer, or is too long for the wire, is lost, as on one."""

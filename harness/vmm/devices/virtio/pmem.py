@@ -15,7 +15,7 @@ from harness.kvm.errors import ConfigError, GuestFault
 from harness.kvm.vm import Vm
 
 from ...memory import GAP_END, GAP_START, Memory, Region
-from .block import size_of
+from .block import file_size
 from .queue import Chain
 from .userspace import UserspaceDevice
 
@@ -37,13 +37,13 @@ class Pmem(UserspaceDevice):
     queues = 1
 
     def __init__(
-        self, vm: Vm, memory: Memory, path: str, fail: Callable[[BaseException], None]
+        self, vm: Vm, memory: Memory, path: str, end_machine: Callable[[BaseException], None]
     ) -> None:
         """Maps the file. Raises ConfigError."""
-        super().__init__(fail)
+        super().__init__(end_machine)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            size = size_of(fd)
+            size = file_size(fd)
         except OSError as error:
             raise ConfigError(f"pmem {path}: {error.strerror}", "check the path") from error
         if not size:
@@ -60,7 +60,7 @@ class Pmem(UserspaceDevice):
         vm.add_memory(start, room, self.region.hva, readonly=True)
         self.config = struct.pack("<QQ", start, room)
 
-    def _request(self, number: int, chain: Chain) -> int:
+    def _handle_request(self, number: int, chain: Chain) -> int:
         kind = b"".join(bytes(view[:4]) for view in chain.readable)[:4]
         if len(kind) < 4 or not chain.writable or len(chain.writable[0]) < 4:
             raise GuestFault("a virtio-pmem request without type or answer")

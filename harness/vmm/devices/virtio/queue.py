@@ -52,13 +52,13 @@ class Ring(NamedTuple):
                 raise GuestFault(f"virtqueue address {address:#x} is not {alignment}-aligned")
             memory.view(address, length)
 
-    def all_told(self, memory: Memory) -> bool:
+    def interrupt_suppressed(self, memory: Memory) -> bool:
         """With event indices: whether the driver waits for a buffer to be used that is not yet, so
         that no interrupt is due (virtio 1.2, 2.7.7.1)."""
         event = self._word(memory, self.available + 4 + 2 * self.size)
         return (event - self._word(memory, self.used + 2)) & 0xFFFF <= self.size
 
-    def posted(self, memory: Memory) -> int:
+    def posted_buffers(self, memory: Memory) -> int:
         """Buffers that the driver has made available and that were not used yet."""
         used = self._word(memory, self.used + 2)
         return (self._word(memory, self.available + 2) - used) & 0xFFFF

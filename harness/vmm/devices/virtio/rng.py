@@ -24,7 +24,7 @@ class Rng(UserspaceDevice):
     def counters(self) -> dict[str, int]:
         return {"rng_requests": self.requests}
 
-    def _request(self, number: int, chain: Chain) -> int:
+    def _handle_request(self, number: int, chain: Chain) -> int:
         written = 0
         for view in chain.writable:
             size = min(len(view), _LIMIT - written)

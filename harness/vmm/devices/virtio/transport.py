@@ -13,7 +13,7 @@ from harness.kvm.errors import ConfigError, GuestFault
 from harness.kvm.vm import Vm, eventfd, signal_eventfd
 
 from ...memory import Memory
-from ...state_reader import HINT, StateReader, pack, save
+from ...state_reader import HINT, StateReader, encode_bytes, save_attributes
 from ..msix import Msix
 from ..pci import BarKind, Function
 from .queue import MAX_SIZE, Ring
@@ -31,7 +31,7 @@ _CFG_COMMON, _CFG_NOTIFY, _CFG_ISR, _CFG_DEVICE = 1, 2, 3, 4
 _COMMON_SIZE = 56
 
 
-class StartedQueue(NamedTuple):
+class ActiveQueue(NamedTuple):
     """What a backend serves: a checked ring, the guest's kicks, and where to answer.
 
     call: an eventfd that KVM turns into the queue's interrupt; -1 if the guest wants none.
@@ -49,7 +49,7 @@ class Backend:
     """A virtio device without its transport.
 
     device_type: virtio 1.2, 5. class_code: for PCI. features: its bits, VERSION_1 aside.
-    queues: how many. config: the device configuration space. plane: who serves its queues:
+    queues: how many. config: the device configuration space. data_plane: who serves its queues:
     "in process", "in kernel" (vhost), "vhost-user". config_changed: call it after a change of
     `config` that the driver should know of; set by the transport.
     """
@@ -60,13 +60,13 @@ class Backend:
     features: int
     queues: int
     config: bytes
-    plane = "in process"
+    data_plane = "in process"
     config_changed: Callable[[], None] = staticmethod(lambda: None)
 
     def write_config(self, offset: int, data: bytes) -> None:
         """The driver wrote to the device configuration space; most have nothing to write."""
 
-    def take_config(self, config: bytes) -> bool:
+    def restore_config(self, config: bytes) -> bool:
         """Go on from a snapshot's device configuration space; False if this is another device."""
         return config == self.config
 
@@ -74,16 +74,16 @@ class Backend:
         """What the device counted, for the machine's statistics."""
         return {}
 
-    def check(self) -> None:
+    def poll(self) -> None:
         """Called some ten times a second while the machine runs. Raises what is to end it."""
 
-    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+    def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         """The driver is ready. Raises GuestFault for what it set up wrongly."""
         raise NotImplementedError
 
     def stop(self) -> dict[int, int]:
         """The driver reset the device, or the machine is to be snapshot: after this nothing of
-        guest memory is touched. Returns the base (see StartedQueue) of each queue."""
+        guest memory is touched. Returns the base (see ActiveQueue) of each queue."""
         raise NotImplementedError
 
 
@@ -112,8 +112,8 @@ class VirtioPci:
 
     STATE: ClassVar = {
         **{"_device_select": 1 << 32, "_driver_select": 1 << 32, "_queue_select": 1 << 32},
-        **{"_running": 2, "_status": 1 << 8, "_accepted": 1 << 64},
-        **{"_config_vector": 1 << 16, "_generation": 1 << 8, "_unread": 2},
+        **{"_running": 2, "_status": 1 << 8, "_driver_features": 1 << 64},
+        **{"_config_vector": 1 << 16, "_generation": 1 << 8, "_config_unread": 2},
     }
 
     def __init__(self, vm: Vm, memory: Memory, backend: Backend) -> None:
@@ -121,7 +121,7 @@ class VirtioPci:
         self._memory = memory
         self.backend = backend
         self._queues = [_QueueState() for _ in range(backend.queues)]
-        self._offered = backend.features | F_VERSION_1
+        self._device_features = backend.features | F_VERSION_1
         self._running = False
         self._suspended = False  # it runs for the guest, but its backend was not started
         self.function = Function(
@@ -135,7 +135,7 @@ class VirtioPci:
         self.function.on_config_write = self._msix.on_config_write
         self.function.on_map = self._on_map
         self._generation = 0
-        self._unread = False  # the driver has not looked since the configuration changed
+        self._config_unread = False  # the driver has not looked since the configuration changed
         backend.config_changed = self._config_changed
         self._reset()
 
@@ -155,7 +155,7 @@ class VirtioPci:
         self._running = self._suspended = False
         self._status = 0
         self._device_select = self._driver_select = self._queue_select = 0
-        self._accepted = 0
+        self._driver_features = 0
         self._config_vector = _NO_VECTOR
         for queue in self._queues:
             queue.reset()
@@ -173,7 +173,7 @@ class VirtioPci:
 
     def _config_changed(self) -> None:
         self._generation = (self._generation + 1) & 0xFF
-        self._unread = True
+        self._config_unread = True
         if self._running:
             self._interrupt(self._config_vector)
 
@@ -193,7 +193,7 @@ class VirtioPci:
         if offset >= _MSIX:
             return self._msix.read(offset - _MSIX, size)
         if offset >= _DEVICE:
-            self._unread = False
+            self._config_unread = False
             at = offset - _DEVICE
             return int.from_bytes(self.backend.config[at : at + size], "little")
         if offset >= _ISR:
@@ -233,8 +233,8 @@ class VirtioPci:
         elif offset == 12:
             if self._driver_select < 2 and not self._status & _FEATURES_OK:
                 shift = 32 * self._driver_select
-                self._accepted &= ~(0xFFFF_FFFF << shift)
-                self._accepted |= value << shift
+                self._driver_features &= ~(0xFFFF_FFFF << shift)
+                self._driver_features |= value << shift
         elif offset == 16:
             self._config_vector = self._vector(value)
         elif offset == 20:
@@ -271,7 +271,10 @@ class VirtioPci:
             self._reset()
             return
         if value & _FEATURES_OK and not self._status & _FEATURES_OK:
-            legal = self._accepted & F_VERSION_1 and not self._accepted & ~self._offered
+            legal = (
+                self._driver_features & F_VERSION_1
+                and not self._driver_features & ~self._device_features
+            )
             if not legal:
                 value &= ~_FEATURES_OK
         if self._running and not value & _DRIVER_OK:
@@ -282,7 +285,7 @@ class VirtioPci:
         if started and value & _FEATURES_OK and not self._running:
             self._start()
 
-    def _start(self) -> list[StartedQueue]:
+    def _start(self) -> list[ActiveQueue]:
         queues = []
         for index, queue in enumerate(self._queues):
             if not queue.enabled:
@@ -290,8 +293,8 @@ class VirtioPci:
             ring = Ring(queue.size, *queue.addresses)
             ring.check(self._memory)
             call = -1 if queue.vector == _NO_VECTOR else self._msix.eventfds[queue.vector]
-            queues.append(StartedQueue(index, ring, queue.kick, call, queue.base))
-        self.backend.start(self._memory, queues, self._accepted)
+            queues.append(ActiveQueue(index, ring, queue.kick, call, queue.base))
+        self.backend.start(self._memory, queues, self._driver_features)
         self._running = True
         return queues
 
@@ -313,47 +316,49 @@ class VirtioPci:
         started = self._start()
         # what was on its way through an eventfd is lost: it is told anew, and a kick too many does
         # no harm; but each interrupt costs a clone memory that it else would never touch
-        if self._unread:
+        if self._config_unread:
             self._interrupt(self._config_vector)
         for queue in self._queues:
             queue.base = 0
         for one in started:
             signal_eventfd(one.kick)
-            if not self._accepted & F_EVENT_INDEX or not one.ring.all_told(self._memory):
+            if not self._driver_features & F_EVENT_INDEX or not one.ring.interrupt_suppressed(
+                self._memory
+            ):
                 self._interrupt(self._queues[one.number].vector)
 
     def save(self) -> dict[str, Any]:
         """The state of a suspended device."""
         return {
-            **save(self),
-            "config": pack(self.backend.config),
-            "queues": [save(queue) for queue in self._queues],
-            "msix": save(self._msix),
+            **save_attributes(self),
+            "config": encode_bytes(self.backend.config),
+            "queues": [save_attributes(queue) for queue in self._queues],
+            "msix": save_attributes(self._msix),
         }
 
     def restore(self, saved: StateReader) -> None:
         """Take a snapshot's state, after the configuration space; resume() then starts it.
         Raises ConfigError, GuestFault for rings that are none."""
-        saved.into(self)
-        if lacking := self._accepted & ~self._offered:
+        saved.restore_attributes(self)
+        if lacking := self._driver_features & ~self._device_features:
             cause = f"{self.backend.name} of this host lacks the snapshot's features {lacking:#x}"
             raise ConfigError(cause, HINT)
-        if not self.backend.take_config(saved.data("config", None)):
+        if not self.backend.restore_config(saved.read_bytes("config", None)):
             raise saved.error("config", f"this {self.backend.name} is another")
-        for queue, part in zip(self._queues, saved.parts("queues", len(self._queues))):
-            part.into(queue)
+        for queue, part in zip(self._queues, saved.read_objects("queues", len(self._queues))):
+            part.restore_attributes(queue)
             queue.vector = self._vector(queue.vector)
         self._config_vector = self._vector(self._config_vector)
         self._suspended = self._running
-        self._msix.restore(saved.part("msix"))
+        self._msix.restore(saved.read_object("msix"))
 
 
 # what of the common configuration is read where, but for the addresses; None: no such queue
 _COMMON_READS: dict[int, Callable[[VirtioPci, _QueueState | None], int]] = {
     0: lambda device, queue: device._device_select,
-    4: lambda device, queue: device._window(device._offered, device._device_select),
+    4: lambda device, queue: device._window(device._device_features, device._device_select),
     8: lambda device, queue: device._driver_select,
-    12: lambda device, queue: device._window(device._accepted, device._driver_select),
+    12: lambda device, queue: device._window(device._driver_features, device._driver_select),
     16: lambda device, queue: device._config_vector,
     18: lambda device, queue: len(device._queues),
     20: lambda device, queue: device._status,

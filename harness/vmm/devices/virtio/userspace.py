@@ -15,46 +15,46 @@ from harness.kvm.vm import signal_eventfd
 
 from ...memory import Memory
 from .queue import Chain, Queue
-from .transport import F_EVENT_INDEX, F_INDIRECT, Backend, StartedQueue
+from .transport import F_EVENT_INDEX, F_INDIRECT, ActiveQueue, Backend
 
 
 class UserspaceDevice(Backend):
-    """What such devices have in common: one thread a device. A subclass gives `_request`.
+    """What such devices have in common: one thread a device. A subclass gives `_handle_request`.
 
-    needed: the queues without which a driver cannot have meant to start it.
+    required_queues: the queues without which a driver cannot have meant to start it.
     requests: how many were served. label: which of the guest's devices it is. faults: requests
     that go wrong, by the number that they will have: "lost-interrupt", "bad-used", and what else
     the device itself knows.
     """
 
-    needed: tuple[int, ...] = (0,)
+    required_queues: tuple[int, ...] = (0,)
     features = F_INDIRECT | F_EVENT_INDEX
 
-    def __init__(self, fail: Callable[[BaseException], None]) -> None:
-        """fail: gets what ends the machine."""
-        self._fail = fail
+    def __init__(self, end_machine: Callable[[BaseException], None]) -> None:
+        """end_machine: gets what ends the machine."""
+        self._end_machine = end_machine
         self.requests = 0
         self.label = self.name
         self.faults: dict[int, str] = {}
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._started: dict[int, StartedQueue] = {}
+        self._started: dict[int, ActiveQueue] = {}
         self._queues: dict[int, Queue] = {}
         # a queue may be filled by another thread than ours (what comes in from outside), which
         # takes this, and looks whether we are stopping
         self._lock = threading.Lock()
 
-    def _request(self, number: int, chain: Chain) -> int:
+    def _handle_request(self, number: int, chain: Chain) -> int:
         """Serve one request of queue `number`; returns the bytes written to the guest."""
         raise NotImplementedError
 
-    def _kicked(self, number: int) -> None:
+    def _on_kick(self, number: int) -> None:
         """The guest kicked a queue (or it was just started): serve all there is."""
         queue = self._queues[number]
         for chain in queue.pop():
             if self._stopping.is_set():
                 return
-            self._complete(number, chain, self._request(number, chain))
+            self._complete(number, chain, self._handle_request(number, chain))
 
     def _complete(self, number: int, chain: Chain, written: int) -> None:
         self.requests += 1
@@ -66,10 +66,10 @@ class UserspaceDevice(Backend):
         if wanted and call >= 0 and fault != "lost-interrupt":
             signal_eventfd(call)
 
-    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+    def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         self._started = {queue.number: queue for queue in queues}
-        if not all(number in self._started for number in self.needed):
-            which = "queue" if len(self.needed) == 1 else "queues"
+        if not all(number in self._started for number in self.required_queues):
+            which = "queue" if len(self.required_queues) == 1 else "queues"
             raise GuestFault(f"{self.name} started without its {which}")
         event_index = bool(features & F_EVENT_INDEX)
         self._queues = {
@@ -95,11 +95,11 @@ class UserspaceDevice(Backend):
             for fd in kicks:
                 poll.register(fd, select.POLLIN)
             for number in kicks.values():
-                self._kicked(number)
+                self._on_kick(number)
             while not self._stopping.is_set():
                 for fd, _ in poll.poll():
                     os.read(fd, 8)
                     if not self._stopping.is_set():
-                        self._kicked(kicks[fd])
+                        self._on_kick(kicks[fd])
         except BaseException as error:
-            self._fail(error)
+            self._end_machine(error)

@@ -13,7 +13,7 @@ from harness.kvm.vm import eventfd
 
 from ...memory import Memory
 from .queue import Ring
-from .transport import StartedQueue
+from .transport import ActiveQueue
 
 VHOST_VIRTIO = 0xAF
 iow = partial(ioctl_encoding.iow, VHOST_VIRTIO)
@@ -84,7 +84,7 @@ class Vhost:
             table += MEMORY_REGION.pack(region.gpa, region.size, region.hva, 0)
         ioctl(self.fd, _SET_MEM_TABLE, table)
 
-    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+    def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         """Hand over memory and all rings; what runs them then is each device's own request.
         Raises OSError."""
         self.set_features(features & self.features())
@@ -101,7 +101,7 @@ class Vhost:
             return
         raise GuestFault(f"{self.name}: the kernel refused the guest's ring")
 
-    def set_queue(self, number: int, queue: StartedQueue, memory: Memory) -> None:
+    def set_queue(self, number: int, queue: ActiveQueue, memory: Memory) -> None:
         """Hand a ring to the kernel: `number` is the vhost device's own count of it."""
         ioctl(self.fd, _SET_VRING_NUM, VRING_STATE.pack(number, queue.ring.size))
         ioctl(self.fd, _SET_VRING_BASE, VRING_STATE.pack(number, queue.base))

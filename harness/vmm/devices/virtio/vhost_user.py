@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from harness.kvm.vm import eventfd
 
 from ...memory import Memory
-from .transport import StartedQueue
+from .transport import ActiveQueue
 from .vhost import MEMORY_HEADER, MEMORY_REGION, VRING_STATE, vring_address
 
 TIMEOUT = 10.0  # seconds for an answer: the first waits for the back end's start, too
@@ -83,7 +83,7 @@ class VhostUser:
             table += MEMORY_REGION.pack(region.gpa, region.size, region.hva, region.offset)
         self._set(_SET_MEM_TABLE, table, [region.fd for region in memory.regions])
 
-    def set_queue(self, number: int, queue: StartedQueue, memory: Memory) -> None:
+    def set_queue(self, number: int, queue: ActiveQueue, memory: Memory) -> None:
         """Hand a ring to the back end, which serves it from now on."""
         self._set(_SET_VRING_NUM, VRING_STATE.pack(number, queue.ring.size))
         self._set(_SET_VRING_BASE, VRING_STATE.pack(number, queue.base))
@@ -103,7 +103,7 @@ class VhostUser:
         return int(base)
 
     @property
-    def hung_up(self) -> bool:
+    def disconnected(self) -> bool:
         poll = select.poll()
         poll.register(self._connection, select.POLLRDHUP)
         return bool(poll.poll(0))

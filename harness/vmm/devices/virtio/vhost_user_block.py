@@ -16,24 +16,24 @@ from harness.kvm.vm import signal_eventfd
 from ...config import DiskConfig
 from ...memory import Memory
 from . import block
-from .transport import Backend, StartedQueue
+from .transport import ActiveQueue, Backend
 from .vhost_user import VhostUser, VhostUserError
 
 _WRITE_CACHE = 32  # offset of `writeback` in the configuration space
 _IDLE = 10.0  # seconds that requests under way have to be completed in after a stop
 
 
-class Daemon(Protocol):
+class StorageBackend(Protocol):
     """Who serves disks. sockets: for each, connected to its vhost-user server. aio: how it does
     I/O."""
 
     sockets: list[socket.socket]
     aio: set[str]
 
-    def fault(self) -> str:
+    def guest_fault(self) -> str:
         """What it says of a guest that broke the rules; "" if it says nothing such."""
 
-    def last_words(self) -> str:
+    def exit_report(self) -> str:
         """How it ended, if it did, and what it said."""
 
 
@@ -45,9 +45,9 @@ class VhostUserBlock(Backend):
     device_type = block.Block.device_type
     class_code = block.Block.class_code
     queues = 1
-    plane = "vhost-user"
+    data_plane = "vhost-user"
 
-    def __init__(self, disk: DiskConfig, daemon: Daemon, number: int) -> None:
+    def __init__(self, disk: DiskConfig, daemon: StorageBackend, number: int) -> None:
         """number: of the daemon's disks. Waits for the daemon. Raises ConfigError."""
         self._disk = disk
         self._daemon = daemon
@@ -60,7 +60,7 @@ class VhostUserBlock(Backend):
             # the driver is not told of a cache mode: it flushes
             self._peer.write_config(_WRITE_CACHE, b"\1")
         except VhostUserError as error:
-            cause = f"disk {disk.path}: {daemon.last_words()} ({error})"
+            cause = f"disk {disk.path}: {daemon.exit_report()} ({error})"
             raise ConfigError(cause, "see what the daemon says of it") from error
         self.config = block.config(sectors)
         self._used: memoryview | None = None  # the used ring's index, as one 16-bit word
@@ -81,16 +81,16 @@ class VhostUserBlock(Backend):
                 self._requests += (used - self._seen) & 0xFFFF
                 self._seen = used
 
-    def check(self) -> None:
+    def poll(self) -> None:
         self._count()
-        hung_up = self._peer.hung_up  # before its words: it speaks first, then hangs up
-        if fault := self._daemon.fault():
+        disconnected = self._peer.disconnected  # before its words: it speaks first, then hangs up
+        if fault := self._daemon.guest_fault():
             raise GuestFault(f"{self.name}: {fault}")
-        if hung_up:
+        if disconnected:
             raise self._lost("it hung up")
 
     def _lost(self, why: str) -> MachineEnd:
-        detail = f"disk {self._disk.serial}: {why}; {self._daemon.last_words()}"
+        detail = f"disk {self._disk.serial}: {why}; {self._daemon.exit_report()}"
         return MachineEnd("backend-lost", detail)
 
     @contextmanager
@@ -100,7 +100,7 @@ class VhostUserBlock(Backend):
         except VhostUserError as error:
             raise self._lost(str(error)) from error
 
-    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+    def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         if not queues:
             raise GuestFault(f"{self.name} started without its queue")
         (queue,) = queues
@@ -137,6 +137,6 @@ class VhostUserBlock(Backend):
         while self._used[0] != index():
             if time.monotonic() > deadline:
                 return False
-            self.check()
+            self.poll()
             time.sleep(0.0005)
         return True

@@ -17,7 +17,7 @@ from harness.kvm.vm import signal_eventfd
 
 from ...memory import Memory
 from .queue import Queue
-from .transport import F_EVENT_INDEX, F_INDIRECT, F_VERSION_1, Backend, StartedQueue
+from .transport import F_EVENT_INDEX, F_INDIRECT, F_VERSION_1, ActiveQueue, Backend
 from .vhost import Vhost, iow
 
 _SET_GUEST_CID = iow(0x60, 8)
@@ -36,12 +36,12 @@ class Vsock(Backend):
     device_type = 19
     class_code = 0x078000
     queues = 3
-    plane = "in kernel"
+    data_plane = "in kernel"
 
     def __init__(self) -> None:
         """Takes a free context id. Raises ConfigError without /dev/vhost-vsock."""
         self._vhost = Vhost(self.name)
-        self.cid = self._take_cid()
+        self.cid = self._allocate_cid()
         self.config = struct.pack("<Q", self.cid)
         ours = F_VERSION_1 | F_INDIRECT | F_EVENT_INDEX
         self.features = self._vhost.features() & ours
@@ -51,7 +51,7 @@ class Vsock(Backend):
         self._full = 0
         self._received: tuple[Callable[[], int], int] = (lambda: 0), 0
 
-    def _take_cid(self) -> int:
+    def _allocate_cid(self) -> int:
         # context ids are one name space for the whole host: only trying tells whether one is free
         for _ in range(_TRIES):
             chosen = int.from_bytes(os.urandom(8), "little")
@@ -64,10 +64,10 @@ class Vsock(Backend):
                     raise
         raise ConfigError("no free vsock context id found")
 
-    def take_config(self, config: bytes) -> bool:
+    def restore_config(self, config: bytes) -> bool:
         return True  # a clone's address is its own
 
-    def start(self, memory: Memory, queues: list[StartedQueue], features: int) -> None:
+    def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         served = [queue for queue in queues if queue.number < _DATA_QUEUES]
         if len(served) != _DATA_QUEUES:
             raise GuestFault("virtio-vsock started without its data queues")
@@ -77,7 +77,7 @@ class Vsock(Backend):
         except OSError as error:
             raise GuestFault(f"vhost-vsock refused the guest's queues: {error.strerror}") from error
         self._running = True
-        self._received = partial(served[0].ring.posted, memory), served[0].ring.size
+        self._received = partial(served[0].ring.posted_buffers, memory), served[0].ring.size
         for queue in queues:
             if queue.number == _EVENT_QUEUE:
                 event_index = bool(features & F_EVENT_INDEX)
@@ -100,25 +100,25 @@ class Vsock(Backend):
             signal_eventfd(self._event_call)
 
     @property
-    def reset_seen(self) -> bool:
+    def reset_acknowledged(self) -> bool:
         """Whether the driver has handled the event, and so given back its buffer."""
         events = self._events  # stop() may take it away meanwhile
         return events is None or events.waiting >= self._full
 
-    def wait_reset(self, timeout: float, alive: Callable[[], bool]) -> None:
-        """Wait for reset_seen, at most `timeout` seconds and as long as that machine is alive."""
+    def wait_reset_acknowledged(self, timeout: float, alive: Callable[[], bool]) -> None:
+        """Wait until reset_acknowledged, for at most `timeout` seconds and while alive()."""
         end = time.monotonic() + timeout
-        while alive() and not self.reset_seen and time.monotonic() < end:
+        while alive() and not self.reset_acknowledged and time.monotonic() < end:
             time.sleep(0.001)
 
     @property
-    def well_filled(self) -> bool:
+    def receive_queue_filled(self) -> bool:
         """Whether the driver has put most of the receive queue's buffers there: it does when half
         of them are used up."""
-        posted, size = self._received
-        return posted() * 4 >= size * 3
+        posted_buffers, size = self._received
+        return posted_buffers() * 4 >= size * 3
 
-    def check(self) -> None:
+    def poll(self) -> None:
         self._vhost.check()
 
     def stop(self) -> dict[int, int]:
