@@ -181,6 +181,7 @@ def parse_dataclass(cls: type[T], arguments: Any) -> T:
             if not isinstance(value, list):
                 raise ConfigError(f"configuration: {item.name} is no list: {value!r:.80}")
             inner = kind[5:-1]
+            setattr(config, item.name, [_check_value(item.name, inner, one) for one in value])
         elif kind.startswith("dict[str, "):
             inner = kind[len("dict[str, ") : -1]
             for key, one in _check_value(item.name, "dict", value).items():
