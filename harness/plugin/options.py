@@ -205,8 +205,8 @@ class Settings:
     hypervisors: one or more names, of which one may come again; "auto" is alone. image, kernel:
     None for the built ones. boot: one of BOOT_PROTOCOLS. memory: MiB. boot_timeout: seconds.
     artifacts: None for the results' own directory. results: of a remote store its mirror.
-    kvm_unit_tests: None for none. baseline: "" for none. gate: one of GATE. profile: one of PROFILES.
-    order_seed: None for turns without chance. report: None for the results' own directory.
+    kvm_unit_tests: None for none. baseline: "" for none. gate: one of GATE. profile: one of
+    PROFILES. order_seed: None for turns without chance. report: None for the results' own directory.
     no_report: no HTML is wanted.
     """
 

@@ -186,7 +186,8 @@ def parse_dataclass(cls: type[T], arguments: Any) -> T:
             inner = kind[len("dict[str, ") : -1]
             for key, one in _check_value(item.name, "dict", value).items():
                 _check_value(item.name, "str", key)
-                _check_value(item.name, inner, one)
+                if inner != "Any":
+                    _check_value(item.name, inner, one)
         else:
             setattr(config, item.name, _check_value(item.name, kind, value))
     return config
