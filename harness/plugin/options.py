@@ -206,8 +206,8 @@ class Settings:
     None for the built ones. boot: one of BOOT_PROTOCOLS. memory: MiB. boot_timeout: seconds.
     artifacts: None for the results' own directory. results: of a remote store its mirror.
     kvm_unit_tests: None for none. baseline: "" for none. gate: one of GATE. profile: one of
-    PROFILES. order_seed: None for turns without chance. report: None for the results' own directory.
-    no_report: no HTML is wanted.
+    PROFILES. order_seed: None for turns without chance. report: None for the results' own
+    directory. no_report: no HTML is wanted.
     """
 
     hypervisors: tuple[str, ...]

@@ -305,7 +305,7 @@ def test_pages_that_cannot_be_copied(
     "identity", [{"name": 5}, {"name": ""}, {"name": "a b"}, {"Name": "a"}, {"name": "x" * 65}]
 )
 def test_identities_that_are_no_words(identity: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="no (word|str)"):
+    with pytest.raises(ConfigError, match=r"no (word|str)"):
         Restore.parse({"snapshot": "s", "identity": identity})
 
 
