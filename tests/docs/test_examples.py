@@ -1,4 +1,4 @@
-"""Every example of docs/ is run, as a session of its own; those with a kernel in tests/real."""
+"""Every example of README.md and docs/ runs in its own session; tests/real runs the others."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import os
 
 import pytest
 
-from tests.docs.examples import Example, examples
+from tests.docs.examples import ROOT, Example, all_examples, examples
 from tests.plugin.conftest import Run
 from tests.plugin.conftest import run as run  # noqa: PLC0414 - the fixture
 
 
-def test_there_are_examples_of_both_kinds() -> None:
-    assert all(one.tests for kernel in (False, True) for one in examples(kernel))
-    assert examples(kernel=False)
-    assert examples(kernel=True)
+def test_both_kinds_of_examples_exist() -> None:
+    assert examples(boots_kernel=False)
+    assert examples(boots_kernel=True)
+
+
+def test_example_without_tests_is_part_of_complete_one() -> None:
+    """Other code in the docs is an excerpt of a file in examples/, which has tests."""
+    sources = [path.read_text() for path in (ROOT / "examples").rglob("*.py")]
+    fragments = [one for one in all_examples() if not one.test_count]
+    assert [one.name for one in fragments if not any(one.source in text for text in sources)] == []
 
 
 @pytest.mark.skipif(
-    not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm is not there or not ours"
+    not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm is missing or not accessible"
 )
-@pytest.mark.parametrize("example", examples(kernel=False), ids=lambda one: one.name)
-def test_of_payloads(run: Run, example: Example) -> None:
-    run(example.source, hypervisor="").assert_outcomes(passed=example.tests)
+@pytest.mark.parametrize("example", examples(boots_kernel=False), ids=lambda one: one.name)
+def test_payload_example_passes(run: Run, example: Example) -> None:
+    run(example.source, hypervisor="").assert_outcomes(passed=example.test_count)

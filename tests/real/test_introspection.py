@@ -131,9 +131,9 @@ def test_the_nth_request_of_a_disk_is_an_io_error(reached: Guest) -> None:
     assert "I/O error" in reached.ssh.run(["dmesg"]).stdout
 
 
-@pytest.mark.parametrize("example", examples(kernel=True), ids=lambda one: one.name)
+@pytest.mark.parametrize("example", examples(boots_kernel=True), ids=lambda one: one.name)
 def test_the_examples_with_a_kernel(inner: Inner, example: Example) -> None:
-    inner(example.source).assert_outcomes(passed=example.tests)
+    inner(example.source).assert_outcomes(passed=example.test_count)
 
 
 def test_payloads_run_on_an_emulated_host_too(inner: Inner, emulated_host: Host) -> None:
