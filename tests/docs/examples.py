@@ -46,6 +46,4 @@ def all_examples() -> list[Example]:
 
 def examples(*, boots_kernel: bool) -> list[Example]:
     """The examples that have tests, of one kind of guest."""
-    return [
-        one for one in all_examples() if one.test_count and one.boots_kernel is boots_kernel
-    ]
+    return [one for one in all_examples() if one.test_count and one.boots_kernel is boots_kernel]
