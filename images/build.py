@@ -103,7 +103,9 @@ class Builder:
         """The compiled C programs by name."""
         static, preloaded = ("-static",), ("-shared", "-fPIC", "-nostdlib", "-fno-builtin")
         return {
-            "init": self._compile(static, "init.c", "boot.c", "net.c", "serve.c", "adopt.c"),
+            "init": self._compile(
+                static, "init.c", "boot.c", "host.c", "net.c", "ssh_servers.c", "vmm_requests.c"
+            ),
             "preload.so": self._compile(preloaded, "preload.c"),
             "hv-end": self._compile(static, "tools/hv-end.c"),
             "hv-exits": self._compile(static, "tools/hv-exits.c"),

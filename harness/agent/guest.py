@@ -23,7 +23,7 @@ from .cgroup import Cgroups
 from .container import ContainerConfig, start_container
 from .control import Channel
 from .directories import Directories
-from .identity import Restore, adopt
+from .init_requests import RestoreConfig, assign_identity
 from .network import Network
 from .operations import serve
 from .passt import PasstProcess
@@ -76,7 +76,8 @@ def run_guest(
             else:
                 if machine.config.sandbox:
                     facts["sandbox"] = sandbox.enter()
-                adoption = threading.Thread(target=adopt, args=(machine, identity), daemon=True)
+                adoption = threading.Thread(target=assign_identity, args=(machine, identity))
+                adoption.daemon = True
                 driven = (machine, channel, cgroup.counters)
                 control = threading.Thread(target=serve, args=driven, name="control", daemon=True)
                 run = partial(machine.run, adoption.start, control.start)
@@ -99,7 +100,7 @@ def _machine(
     memory: int,
 ) -> tuple[Machine | Program, dict[str, str]]:
     """What is to run, made in the network that it asks for, and the identity that it is to take."""
-    asked = Restore.parse(arguments) if operation == "restore" else None
+    asked = RestoreConfig.parse(arguments) if operation == "restore" else None
     origin = Snapshot(asked.snapshot, asked.config, asked.prefault_pages) if asked else None
     config: Config | PeerConfig | ContainerConfig
     if operation == "exec":

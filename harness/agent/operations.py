@@ -9,14 +9,14 @@ from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
 from harness.vmm.machine import Machine
 
 from .control import Channel
-from .identity import Settling
+from .init_requests import SnapshotPreparation
 from .introspection import IntrospectionServer
 from .overhead import OverheadCorrectedCounters
 
 
 def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]] = dict) -> None:
     """Answer until the machine is told to stop, which this ends. costs: further statistics."""
-    settling = Settling(machine)
+    preparation = SnapshotPreparation(machine)
     operations: dict[str, Callable[..., Any]] = {
         "stats": partial(OverheadCorrectedCounters(costs).during, machine.statistics),
         "stop": lambda: True,
@@ -24,8 +24,8 @@ def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]
         "balloon": partial(_balloon, machine),
         "pause": machine.pause,
         "resume": machine.resume,
-        "prepare_snapshot": settling.start,
-        "snapshot_ready": settling.ended,
+        "prepare_snapshot": preparation.start,
+        "snapshot_ready": preparation.finished,
         "snapshot": partial(_snapshot, machine),
         "limit_exits": partial(_limit_exits, machine),
         **IntrospectionServer(machine).operations(),

@@ -5,7 +5,7 @@ Protocol, JSON lines on standard input and output:
     -> {"id": 1, "guest": "g", "op": "create", "arguments": {...vmm.config.Config...},
         "limits": {...cgroup.Cgroup.limit...}}
     <- {"id": 1, "guest": "g", "result": {facts}} or {..., "error": {"cause", "hint"}}
-    -> {"id": 2, "guest": "g", "op": "restore", "arguments": {...identity.Restore...}} a clone
+    -> {"id": 2, "guest": "g", "op": "restore", "arguments": {...RestoreConfig...}}       a clone
     -> {"id": 2, "guest": "g", "op": "exec", "arguments": {"argv": [...]}}   a peer VMM (see peer)
     -> {"id": 2, "guest": "g", "op": "create_container", "arguments": {...}}   see container
     -> {"id": 3, "guest": "g", "op": "stats"|"stop"|"type"|..., ...}         to the guest's process

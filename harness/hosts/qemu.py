@@ -18,8 +18,8 @@ from harness.hosts.qmp import Monitor
 
 CONSOLE_LINES = 20  # in an error
 # With -no-reboot, panic=-1 ends QEMU at a panic. tsc=reliable and no_timer_check skip calibrations
-# that fail under emulation. maxcpus=1: the init starts the other CPUs; settle_host() and
-# keep_first_cpu_free() in images/guest/boot.c give the reason. noreplace-smp: the kernel does not
+# that fail under emulation. maxcpus=1: the init starts the other CPUs; prepare_host() and
+# reserve_first_cpu() in images/guest/host.c give the reason. noreplace-smp: the kernel does not
 # patch itself for one CPU and back. norandmaps: see CODE_BUFFER.
 CMDLINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
@@ -47,8 +47,8 @@ def command(
     return [
         *(BINARY, "-machine", "pc", "-cpu", CPU),
         *("-accel", f"tcg,thread=multi,tb-size={CODE_BUFFER}"),
-        # The first CPU runs none of our processes; see keep_first_cpu_free() in
-        # images/guest/boot.c.
+        # The first CPU runs none of our processes; see reserve_first_cpu() in
+        # images/guest/host.c.
         *("-smp", str(cpus + 1), "-m", str(memory)),
         *("-nodefaults", "-no-reboot", "-display", "none"),
         *("-chardev", "file,id=console,path=/dev/fdset/1,append=on", "-serial", "chardev:console"),

@@ -1,15 +1,12 @@
-/* From the initramfs to the root file system: mounts, modules, identity, device links. */
+/* The boot from the initramfs to the root file system: mounts, modules, keys, device links. */
 #define _GNU_SOURCE
 #include "init.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -19,7 +16,7 @@
 #define ROOT_DISK "root"
 
 int is_host;
-int is_container;   /* everything up to the root disk was mounted by harness/agent/container.py */
+int is_container;   /* harness/agent/container.py has mounted all up to the root disk */
 static int root_is_pmem;
 static char disk_names[1024];
 static int modules = -1;
@@ -27,17 +24,17 @@ static int modules = -1;
 long read_file(const char *path, char *buffer, size_t size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    size_t got = 0;
+    size_t length = 0;
     ssize_t n = 0;
 
     buffer[0] = 0;
     if (fd < 0)
         return -1;
-    while (got < size - 1 && (n = read(fd, buffer + got, size - 1 - got)) > 0)
-        got += n;
+    while (length < size - 1 && (n = read(fd, buffer + length, size - 1 - length)) > 0)
+        length += n;
     close(fd);
-    buffer[got] = 0;
-    return n < 0 ? -1 : (long)got;
+    buffer[length] = 0;
+    return n < 0 ? -1 : (long)length;
 }
 
 static void write_file(const char *path, const char *text, size_t length, int mode)
@@ -66,16 +63,16 @@ void mount_early(void)
     must_mount("proc", "/proc", 0, NULL);
     must_mount("sysfs", "/sys", 0, NULL);
     must_mount("devtmpfs", "/dev", 0, "mode=0755");
-    do {   /* without a console, 0, 1, 2 are not taken yet */
+    do {   /* without a console, descriptors 0, 1, 2 are still free */
         null = open("/dev/null", O_RDWR | O_CLOEXEC);
     } while (null >= 0 && null <= 2);
     close(null);
     read_file("/harness/mode", mode, sizeof mode);
     is_host = !strcmp(mode, "host");
-    read_file("/harness/ip", ip_default, sizeof ip_default);
+    read_file("/harness/ip", default_ip, sizeof default_ip);
 }
 
-int option(const char *name, char *value, size_t size)
+int read_option(const char *name, char *value, size_t size)
 {
     static char line[4096];
     size_t length = strlen(name);
@@ -88,8 +85,8 @@ int option(const char *name, char *value, size_t size)
     return *value != 0;
 }
 
-/* In the order found when the image was built: each after those it depends on. */
-static void load_list(const char *name, int wanted)
+/* The list is in load order; without `load` its files are only removed. */
+static void load_list(const char *name, int load)
 {
     static char list[4096];
     char file[64];
@@ -103,11 +100,11 @@ static void load_list(const char *name, int wanted)
     for (char *module = strtok(list, "\n"); module; module = strtok(NULL, "\n")) {
         snprintf(file, sizeof file, "%s.ko", module);
         fd = openat(modules, file, O_RDONLY | O_CLOEXEC);
-        /* Not fatal: an emulated host without SVM can still say that it has no KVM. */
-        if (wanted && (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)))
-            say("module %s: %s", module, strerror(errno));
+        /* not fatal: an emulated host without SVM can still report that it has no KVM */
+        if (load && (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)))
+            log_line("module %s: %s", module, strerror(errno));
         close(fd);
-        unlinkat(modules, file, 0);   /* the initramfs stays in memory otherwise */
+        unlinkat(modules, file, 0);   /* the initramfs occupies memory */
     }
 }
 
@@ -115,12 +112,12 @@ void load_modules(void)
 {
     char root[16], command_line[4096];
 
-    /* open from here on: the initramfs has no path any more when the root disk is the root */
+    /* keep it open: the initramfs has no path after the switch to the root disk */
     if ((modules = open("/harness", O_DIRECTORY | O_CLOEXEC)) < 0)
         die("modules");
-    option("harness.root", root, sizeof root);
+    read_option("harness.root", root, sizeof root);
     root_is_pmem = !strcmp(root, "pmem");
-    option("harness.disks", disk_names, sizeof disk_names);
+    read_option("harness.disks", disk_names, sizeof disk_names);
     load_list("modules", 1);
     load_list("modules.pmem", root_is_pmem);
     read_file("/proc/cmdline", command_line, sizeof command_line);
@@ -128,7 +125,7 @@ void load_modules(void)
         load_late_modules();
 }
 
-/* What neither the root disk nor SSH waits for. */
+/* Modules that neither the root disk nor SSH needs. */
 void load_late_modules(void)
 {
     if (modules >= 0)
@@ -138,9 +135,9 @@ void load_late_modules(void)
 }
 
 /*
- * A disk's name for people: by harness.disks=NAME,NAME,... of the kernel command line, in the order
- * of the PCI slots, which is that of vda, vdb and so on (vhost-user devices have no serial numbers
- * of their own), else its serial number.
+ * A disk's name: from harness.disks=NAME,NAME,... on the kernel command line, else its serial number.
+ * The list is in the order of PCI slots, so of vda, vdb and so on. It exists because vhost-user
+ * devices have no serial numbers.
  */
 static int name_disk(const char *device, char *name, size_t size)
 {
@@ -163,22 +160,22 @@ static int name_disk(const char *device, char *name, size_t size)
     return *name != 0;
 }
 
-/* Calls back with device ("vda") and name of each virtio disk until it returns true. */
+/* Calls visit() with device ("vda") and name of each virtio disk until it returns true. */
 static int each_disk(int (*visit)(const char *device, const char *name))
 {
     DIR *disks = opendir("/sys/block");
     struct dirent *entry;
     char name[32];
-    int found = 0;
+    int done = 0;
 
     if (!disks)
         return 0;
-    while (!found && (entry = readdir(disks))) {
+    while (!done && (entry = readdir(disks))) {
         if (!strncmp(entry->d_name, "vd", 2) && name_disk(entry->d_name, name, sizeof name))
-            found = visit(entry->d_name, name);
+            done = visit(entry->d_name, name);
     }
     closedir(disks);
-    return found;
+    return done;
 }
 
 static int try_root(const char *device, const char *name)
@@ -193,7 +190,7 @@ static int try_root(const char *device, const char *name)
     return 1;
 }
 
-/* Straight from the host's page cache: neither I/O nor a copy in the guest's own memory. */
+/* DAX maps the host's page cache: no I/O, and no copy in the guest's memory. */
 static int try_pmem(void)
 {
     if (access("/dev/pmem0", F_OK))
@@ -213,11 +210,11 @@ void mount_root(void)
             die(root_is_pmem ? "no /dev/pmem0 after 10 s"
                              : "no virtio disk named \"" ROOT_DISK "\" after 10 s");
         }
-        nap_us(1000);
+        sleep_us(1000);
     }
 }
 
-/* Keys come with the initramfs, not the disk, so that the disk is the same for everybody. */
+/* Keys are in the initramfs, so that all users have the same disk. */
 static void install(const char *from, const char *to, int mode)
 {
     char data[4096];
@@ -230,13 +227,13 @@ static void install(const char *from, const char *to, int mode)
 
 void enter_root(void)
 {
-    static const char *const moved[] = {"/dev", "/proc", "/sys"};
+    static const char *const mounts[] = {"/dev", "/proc", "/sys"};
     static const char *const scratch[] = {"/tmp", "/var/tmp", "/var/log", "/root"};
     char target[64];
 
-    for (size_t i = 0; i < sizeof moved / sizeof *moved; i++) {
-        snprintf(target, sizeof target, "/newroot%s", moved[i]);
-        if (mount(moved[i], target, NULL, MS_MOVE, NULL))
+    for (size_t i = 0; i < sizeof mounts / sizeof *mounts; i++) {
+        snprintf(target, sizeof target, "/newroot%s", mounts[i]);
+        if (mount(mounts[i], target, NULL, MS_MOVE, NULL))
             die(target);
     }
     must_mount("tmpfs", "/newroot/run", MS_NOSUID | MS_NODEV, "mode=0755");
@@ -265,27 +262,9 @@ static int link_disk(const char *device, const char *name)
         snprintf(path, sizeof path, "/dev/disk/by-serial/%s", name);
         snprintf(target, sizeof target, "../../%s", device);
         if (symlink(target, path) && errno != EEXIST)
-            say("link %s: %s", path, strerror(errno));
+            log_line("link %s: %s", path, strerror(errno));
     }
-    return 0;   /* go on */
-}
-
-static void mount_cgroups(void)
-{
-    static const char *const controllers[] = {"+cpu", "+cpuset", "+io", "+memory", "+pids"};
-
-    /* a host's guests come and go: without this (Linux 6.0) each that joins its cgroup, and each
-     * vhost device, waits for all CPUs to have come by, tens of milliseconds */
-    if ((!is_host || mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, "favordynmods"))
-        && mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, NULL))
-        return;
-    for (size_t i = 0; i < sizeof controllers / sizeof *controllers; i++) {
-        /* one at a time: a kernel without one of them refuses the whole list */
-        int fd = open("/sys/fs/cgroup/cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
-        if (fd < 0 || write(fd, controllers[i], strlen(controllers[i])) < 0)
-            say("cgroup controller %s: %s", controllers[i], strerror(errno));
-        close(fd);
-    }
+    return 0;   /* visit the next disk */
 }
 
 void set_up_root(void)
@@ -298,8 +277,8 @@ void set_up_root(void)
     mkdir("/dev/disk", 0755);
     mkdir("/dev/disk/by-serial", 0755);
     must_mount("devpts", "/dev/pts", 0, "gid=5,mode=620,ptmxmode=666");
-    /* of huge pages in a host, for files that begin by their full size: what clones read in a
-     * snapshot's memory then costs fewer faults */
+    /* A host uses huge pages for files that are created with their full size. Clones then take
+     * fewer page faults when they read a snapshot's memory. */
     must_mount("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV,
                is_host ? "mode=1777,huge=within_size" : "mode=1777");
     if (symlink("/proc/self/fd", "/dev/fd") || symlink("fd/0", "/dev/stdin")
@@ -315,90 +294,3 @@ void set_up_root(void)
         die("host name");
 }
 
-static void start_cpus(void)
-{
-    char path[64];
-
-    for (int cpu = 1;; cpu++) {
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/online", cpu);
-        int fd = open(path, O_WRONLY | O_CLOEXEC);
-        if (fd < 0)
-            return;
-        if (write(fd, "1", 1) != 1)
-            say("cpu%d: %s", cpu, strerror(errno));
-        close(fd);
-    }
-}
-
-/* A setting of the kernel's. */
-static void tell(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-    if (fd < 0 || write(fd, text, strlen(text)) < 0)
-        say("%s: %s", path, strerror(errno));
-    close(fd);
-}
-
-/*
- * QEMU's cpu_clear_ignne() writes the first CPU's hflags2 from whichever CPU loads an FPU state,
- * with nothing to keep that CPU's own writes from being lost: those of VMRUN and #VMEXIT, that it
- * is in a guest now or no more. Then that CPU walks the wrong page tables, or takes no interrupt
- * ever again. So nobody but the kernel gets it: guests of KVM run on the others.
- */
-static void keep_first_cpu_free(void)
-{
-    char present[64], rest[16];
-    int last = 0;
-
-    read_file("/sys/devices/system/cpu/present", present, sizeof present);
-    if (sscanf(present, "0-%d", &last) != 1 || last < 1) {
-        say("one CPU alone: guests of KVM may come to harm");
-        return;
-    }
-    snprintf(rest, sizeof rest, "1-%d", last);
-    /* the one in which the agent makes the guests' own (harness/agent/cgroup.py) */
-    if (mkdir("/sys/fs/cgroup/pytest-hypervisor", 0755))
-        say("cgroup: %s", strerror(errno));
-    tell("/sys/fs/cgroup/pytest-hypervisor/cpuset.cpus", rest);
-    /* so that it stays when an agent has ended */
-    if (mkdir("/sys/fs/cgroup/pytest-hypervisor/held", 0755))
-        say("cgroup: %s", strerror(errno));
-}
-
-/* Once they run: SSH and all that it starts. */
-static void leave_first_cpu(void)
-{
-    cpu_set_t set;
-
-    if (sched_getaffinity(0, sizeof set, &set) || CPU_COUNT(&set) < 2)
-        return;
-    CPU_CLR(0, &set);
-    if (sched_setaffinity(0, sizeof set, &set))
-        say("affinity: %s", strerror(errno));
-}
-
-/*
- * Linux patches its own code when the first cgroup and the first virtual machine come, and when
- * the last goes. QEMU before 8.1 may translate such code while another CPU writes it, and then
- * spin for ever in an int3 that is no longer there. So an emulated host boots with one CPU
- * (maxcpus=1); here, alone, it makes one cgroup and one machine that stay, and starts the others.
- */
-void settle_host(void)
-{
-    int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm = -1;
-
-    /* memory files, too, may have the huge pages that a VMM asks for guest memory */
-    tell("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "advise");
-    if (mkdir("/sys/fs/cgroup/held", 0755) && errno != EEXIST)
-        say("cgroup: %s", strerror(errno));
-    /* the first limit of CPU time is another such switch */
-    tell("/sys/fs/cgroup/held/cpu.max", "100000");
-    /* with its local APIC, whose state has a switch of that kind, too */
-    if (kvm >= 0 && ((vm = ioctl(kvm, KVM_CREATE_VM, 0)) < 0 || ioctl(vm, KVM_CREATE_IRQCHIP)
-                     || ioctl(vm, KVM_CREATE_VCPU, 0) < 0))
-        say("virtual machine: %s", strerror(errno));
-    keep_first_cpu_free();
-    start_cpus();
-    leave_first_cpu();
-}

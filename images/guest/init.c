@@ -1,12 +1,11 @@
 /*
- * PID 1 of guests, of containers of the same image, and of emulated hosts, from the initramfs to the
- * end of the machine.
+ * PID 1 of guests, of containers of the same image, and of emulated hosts.
  *
- * There is no shell and no service manager on the way to SSH: under emulation each exec costs
- * tens of milliseconds. Lines written to the console:
- *   harness: init NS       the first act, NS nanoseconds of CLOCK_BOOTTIME
- *   harness: sshd NS       SSH connections are accepted from now on
- *   harness: failed: WHAT: WHY
+ * It boots to SSH without a shell or a service manager, because each exec takes tens of milliseconds
+ * under emulation. It writes these lines to the console, with NS in nanoseconds of CLOCK_BOOTTIME:
+ *   harness: init NS       init runs
+ *   harness: sshd NS       SSH connections are accepted
+ *   harness: failed: WHAT: ERROR
  */
 #define _GNU_SOURCE
 #include "init.h"
@@ -30,8 +29,8 @@
 #include <unistd.h>
 
 #define SSH_PORT 22
-#define SETTLE_NS 3000000000LL   /* less than harness/agent/identity.py waits */
-#define ADOPTION_PORT 1023   /* harness/agent/identity.py */
+#define PREPARE_NS 3000000000LL   /* less than the timeout in harness/agent/init_requests.py */
+#define VMM_PORT 1023             /* harness/agent/init_requests.py */
 
 static char *const ENVIRONMENT[] = {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", NULL,
@@ -46,14 +45,14 @@ long long now_ns(void)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-void nap_us(long us)
+void sleep_us(long us)
 {
     struct timespec t = {us / 1000000, us % 1000000 * 1000};
     nanosleep(&t, NULL);
 }
 
-/* One write a line: the console may be shared with the kernel. */
-void say(const char *format, ...)
+/* One write for each line: the kernel may use the same console. */
+void log_line(const char *format, ...)
 {
     char line[256] = "harness: ";
     va_list arguments;
@@ -64,30 +63,30 @@ void say(const char *format, ...)
     if (length > (int)sizeof line - 2)
         length = sizeof line - 2;
     line[length++] = '\n';
-    if (console < 0)   /* one that needs a module (hvc0) is not there at first */
+    if (console < 0)   /* a console that needs a module (hvc0) appears later */
         console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
     if (console >= 0 && write(console, line, length) < 0)
-        return;   /* nobody else to tell */
+        return;   /* there is no other place for this error */
 }
 
-void mark(const char *stage)
+void log_stage(const char *stage)
 {
-    say("%s %lld", stage, now_ns());
+    log_line("%s %lld", stage, now_ns());
 }
 
 void die(const char *what)
 {
-    say("failed: %s: %s", what, strerror(errno));
+    log_line("failed: %s: %s", what, strerror(errno));
     sync();
     reboot(RB_POWER_OFF);
-    _exit(1);   /* no power-off here: the kernel panics */
+    _exit(1);   /* the power-off failed: the kernel panics */
 }
 
-static void end_machine(int command)
+static void shut_down(int command)
 {
     kill(-1, SIGTERM);
     for (int i = 0; i < 100 && (waitpid(-1, NULL, WNOHANG) >= 0 || errno != ECHILD); i++)
-        nap_us(5000);
+        sleep_us(5000);
     kill(-1, SIGKILL);
     sync();
     mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL);
@@ -95,7 +94,7 @@ static void end_machine(int command)
     die("reboot");
 }
 
-pid_t start(char *const argv[], char *const environment[], int in, int out)
+pid_t spawn(char *const argv[], char *const environment[], int in, int out)
 {
     pid_t child = fork();
 
@@ -112,7 +111,7 @@ pid_t start(char *const argv[], char *const environment[], int in, int out)
         dup2(null, 2);
     }
     execve(argv[0], argv, environment);
-    say("cannot run %s: %s", argv[0], strerror(errno));
+    log_line("cannot run %s: %s", argv[0], strerror(errno));
     _exit(127);
 }
 
@@ -122,15 +121,15 @@ static void run_rc(void)
 
     if (access(argv[0], X_OK))
         return;
-    pid_t child = start(argv, ENVIRONMENT, -1, -1);
+    pid_t child = spawn(argv, ENVIRONMENT, -1, -1);
     waitpid(child, NULL, 0);
 }
 
-/* The host's OpenSSH listens by itself; ready means that it really does. */
+/* Starts OpenSSH on a host and waits until it listens. */
 static void start_sshd(void)
 {
     static char *const argv[] = {"/usr/sbin/sshd", "-D", NULL};
-    pid_t child = start(argv, ENVIRONMENT, -1, -1);
+    pid_t child = spawn(argv, ENVIRONMENT, -1, -1);
     int status;
 
     while (!tcp_listens(SSH_PORT)) {
@@ -138,17 +137,17 @@ static void start_sshd(void)
             errno = ECHILD;
             die("sshd ended at its start");
         }
-        nap_us(5000);
+        sleep_us(5000);
     }
 }
 
-static int open_signals(void)
+static int open_signalfd(void)
 {
     sigset_t set;
 
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
-    sigaddset(&set, SIGUSR1);   /* as busybox: halt */
+    sigaddset(&set, SIGUSR1);   /* halt, as for busybox */
     sigaddset(&set, SIGUSR2);   /* power off */
     sigaddset(&set, SIGTERM);   /* reboot */
     sigaddset(&set, SIGINT);    /* Ctrl-Alt-Del */
@@ -162,22 +161,22 @@ static void handle_signals(int signals)
 
     while (read(signals, &info, sizeof info) == sizeof info) {
         if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2)
-            end_machine(RB_POWER_OFF);
+            shut_down(RB_POWER_OFF);
         if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
-            end_machine(RB_AUTOBOOT);
+            shut_down(RB_AUTOBOOT);
     }
     while (waitpid(-1, NULL, WNOHANG) > 0)
         ;
 }
 
-/* By a process that has the CPU when nobody else wants it: SSH's log-in does. */
+/* In a process with idle priority, so that an SSH login comes first. */
 static void load_in_background(void)
 {
-    struct sched_param none = {0};
+    struct sched_param priority = {0};
 
     if (is_host || is_container || fork())
         return;
-    sched_setscheduler(0, SCHED_IDLE, &none);
+    sched_setscheduler(0, SCHED_IDLE, &priority);
     load_late_modules();
     _exit(0);
 }
@@ -192,7 +191,7 @@ static void boot(void)
     enter_root();
     set_up_root();
     if (is_host)
-        settle_host();
+        prepare_host();
     reboot(RB_DISABLE_CAD);
     struct rlimit files = {65536, 65536};
     setrlimit(RLIMIT_NOFILE, &files);
@@ -200,58 +199,58 @@ static void boot(void)
     run_rc();
 }
 
-static struct server servers[2];
+static struct ssh_server servers[2];
 static int server_count;
 
 static void open_listeners(void)
 {
-    int fd = is_container ? -1 : listen_vsock(SSH_PORT);   /* the host's port is not ours */
+    int fd = is_container ? -1 : listen_vsock(SSH_PORT);   /* a container would use the host's */
 
     if (fd >= 0)
-        open_server(&servers[server_count++], fd);
+        open_ssh_server(&servers[server_count++], fd);
     else if (!has_ip())
         die("vsock listener");
     if (has_ip()) {
         if ((fd = listen_tcp(SSH_PORT)) < 0)
             die("TCP listener");
-        open_server(&servers[server_count++], fd);
+        open_ssh_server(&servers[server_count++], fd);
     }
 }
 
-int settle(void)
+int prepare_snapshot(void)
 {
-    long long end = now_ns() + SETTLE_NS;
+    long long deadline = now_ns() + PREPARE_NS;
 
-    stir_network();
+    send_dummy_frame();
     for (int i = 0; i < server_count; i++)
-        if (settle_server(&servers[i], end))
+        if (prepare_ssh_server(&servers[i], deadline))
             return -1;
     return 0;
 }
 
 int main(void)
 {
-    enum { SIGNALS, ADOPTION, SERVERS };
+    enum { SIGNALS, VMM, SERVERS };
     struct pollfd wait[SERVERS + 2] = {{.fd = -1}};
 
     console = fcntl(1, F_DUPFD_CLOEXEC, 3);   /* the kernel gives it to init as 0, 1, 2 */
-    mark("init");
+    log_stage("init");
     boot();
-    wait[SIGNALS].fd = open_signals();
-    wait[ADOPTION].fd = is_host || is_container ? -1 : listen_vsock(ADOPTION_PORT);
+    wait[SIGNALS].fd = open_signalfd();
+    wait[VMM].fd = is_host || is_container ? -1 : listen_vsock(VMM_PORT);
     if (is_host)
         start_sshd();
     else
         open_listeners();
-    mark("sshd");
+    log_stage("sshd");
     for (int i = 0; i < SERVERS + server_count; i++)
         wait[i].events = POLLIN;
     load_in_background();
     for (;;) {
         int timeout = -1;
         for (int i = 0; i < server_count; i++) {
-            int due = server_wait(&servers[i]);
-            wait[SERVERS + i].fd = server_fd(&servers[i]);
+            int due = ssh_server_timeout(&servers[i]);
+            wait[SERVERS + i].fd = ssh_server_fd(&servers[i]);
             if (due >= 0 && (timeout < 0 || due < timeout))
                 timeout = due;
         }
@@ -261,10 +260,10 @@ int main(void)
             handle_signals(wait[SIGNALS].fd);
         for (int i = 0; i < server_count; i++)
             if (wait[SERVERS + i].revents)
-                serve(&servers[i]);
+                handle_ssh_server(&servers[i]);
         for (int i = 0; i < server_count; i++)
-            start_due(&servers[i]);
-        if (wait[ADOPTION].revents)   /* last: to settle takes news that poll() has told of */
-            adopt(wait[ADOPTION].fd);
+            start_due_spare(&servers[i]);
+        if (wait[VMM].revents)   /* last: it may read status pipes that poll() has reported */
+            handle_vmm_request(wait[VMM].fd);
     }
 }

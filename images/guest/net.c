@@ -1,4 +1,4 @@
-/* Interfaces and listeners, by ioctl and socket calls alone. */
+/* Network interfaces and listeners, by ioctl and socket calls. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -23,7 +23,7 @@
 #define INTERFACE_DEADLINE_NS 5000000000LL
 #define BACKLOG 128
 
-char ip_default[64];
+char default_ip[64];
 static char ip[64];
 
 int has_ip(void)
@@ -67,11 +67,11 @@ static void add_default_route(int fd, in_addr_t gateway)
         die("default route");
 }
 
-/* The value of harness.ip= on the kernel command line, or the image's own. */
+/* The value of harness.ip= on the kernel command line, or the image's default. */
 static void choose_ip(void)
 {
-    if (!option("harness.ip", ip, sizeof ip))
-        strcpy(ip, ip_default);
+    if (!read_option("harness.ip", ip, sizeof ip))
+        strcpy(ip, default_ip);
 }
 
 static void wait_for_interface(int fd)
@@ -84,16 +84,16 @@ static void wait_for_interface(int fd)
             errno = ETIMEDOUT;
             die("no network interface " INTERFACE " after 5 s");
         }
-        nap_us(1000);
+        sleep_us(1000);
     }
 }
 
-/* eth0 by "ADDRESS/PREFIX[,GATEWAY]"; an address that it had before goes, with its routes. */
-static void configure_interface(int fd, const char *told)
+/* Gives eth0 "ADDRESS/PREFIX[,GATEWAY]"; this removes its old address and routes. */
+static void configure_interface(int fd, const char *configuration)
 {
     char text[sizeof ip];
 
-    snprintf(text, sizeof text, "%s", told);
+    snprintf(text, sizeof text, "%s", configuration);
     char *gateway = strchr(text, ','), *prefix = strchr(text, '/');
     if (gateway)
         *gateway++ = 0;
@@ -111,7 +111,7 @@ static void configure_interface(int fd, const char *told)
         add_default_route(fd, inet_addr(gateway));
 }
 
-/* lo always; eth0 if there is one. */
+/* Configures lo, and eth0 if there is an address. */
 void configure_network(void)
 {
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -123,11 +123,11 @@ void configure_network(void)
     close(fd);
 }
 
-int set_ip(const char *told)
+int set_ip(const char *configuration)
 {
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
-    configure_interface(fd, told);
+    configure_interface(fd, configuration);
     close(fd);
     return 0;
 }
@@ -147,11 +147,12 @@ int set_mac(const char *text)
 }
 
 /*
- * An interrupt's vector that is to move to another CPU does so when it comes for the first time, by
- * exits to the VMM's user space: without this a clone has them, for what it sends, while somebody
- * logs in. The frame is for the next bridge alone, which forwards it to nobody (IEEE 802.1Q, 8.6.3).
+ * Linux moves an interrupt's vector to its CPU at the first interrupt, by writes that exit to the
+ * VMM's user space. A frame before the snapshot causes these exits, so that no clone has them during
+ * a login. The destination is reserved for the nearest bridge, which forwards it to no port
+ * (IEEE 802.1Q, 8.6.3).
  */
-void stir_network(void)
+void send_dummy_frame(void)
 {
     struct sockaddr_ll bridge = {
         .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_802_EX1), .sll_halen = ETH_ALEN,
@@ -159,11 +160,11 @@ void stir_network(void)
     };
     int fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
-    sendto(fd, "", 1, 0, (struct sockaddr *)&bridge, sizeof bridge);   /* if there is a network */
+    sendto(fd, "", 1, 0, (struct sockaddr *)&bridge, sizeof bridge);   /* fails without a network */
     close(fd);
 }
 
-static int listening(int fd, const void *address, socklen_t size)
+static int bind_and_listen(int fd, const void *address, socklen_t size)
 {
     if (fd < 0 || bind(fd, address, size) || listen(fd, BACKLOG)) {
         int error = errno;
@@ -180,17 +181,17 @@ int listen_vsock(unsigned port)
         .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = port,
     };
 
-    return listening(socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), &any, sizeof any);
+    return bind_and_listen(socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), &any, sizeof any);
 }
 
 int listen_tcp(unsigned short port)
 {
     struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(port)};
 
-    return listening(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), &any, sizeof any);
+    return bind_and_listen(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), &any, sizeof any);
 }
 
-/* By /proc, not by connecting: that would start a session of the server. */
+/* Reads /proc: a connection would start a session of the server. */
 int tcp_listens(unsigned port)
 {
     static char table[65536];

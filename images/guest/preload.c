@@ -1,14 +1,16 @@
 /*
- * Preloaded into the SSH server: waits for its connection, names an AF_VSOCK peer as 127.0.0.1,
- * leaves out what seeds its random numbers twice.
+ * Preloaded into dropbear, the SSH server.
  *
- * A spare server (serve.c) is started with a listener in place of its connection: it takes one
- * here, before main(), so that all which comes before is done when a connection comes, and nothing
- * that depends on chance is.
- * dropbear ends with "Failed lookup" when getnameinfo() does not know the peer's address family.
- * It reads nine files of /proc after getrandom() has seeded it already, and for one of them the
- * kernel looks up the name of each timer's function: a quarter of the time of a login.
- * Built without libc: nothing to initialize, and nothing to resolve but where errno is.
+ * - A spare server (ssh_servers.c) starts with a listener as its standard input. The constructor
+ *   accepts the connection before main(). So all earlier work is done when a connection arrives, and
+ *   no random number has been read yet.
+ * - dropbear ends with "Failed lookup" when getnameinfo() does not know the peer's address family.
+ *   An AF_VSOCK peer therefore appears as 127.0.0.1.
+ * - dropbear seeds its random numbers by getrandom() and then again from nine files of /proc. For one
+ *   of them the kernel resolves the function name of each timer, which takes a quarter of the time
+ *   of a login. Files in /proc therefore appear as absent.
+ *
+ * Built without libc: nothing is initialized, and no symbol but errno's is resolved.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -18,7 +20,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-static long call(long number, long fd, void *address, void *length)
+static long syscall3(long number, long fd, void *address, void *length)
 {
     long result;
 
@@ -28,7 +30,7 @@ static long call(long number, long fd, void *address, void *length)
     return result;
 }
 
-static long told(long result)
+static long set_errno(long result)
 {
     if (result >= 0)
         return result;
@@ -36,7 +38,7 @@ static long told(long result)
     return -1;
 }
 
-static long option(long fd, long level, long name, void *value, int *size)
+static long get_socket_option(long fd, long level, long name, void *value, int *size)
 {
     register void *r10 __asm__("r10") = value;
     register int *r8 __asm__("r8") = size;
@@ -48,12 +50,12 @@ static long option(long fd, long level, long name, void *value, int *size)
     return result;
 }
 
-static int name(long number, int fd, struct sockaddr *address, socklen_t *length)
+static int get_socket_name(long number, int fd, struct sockaddr *address, socklen_t *length)
 {
-    socklen_t space = *length;
-    long result = call(number, fd, address, length);
+    socklen_t capacity = *length;
+    long result = syscall3(number, fd, address, length);
 
-    if (!result && address->sa_family == AF_VSOCK && space >= sizeof(struct sockaddr_in)) {
+    if (!result && address->sa_family == AF_VSOCK && capacity >= sizeof(struct sockaddr_in)) {
         struct sockaddr_in *in = (struct sockaddr_in *)address;
         in->sin_family = AF_INET;
         in->sin_port = 0;
@@ -62,36 +64,36 @@ static int name(long number, int fd, struct sockaddr *address, socklen_t *length
             in->sin_zero[i] = 0;
         *length = sizeof *in;
     }
-    return told(result) < 0 ? -1 : 0;
+    return set_errno(result) < 0 ? -1 : 0;
 }
 
-__attribute__((constructor)) static void take_connection(void)
+__attribute__((constructor)) static void accept_connection(void)
 {
     int listens = 0, size = sizeof listens;
     long fd;
 
-    if (option(0, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) || !listens)
-        return;   /* the connection itself */
-    call(SYS_write, 1, (void *)"w", (void *)1);
+    if (get_socket_option(0, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) || !listens)
+        return;   /* standard input is the connection */
+    syscall3(SYS_write, 1, (void *)"w", (void *)1);
     do
-        fd = call(SYS_accept, 0, 0, 0);
+        fd = syscall3(SYS_accept, 0, 0, 0);
     while (fd == -EINTR || fd == -ECONNABORTED);
     if (fd < 0)
         return;
-    call(SYS_write, 1, (void *)"!", (void *)1);
-    call(SYS_dup2, fd, (void *)0, 0);
-    call(SYS_dup2, fd, (void *)1, 0);
-    call(SYS_close, fd, 0, 0);
+    syscall3(SYS_write, 1, (void *)"!", (void *)1);
+    syscall3(SYS_dup2, fd, (void *)0, 0);
+    syscall3(SYS_dup2, fd, (void *)1, 0);
+    syscall3(SYS_close, fd, 0, 0);
 }
 
 int getpeername(int fd, struct sockaddr *address, socklen_t *length)
 {
-    return name(SYS_getpeername, fd, address, length);
+    return get_socket_name(SYS_getpeername, fd, address, length);
 }
 
 int getsockname(int fd, struct sockaddr *address, socklen_t *length)
 {
-    return name(SYS_getsockname, fd, address, length);
+    return get_socket_name(SYS_getsockname, fd, address, length);
 }
 
 static int starts_with(const char *text, const char *start)
@@ -109,6 +111,6 @@ int open(const char *path, int flags, ...)
     int mode = flags & O_CREAT ? va_arg(arguments, int) : 0;
     va_end(arguments);
     if (starts_with(path, "/proc/"))
-        return told(-ENOENT);
-    return told(call(SYS_open, (long)path, (void *)(long)flags, (void *)(long)mode));
+        return set_errno(-ENOENT);
+    return set_errno(syscall3(SYS_open, (long)path, (void *)(long)flags, (void *)(long)mode));
 }

@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 
 NAMES = ("hv-exits", "hv-ops", "hv-end", "hv-hostile", "hv-rr")
 TOOLS = {name: (f"tools/{name}.c",) for name in NAMES}
-INIT = ("init.c", "boot.c", "net.c", "serve.c", "adopt.c")
+INIT = ("init.c", "boot.c", "host.c", "net.c", "ssh_servers.c", "vmm_requests.c")
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ _numbers = itertools.count()
 Inner = Callable[..., pytest.RunResult]
 
 # Which processes of a host have KVM open: pid, name of the program, what of KVM it is. Not the
-# emulated host's init, which holds a machine that never runs (settle_host() of images/guest).
+# emulated host's init: prepare_host() in images/guest/host.c holds a machine that never runs.
 HOLDERS = """
 import json, os
 found = []
@@ -112,7 +112,7 @@ def kvm_holders(host: Host) -> set[tuple[int, str]]:
     """Pid and program of every process on the host that has a virtual machine of KVM open."""
     done = host.run(["python3", "-I", "-S", "-c", HOLDERS])
     found = json.loads(done.stdout)
-    # init holds one that never runs (settle_host() in images/guest/boot.c)
+    # init holds one that never runs (prepare_host() in images/guest/host.c)
     return {(pid, program) for pid, program, what in found if "kvm-vm" in what and pid != 1}
 
 

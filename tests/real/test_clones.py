@@ -46,8 +46,8 @@ NEW_BYTES = "head -c 16 /dev/urandom | od -An -tx1"
 def family(kvm: KvmHypervisor, image: GuestImage) -> Iterator[list[Guest]]:
     """A guest that was at work, and two clones that were made of it meanwhile.
 
-    Of one vCPU: software CPUs may run stale code when two are at it (see settle_host() in
-    images/guest/boot.c), and clones of two vCPUs were seen to end by a triple fault there.
+    Of one vCPU: software CPUs may run stale code when two are at it (see prepare_host() in
+    images/guest/host.c), and clones of two vCPUs were seen to end by a triple fault there.
     """
     made: list[Guest] = []
     make = factory(kvm, image, made.append)

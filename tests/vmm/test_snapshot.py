@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from harness.agent.identity import Restore
+from harness.agent.init_requests import RestoreConfig
 from harness.errors import HarnessError, ProvisionError
 from harness.hypervisors.agent_client import AgentClient
 from harness.kvm import structs
@@ -306,7 +306,7 @@ def test_pages_that_cannot_be_copied(
 )
 def test_identities_that_are_no_words(identity: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"no (word|str)"):
-        Restore.parse({"snapshot": "s", "identity": identity})
+        RestoreConfig.parse({"snapshot": "s", "identity": identity})
 
 
 class Kept:

@@ -1,12 +1,12 @@
 /*
- * What the host's VMM asks of init: it connects and sends one line of NAME=VALUE words. Before a
- * snapshot,
- *   settle=1 (have spare SSH servers, have sent a frame; blanks before it are to use up receive
- *   buffers)
- * and to a clone its own identity,
- *   time=NS (CLOCK_REALTIME) seed=HEX (random bytes) name=HOSTNAME mac=MAC ip=ADDRESS/PREFIX,GATEWAY;
- * answered by "ok" or by what is wrong. Until then a clone is its origin, down to the next random
- * number; so nobody else connects to it before.
+ * Requests of the host's VMM: it connects by vsock and sends one line of NAME=VALUE words. Before a
+ * snapshot:
+ *   prepare=1   have spare SSH servers ready and send a frame; blanks in front of this word use up
+ *               receive buffers of the vsock device
+ * To a clone, its identity:
+ *   time=NS (CLOCK_REALTIME) seed=HEX (random bytes) name=HOSTNAME mac=MAC ip=ADDRESS/PREFIX,GATEWAY
+ * The answer is "ok" or the first word that failed with its error. Until a clone has its identity it
+ * equals its origin, including its next random number, so no one else connects to it before.
  */
 #define _GNU_SOURCE
 #include "init.h"
@@ -37,7 +37,7 @@ static int set_time(const char *ns)
     return *end || value <= 0 ? -1 : clock_settime(CLOCK_REALTIME, &t);
 }
 
-/* Credited to the kernel's pool and taken into use at once, on every CPU. */
+/* Credits the bytes to the kernel's pool and reseeds the generator of every CPU. */
 static int reseed(const char *hex)
 {
     struct {
@@ -63,10 +63,10 @@ static int reseed(const char *hex)
     return failed;
 }
 
-static int take(const char *word, const char *value)
+static int apply_word(const char *word, const char *value)
 {
-    if (!strcmp(word, "settle"))
-        return settle();
+    if (!strcmp(word, "prepare"))
+        return prepare_snapshot();
     if (!strcmp(word, "time"))
         return set_time(value);
     if (!strcmp(word, "seed"))
@@ -81,52 +81,52 @@ static int take(const char *word, const char *value)
     return -1;
 }
 
-/* The line, without its end; -1 when it does not come whole. */
+/* Reads one line and removes its newline; -1 when the line is incomplete. */
 static int read_line(int fd, char *line, size_t size)
 {
-    size_t got = 0;
+    size_t length = 0;
 
-    while (got < size) {
-        ssize_t n = read(fd, line + got, size - got);
+    while (length < size) {
+        ssize_t n = read(fd, line + length, size - length);
         if (n <= 0)
             return -1;
-        got += n;
-        if (line[got - 1] == '\n') {
-            line[got - 1] = 0;
+        length += n;
+        if (line[length - 1] == '\n') {
+            line[length - 1] = 0;
             return 0;
         }
     }
     return -1;
 }
 
-static void answer(int fd)
+static void answer_request(int fd)
 {
-    struct timeval patience = {1, 0};   /* PID 1 has more to do */
-    char line[1024], said[128] = "ok\n";
+    struct timeval timeout = {1, 0};   /* PID 1 has other work */
+    char line[1024], answer[128] = "ok\n";
 
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
     if (read_line(fd, line, sizeof line))
         return;
     for (char *rest, *word = strtok_r(line, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
         char *value = strchr(word, '=');
         if (value)
             *value++ = 0;
-        if (!value || take(word, value)) {
-            snprintf(said, sizeof said, "%s: %s\n", word, value ? strerror(errno) : "no value");
+        if (!value || apply_word(word, value)) {
+            snprintf(answer, sizeof answer, "%s: %s\n", word, value ? strerror(errno) : "no value");
             break;
         }
     }
-    if (write(fd, said, strlen(said)) < 0)
-        return;   /* it will ask again */
+    if (write(fd, answer, strlen(answer)) < 0)
+        return;   /* the VMM repeats its request */
 }
 
-void adopt(int listener)
+void handle_vmm_request(int listener)
 {
     struct sockaddr_vm peer;
     socklen_t size = sizeof peer;
     int fd = accept4(listener, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC);
 
     if (fd >= 0 && peer.svm_cid == VMADDR_CID_HOST)
-        answer(fd);
+        answer_request(fd);
     close(fd);
 }
