@@ -64,7 +64,7 @@ def test_help_names_commands_and_options(arguments: list[str]) -> None:
     done = subprocess.run(
         [str(ROOT / "dev"), *arguments], capture_output=True, text=True, check=True
     )
-    for word in ("suites", "test", "docs", "--no-install"):
+    for word in ("setup", "suites", "test", "docs", "--no-install"):
         assert f"  {word} " in done.stdout
 
 
