@@ -1,1 +1,1 @@
-"""What a guest is once it runs: its SSH session, console and life cycle."""
+"""Guests: running machines with a console, SSH, introspection and snapshots."""

@@ -1,4 +1,4 @@
-"""A machine that is watched from its making to its end: what all guests have in common."""
+"""The base class of guests: a machine with a console, a boot timeline and an end."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from harness.hypervisors.capabilities import (
 )
 
 __tracebackhide__ = hide_frames
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT = 5.0  # seconds
 
 
 class ExpectedEnd:
-    """What `expect_end` gives: `end` is set when the guest has come to it."""
+    """The value of `expect_end`. `end` is available after the with block."""
 
     def __init__(self) -> None:
         self._end: End | None = None
 
     @property
     def end(self) -> End:
+        """How the guest ended. Raises ValueError within the with block."""
         if self._end is None:
-            raise ValueError("the guest has not ended yet: read this after the with block")
+            raise ValueError("the guest has not ended yet: read `end` after the with block")
         return self._end
 
 
-class Spec(Protocol):
-    """What is known of any guest before it is made."""
+class BaseSpec(Protocol):
+    """The fields that GuestSpec and PayloadSpec share."""
 
     @property
     def name(self) -> str: ...
@@ -54,12 +55,16 @@ class Spec(Protocol):
 class BaseGuest:
     """See Guest and PayloadGuest.
 
-    Raises what `create` raises: ProvisionError, with stage "create".
+    Args:
+        spec: what the guest consists of.
+        create: creates the machine; raises ProvisionError with stage "create".
+        console: the file for console lines, None for no file.
+        timeline: the boot stages; a new Timeline by default.
     """
 
     def __init__(
         self,
-        spec: Spec,
+        spec: BaseSpec,
         create: Callable[[Events], Machine],
         console: Path | None,
         timeline: Timeline | None = None,
@@ -73,10 +78,10 @@ class BaseGuest:
         self.end_expected = False
         self._changed = threading.Condition()
         self.callbacks = Callbacks(self.name)
-        events = Events(self._on_console, self._on_mark, self._on_end, self.callbacks.put)
+        events = Events(self._on_console, self._on_mark, self._on_end, self.callbacks.enqueue)
         try:
             self.machine = create(events)
-            self._attach(spec.devices)
+            self._add_devices(spec.devices)
         except HarnessError as error:
             error.guest = error.guest or self.name
             error.console = error.console or tuple(self.console.tail())
@@ -85,8 +90,8 @@ class BaseGuest:
             if not hasattr(self, "machine"):
                 self.console.close()
 
-    def _attach(self, devices: Sequence[EmulatedDevice]) -> None:
-        """Give it the test's own devices, before its first instruction."""
+    def _add_devices(self, devices: Sequence[EmulatedDevice]) -> None:
+        """Add the test's devices before the first instruction, then resume the machine."""
         if not devices:
             return
         try:
@@ -97,7 +102,7 @@ class BaseGuest:
             self.stop()
             raise
 
-    # -- what the hypervisor tells, on its reader thread ------------------------------------
+    # -- events, on the hypervisor's reader thread --------------------------------------------
 
     def _on_console(self, time_ns: int, text: str) -> None:
         self.console.add(time_ns, text)
@@ -116,39 +121,41 @@ class BaseGuest:
         with self._changed:
             self._changed.notify_all()
 
-    # -- life ------------------------------------------------------------------------------
+    # -- life cycle --------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End it (the plug, not the power button). Idempotent.
+        """End the guest at once, without a shutdown. Idempotent.
 
-        Raises HarnessError (stage "teardown") when it still runs afterwards.
+        Raises HarnessError (stage "teardown") when the guest still runs afterwards.
         """
         if not self.ended.is_set():
             self.end_expected = True
-        trouble: HarnessError | None = None
+        stop_error: HarnessError | None = None
         try:
             self.machine.stop(STOP_TIMEOUT)
         except HarnessError as error:
-            trouble = error
+            stop_error = error
         if not self.ended.wait(STOP_TIMEOUT):
             raise HarnessError(
-                f"it still runs after being stopped: {dict(self.facts)}",
-                hint="end the process named here by hand",
+                f"the guest still runs after stop(): {dict(self.facts)}",
+                hint="kill the process with this pid by hand",
                 stage="teardown",
                 guest=self.name,
-            ) from trouble
+            ) from stop_error
         self.console.close()
 
     def wait_end(self, timeout: float = 30.0) -> End:
-        """Wait for an end that the test wants. Raises HarnessError after `timeout` seconds, and
-        what a callback raised."""
+        """Wait for an expected end.
+
+        Raises HarnessError after `timeout` seconds, and any exception of a callback.
+        """
         self.end_expected = True
         in_time = self.ended.wait(timeout)
         self.callbacks.raise_error()
         if not in_time or self.end is None:
             self.end_expected = False
             raise HarnessError(
-                f"it did not end within {timeout:g} s",
+                f"the guest did not end within {timeout:g} s",
                 stage="run",
                 guest=self.name,
                 console=self.console.tail(),
@@ -157,11 +164,11 @@ class BaseGuest:
 
     @contextlib.contextmanager
     def expect_end(self, reason: str | None = None, timeout: float = 30.0) -> Iterator[ExpectedEnd]:
-        """The block makes the guest end; the test does not fail for it.
+        """Expect that the with block ends the guest, so that the test does not fail for it.
 
-        reason: the End.reason that it must have. timeout: seconds to wait after the block. The
-        GuestEnded of this guest that the block may raise is taken. Raises GuestEnded for another
-        reason, HarnessError when the guest goes on.
+        reason: the required End.reason, None for any. timeout: seconds to wait after the block. A
+        GuestEnded of this guest that the block raises is suppressed. Raises GuestEnded for another
+        reason, HarnessError when the guest does not end.
 
             with guest.expect_end("panic") as gone:
                 guest.ssh.run("echo c > /proc/sysrq-trigger")
@@ -184,23 +191,24 @@ class BaseGuest:
             raise self.ended_error(f"expected {reason!r}")
         expected._end = end
 
-    # -- what is known of it ----------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """How it is built: the machine's own facts, with name, vcpus and memory (MiB)."""
-        own = {"name": self.name, "vcpus": self._vcpus, "memory": self._memory}
-        return {**own, **self.machine.facts}
+        """The machine's facts, with the guest's name, vcpus and memory (MiB)."""
+        facts = {"name": self.name, "vcpus": self._vcpus, "memory": self._memory}
+        return {**facts, **self.machine.facts}
 
     @property
     def ended_unexpectedly(self) -> bool:
+        """True when it ended and no test expected that."""
         return self.ended.is_set() and not self.end_expected
 
     @cached_property
     def vm(self) -> VirtualMachine:
-        """Its registers, memory, exits and devices: what a test can reach into.
+        """VM introspection: registers, memory, exits and devices.
 
-        Raises HarnessError where its hypervisor does not let anybody.
+        Raises HarnessError when the hypervisor has no introspection.
         """
         if not isinstance(self.machine, SupportsIntrospection):
             raise HarnessError(
@@ -210,12 +218,12 @@ class BaseGuest:
             )
         ask = self.machine.ask
         self.callbacks.ask = ask
-        return VirtualMachine(self._asking(ask), self.callbacks, self._vcpus)
+        return VirtualMachine(self._checked(ask), self.callbacks, self._vcpus)
 
-    def _asking(self, ask: Callable[..., Any]) -> Callable[..., Any]:
-        """`ask`, with the guest's end and what its callbacks raised told as what they are."""
+    def _checked(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `ask` to raise the errors of callbacks, and GuestEnded after the guest's end."""
 
-        def asked(operation: str, **arguments: Any) -> Any:
+        def ask_or_raise(operation: str, **arguments: Any) -> Any:
             self.callbacks.raise_error()
             self.check_alive()
             try:
@@ -223,13 +231,13 @@ class BaseGuest:
             except HarnessError as error:
                 self.callbacks.raise_error()
                 if "is gone" in error.cause and self.ended.wait(0.5):
-                    raise self.ended_error(f"before it answered {operation!r}") from error
+                    raise self.ended_error(f"it ended before it answered {operation!r}") from error
                 raise
 
-        return asked
+        return ask_or_raise
 
     def statistics(self) -> dict[str, int]:
-        """KVM's and the VMM's counters; see Machine.statistics. Raises GuestEnded when ended."""
+        """KVM's and the VMM's counters; see Machine.statistics. Raises GuestEnded after its end."""
         self.check_alive()
         try:
             return self.machine.statistics()
@@ -239,14 +247,15 @@ class BaseGuest:
             raise
 
     def balloon(self, mib: int | None = None) -> dict[str, int]:
-        """Ask the guest to put `mib` MiB of its memory into the balloon, for the host to use; it
-        takes them one by one, so look at "balloon_actual" again. Without `mib`, have it tell its
-        statistics anew.
+        """Set the target size of the memory balloon; None only refreshes its statistics.
 
-        Returns "balloon_target" and "balloon_actual" (MiB), "balloon_reported" (bytes that it gave
-        back on its own), and what it says of itself: "balloon_free_memory",
-        "balloon_available_memory" (bytes), ...; statistics() has the same as told last. Raises
-        HarnessError when the machine has no balloon, GuestEnded when the guest has ended.
+        The guest inflates the balloon page by page, so "balloon_actual" follows the target later.
+        The host can use the memory in the balloon.
+
+        Returns "balloon_target" and "balloon_actual" (MiB), "balloon_reported" (bytes returned by
+        free page reporting), and the guest's own statistics in bytes, such as
+        "balloon_free_memory" and "balloon_available_memory". statistics() has the last values.
+        Raises HarnessError when the machine has no balloon, GuestEnded after the guest's end.
         """
         self.check_alive()
         if not isinstance(self.machine, SupportsBalloon):
@@ -258,9 +267,11 @@ class BaseGuest:
         return self.machine.balloon(mib)
 
     def limit_exits(self, limit: int) -> None:
-        """From now on more exits to user space a second than that, sustained, are an exit storm and
-        end the guest; 0 for no limit. A guest that is up needs none, so this can be far below what
-        it was given to boot (exit_limit). Raises HarnessError for another VMM than the built-in.
+        """Set the rate of exits to user space that counts as an exit storm and ends the guest.
+
+        limit: exits per second, sustained; 0 for no limit. A booted guest needs few such exits, so
+        this limit can be far below GuestSpec.exit_limit. Raises HarnessError when the machine has
+        no such limit.
         """
         self.check_alive()
         if not isinstance(self.machine, SupportsExitLimit):
@@ -272,12 +283,12 @@ class BaseGuest:
         self.machine.limit_exits(limit)
 
     def check_alive(self) -> None:
-        """Raises GuestEnded when the guest has ended."""
+        """Raise GuestEnded if the guest has ended."""
         if self.ended.is_set():
             raise self.ended_error()
 
     def ended_error(self, during: str = "") -> GuestEnded:
-        """The error that says how it ended."""
+        """The error for its end. during: what the end interrupted."""
         cause = describe_end(self.end)
         if during:
             cause += f" ({during})"
@@ -286,7 +297,7 @@ class BaseGuest:
 
 
 def describe_end(end: End | None) -> str:
-    """An end in one line: "panic: Kernel panic - not syncing: ..."."""
+    """Format an end as one line: "panic: Kernel panic - not syncing: ..."."""
     if end is None:
         return "still running"
     return f"{end.reason}: {end.detail}" if end.detail else end.reason

@@ -1,4 +1,4 @@
-"""Questions that a machine asks the test: its callbacks and devices answer, one at a time."""
+"""Callbacks of a machine into the test: exit hooks and devices, one call at a time."""
 
 from __future__ import annotations
 
@@ -10,74 +10,75 @@ from typing import Any
 
 from harness.errors import HarnessError
 
-Answerer = Callable[[Mapping[str, Any]], "int | None"]
+Handler = Callable[[Mapping[str, Any]], "int | None"]
 
 
 class Callbacks:
-    """Runs the answers of one guest on a thread of its own, made for the first question.
+    """Runs the handlers of one guest on one thread, which starts with the first call.
 
-    An exception in one ends the guest (reason "callback-error") and is raised again where the test
-    next turns to the guest, or at the test's end. A callback that never returns holds up its vCPU,
-    and nothing else: the guest can be stopped, and the thread does not outlive the process.
+    An exception in a handler ends the guest (reason "callback-error"). It is raised again when the
+    test next uses the guest, or at the test's end. A handler that never returns blocks only its
+    vCPU: the guest can still be stopped, and the thread is a daemon.
     """
 
     def __init__(self, guest: str) -> None:
         self._guest = guest
         self._messages: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
-        self._answerers: dict[tuple[str, int], Answerer] = {}
+        self._handlers: dict[tuple[str, int], Handler] = {}
         self._thread: threading.Thread | None = None
         self._errors: list[BaseException] = []
         self.ask: Callable[..., Any] | None = None
-        # held while an answerer is made known, so that no question comes before
+        # held while a handler is added, so that no call precedes it
         self.lock = threading.RLock()
 
-    def add(self, kind: str, number: int, answerer: Answerer) -> None:
-        """kind: "hook" or "device". number: as the machine calls it."""
+    def add(self, kind: str, number: int, handler: Handler) -> None:
+        """Add a handler. kind: "hook" or "device". number: the machine's number for it."""
         with self.lock:
-            self._answerers[kind, number] = answerer
+            self._handlers[kind, number] = handler
 
     def remove(self, kind: str, number: int) -> None:
+        """Remove a handler. Idempotent."""
         with self.lock:
-            self._answerers.pop((kind, number), None)
+            self._handlers.pop((kind, number), None)
 
-    def put(self, message: Mapping[str, Any]) -> None:
-        """A question, on the hypervisor's reader thread."""
+    def enqueue(self, message: Mapping[str, Any]) -> None:
+        """Queue a call. The hypervisor's reader thread calls this."""
         if self._thread is None:
             name = f"callbacks-{self._guest}"
-            self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
         self._messages.put(message)
 
     def close(self) -> None:
-        """The guest has ended: nobody asks any more."""
+        """End the thread after the guest's end."""
         self._messages.put(None)
 
     def raise_error(self) -> None:
-        """Raise what a callback raised, once."""
+        """Raise the oldest pending exception of a handler, once."""
         if self._errors:
             raise self._errors.pop(0)
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while (message := self._messages.get()) is not None:
             reply: dict[str, Any] = {"call": message["call"]}
             try:
-                reply["value"] = self._answer(message)
-            # whatever it is, also pytest's own outcomes, it is the test's
+                reply["value"] = self._call_handler(message)
+            # any exception, also pytest's outcomes, belongs to the test
             except BaseException as error:
                 self._errors.append(error)
-                said = "".join(traceback.format_exception_only(error)).strip()
-                reply["error"] = f"in the test's own code: {said}"
+                text = "".join(traceback.format_exception_only(error)).strip()
+                reply["error"] = f"in the test's own code: {text}"
             try:
-                assert self.ask is not None  # noqa: S101 - who adds an answerer has set it
+                assert self.ask is not None  # noqa: S101 - set before the first handler
                 self.ask("reply", **reply)
             except HarnessError:
                 continue  # the guest has ended meanwhile
 
-    def _answer(self, message: Mapping[str, Any]) -> int | None:
+    def _call_handler(self, message: Mapping[str, Any]) -> int | None:
         kind = "hook" if message["event"] == "exit" else "device"
         with self.lock:
-            answerer = self._answerers.get((kind, message[kind]))
-        value = answerer(message) if answerer else None
+            handler = self._handlers.get((kind, message[kind]))
+        value = handler(message) if handler else None
         if value is not None and not isinstance(value, int):
-            raise TypeError(f"{value!r} answers an exit: it must be a whole number, or None")
+            raise TypeError(f"{value!r} is not an answer to an exit: return an int or None")
         return None if value is None else int(value)

@@ -1,4 +1,4 @@
-"""A guest's console: the last lines in memory, all of them in a file."""
+"""A guest's console: the last lines in memory, all lines in a file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TextIO
 
 
 class Console:
-    """Console lines as they come. Safe from threads.
+    """Console lines in the order of their arrival. Thread-safe.
 
     Args:
-        path: where every line is written too, each with the seconds since the first; None for
-            nowhere. Its directory is made when missing.
-        max_lines: how many of the last lines are kept in memory.
-        max_bytes: bytes after which the file gets no more lines, but at its end the last ones.
+        path: a file for every line with the seconds since the first line; None for no file. Its
+            directory is created.
+        max_lines: the number of last lines in memory.
+        max_bytes: the size at which the file stops growing. close() then adds the last lines.
     """
 
     def __init__(
@@ -23,8 +23,8 @@ class Console:
     ) -> None:
         self.path = path
         self._max_bytes = max_bytes
-        self._written = 0  # lines, and bytes of them
-        self._size = 0
+        self._written = 0  # lines in the file
+        self._size = 0  # characters in the file
         self._lines: deque[tuple[int, str]] = deque(maxlen=max_lines)
         self._changed = threading.Condition()
         self._start: int | None = None
@@ -32,17 +32,19 @@ class Console:
         self._file: TextIO | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Line by line to the kernel: a session that dies still leaves the whole console.
+            # Line buffering: the file is complete even if the session is killed.
             self._file = path.open("w", encoding="utf-8", errors="replace", buffering=1)
 
     def add(self, time_ns: int, text: str) -> None:
-        """Take one line, stamped in nanoseconds."""
+        """Add one line with its time in nanoseconds."""
         with self._changed:
             if self._start is None:
                 self._start = time_ns
             self._lines.append((time_ns, text))
             self._count += 1
-            if self._size < self._max_bytes:  # a guest's flood must not fill the disk
+            if (
+                self._size < self._max_bytes
+            ):  # a guest that prints without end must not fill the disk
                 self._write(f"[{(time_ns - self._start) / 1e9:10.6f}] {text}\n")
                 self._written += 1
             self._changed.notify_all()
@@ -53,7 +55,7 @@ class Console:
             try:
                 self._file.write(text)
             except OSError:
-                # A full disk must not end the reader thread; the ring still has the lines.
+                # A full disk must not end the reader thread. The lines stay in memory.
                 self._file = None
 
     def tail(self, count: int = 20) -> list[str]:
@@ -62,7 +64,7 @@ class Console:
             return [text for _, text in self._lines][-count:] if count > 0 else []
 
     def time_of(self, text: str) -> int:
-        """The host's time (ns) of the last line in memory that holds `text`. Raises KeyError."""
+        """The host's time (ns) of the last line in memory with `text`. Raises KeyError."""
         with self._changed:
             for time_ns, line in reversed(self._lines):
                 if text in line:
@@ -70,9 +72,9 @@ class Console:
         raise KeyError(text)
 
     def wait_for(self, text: str, timeout: float) -> str:
-        """Wait until a line that holds `text` is there, and return it.
+        """Wait for a line with `text` and return it. Lines in memory count.
 
-        Lines already in memory count. Raises TimeoutError after `timeout` seconds.
+        Raises TimeoutError after `timeout` seconds.
         """
         with self._changed:
             if not self._changed.wait_for(
@@ -82,19 +84,17 @@ class Console:
             return next(line for _, line in reversed(self._lines) if text in line)
 
     def __len__(self) -> int:
-        """How many lines have come in all."""
+        """The number of lines so far."""
         with self._changed:
             return self._count
 
     def close(self, *, discard: bool = False) -> None:
-        """Close the file; `discard` removes it, and its directory when that leaves it empty."""
+        """Close the file. discard: remove it as well."""
         with self._changed:
             if self._file is not None and self._count > self._written:
                 last = list(self._lines)[self._written - self._count :]
-                left = self._count - self._written - len(last)
-                self._write(
-                    f"[... {self._max_bytes} bytes are enough: {left} lines are left out ...]\n"
-                )
+                omitted = self._count - self._written - len(last)
+                self._write(f"[... {self._max_bytes} bytes reached: {omitted} lines omitted ...]\n")
                 self._write("".join(f"{line}\n" for _, line in last))
                 self._written = self._count
             if self._file is not None:

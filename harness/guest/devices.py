@@ -1,4 +1,4 @@
-"""Devices that a test makes of its own: read() and write() run in the test's process."""
+"""Devices that a test emulates: read() and write() run in the test's process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from harness.errors import HarnessError
 
 @dataclass(frozen=True)
 class Bar:
-    """A range that a PCI function answers. size: bytes, a power of two. io: of ports."""
+    """A base address register (BAR). size: bytes, a power of two. io: I/O ports, not memory."""
 
     size: int
     io: bool = False
 
 
-class Interrupting:
-    """A device that can raise interrupts once it is in a machine."""
+class InterruptSource:
+    """A device that can interrupt the guest once a machine contains it."""
 
     _deliver: Callable[[int], object] | None = None
 
@@ -26,32 +26,42 @@ class Interrupting:
         self._deliver = deliver
 
     def interrupt(self, vector: int = 0) -> None:
-        """Interrupt the guest: by a vector of a PCI function, by the line of a port device.
-        Raises HarnessError when it has none."""
+        """Interrupt the guest by a PCI function's MSI-X vector or by a port device's line.
+
+        Raises HarnessError when the device has no interrupt.
+        """
         if self._deliver is None:
-            raise HarnessError(f"{type(self).__name__} is in no machine yet", stage="run")
+            raise HarnessError(
+                f"the device {type(self).__name__} is not in a machine yet",
+                hint="pass it to a guest in devices=[...]",
+                stage="run",
+            )
         self._deliver(vector)
 
 
-class PortDevice(Interrupting):
-    """A device at fixed ports. irq: its interrupt line (0 to 23), None for none."""
+class PortDevice(InterruptSource):
+    """A device at fixed I/O ports.
+
+    port, length: the first port and their number. irq: its interrupt line (0 to 23), or None.
+    """
 
     port = 0xD00
     length = 16
     irq: int | None = None
 
     def read(self, offset: int, size: int) -> int:
-        """The value of a read. offset: from the first port. size: 1, 2 or 4 bytes."""
+        """Answer a read. offset: from the first port. size: 1, 2 or 4 bytes."""
         return (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Take a write."""
+        """Handle a write; the arguments are those of read()."""
 
 
-class PciDevice(Interrupting):
-    """A PCI function. class_code: class, subclass and programming interface, 24 bits.
+class PciDevice(InterruptSource):
+    """A PCI function with memory or port BARs and MSI-X.
 
-    bars: in order, from 0; the one after them holds the MSI-X table of `vectors` messages.
+    class_code: class, subclass and programming interface, 24 bits. bars: from BAR 0 on; the next
+    BAR holds the MSI-X table with `vectors` entries.
     """
 
     vendor = 0x1234
@@ -61,8 +71,8 @@ class PciDevice(Interrupting):
     vectors = 1
 
     def read(self, bar: int, offset: int, size: int) -> int:
-        """The value of a read. offset: from the start of the BAR. size: 1, 2, 4 or 8 bytes."""
+        """Answer a read. offset: from the start of the BAR. size: 1, 2, 4 or 8 bytes."""
         return (1 << 8 * size) - 1
 
     def write(self, bar: int, offset: int, size: int, value: int) -> None:
-        """Take a write."""
+        """Handle a write; the arguments are those of read()."""

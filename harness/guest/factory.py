@@ -1,4 +1,4 @@
-"""Makes guests with names that no other session or worker uses, and knows all that it made."""
+"""Creates guests with names that are unique among sessions and workers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __tracebackhide__ = hide_frames
 
 @dataclass
 class GuestFactory:
-    """Makes guests on one hypervisor.
+    """Creates guests on one hypervisor.
 
     Args:
-        image: what they boot.
-        vcpus, memory (MiB), boot_timeout (seconds): of a guest when nobody says otherwise.
-        prefix: run and worker: the start of every guest's name.
-        boot, network, ssh, root: of a guest when nobody says otherwise; see GuestSpec.
-        consoles: directory for their consoles, one file a guest.
-        on_create: told of every guest, also of those that do not come up.
-        check: raises ImageError when an image in use was damaged.
+        image: the image that they boot.
+        vcpus, memory (MiB), boot_timeout (seconds): defaults for every guest.
+        prefix: the start of every guest's name, made of run and worker.
+        boot, network, ssh, root: defaults for every guest; see GuestSpec.
+        consoles: directory for console files, one per guest.
+        on_create: called with every guest, even if its boot fails later.
+        check: called with the image before each start; raises ImageError when it is damaged.
     """
 
     hypervisor: Hypervisor
@@ -64,13 +64,13 @@ class GuestFactory:
         devices: Sequence[PciDevice | PortDevice] = (),
         **more: Any,
     ) -> Guest:
-        """Start a guest and return at once; `wait_ready()` is the caller's.
+        """Start a guest and return at once. The caller then calls `wait_ready()`.
 
-        label: ends its name, for people. memory: MiB. boot_timeout: seconds. disks: besides the
-        root disk. cmdline: added to the kernel's. image: another one than the session's. devices:
-        of the test's own. more: other fields of GuestSpec (cpu_limit=0.5). Raises ProvisionError
-        (stage "create"), ImageError when the image went away, HarnessError for devices where the
-        hypervisor takes none.
+        label: the end of its name. memory: MiB. boot_timeout: seconds. disks: in addition to the
+        root disk. cmdline: added to the kernel's command line. image: replaces the session's image.
+        devices: emulated by the test. more: other fields of GuestSpec, such as cpu_limit=0.5.
+        Raises ProvisionError (stage "create"), ImageError when the image is missing or damaged,
+        HarnessError when the hypervisor does not support the devices.
         """
         spec = GuestSpec(
             name=self._name(label),
@@ -84,13 +84,13 @@ class GuestFactory:
             **{**self._defaults(), **more},
         )
         self.check(spec.image)
-        return self._make(spec)
+        return self._create(spec)
 
     def _name(self, label: str) -> str:
         self.count += 1
         return guest_name(self.prefix, self.count - 1, label)
 
-    def _make(self, spec: GuestSpec, origin: Snapshot | None = None) -> Guest:
+    def _create(self, spec: GuestSpec, origin: Snapshot | None = None) -> Guest:
         console = self.consoles / f"{spec.name}.log" if self.consoles else None
         guest = Guest(self.hypervisor, spec, console=console, origin=origin)
         self.on_create(guest)
@@ -100,56 +100,58 @@ class GuestFactory:
         return {name: getattr(self, name) for name in ("boot", "network", "ssh", "root")}
 
     def move_to(self, hypervisor: Hypervisor, image: GuestImage) -> None:
-        """From now on on another host: what was kept on the old one is gone."""
+        """Switch to another host. The templates on the old host are dropped."""
         self.hypervisor, self.image = hypervisor, image
         self._templates.clear()
 
     def clone(self, snapshot: Snapshot, label: str = "") -> Guest:
-        """A ready guest that goes on from a snapshot, with an identity of its own.
+        """Create a ready guest that continues from a snapshot with its own identity.
 
-        Raises ProvisionError, GuestEnded as a call of the factory does.
+        Raises ProvisionError or GuestEnded, like a call of the factory.
         """
         return wait_ready_or_stop(self.launch_clone(snapshot, label))
 
     def launch_clone(self, snapshot: Snapshot, label: str = "") -> Guest:
-        """As clone(), but it returns at once; `wait_ready()` is the caller's."""
+        """Like clone(), but return at once. The caller then calls `wait_ready()`."""
         if blocker := snapshot.clone_blocker:
             raise ProvisionError(
                 f"guest {snapshot.spec.name} cannot be cloned: {blocker}",
-                hint="boot another, or make the snapshot of a guest without it",
+                hint="boot a new guest, or take the snapshot of another guest",
                 stage="create",
             )
-        return self._make(replace(snapshot.spec, name=self._name(label)), snapshot)
+        return self._create(replace(snapshot.spec, name=self._name(label)), snapshot)
 
     def launch_from_template(self, label: str = "", **arguments: Any) -> Guest:
-        """As launch(); a clone where the hypervisor makes them. The first of its kind is booted
-        as the template of all in this session."""
-        if not self._clones(**arguments):
+        """Like launch(), but start a clone where that is possible.
+
+        The first guest with the same arguments is booted as the template of the session's clones.
+        """
+        if not self._can_clone(**arguments):
             return self.launch(label, **arguments)
         return self.launch_clone(self._template(**arguments), label)
 
-    def _clones(self, **arguments: Any) -> bool:
-        """Whether such guests can be clones: SSH comes by vsock, and nothing is one guest's own."""
-        own = ("disks", "devices", "hugepages", "mergeable")
-        chosen = {**self._defaults(), **arguments}
+    def _can_clone(self, **arguments: Any) -> bool:
+        """Whether guests with these arguments can be clones: SSH by vsock, no private resources."""
+        private = ("disks", "devices", "hugepages", "mergeable")
+        options = {**self._defaults(), **arguments}
         return (
             isinstance(self.hypervisor, SupportsClone)
-            and not any(arguments.get(name) for name in own)
-            and chosen["ssh"] != "network"
-            and chosen["network"] != "passt"
+            and not any(arguments.get(name) for name in private)
+            and options["ssh"] != "network"
+            and options["network"] != "passt"
         )
 
     def _template(self, **arguments: Any) -> Snapshot:
-        """The snapshot of a guest that has just become ready, and has no SSH session any more."""
-        kind = repr(sorted(arguments.items()))
-        if kind not in self._templates:
+        """The snapshot of a guest that has just booted, without its SSH session."""
+        key = repr(sorted(arguments.items()))
+        if key not in self._templates:
             guest = self("template", **arguments)
             try:
                 guest.ssh.disconnect()
-                self._templates[kind] = guest.snapshot()
+                self._templates[key] = guest.snapshot()
             finally:
                 guest.stop()
-        return self._templates[kind]
+        return self._templates[key]
 
     def __call__(
         self,
@@ -164,10 +166,10 @@ class GuestFactory:
         devices: Sequence[PciDevice | PortDevice] = (),
         **more: Any,
     ) -> Guest:
-        """A ready guest; the arguments are those of `launch`.
+        """Create a ready guest with the arguments of `launch`.
 
-        Raises ProvisionError naming the stage that it did not reach, GuestEnded when it ends
-        while it boots. It lives until the session's end, or until its `stop()`.
+        It runs until its `stop()` or the session's end. Raises ProvisionError with the stage that
+        was not reached, GuestEnded when the guest ends during its boot.
         """
         guest = self.launch(
             label,
@@ -184,26 +186,28 @@ class GuestFactory:
 
 
 def guest_name(prefix: str, number: int, label: str) -> str:
-    """A name that ends in what of a label people need."""
+    """Build a guest's name from prefix, number, and a shortened label."""
     word = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:24].strip("-")
     return f"{prefix}-{number}-{word}" if word else f"{prefix}-{number}"
 
 
-def parse_guest_name(name: str, prefix: str, *words: str) -> tuple[int, str]:
-    """Of a guest_name with this prefix, which may have one of the words behind it; of any other
-    name 0, and all of it."""
-    more = "|".join(map(re.escape, words))
-    found = re.fullmatch(rf"{re.escape(prefix)}(?:-(?:{more}))?-(\d+)-?(.*)", name)
-    return (int(found[1]), found[2]) if found else (0, name)
+def parse_guest_name(name: str, prefix: str, *infixes: str) -> tuple[int, str]:
+    """Parse a name of guest_name(). Returns number and label; 0 and `name` for other names.
+
+    infixes: words that may follow the prefix.
+    """
+    infix = "|".join(map(re.escape, infixes))
+    match = re.fullmatch(rf"{re.escape(prefix)}(?:-(?:{infix}))?-(\d+)-?(.*)", name)
+    return (int(match[1]), match[2]) if match else (0, name)
 
 
 def wait_ready_or_stop(guest: Guest) -> Guest:
-    """Wait for a guest; one that does not come up is stopped before the error goes on."""
+    """Wait for a guest. If its boot fails, stop it before the error is raised."""
     try:
         return guest.wait_ready()
     except BaseException as error:
         try:
             guest.stop()
-        except HarnessError as left:
-            error.add_note(f"and it could not be stopped: {left}")
+        except HarnessError as stop_error:
+            error.add_note(f"The guest could not be stopped: {stop_error}")
         raise

@@ -1,4 +1,4 @@
-"""A guest: a machine that is watched from its making to its end, with SSH in between."""
+"""A guest that boots an image and is reached by SSH."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from harness.hypervisors.capabilities import SupportsClone
 from harness.ssh.errors import SSHLate, SSHRefused
 
 __tracebackhide__ = hide_frames
-_FAILED = re.compile(r"harness: failed: (.*)")
+_INIT_FAILURE = re.compile(r"harness: failed: (.*)")
 
 
 class Guest(BaseGuest):
     """A running virtual machine with a console, an SSH session and a life cycle.
 
     Attributes:
-        name, spec: as it was ordered.
-        console: its console lines. timeline: when it reached which stage.
-        ended: set when it came to its end; `end` then says how.
-        ssh: commands in it, once it is ready.
-        machine: the hypervisor's side of it. vm: what a test can reach into of it.
-        hypervisor: what runs it. origin: the snapshot that it is a clone of, if it is one.
+        name, spec: what the guest consists of.
+        console: its console lines. timeline: the times of its boot stages.
+        ended: an event that is set at its end; `end` then describes the end.
+        ssh: runs commands in a ready guest.
+        machine: the hypervisor's machine. vm: VM introspection.
+        hypervisor: creates and runs the machine. origin: the snapshot of which it is a clone, or
+            None.
 
-    Raises what the hypervisor's create() raises: ProvisionError, with stage "create".
+    Raises the errors of the hypervisor's create(): ProvisionError with stage "create".
     """
 
     def __init__(
@@ -50,68 +51,71 @@ class Guest(BaseGuest):
         self.origin = origin
         self.ssh = GuestSSH(self, spec.image)
         self._failure = ""
-        self._cloned: dict[str, Any] = {}
-        self._born = time.monotonic()
+        self._clone_facts: dict[str, Any] = {}
+        self._created_at = time.monotonic()
         create = partial(hypervisor.create, spec)
         if origin:
             if not isinstance(hypervisor, SupportsClone):
                 raise ProvisionError(
-                    f"the hypervisor {hypervisor.name} makes no clones",
-                    hint="use --hypervisor=kvm",
+                    f"the hypervisor {hypervisor.name} has no clones",
+                    hint="run this test with --hypervisor=kvm",
                     stage="create",
                     guest=spec.name,
                 )
             create = partial(hypervisor.clone, origin.folder, spec)
-            self._cloned = {
+            self._clone_facts = {
                 "cloned_from": origin.spec.name,
                 "prefault_pages": sum(origin.prefault_pages[1::2]),
             }
             if origin.prefault_pages:
                 create = partial(create, prefault_pages=origin.prefault_pages)
             elif origin.prefault_blocker:
-                self._cloned["prefault_blocker"] = origin.prefault_blocker
+                self._clone_facts["prefault_blocker"] = origin.prefault_blocker
         timeline = Timeline(stages=CLONE_STAGES if origin else STAGES)
         super().__init__(spec, create, console, timeline)
 
-    # -- what the hypervisor tells, on its reader thread ------------------------------------
+    # -- events, on the hypervisor's reader thread --------------------------------------------
 
     def _on_console(self, time_ns: int, text: str) -> None:
         self.console.add(time_ns, text)
         stage = self.timeline.read_line(time_ns, text)
-        failed = _FAILED.search(text)
-        if failed and not self._failure:
-            self._failure = failed[1]
-        if stage or failed:
+        failure = _INIT_FAILURE.search(text)
+        if failure and not self._failure:
+            self._failure = failure[1]
+        if stage or failure:
             self._notify()
 
     def _on_end(self, end: End) -> None:
         super()._on_end(end)
-        # Closing a transport joins its thread: not on the thread that all guests' news come by.
-        threading.Thread(target=self.ssh.disconnect, name=f"cut-{self.name}", daemon=True).start()
+        # A new thread, since disconnect() joins the transport's thread. This thread handles the
+        # events of all guests.
+        name = f"disconnect-{self.name}"
+        threading.Thread(target=self.ssh.disconnect, name=name, daemon=True).start()
 
-    # -- life ------------------------------------------------------------------------------
+    # -- life cycle --------------------------------------------------------------------------
 
     def wait_ready(self) -> Self:
-        """Wait until SSH is authenticated, at most spec.boot_timeout seconds since create.
+        """Wait until SSH is authenticated, at most spec.boot_timeout seconds since creation.
 
-        Raises ProvisionError naming the stage that was not reached, or what its init could not
-        do; GuestEnded at once when the guest ends meanwhile; SSHError when a key is not accepted.
+        Raises ProvisionError with the stage that was not reached or with the failure of its init,
+        GuestEnded as soon as the guest ends, SSHError when a key is not accepted.
         """
-        deadline = self._born + self.spec.boot_timeout
+        deadline = self._created_at + self.spec.boot_timeout
         with self._changed:
             self._changed.wait_for(
-                lambda: self._failure or self.ended.is_set() or self._serves,
+                lambda: self._failure or self.ended.is_set() or self._ssh_listens,
                 max(0.0, deadline - time.monotonic()),
             )
         self._check_boot()
-        if not self._serves:
+        if not self._ssh_listens:
             raise self._late()
         while True:
             try:
                 self.ssh.connect(max(0.01, deadline - time.monotonic()))
                 break
             except SSHRefused as error:
-                # "Listening" and "accepting" are two moments; only refusals heal by waiting.
+                # The server reports "sshd" shortly before it accepts. Only a refusal is worth a
+                # retry.
                 self._check_boot(grace=0.05)
                 if time.monotonic() >= deadline:
                     raise self._late(error) from error
@@ -119,7 +123,7 @@ class Guest(BaseGuest):
                 self._check_boot(grace=0.5)
                 raise self._late(error) from error
             except SSHError as error:
-                # A wrong key stays wrong: no more time would help, and the hint is its own.
+                # A retry does not help: the key stays wrong. The error has its own hint.
                 self._check_boot(grace=0.5)
                 error.stage, error.console = "ready", tuple(self.console.tail())
                 raise
@@ -129,17 +133,17 @@ class Guest(BaseGuest):
         return self
 
     @property
-    def _serves(self) -> bool:
-        """Whether its SSH server can be asked: not before a clone has an identity of its own."""
+    def _ssh_listens(self) -> bool:
+        """Whether SSH can connect. A clone first adopts its own identity."""
         return self.timeline.reached("adopted" if self.origin else "sshd")
 
     def snapshot(self) -> Snapshot:
-        """Keep it as it is now, to make clones of. It settles and is paused: see Snapshot."""
+        """Save its state for clones. The guest settles and is paused meanwhile; see Snapshot."""
         self.check_alive()
         return Snapshot(self.spec, self.machine, self.hypervisor)
 
     def stop(self) -> None:
-        """See BaseGuest; its SSH session is closed first."""
+        """See BaseGuest. The SSH session is closed first."""
         if not self.ended.is_set():
             self.end_expected = True
         self.ssh.disconnect()
@@ -147,21 +151,25 @@ class Guest(BaseGuest):
 
     @property
     def address(self) -> str | None:
-        """Its IPv4 address in the guests' network; None where it is not in it."""
+        """Its IPv4 address in the guests' network, None outside of that network."""
         return self.machine.facts.get("address")
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """See BaseGuest. A clone has more: cloned_from names its origin, prefault_pages is the
-        number of pages that were copied before it ran, prefault_blocker says why none could be."""
-        return {**super().facts, **self._cloned}
+        """See BaseGuest. A clone has three more facts.
+
+        cloned_from: the name of its origin. prefault_pages: the number of pages that were copied
+        before it ran. prefault_blocker: the reason why none were copied.
+        """
+        return {**super().facts, **self._clone_facts}
 
     def _check_boot(self, grace: float = 0.0) -> None:
+        """Raise the error of a failed boot. grace: seconds to wait for the guest's end."""
         ended = self.ended.wait(grace)
         if self._failure:
             raise ProvisionError(
-                f"its init failed: {self._failure}",
-                hint="see the console; the image may not fit this kernel",
+                f"the guest's init failed: {self._failure}",
+                hint="read the console; check that the image fits this kernel",
                 stage=self.timeline.next_stage or "ready",
                 guest=self.name,
                 console=self.console.tail(),
@@ -170,11 +178,12 @@ class Guest(BaseGuest):
             raise self.ended_error("it ended while it booted")
 
     def _late(self, error: SSHError | None = None) -> ProvisionError:
+        """The error for a stage that was not reached in time."""
         stage = self.timeline.next_stage or "ready"
-        why = f": {error.cause}" if error else ""
+        reason = f": {error.cause}" if error else ""
         return ProvisionError(
-            f"it did not reach {stage!r} within {self.spec.boot_timeout:g} s{why}",
-            hint="see the console for where it hangs, or give more with --guest-boot-timeout",
+            f"the guest did not reach {stage!r} within {self.spec.boot_timeout:g} s{reason}",
+            hint="read the console to see where it hangs, or raise --guest-boot-timeout",
             stage=stage,
             guest=self.name,
             console=self.console.tail(),

@@ -1,4 +1,4 @@
-"""Commands in a guest over SSH, with the guest's own end told apart from a lost connection."""
+"""Commands in a guest over SSH. Errors separate the guest's end from a lost connection."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 __tracebackhide__ = hide_frames
 T = TypeVar("T")
 
-RECONNECT = 15.0  # seconds for the one reconnect
-GRACE = 0.7  # seconds: a dying guest may lose its connection before its end is told
+RECONNECT_TIMEOUT = 15.0  # seconds
+END_GRACE = 0.7  # seconds: the connection of an ending guest may break before its end is reported
 
 
 class GuestSSH:
-    """What `guest.ssh` is: one connection, made when the guest became ready.
+    """The type of `guest.ssh`: one SSH connection to a ready guest.
 
-    When the guest ends, whatever runs here fails with GuestEnded within a second. A connection
-    found lost while the guest lives is made anew once. A command that was running when it broke
-    is not started again (nobody knows how far it came): it fails with SSHLost.
+    When the guest ends, running commands fail with GuestEnded within a second. A connection that
+    is lost while the guest runs is restored once. A command that had started before the loss
+    fails with SSHLost. It is not repeated, since it may have done a part of its work.
     """
 
     def __init__(self, guest: BaseGuest, image: GuestImage) -> None:
@@ -40,6 +40,7 @@ class GuestSSH:
 
     @property
     def alive(self) -> bool:
+        """True while the connection is open."""
         session = self._session
         return session is not None and session.alive
 
@@ -71,39 +72,40 @@ class GuestSSH:
     ) -> Completed:
         """Run a command in the guest to its end.
 
-        argv: a list is quoted for the guest's shell; a string is given to it as it is.
-        timeout: seconds. Raises CommandError when `check` and the status is not 0, GuestEnded
-        when the guest ends meanwhile, SSHError when SSH is lost or late while the guest lives.
+        argv: a list is quoted for the guest's shell; a string reaches the shell unchanged.
+        timeout: seconds. Raises CommandError if `check` is set and the status is not 0, GuestEnded
+        when the guest ends, SSHError when the connection breaks or the command is late.
         """
         return self._attempt(
-            repr(argv), lambda on: on.run(argv, timeout=timeout, check=check, input=input)
+            repr(argv), lambda session: session.run(argv, timeout=timeout, check=check, input=input)
         )
 
     def popen(self, argv: Sequence[str] | str) -> Process:
         """Start a long-lived process in the guest; see harness.ssh.process.Process."""
-        return self._attempt(repr(argv), lambda on: on.popen(argv))
+        return self._attempt(repr(argv), lambda session: session.popen(argv))
 
     def put(self, data: bytes | Path, remote: str, *, mode: int = 0o600) -> None:
-        """Write a file in the guest, as a whole or not at all. mode: its permission bits."""
-        self._attempt(f"put {remote}", lambda on: on.put(data, remote, mode))
+        """Write a file in the guest atomically. mode: its permission bits."""
+        self._attempt(f"put {remote}", lambda session: session.put(data, remote, mode))
 
     def get(self, remote: str) -> bytes:
-        """A file of the guest. Raises CommandError when it cannot be read."""
-        return self._attempt(f"get {remote}", lambda on: on.get(remote))
+        """Read a file of the guest. Raises CommandError when it cannot be read."""
+        return self._attempt(f"get {remote}", lambda session: session.get(remote))
 
     def disconnect(self) -> None:
-        """Close the connection; commands that run fail at once. Idempotent, safe from threads."""
+        """Close the connection. Running commands fail at once. Idempotent and thread-safe."""
         session = self._session
         if session is not None:
             session.close()
 
-    def _ready(self) -> SSHSession:
+    def _connected_session(self) -> SSHSession:
+        """The session, reconnected if it was lost."""
         self._guest.check_alive()
         session = self._session
         if session is None:
             raise SSHError(
-                "there is no SSH connection yet",
-                hint="wait for the guest with wait_ready() first",
+                "the guest has no SSH connection yet",
+                hint="call wait_ready() first",
                 stage=self._guest.timeline.next_stage or "ready",
                 guest=self._guest.name,
             )
@@ -114,38 +116,41 @@ class GuestSSH:
 
     def _reconnect(self) -> None:
         self.disconnect()
-        self.connect(RECONNECT)
+        self.connect(RECONNECT_TIMEOUT)
 
-    def _attempt(self, what: str, action: Callable[[SSHSession], T]) -> T:
-        """Do it; a connection found lost before it started is made anew, once."""
+    def _attempt(self, description: str, action: Callable[[SSHSession], T]) -> T:
+        """Call `action` with the session. If the connection was lost before, retry once.
+
+        description: of the action, for errors.
+        """
         try:
-            return action(self._ready())
+            return action(self._connected_session())
         except (SSHError, CommandError) as error:
-            # Status -1 is what SSH says when the process was cut off rather than ended.
-            cut = not isinstance(error, CommandError) or error.status < 0
-            if cut and self._guest.ended.wait(GRACE):
-                raise self._guest.ended_error(f"it ended during {what}") from None
+            # Status -1 means that the connection broke before the process ended.
+            broken = not isinstance(error, CommandError) or error.status < 0
+            if broken and self._guest.ended.wait(END_GRACE):
+                raise self._guest.ended_error(f"it ended during {description}") from None
             if isinstance(error, CommandError) or self.alive or isinstance(error, SSHRefused):
                 raise
-            mended = self._mended()
-            if mended or not isinstance(error, SSHLost) or error.started:
-                self._fail(what, error, mended)
+            failure = self._try_reconnect()
+            if failure or not isinstance(error, SSHLost) or error.started:
+                self._fail(description, error, failure)
         try:
-            return action(self._ready())
+            return action(self._connected_session())
         except SSHLost as error:
-            self._fail(what, error, "; it had been connected again just before")
+            self._fail(description, error, "; the connection had been restored just before")
 
-    def _fail(self, what: str, error: SSHError, after: str) -> NoReturn:
+    def _fail(self, description: str, error: SSHError, detail: str) -> NoReturn:
         if self._guest.ended.is_set():
-            raise self._guest.ended_error(f"it ended during {what}") from None
-        error.cause += after or "; connected again, but it was not started a second time"
+            raise self._guest.ended_error(f"it ended during {description}") from None
+        error.cause += detail or "; the connection was restored, but the command was not repeated"
         error.console = tuple(self._guest.console.tail())
         raise error
 
-    def _mended(self) -> str:
-        """Connect again; what kept it from that."""
+    def _try_reconnect(self) -> str:
+        """Reconnect. Returns the failure as a part of a sentence, or ""."""
         try:
             self._reconnect()
-        except SSHError as again:
-            return f"; connecting again failed: {again.cause}"
+        except SSHError as error:
+            return f"; the reconnect failed: {error.cause}"
         return ""

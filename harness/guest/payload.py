@@ -1,4 +1,4 @@
-"""Flat code as a guest: bytes or an ELF, no kernel, no image, no SSH; it runs in milliseconds."""
+"""Payload guests: flat code or an ELF file without kernel, image and SSH. They start in ms."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from harness.hypervisors.payload_file import parse_elf
 from harness.vmm.boot import elf
 
 __tracebackhide__ = hide_frames
-# where flat code lies and starts, if nobody says otherwise
+# default load addresses of flat code by CPU mode
 BASES = {"real": 0x7C00, "protected": 0x10_0000, "long": 0x10_0000}
-_MODES = {32: "protected", 64: "long"}  # of an ELF
-# the assembler's directive, its option, the linker's format
+_ELF_MODES = {32: "protected", 64: "long"}  # by the class of an ELF file
+# by mode: the assembler's directive and option, the linker's emulation
 _TOOLS = {
     "real": (".code16", "--32", "elf_i386"),
     "protected": (".code32", "--32", "elf_i386"),
@@ -35,12 +35,12 @@ class PayloadGuest(BaseGuest):
     """A running payload.
 
     Attributes:
-        name, spec: as it was ordered.
-        console: the lines that it wrote to the serial port (0x3f8).
-        ended: set when it came to its end; `end` then says how.
-        vm: its registers, memory, exits and devices.
+        name, spec: what the guest consists of.
+        console: the lines that it writes to the serial port (0x3f8).
+        ended: an event that is set at its end; `end` then describes the end.
+        vm: VM introspection.
 
-    A power-off (0x2000 | 5 << 10 to port 0x604) is an end that nobody need expect.
+    A power-off (0x2000 | 5 << 10 to port 0x604) always counts as an expected end.
     """
 
     def __init__(
@@ -51,32 +51,44 @@ class PayloadGuest(BaseGuest):
 
     @property
     def ended_unexpectedly(self) -> bool:
-        own = self.end is not None and self.end.reason == "power-off"
-        return super().ended_unexpectedly and not own
+        """See BaseGuest."""
+        power_off = self.end is not None and self.end.reason == "power-off"
+        return super().ended_unexpectedly and not power_off
 
     def start(self) -> None:
-        """Let one that was made with start=False run."""
+        """Run a payload that was created with start=False."""
         self.vm.resume()
 
 
 def assemble(source: str, mode: str = "protected", base: int | None = None) -> bytes:
-    """Machine code of GNU assembly, to run at `base` (default: where a payload of that mode lies).
+    """Assemble GNU assembly into flat machine code for the address `base`.
 
-    Raises ProvisionError (stage "create") with the assembler's words, or without binutils.
+    base: the default load address of the mode if None. Raises ProvisionError (stage "create") with
+    the assembler's messages, or when binutils is missing.
     """
-    directive, option, linked = _TOOLS[mode]
-    at = BASES[mode] if base is None else base
+    directive, option, emulation = _TOOLS[mode]
+    address = BASES[mode] if base is None else base
     with scratch.directory() as folder:
-        code, made, flat = (str(folder / f"code.{kind}") for kind in ("s", "o", "bin"))
+        code, object_file, flat = (str(folder / f"code.{kind}") for kind in ("s", "o", "bin"))
         text = f"{directive}\n.globl _start\n_start:\n{source}\n"
         (folder / "code.s").write_text(text, encoding="utf-8")
-        link = ["-m", linked, f"-Ttext={at:#x}", "--oformat=binary", "-o", flat, made]
-        for argv in (["as", option, "-o", made, code], ["ld", *link]):
+        link = [
+            "-m",
+            emulation,
+            f"-Ttext={address:#x}",
+            "--oformat=binary",
+            "-o",
+            flat,
+            object_file,
+        ]
+        for argv in (["as", option, "-o", object_file, code], ["ld", *link]):
             try:
                 subprocess.run(argv, check=True, capture_output=True, text=True)
             except FileNotFoundError:
                 raise ProvisionError(
-                    f"no {argv[0]} to assemble with", hint="install binutils", stage="create"
+                    f"the program {argv[0]} is missing",
+                    hint="install binutils",
+                    stage="create",
                 ) from None
             except subprocess.CalledProcessError as error:
                 raise ProvisionError(f"{argv[0]}: {error.stderr.strip()}", stage="create") from None
@@ -85,11 +97,12 @@ def assemble(source: str, mode: str = "protected", base: int | None = None) -> b
 
 @dataclass
 class PayloadFactory:
-    """What the fixture `payload` is: makes payload guests, which live until the test's end.
+    """The type of the fixture `payload`: creates payload guests, which run until the test's end.
 
     Args:
-        prefix, numbers, label: what names are made of. consoles, on_create: as of GuestFactory.
-        arguments: of `make`, when nobody says otherwise.
+        prefix, numbers, label: the parts of their names; see guest_name().
+        consoles, on_create: see GuestFactory.
+        arguments: defaults for build_spec().
     """
 
     hypervisor: SupportsPayloads
@@ -103,13 +116,13 @@ class PayloadFactory:
     def __call__(self, code: bytes | Path | str, **arguments: Any) -> PayloadGuest:
         """Run `code`: flat bytes, an ELF of 32 or 64 bits, or the path of one of these.
 
-        The arguments are those of `make`. Raises ProvisionError (stage "create").
+        The arguments are those of build_spec(). Raises ProvisionError (stage "create").
         """
         with scratch.directory() as folder:
-            return self.start(make(code, folder, **{**self.arguments, **arguments}))
+            return self.start(build_spec(code, folder, **{**self.arguments, **arguments}))
 
     def start(self, spec: PayloadSpec) -> PayloadGuest:
-        """Run what is laid out already; it gets a name of ours. Raises ProvisionError."""
+        """Run a payload from its specification, under a new name. Raises ProvisionError."""
         name = guest_name(f"{self.prefix}-payload", next(self.numbers), self.label)
         console = self.consoles / f"{name}.log" if self.consoles else None
         guest = PayloadGuest(self.hypervisor, replace(spec, name=name), console)
@@ -117,7 +130,7 @@ class PayloadFactory:
         return guest
 
 
-def make(
+def build_spec(
     code: bytes | Path | str,
     folder: Path,
     *,
@@ -134,46 +147,26 @@ def make(
     eventfds: Mapping[int, int] | None = None,
     cpus: Sequence[int] = (),
 ) -> PayloadSpec:
-    """What a payload comes to; bytes are written into `folder`.
+    """Build the specification of a payload.
 
-    mode: "real", "protected" or "long" (default: what an ELF is, else "protected"). base: where
-    flat code lies. entry: where it starts (default: an ELF's own, else base). memory: MiB.
-    exit_limit: exits to user space a second that end it; 0 for none, None for the VMM's default.
-    start: False to run nothing before `start()`. eventfds, cpus: see PayloadSpec.
+    code: see PayloadFactory; bytes are written to a file in `folder`. mode: "real", "protected" or
+    "long" (default: the ELF file's, else "protected"). base: the load address of flat code. entry:
+    the entry point (default: the ELF file's, else base). memory: MiB. exit_limit: see GuestSpec.
+    start: False to wait for `start()`. eventfds, cpus: see PayloadSpec.
+    Raises ProvisionError (stage "create").
     """
     if not isinstance(eventfds, Mapping | None):
         raise ProvisionError(
-            f"eventfds={eventfds!r:.80} is no mapping",
-            hint="give {address: vector}, 0 for no interrupt",
+            f"eventfds={eventfds!r:.80} is not a mapping",
+            hint="pass {address: vector}, with vector 0 for no interrupt",
             stage="create",
         )
-    path = folder / "payload" if isinstance(code, bytes) else Path(code)
-    if isinstance(code, bytes):
-        path.write_bytes(code)
-    elif not path.is_file():
-        raise ProvisionError(f"payload {path} is no file", hint="check the path", stage="create")
-    data = path.read_bytes()
-    if data.startswith(elf.MAGIC):
-        if base is not None:
-            raise ProvisionError(
-                f"base={base:#x} for an ELF file, which says by itself where it lies",
-                hint="leave base out, or link it for that address",
-                stage="create",
-            )
-        loaded = parse_elf(data)
-        mode = mode or _MODES[loaded.bits]
-        segments = tuple(Segment(gpa, path, at, size) for gpa, at, size in loaded.segments)
-        entry = loaded.entry if entry is None else entry
-    else:
-        mode = mode or "protected"
-        lies = BASES.get(mode, 0) if base is None else base
-        segments = (Segment(lies, path, 0, len(data)),)
-        entry = lies if entry is None else entry
+    layout = _lay_out(code, folder, mode, base)
     return PayloadSpec(
         name="payload",
-        segments=segments,
-        mode=mode,
-        entry=entry,
+        segments=layout.segments,
+        mode=layout.mode,
+        entry=layout.entry if entry is None else entry,
         registers=dict(registers or {}),
         vcpus=vcpus,
         memory=memory,
@@ -184,3 +177,37 @@ def make(
         eventfds=dict(eventfds or {}),
         cpus=cpus,
     )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a payload's code lies in guest memory, and its default entry point."""
+
+    segments: tuple[Segment, ...]
+    mode: str
+    entry: int
+
+
+def _lay_out(code: bytes | Path | str, folder: Path, mode: str | None, base: int | None) -> _Layout:
+    """See build_spec()."""
+    path = folder / "payload" if isinstance(code, bytes) else Path(code)
+    if isinstance(code, bytes):
+        path.write_bytes(code)
+    elif not path.is_file():
+        raise ProvisionError(
+            f"the payload {path} is not a file", hint="check the path", stage="create"
+        )
+    data = path.read_bytes()
+    if not data.startswith(elf.MAGIC):
+        mode = mode or "protected"
+        base = BASES.get(mode, 0) if base is None else base
+        return _Layout((Segment(base, path, 0, len(data)),), mode, base)
+    if base is not None:
+        raise ProvisionError(
+            f"base={base:#x} does not apply to an ELF file, which contains its addresses",
+            hint="leave base out, or link the file for that address",
+            stage="create",
+        )
+    loaded = parse_elf(data)
+    segments = tuple(Segment(gpa, path, offset, size) for gpa, offset, size in loaded.segments)
+    return _Layout(segments, mode or _ELF_MODES[loaded.bits], loaded.entry)

@@ -1,4 +1,4 @@
-"""A guest at one moment, kept on its host: clones go on from there."""
+"""The saved state of a guest on its host, from which clones continue."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ _numbers = itertools.count()
 
 
 class Snapshot:
-    """Made by `guest.snapshot()`; gone at the session's end, or by `remove()`.
+    """The result of `guest.snapshot()`. It exists until `remove()` or the session's end.
 
     Attributes:
-        spec: of the guest that it was made of. folder: on the host.
-        size: bytes of its memory that are not zero. clone_blocker: why it cannot be cloned, ""
-        if it can. prefault_pages: pages that clones copy before they run, see Hypervisor; empty
-        until a clone has reported them. prefault_blocker: why the last clone could not.
+        spec: the guest's specification. folder: on the host.
+        size: bytes of guest memory that are not zero.
+        clone_blocker: the reason why it cannot be cloned, "" if it can.
+        prefault_pages: pages that clones copy before they run, as runs of first page and count.
+            Empty until a clone has reported them; see SupportsDirtyPages.
+        prefault_blocker: the reason why the last clone could not report them.
 
-    Clones that run do not need it any more after `remove()`: the kernel keeps what they map.
+    Running clones survive `remove()`, since the kernel keeps the files that they map.
     """
 
     def __init__(self, spec: GuestSpec, machine: Machine, hypervisor: Hypervisor) -> None:
-        """Lets the guest settle, for some seconds at most: its init gets ready what each clone
-        would else need first. Then it is paused for as long as it takes. Raises HarnessError
-        (stage "run") when its hypervisor has no snapshots, or the guest writes to a disk."""
+        """Save a guest. It settles for a few seconds at most, then is paused until the end.
+
+        While it settles, its init prepares what each clone needs first. Raises HarnessError
+        (stage "run") when the hypervisor has no snapshots, or the guest writes to a disk.
+        """
         self.spec = spec
         self.prefault_pages: Sequence[int] = ()
         self.prefault_blocker = ""
@@ -39,11 +43,12 @@ class Snapshot:
         if not isinstance(machine, SupportsSnapshot):
             raise HarnessError(
                 f"the hypervisor {hypervisor.name} has no snapshots",
-                hint="use --hypervisor=kvm",
+                hint="run this test with --hypervisor=kvm",
                 stage="run",
                 guest=spec.name,
             )
-        # what a VMM writes counts as its guest's memory, and what lies in memory is not given back
+        # With a memory limit the snapshot goes to a disk: a file in memory would count against the
+        # limit of the VMM that writes it.
         mapped = 0 if spec.memory_limit else spec.memory
         self.folder = f"{self._host.scratch(mapped)}/snapshot-{next(_numbers)}-{spec.name}"
         self._host.run(["mkdir", "-m", "700", self.folder])
@@ -54,8 +59,10 @@ class Snapshot:
             raise
 
     def record_dirty_pages(self, clone: Machine) -> None:
-        """Of a clone that has just become ready: what it has written, the next ones need not wait
-        for. The first one tells; if it cannot, the next one."""
+        """Record the pages that a ready clone has written, for later clones to copy in advance.
+
+        The first clone that can report its pages does so.
+        """
         if isinstance(clone, SupportsDirtyPages) and not self.prefault_pages:
             try:
                 self.prefault_pages = clone.private_dirty_pages(self.folder)
@@ -79,8 +86,9 @@ class Snapshot:
 
 
 def _clone_blocker(spec: GuestSpec, facts: Mapping[str, Any]) -> str:
+    """See Snapshot.clone_blocker. facts: of the machine."""
     if spec.devices:
-        return "it has devices of a test's own"
+        return "it has devices that a test emulates"
     if facts.get("ssh") != "vsock":
-        return "it has no vsock, by which a clone is told its identity"
+        return "it has no vsock, by which a clone receives its identity"
     return ""

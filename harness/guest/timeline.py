@@ -1,4 +1,4 @@
-"""When a guest reached each stage of its boot."""
+"""The times at which a guest reaches the stages of its boot."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable
 
 STAGES = ("create", "kernel", "init", "sshd", "ready")
-CLONE_STAGES = ("create", "restored", "adopted", "ready")  # adopted: its identity is its own
+CLONE_STAGES = ("create", "restored", "adopted", "ready")  # adopted: it has its own identity
 
 _MARK = re.compile(r"harness: (init|sshd) (\d+)\b")
 
 
 class Timeline:
-    """Marks of the boot stages, in nanoseconds of the host's CLOCK_MONOTONIC. Safe from threads.
+    """Marks of the boot stages in nanoseconds of the host's CLOCK_MONOTONIC. Thread-safe.
 
-    The host may be another machine with another clock: `now` translates from this process's
-    clock by the smallest delay seen between a stamp made there and its arrival here. On a host
-    that shares the clock that delay is well below a millisecond.
+    The host may be a machine with another clock. `now` converts this process's time by the smallest
+    observed difference between a host's stamp and its arrival here. On the local host the
+    difference is far below a millisecond.
     """
 
     def __init__(
@@ -34,48 +34,51 @@ class Timeline:
         self._offset: int | None = None
 
     def stamp(self, time_ns: int) -> None:
-        """Note that a host's stamp has just arrived here."""
+        """Update the clock difference by a host's stamp that has just arrived."""
         offset = self._clock() - time_ns
         with self._lock:
             if self._offset is None or offset < self._offset:
                 self._offset = offset
 
     def now(self) -> int:
-        """Now, on the host's clock (this process's own before the first stamp)."""
+        """The current time of the host's clock; of this process's clock before the first stamp."""
         with self._lock:
             return self._clock() - (self._offset or 0)
 
     def mark(self, stage: str, time_ns: int) -> None:
-        """A stage is reached. The first mark counts: a guest that resets does not boot anew."""
+        """Record that a stage is reached. Later marks of a stage are ignored, as after a reset."""
         if stage not in self.stages:
-            raise ValueError(f"{stage!r} is no stage of a boot: {', '.join(self.stages)}")
+            raise ValueError(
+                f"{stage!r} is not a boot stage; the stages are {', '.join(self.stages)}"
+            )
         self.stamp(time_ns)
         with self._lock:
             self._marks.setdefault(stage, time_ns)
 
     def read_line(self, time_ns: int, line: str) -> str | None:
-        """Take a console line; returns the stage that it marks, if it does."""
+        """Read a console line. Returns the stage that it marks, or None."""
         self.stamp(time_ns)
-        found = _MARK.search(line)
-        if not found:
+        match = _MARK.search(line)
+        if not match:
             return None
-        stage = found[1]
+        stage = match[1]
         if stage not in self.stages:
             return None
         with self._lock:
             self._marks.setdefault(stage, time_ns)
-            self._guest_clock.setdefault(stage, int(found[2]))
+            self._guest_clock.setdefault(stage, int(match[2]))
         return stage
 
     def reached(self, stage: str) -> bool:
+        """Whether the stage is marked."""
         with self._lock:
             return stage in self._marks
 
     @property
     def next_stage(self) -> str | None:
-        """The stage after the last one reached; None when the guest is ready.
+        """The stage after the last marked one; None when the guest is ready.
 
-        A hypervisor need not tell every stage: QEMU does not say when the kernel starts.
+        Hypervisors may skip stages: QEMU does not report the start of the kernel.
         """
         with self._lock:
             last = max((self.stages.index(stage) for stage in self._marks), default=-1)
@@ -83,31 +86,31 @@ class Timeline:
 
     @property
     def marks(self) -> dict[str, int]:
-        """Stage to host monotonic nanoseconds, in the order of the stages."""
+        """Stages and their times on the host's monotonic clock (ns), in the order of the stages."""
         with self._lock:
             return {stage: self._marks[stage] for stage in self.stages if stage in self._marks}
 
     @property
     def guest_clock(self) -> dict[str, int]:
-        """Stage to the guest's own CLOCK_BOOTTIME nanoseconds, for stages that its init marks."""
+        """Stages that the init reports, and their times on the guest's CLOCK_BOOTTIME (ns)."""
         with self._lock:
             return dict(self._guest_clock)
 
     def seconds(self, stage: str) -> float:
-        """Seconds from create to a stage. Raises KeyError when it was not reached."""
+        """Seconds from "create" to a stage. Raises KeyError when it was not reached."""
         marks = self.marks
         return (marks[stage] - marks["create"]) / 1e9
 
     def lines(self) -> list[str]:
-        """The timeline for a person: one line a stage, "not reached" where it was not."""
+        """The timeline as text, one line per stage."""
         marks = self.marks
         start, width = marks.get("create"), max(map(len, self.stages)) + 1
-        shown = []
+        lines = []
         for stage in self.stages:
             if stage not in marks:
-                shown.append(f"{stage:<{width}} not reached")
+                lines.append(f"{stage:<{width}} not reached")
             elif start is None:
-                shown.append(f"{stage:<{width}} reached")
+                lines.append(f"{stage:<{width}} reached")
             else:
-                shown.append(f"{stage:<{width}} {(marks[stage] - start) / 1e9:8.3f} s")
-        return shown
+                lines.append(f"{stage:<{width}} {(marks[stage] - start) / 1e9:8.3f} s")
+        return lines

@@ -1,4 +1,4 @@
-"""A guest's vCPU in a test's hands: its registers, one instruction after the other."""
+"""A vCPU in a test's hands: registers and single steps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from harness.errors import HarnessError, hide_frames
 __tracebackhide__ = hide_frames
 STEP_TIMEOUT = 5.0  # seconds
 
-# an operation of the machine, its arguments by name
+# SupportsIntrospection.ask: an operation and its arguments by name
 Ask = Callable[..., Any]
 
 
 class Registers(Mapping[str, Any]):
-    """Registers as they were when they were read: `regs.rax`, `regs["rax"]`, `dict(regs)`.
+    """The registers at the time of the read: `regs.rax`, `regs["rax"]`, `dict(regs)`.
 
-    Setting one sets it in the vCPU at once: `regs.rax = 5`. Segments and tables have attributes of
-    their own (`sregs.cs.base`, `sregs.idt.limit`), which are not to be set.
+    An assignment sets the vCPU's register at once: `regs.rax = 5`. Segments and tables have
+    read-only fields: `sregs.cs.base`, `sregs.idt.limit`.
     """
 
     _values: dict[str, Any]
@@ -44,27 +44,31 @@ class Registers(Mapping[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"no register {name!r}: there are {', '.join(self)}") from None
+            raise AttributeError(
+                f"no register {name!r}; the registers are {', '.join(self)}"
+            ) from None
 
     def __setattr__(self, name: str, value: int) -> None:
         self.update({name: value})
 
     def update(self, values: Mapping[str, int]) -> None:
-        """Set several at once. Raises AttributeError for names that are none here, HarnessError
-        for values that no CPU can have."""
+        """Set several registers at once.
+
+        Raises AttributeError for an unknown name, HarnessError for a value that a CPU cannot have.
+        """
         for name in values:
             if name not in self._values:
-                raise AttributeError(f"no register {name!r}: there are {', '.join(self)}")
+                raise AttributeError(f"no register {name!r}; the registers are {', '.join(self)}")
         self._set(dict(values))
         self._values.update(values)
 
     def __repr__(self) -> str:
-        shown = (f"{name}={value:#x}" for name, value in self.items() if isinstance(value, int))
-        return f"<{' '.join(shown)}>"
+        fields = (f"{name}={value:#x}" for name, value in self.items() if isinstance(value, int))
+        return f"<{' '.join(fields)}>"
 
 
 class Vcpu:
-    """One vCPU. Reading a register takes it out of the guest for as long as that lasts."""
+    """One vCPU. A read of its registers interrupts a running vCPU for a moment."""
 
     def __init__(self, ask: Ask, index: int) -> None:
         self._ask = ask
@@ -72,12 +76,15 @@ class Vcpu:
 
     @property
     def regs(self) -> Registers:
-        """The general registers, rip and rflags among them."""
+        """The general registers with rip and rflags."""
         return self._registers("regs")
 
     @property
     def sregs(self) -> Registers:
-        """Segments, tables, control registers and EFER; the last two kinds can be set."""
+        """Segments, tables, control registers and EFER.
+
+        Only control registers and EFER can be set.
+        """
         return self._registers("sregs")
 
     def _registers(self, kind: str) -> Registers:
@@ -87,8 +94,11 @@ class Vcpu:
         )
 
     def step(self, n: int = 1) -> None:
-        """Run n instructions of a paused vCPU. Raises HarnessError when one does not end (a halted
-        vCPU makes no step), or KVM has no single-step."""
+        """Run n instructions of a paused vCPU.
+
+        Raises HarnessError when an instruction does not end, for example in a halted vCPU, or when
+        KVM cannot single-step.
+        """
         for _ in range(n):
             deadline = time.monotonic() + STEP_TIMEOUT
             while not self._ask("step", vcpu=self.index):
@@ -96,7 +106,7 @@ class Vcpu:
                     self._ask("step", vcpu=self.index, cancel=True)
                     raise HarnessError(
                         f"vCPU {self.index} did not end an instruction in {STEP_TIMEOUT:g} s",
-                        hint="see where it is: a halted vCPU makes no step",
+                        hint="read its registers: a halted vCPU cannot step",
                         stage="run",
                     )
 

@@ -1,5 +1,4 @@
-"""kvm-unit-tests as pytest items: its list of tests, its way to load them, its exit codes.
+"""kvm-unit-tests as pytest items on the built-in VMM: list of tests, loader and exit codes.
 
-What they are and what they expect is described in that project's docs/unittests.txt, README and
-scripts; here they run on the built-in VMM.
+Reference: docs/unittests.txt, README.md and the scripts of kvm-unit-tests.
 """

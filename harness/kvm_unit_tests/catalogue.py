@@ -1,4 +1,4 @@
-"""The list of tests, unittests.cfg, read (docs/unittests.txt of kvm-unit-tests has its format)."""
+"""The parser of unittests.cfg, the list of tests. Format: docs/unittests.txt."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LIST = "unittests.cfg"
-TIMEOUT = 90.0  # seconds, when a test says nothing
+LIST_NAME = "unittests.cfg"
+TIMEOUT = 90.0  # seconds, the default
 _SECTION = re.compile(r"\[(.+)\]")
 _FIELD = re.compile(r"(\w+)\s*=\s*(.*)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
@@ -16,12 +16,12 @@ _MULTILINE = '"""'
 
 
 class ListError(ValueError):
-    """A list that cannot be read; the text names the line."""
+    """A list that cannot be parsed. The text names the line."""
 
 
 @dataclass
 class Entry:
-    """One section, as it stands there. line: its number, from 1. timeout: seconds, 0 for none."""
+    """One section of the list. line: its number, from 1. timeout: seconds, 0 for no limit."""
 
     name: str
     line: int
@@ -36,36 +36,37 @@ class Entry:
     checks: list[str] = field(default_factory=list)
 
 
-def find(folder: Path) -> tuple[Path | None, Path]:
-    """The list below a folder, None for no list, and the folder that its files are in."""
-    for place in (folder, folder / "x86"):
-        if (place / LIST).is_file():
-            built = any(place.glob("*.flat"))
-            return place / LIST, place if built or not (folder / "x86").is_dir() else folder / "x86"
+def find_list(folder: Path) -> tuple[Path | None, Path]:
+    """Find the list in a folder, or None, and the folder of the test files."""
+    for candidate in (folder, folder / "x86"):
+        if (candidate / LIST_NAME).is_file():
+            built = any(candidate.glob("*.flat"))
+            has_x86 = (folder / "x86").is_dir()
+            return candidate / LIST_NAME, candidate if built or not has_x86 else folder / "x86"
     return None, folder
 
 
-def read(text: str, folder: Path) -> list[Entry]:
-    """The tests of a list, their files in `folder`. Raises ListError."""
+def parse_list(text: str, folder: Path) -> list[Entry]:
+    """Parse a list whose test files are in `folder`. Raises ListError."""
     if "\0" in text:
-        raise ListError("it is no text")
+        raise ListError("the list is not a text file")
     entries: list[Entry] = []
     lines = enumerate(text.splitlines(), 1)
     for number, raw in lines:
         line = _without_comment(raw)
-        if found := _SECTION.fullmatch(line):
-            entries.append(Entry(found[1].strip(), number))
-        elif (found := _FIELD.fullmatch(line)) and entries:
-            value = found[2]
+        if match := _SECTION.fullmatch(line):
+            entries.append(Entry(match[1].strip(), number))
+        elif (match := _FIELD.fullmatch(line)) and entries:
+            value = match[2]
             if value.startswith(_MULTILINE):
                 value = value.removeprefix(_MULTILINE)
                 while _MULTILINE not in value:
                     _, more = next(lines, (0, None))
                     if more is None:
-                        raise ListError(f"line {number}: the text that begins here has no end")
+                        raise ListError(f"line {number}: the text that begins here does not end")
                     value += f"\n{more}"
                 value = value.partition(_MULTILINE)[0]
-            _set(entries[-1], found[1], value, number, folder)
+            _set_field(entries[-1], match[1], value, number, folder)
     for entry in entries:
         if not entry.file.name:
             raise ListError(f"line {entry.line}: the test {entry.name!r} has no file")
@@ -76,11 +77,11 @@ def _without_comment(line: str) -> str:
     return re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
 
 
-def _set(entry: Entry, name: str, value: str, number: int, folder: Path) -> None:
-    """Take one field; those of other architectures and runners mean nothing here."""
+def _set_field(entry: Entry, name: str, value: str, number: int, folder: Path) -> None:
+    """Set one field. Fields of other architectures and runners are ignored."""
     if name == "file":
         if "/" in value or value in ("", ".", ".."):
-            raise ListError(f"line {number}: file {value!r} is no file name")
+            raise ListError(f"line {number}: file {value!r} is not a file name")
         entry.file = folder / value
     elif name == "timeout":
         entry.timeout = _seconds(value, number)
@@ -97,7 +98,7 @@ def _set(entry: Entry, name: str, value: str, number: int, folder: Path) -> None
 
 
 def _seconds(text: str, number: int) -> float:
-    found = _DURATION.fullmatch(text)
-    if not found:
-        raise ListError(f"line {number}: timeout {text!r} is no duration")
-    return float(found[1]) * _SECONDS[found[2]]
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ListError(f"line {number}: timeout {text!r} is not a duration")
+    return float(match[1]) * _SECONDS[match[2]]

@@ -1,4 +1,4 @@
-"""What a test asks of its machine, in QEMU's words, and whether our VMM can give it."""
+"""A test's requirements for its machine, which the list states as QEMU options."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from dataclasses import dataclass
 
 from harness.kvm_unit_tests.catalogue import Entry
 
-MEMORY = 128  # MiB, as QEMU's default
-_MOST_MEMORY = 1 << 20
+MEMORY = 128  # MiB, QEMU's default
+_MAX_MEMORY = 1 << 20  # MiB
 _UNITS = {"": 1, "m": 1, "g": 1024}
 _CPU_MODELS = ("host", "max", "qemu64", "kvm64")
-_NESTED = ("vmx", "svm")
-_HARMLESS = ("migratable=no", "host-phys-bits", "host-phys-bits=on")
-_CLOCK = "`date +%s`"
+_NESTED_FEATURES = ("vmx", "svm")
+_IGNORED_FEATURES = ("migratable=no", "host-phys-bits", "host-phys-bits=on")
+_TIME_COMMAND = "`date +%s`"
 
 
 class Unsupported(Exception):
-    """The built-in VMM cannot be what the test asks for; the text says why."""
+    """The built-in VMM does not meet a requirement. The text is the reason."""
 
 
 @dataclass(frozen=True)
-class Machine:
-    """memory: MiB. arguments: what the test's command line has after its name."""
+class MachineConfig:
+    """A test's machine. memory: MiB. arguments: the test's command line after its name."""
 
     vcpus: int
     memory: int
     arguments: str
 
 
-def machine(entry: Entry, cpus: int, arch: str = "x86_64") -> Machine:
-    """What to make for a test. cpus: of the host. Raises Unsupported."""
+def machine_config(entry: Entry, cpus: int, arch: str = "x86_64") -> MachineConfig:
+    """The machine for a test. cpus: of the host. arch: of the build. Raises Unsupported."""
     if entry.arch and entry.arch != arch:
         raise Unsupported(f"{entry.arch} only")
     if entry.accel and entry.accel.partition(",")[0] != "kvm":
         raise Unsupported(f"accelerator {entry.accel} only")
-    for group, why in (("migration", "migration"), ("panic", "a panic device")):
+    for group, feature in (("migration", "migration"), ("panic", "a panic device")):
         if group in entry.groups:
-            raise Unsupported(f"it needs {why}")
+            raise Unsupported(f"it needs {feature}")
     vcpus, memory, arguments = _vcpus(entry.smp, cpus), MEMORY, entry.arguments
     words = _words(entry.parameters)
     for word in words:
@@ -58,19 +58,19 @@ def machine(entry: Entry, cpus: int, arch: str = "x86_64") -> Machine:
             _check_cpu(value)
         elif (option, value) != ("-accel", "kvm"):
             raise Unsupported(f"it asks for {word} {value}".rstrip())
-    return Machine(vcpus, memory, _words_of_host(arguments))
+    return MachineConfig(vcpus, memory, _substitute_time(arguments))
 
 
 def _words(parameters: str) -> Iterator[str]:
     try:
-        return iter(shlex.split(_words_of_host(parameters)))
+        return iter(shlex.split(_substitute_time(parameters)))
     except ValueError as error:
         raise Unsupported(f"its parameters cannot be read: {error}") from None
 
 
-def _words_of_host(text: str) -> str:
-    """With what a shell would put in: the time, the only such thing in use. No shell runs here."""
-    text = text.replace(_CLOCK, str(int(time.time())))
+def _substitute_time(text: str) -> str:
+    """Replace the only shell command that lists use, which prints the time. No shell runs."""
+    text = text.replace(_TIME_COMMAND, str(int(time.time())))
     if "`" in text or "$(" in text:
         raise Unsupported(f"it needs a shell: {text}")
     return text
@@ -79,27 +79,30 @@ def _words_of_host(text: str) -> str:
 def _vcpus(text: str, cpus: int) -> int:
     text = text.replace("$MAX_SMP", str(cpus))
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise Unsupported(f"{text!r} is no number of CPUs")
+        raise Unsupported(f"{text!r} is not a number of CPUs")
     return int(text)
 
 
 def _mebibytes(text: str) -> int:
-    found = re.fullmatch(r"(\d{1,9})([mg]?)", text.lower())
-    size = int(found[1]) * _UNITS[found[2]] if found else 0
-    if not 0 < size <= _MOST_MEMORY:
-        raise Unsupported(f"{text!r} is no size of memory")
+    match = re.fullmatch(r"(\d{1,9})([mg]?)", text.lower())
+    size = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not 0 < size <= _MAX_MEMORY:
+        raise Unsupported(f"{text!r} is not a size of memory")
     return size
 
 
 def _check_cpu(text: str) -> None:
-    """A guest has the host's CPU, less nested virtualization: more features than a model are no
-    harm, fewer cannot be had."""
+    """Check a CPU model with features. Raises Unsupported.
+
+    Guests have the host's CPU without nested virtualization. That may have more features than the
+    model, which is harmless. The VMM cannot remove features.
+    """
     model, *features = text.split(",")
     if model not in _CPU_MODELS:
         raise Unsupported(f"CPU model {model}: guests have the host's CPU")
     for feature in features:
         name = feature.removeprefix("+").removesuffix("=on")
-        if name in _NESTED:
+        if name in _NESTED_FEATURES:
             raise Unsupported(f"nested virtualization ({name})")
-        if not feature.startswith("+") and feature not in _HARMLESS:
+        if not feature.startswith("+") and feature not in _IGNORED_FEATURES:
             raise Unsupported(f"CPU {feature}: guests have the host's CPU as it is")

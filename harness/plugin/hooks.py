@@ -57,9 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
         if name != "auto" and not registry.known(name):
             raise pytest.UsageError(f"--hypervisor={name}: {registry.missing(name)}")
     if folder := session.settings.kvm_unit_tests:
-        from harness.kvm_unit_tests.items import Plugin
+        from harness.kvm_unit_tests.items import KvmUnitTestsPlugin
 
-        config.pluginmanager.register(Plugin(config, folder), "hypervisor-kvm-unit-tests")
+        config.pluginmanager.register(
+            KvmUnitTestsPlugin(config, folder), "hypervisor-kvm-unit-tests"
+        )
 
 
 def _uses(test: pytest.Item | pytest.Metafunc, fixture: str) -> bool:

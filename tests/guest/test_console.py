@@ -1,4 +1,4 @@
-"""The console's file: all lines, but for a flood, of which it has the beginning and the end."""
+"""The console: lines in memory and in a file of limited size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from harness.guest.console import Console
 
 
-def test_all_lines_are_in_the_file(tmp_path: Path) -> None:
+def test_file_has_all_lines(tmp_path: Path) -> None:
     console = Console(tmp_path / "deep" / "c.log")
     for number in range(5):
         console.add(number * 1_500_000_000, f"line {number}")
@@ -20,7 +20,7 @@ def test_all_lines_are_in_the_file(tmp_path: Path) -> None:
     assert len(lines) == 5
 
 
-def test_a_line_has_its_time() -> None:
+def test_time_of_finds_the_last_matching_line() -> None:
     console = Console(max_lines=3)
     for number in range(5):
         console.add(number, f"line {number}")
@@ -31,7 +31,7 @@ def test_a_line_has_its_time() -> None:
             console.time_of(text)
 
 
-def test_a_flood_does_not_fill_the_disk(tmp_path: Path) -> None:
+def test_file_size_is_limited(tmp_path: Path) -> None:
     console = Console(tmp_path / "c.log", max_lines=3, max_bytes=1000)
     for number in range(10_000):
         console.add(0, f"line {number}")
@@ -41,16 +41,14 @@ def test_a_flood_does_not_fill_the_disk(tmp_path: Path) -> None:
     assert lines[0].endswith("line 0")
     assert lines[-3:] == ["line 9997", "line 9998", "line 9999"]
     written = len(lines) - 4
-    assert lines[written] == (
-        f"[... 1000 bytes are enough: {10_000 - 3 - written} lines are left out ...]"
-    )
+    assert lines[written] == (f"[... 1000 bytes reached: {10_000 - 3 - written} lines omitted ...]")
 
 
-def test_no_line_is_twice_in_a_file_that_was_just_full(tmp_path: Path) -> None:
+def test_full_file_repeats_no_line(tmp_path: Path) -> None:
     console = Console(tmp_path / "c.log", max_lines=100, max_bytes=60)
     for number in range(5):
         console.add(0, f"line {number}")
     console.close()
     text = (tmp_path / "c.log").read_text()
-    assert "0 lines are left out" in text
+    assert "0 lines omitted" in text
     assert all(text.count(f"line {number}\n") == 1 for number in range(5))

@@ -1,4 +1,4 @@
-"""Devices of a test's own in payload guests: ports, PCI functions, their interrupts."""
+"""Devices that a test emulates, in payload guests: ports, PCI functions, interrupts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.guest.payload import PayloadFactory, assemble
 from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF
 from tests.waiting import TIMEOUT, wait_until
 
-# the function in slot 1: read a register of its configuration into EAX, or write one
+# reads or writes a configuration register of the function in slot 1, with EAX
 PCI = """
     .macro pci_read register
     mov $0xcf8, %dx ; mov $(0x80000800 | \\register), %eax ; out %eax, %dx
@@ -27,7 +27,7 @@ PCI = """
     mov %eax, 0x200000 + \\at
     .endm
 """
-# an IDT whose vector 0x40 counts at 0x206000, and a local APIC that is on
+# an IDT whose vector 0x40 counts at 0x206000; enables the local APIC
 INTERRUPTS = """
     .set COUNT, 0x206000 ; .set IDT, 0x207000
     lidt idt_register
@@ -38,12 +38,12 @@ INTERRUPTS = """
 ISR = """
 idt_register: .word 0x7ff ; .long IDT
 isr: incl COUNT ; movl $0, 0xfee000b0
-    push 8(%esp) ; popf ; ret $8         /* what iret does: KVM's interpreter has none here */
+    push 8(%esp) ; popf ; ret $8         /* like iret, which KVM's emulator may lack */
 """
 
 
 class Scratch(PortDevice):
-    """A register for each port."""
+    """A device with a register at each port."""
 
     irq = 5
 
@@ -58,7 +58,7 @@ class Scratch(PortDevice):
 
 
 class Adder(PciDevice):
-    """What is written to its registers is summed up; its second BAR interrupts."""
+    """A PCI function that adds up writes. A write to its second BAR raises an interrupt."""
 
     vendor, device, class_code = 0x1AB8, 0x0042, 0x120000
     bars = (Bar(64), Bar(16, io=True))
@@ -66,14 +66,14 @@ class Adder(PciDevice):
 
     def __init__(self) -> None:
         self.sum = 0
-        self.told: list[tuple[int, int]] = []
+        self.accesses: list[tuple[int, int]] = []
 
     def read(self, bar: int, offset: int, size: int) -> int:
-        self.told.append((bar, offset))
+        self.accesses.append((bar, offset))
         return self.sum
 
     def write(self, bar: int, offset: int, size: int, value: int) -> None:
-        self.told.append((bar, offset))
+        self.accesses.append((bar, offset))
         if bar == 1:
             self.interrupt(value)
         else:
@@ -85,7 +85,7 @@ def words(vm: Any, count: int) -> list[int]:
     return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
 
 
-def test_ports_are_answered_by_an_object_of_the_test(payload: PayloadFactory) -> None:
+def test_port_device_answers(payload: PayloadFactory) -> None:
     source = """
         mov $0xd03, %dx ; mov $41, %eax ; out %eax, %dx ; in %dx, %eax ; mov %eax, 0x200000
     """
@@ -95,22 +95,22 @@ def test_ports_are_answered_by_an_object_of_the_test(payload: PayloadFactory) ->
     assert device.values[3] == 41
 
 
-def test_a_device_is_added_to_a_running_guest(payload: PayloadFactory) -> None:
-    """Until then nobody answers; its line interrupts as often as it is pulsed."""
+def test_port_device_is_added_to_a_running_guest(payload: PayloadFactory) -> None:
+    """Its interrupt line can be pulsed."""
 
     class Answer:
         def read(self, offset: int, size: int) -> int:
             return 7
 
         def write(self, offset: int, size: int, value: int) -> None:
-            wrote.set()
+            written.set()
 
-    wrote = threading.Event()
+    written = threading.Event()
     source = "1: mov $0xe00, %dx ; in %dx, %al ; cmp $7, %al ; jne 1b ; inc %dx ; out %al, %dx\n"
     guest = payload(assemble(source + FOR_EVER))
     assert wait_until(lambda: guest.vm.exits.get("io", 0) > 3)
     pulse = guest.vm.add_port_device(0xE00, 2, Answer(), irq=9)
-    assert wrote.wait(TIMEOUT)
+    assert written.wait(TIMEOUT)
     pulse()
 
 
@@ -125,7 +125,7 @@ def test_a_device_is_added_to_a_running_guest(payload: PayloadFactory) -> None:
         (0xD00, 1, 24, "irq 24"),
     ],
 )
-def test_ports_that_cannot_be_had(
+def test_invalid_ports_are_refused(
     payload: PayloadFactory, port: int, length: int, irq: int | None, what: str
 ) -> None:
     guest = payload(assemble(FOR_EVER))
@@ -136,7 +136,7 @@ def test_ports_that_cannot_be_had(
         pulse()
 
 
-def test_a_function_is_found_and_its_bars_answer(payload: PayloadFactory) -> None:
+def test_pci_function_is_enumerated_and_its_bars_answer(payload: PayloadFactory) -> None:
     source = f"""{PCI}
         pci_read 0 ; keep 0 ; pci_read 8 ; keep 4
         pci_write 4 3
@@ -149,14 +149,14 @@ def test_a_function_is_found_and_its_bars_answer(payload: PayloadFactory) -> Non
     device = Adder()
     guest = payload(assemble(source + FOR_EVER), devices=[device])
     assert wait_until(lambda: words(guest.vm, 6)[5])
-    identity, class_code, bar, total, ports, again = words(guest.vm, 6)
+    identity, class_code, bar, total, ports, port_value = words(guest.vm, 6)
     assert (identity, class_code) == (0x0042_1AB8, 0x1200_0001)
-    assert (bar >> 28, total, ports & 1, again) == (0xC, 42, 1, 42)
-    assert device.told == [(0, 4), (0, 8), (0, 0x20), (1, 0)]
+    assert (bar >> 28, total, ports & 1, port_value) == (0xC, 42, 1, 42)
+    assert device.accesses == [(0, 4), (0, 8), (0, 0x20), (1, 0)]
 
 
-def test_a_function_interrupts_by_its_vectors(payload: PayloadFactory) -> None:
-    """The guest asks for the interrupt at a port of the device, from where it is raised."""
+def test_pci_function_raises_its_vectors(payload: PayloadFactory) -> None:
+    """The guest triggers the interrupt by a write to the device."""
     source = f"""{PCI}{INTERRUPTS}
         pci_write 4 7
         pci_write 0x18 0xd0000000
@@ -169,16 +169,16 @@ def test_a_function_interrupts_by_its_vectors(payload: PayloadFactory) -> None:
     device = Adder()
     guest = payload(assemble(source), devices=[device])
     assert wait_until(lambda: count(guest.vm) > 2)
-    assert (1, 0) in device.told
+    assert (1, 0) in device.accesses
 
 
 def count(vm: Any) -> int:
     return int.from_bytes(vm.memory[0x20_6000:0x20_6004], "little")
 
 
-def test_vectors_that_it_does_not_have(payload: PayloadFactory) -> None:
+def test_missing_vector_is_an_error(payload: PayloadFactory) -> None:
     device = Adder()
-    with pytest.raises(HarnessError, match="in no machine yet"):
+    with pytest.raises(HarnessError, match="not in a machine yet"):
         device.interrupt()
     payload(assemble(FOR_EVER), devices=[device])
     device.interrupt(1)
@@ -186,8 +186,8 @@ def test_vectors_that_it_does_not_have(payload: PayloadFactory) -> None:
         device.interrupt(2)
 
 
-class Odd(PciDevice):
-    """A function of any shape."""
+class AnyFunction(PciDevice):
+    """A PCI function with arbitrary attributes."""
 
     def __init__(self, **fields: Any) -> None:
         for name, value in fields.items():
@@ -209,20 +209,20 @@ class Odd(PciDevice):
     ],
     ids=str,
 )
-def test_functions_that_cannot_be(
+def test_invalid_pci_function_is_refused(
     payload: PayloadFactory, fields: dict[str, Any], what: str
 ) -> None:
     with pytest.raises(HarnessError, match=what):
-        payload(assemble(FOR_EVER), devices=[Odd(**fields)])
+        payload(assemble(FOR_EVER), devices=[AnyFunction(**fields)])
 
 
-def test_a_function_is_given_before_the_guest_begins(payload: PayloadFactory) -> None:
+def test_pci_function_of_a_running_guest_is_refused(payload: PayloadFactory) -> None:
     guest = payload(assemble(FOR_EVER))
     with pytest.raises(HarnessError, match="must be there before"):
         guest.vm.add_device(Adder())
 
 
-def test_an_exception_in_a_device_ends_the_guest_and_is_raised(payload: PayloadFactory) -> None:
+def test_exception_in_a_device_ends_the_guest_and_is_raised(payload: PayloadFactory) -> None:
     class Broken(PortDevice):
         def read(self, offset: int, size: int) -> int:
             raise LookupError("no such register")
@@ -234,7 +234,7 @@ def test_an_exception_in_a_device_ends_the_guest_and_is_raised(payload: PayloadF
     assert guest.wait_end().reason == "callback-error"
 
 
-def test_guests_with_devices_of_their_own_do_not_mix(payload: PayloadFactory) -> None:
+def test_devices_of_two_guests_are_separate(payload: PayloadFactory) -> None:
     source = "mov $0xd00, %dx ; in %dx, %eax ; out %eax, %dx\n"
     devices = [Scratch(), Scratch()]
     devices[1].values[0] = 10
@@ -244,6 +244,6 @@ def test_guests_with_devices_of_their_own_do_not_mix(payload: PayloadFactory) ->
     assert [one.values[0] for one in devices] == [1, 11]
 
 
-def test_too_many_functions(payload: PayloadFactory) -> None:
+def test_too_many_pci_functions_are_refused(payload: PayloadFactory) -> None:
     with pytest.raises((HarnessError, ProvisionError), match="32 slots"):
         payload(assemble(FOR_EVER), devices=[Adder() for _ in range(32)])

@@ -1,4 +1,4 @@
-"""Faults on purpose, in payload guests: where they hit, and what the guest makes of them."""
+"""Fault injection in payload guests: vCPUs and disk requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.vmm.payload import FOR_EVER
 from tests.vmm.test_payload_disk import SECTOR_ONE, source
 from tests.waiting import wait_until
 
-# handlers of vectors 2 (NMI), 13 and 18 that note which came, their error code, and where
+# handlers of the vectors 2 (NMI), 13 and 18 that record vector, error code and address
 HANDLERS = """
     .set IDT, 0x207000 ; .set SEEN, 0x206000
     .macro handler vector
@@ -26,7 +26,7 @@ HANDLERS = """
     handler 2 ; handler 13 ; handler 18
     mov $0xd00, %dx
 """
-NOTES = """
+RECORDERS = """
 idt_register: .word 0x7ff ; .long IDT
 on2: movl $2, SEEN ; jmp on
 on13: popl SEEN + 4 ; movl $13, SEEN ; jmp on
@@ -43,14 +43,14 @@ def seen(guest: PayloadGuest) -> tuple[int, int, int, int]:
     return vector, code, rip, rax
 
 
-def started(payload: PayloadFactory, body: str) -> PayloadGuest:
-    """Not yet running. `stop:` in the body is told by the second value of `seen`."""
-    return payload(assemble(HANDLERS + body + NOTES), start=False)
+def prepared(payload: PayloadFactory, body: str) -> PayloadGuest:
+    """A guest with the handlers that has not started."""
+    return payload(assemble(HANDLERS + body + RECORDERS), start=False)
 
 
-def test_an_exception_at_the_nth_exit(payload: PayloadFactory) -> None:
-    """It hits after the third read is complete: EAX has what was read."""
-    guest = started(payload, "xor %ecx, %ecx\n1: in %dx, %eax ; inc %ecx ; jmp 1b")
+def test_exception_at_the_nth_exit(payload: PayloadFactory) -> None:
+    """The exception follows the third read, whose value is in EAX."""
+    guest = prepared(payload, "xor %ecx, %ecx\n1: in %dx, %eax ; inc %ecx ; jmp 1b")
     answers = iter(range(100, 200))
     guest.vm.on_exit("io", lambda exit: next(answers), port=0xD00)
     at = AtExit("io", 3, port=0xD00)
@@ -63,16 +63,16 @@ def test_an_exception_at_the_nth_exit(payload: PayloadFactory) -> None:
 
 
 @pytest.mark.parametrize(("kind", "vector"), [("nmi", 2), ("exception", 18)])
-def test_now_in_a_running_guest(payload: PayloadFactory, kind: str, vector: int) -> None:
-    guest = started(payload, "movl $1, 0x200000\n1: jmp 1b")
+def test_fault_in_a_running_guest(payload: PayloadFactory, kind: str, vector: int) -> None:
+    guest = prepared(payload, "movl $1, 0x200000\n1: jmp 1b")
     guest.start()
     assert wait_until(lambda: guest.vm.memory[0x20_0000:0x20_0001] == b"\1")
     guest.vm.inject_fault(kind, vector=vector)
     assert wait_until(lambda: seen(guest)[0] == vector), seen(guest)
 
 
-def test_from_within_a_callback(payload: PayloadFactory) -> None:
-    guest = started(payload, "1: in %dx, %eax ; jmp 1b")
+def test_fault_from_a_callback(payload: PayloadFactory) -> None:
+    guest = prepared(payload, "1: in %dx, %eax ; jmp 1b")
     vm = guest.vm
 
     def callback(exit: Any) -> int:
@@ -86,26 +86,26 @@ def test_from_within_a_callback(payload: PayloadFactory) -> None:
 
 
 @pytest.mark.parametrize("at", [None, AtExit("mmio", 2)], ids=["now", "at an exit"])
-def test_a_triple_fault(payload: PayloadFactory, at: AtExit | None) -> None:
-    guest = started(payload, "1: mov 0xd0000000, %eax ; jmp 1b")
+def test_triple_fault_ends_the_guest(payload: PayloadFactory, at: AtExit | None) -> None:
+    guest = prepared(payload, "1: mov 0xd0000000, %eax ; jmp 1b")
     guest.start()
     assert wait_until(lambda: guest.vm.exits.get("mmio", 0) > 3)
     guest.vm.inject_fault("triple-fault", at=at)
     assert guest.wait_end().reason == "triple-fault"
 
 
-def test_a_machine_check_without_a_handler_is_the_end(payload: PayloadFactory) -> None:
-    """CR4.MCE is off, and bank 0 reports: KVM then asks for a shutdown."""
+def test_machine_check_without_a_handler_ends_the_guest(payload: PayloadFactory) -> None:
+    """With CR4.MCE off and bank 0 enabled, KVM requests a shutdown."""
     body = (
         "mov $0x400, %ecx ; mov $-1, %eax ; mov %eax, %edx ; wrmsr ; movl $1, 0x200000\n1: jmp 1b"
     )
-    guest = started(payload, body)
+    guest = prepared(payload, body)
     guest.start()
     assert wait_until(lambda: guest.vm.memory[0x20_0000:0x20_0001] == b"\1")
     try:
         guest.vm.inject_fault("machine-check")
     except HarnessError as error:
-        pytest.skip(f"KVM here takes no machine check: {error.cause}")
+        pytest.skip(f"this KVM does not inject machine checks: {error.cause}")
     assert guest.wait_end().reason == "triple-fault"
 
 
@@ -133,7 +133,7 @@ STATUSES = """
 
 
 def after_two_requests(payload: PayloadFactory, disk: Disk, kind: str, nth: int) -> list[int]:
-    """Status of the first, the id that its completion names, status of the second."""
+    """Status of the first request, the id of its completion, status of the second, interrupts."""
     guest = payload(assemble(source(STATUSES + FOR_EVER)), disks=[disk], start=False)
     guest.vm.inject_fault(kind, at=AtRequest("d", nth))
     guest.start()
@@ -144,19 +144,19 @@ def after_two_requests(payload: PayloadFactory, disk: Disk, kind: str, nth: int)
 
 
 @pytest.mark.parametrize(("nth", "first", "second"), [(1, 1, 0), (2, 0, 1), (3, 0, 0)])
-def test_the_nth_request_of_a_disk_fails(
+def test_nth_disk_request_fails(
     payload: PayloadFactory, disk: Disk, nth: int, first: int, second: int
 ) -> None:
-    found = after_two_requests(payload, disk, "disk-error", nth)
-    assert (found[0], found[2]) == (first, second)
+    values = after_two_requests(payload, disk, "disk-error", nth)
+    assert (values[0], values[2]) == (first, second)
 
 
-def test_a_completion_that_names_no_request(payload: PayloadFactory, disk: Disk) -> None:
+def test_completion_with_an_invalid_id(payload: PayloadFactory, disk: Disk) -> None:
     assert after_two_requests(payload, disk, "bad-used", 1)[:3] == [0, 0xFFFF, 0]
 
 
 @pytest.mark.parametrize(("nth", "interrupts"), [(3, 2), (1, 1)])
-def test_a_lost_interrupt(payload: PayloadFactory, disk: Disk, nth: int, interrupts: int) -> None:
+def test_lost_interrupt(payload: PayloadFactory, disk: Disk, nth: int, interrupts: int) -> None:
     body = """
         movl $0, BAR + 0x301c ; sti
         request 1
@@ -178,7 +178,7 @@ def test_a_lost_interrupt(payload: PayloadFactory, disk: Disk, nth: int, interru
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments", "what"),
+    ("kind", "arguments", "error"),
     [
         ("meteor", {}, "no fault 'meteor'"),
         ("meteor", {"at": AtRequest("d")}, "no fault 'meteor' of a request"),
@@ -192,9 +192,9 @@ def test_a_lost_interrupt(payload: PayloadFactory, disk: Disk, nth: int, interru
     ],
     ids=str,
 )
-def test_faults_that_cannot_be(
-    payload: PayloadFactory, disk: Disk, kind: str, arguments: dict[str, Any], what: str
+def test_invalid_fault_is_refused(
+    payload: PayloadFactory, disk: Disk, kind: str, arguments: dict[str, Any], error: str
 ) -> None:
     guest = payload(assemble(FOR_EVER), disks=[disk])
-    with pytest.raises(HarnessError, match=what):
+    with pytest.raises(HarnessError, match=error):
         guest.vm.inject_fault(kind, **arguments)

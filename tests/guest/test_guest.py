@@ -1,4 +1,4 @@
-"""A guest's life, told by a machine that does what the test says. SSH is in tests/plugin."""
+"""A guest's life cycle on a fake machine. tests/plugin covers SSH."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from harness.ssh.process import Stream
 from images.image import GuestImage
 
 
-class Puppet:
-    """A Hypervisor and the one Machine that it makes."""
+class FakeHypervisor:
+    """A fake Hypervisor that is its own Machine. The test controls its events."""
 
-    name = "puppet"
+    name = "fake"
     host: Any = None
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Puppet:
         self.facts: Mapping[str, Any] = {"pid": 7}
         self.refusal: HarnessError | None = None
 
-    def create(self, spec: GuestSpec, events: Events) -> Puppet:
+    def create(self, spec: GuestSpec, events: Events) -> FakeHypervisor:
         self.events = events
         if self.refusal:
             events.on_console(1, "cannot open the disk")
@@ -53,7 +53,7 @@ class Puppet:
         pass
 
     def connect(self, port: int, timeout: float) -> Stream:
-        raise ConnectionRefusedError("nobody")
+        raise ConnectionRefusedError("no server")
 
     def statistics(self) -> dict[str, int]:
         self.end("vmm-error", "control pipe closed")
@@ -65,7 +65,7 @@ class Puppet:
     def end(self, reason: str, detail: str = "") -> None:
         self.events.on_end(End(reason, detail, time.monotonic_ns()))
 
-    def say(self, *lines: str) -> None:
+    def print_console(self, *lines: str) -> None:
         for line in lines:
             self.events.on_console(time.monotonic_ns(), line)
 
@@ -86,27 +86,29 @@ def image(folder: Path) -> GuestImage:
 
 
 @pytest.fixture
-def puppet() -> Puppet:
-    return Puppet()
+def fake() -> FakeHypervisor:
+    return FakeHypervisor()
 
 
 @pytest.fixture
-def guest(puppet: Puppet, tmp_path: Path) -> Guest:
+def guest(fake: FakeHypervisor, tmp_path: Path) -> Guest:
     spec = GuestSpec(name="g1", image=image(tmp_path), boot_timeout=0.3)
-    return Guest(puppet, spec)
+    return Guest(fake, spec)
 
 
 @pytest.mark.parametrize("reason", ["panic", "reset", "power-off", "killed"])
-def test_the_hypervisor_says_how_it_ended(guest: Guest, puppet: Puppet, reason: str) -> None:
-    puppet.say("[  2.1] Kernel panic - not syncing: VFS: no root")
-    puppet.end(reason, "why")
-    assert describe_end(guest.end) == f"{reason}: why"
+def test_end_has_the_reason_of_the_hypervisor(
+    guest: Guest, fake: FakeHypervisor, reason: str
+) -> None:
+    fake.print_console("[  2.1] Kernel panic - not syncing: VFS: no root")
+    fake.end(reason, "detail")
+    assert describe_end(guest.end) == f"{reason}: detail"
 
 
-def test_waiting_ends_at_once_with_the_guest(puppet: Puppet, tmp_path: Path) -> None:
-    guest = Guest(puppet, GuestSpec(name="g1", image=image(tmp_path), boot_timeout=60))
-    puppet.say("harness: init 1")
-    threading.Timer(0.05, puppet.end, ["triple-fault"]).start()
+def test_wait_ready_fails_as_soon_as_the_guest_ends(fake: FakeHypervisor, tmp_path: Path) -> None:
+    guest = Guest(fake, GuestSpec(name="g1", image=image(tmp_path), boot_timeout=60))
+    fake.print_console("harness: init 1")
+    threading.Timer(0.05, fake.end, ["triple-fault"]).start()
     started = time.monotonic()
     with pytest.raises(GuestEnded) as caught:
         guest.wait_ready()
@@ -119,23 +121,23 @@ def test_waiting_ends_at_once_with_the_guest(puppet: Puppet, tmp_path: Path) -> 
     ("lines", "stage"),
     [([], "init"), (["harness: init 1"], "sshd")],
 )
-def test_a_late_guest_names_the_stage_it_did_not_reach(
-    guest: Guest, puppet: Puppet, lines: list[str], stage: str
+def test_error_of_a_late_guest_names_the_stage(
+    guest: Guest, fake: FakeHypervisor, lines: list[str], stage: str
 ) -> None:
-    puppet.say(*lines)
+    fake.print_console(*lines)
     with pytest.raises(ProvisionError) as caught:
         guest.wait_ready()
     assert caught.value.stage == stage
 
 
-def test_a_refusal_carries_the_guest_s_name_and_console(puppet: Puppet, tmp_path: Path) -> None:
-    puppet.refusal = ProvisionError("no disk", stage="create")
+def test_error_of_create_has_guest_and_console(fake: FakeHypervisor, tmp_path: Path) -> None:
+    fake.refusal = ProvisionError("no disk", stage="create")
     with pytest.raises(ProvisionError) as caught:
-        Guest(puppet, GuestSpec(name="g1", image=image(tmp_path)))
+        Guest(fake, GuestSpec(name="g1", image=image(tmp_path)))
     assert (caught.value.guest, caught.value.console) == ("g1", ("cannot open the disk",))
 
 
-def test_what_needs_a_living_guest_says_how_it_ended(guest: Guest, puppet: Puppet) -> None:
+def test_requests_to_an_ended_guest_raise_its_end(guest: Guest, fake: FakeHypervisor) -> None:
     with pytest.raises(SSHError, match="no SSH connection yet"):
         guest.ssh.run(["true"])
     with pytest.raises(GuestEnded, match=r"vmm-error: control pipe closed .*statistics"):
@@ -145,30 +147,32 @@ def test_what_needs_a_living_guest_says_how_it_ended(guest: Guest, puppet: Puppe
     assert guest.ended_unexpectedly
 
 
-def test_stopping_is_no_unexpected_end(guest: Guest) -> None:
+def test_stop_is_an_expected_end(guest: Guest) -> None:
     guest.stop()
     guest.stop()
     assert not guest.ended_unexpectedly
     assert describe_end(guest.end) == "stopped"
 
 
-def test_an_end_of_another_guest_is_not_the_expected_one(guest: Guest) -> None:
+def test_expect_end_raises_the_end_of_another_guest(guest: Guest) -> None:
     with pytest.raises(GuestEnded, match="other"), guest.expect_end(timeout=0.01):
         raise GuestEnded("other", guest="g2")
     assert not guest.end_expected
 
 
-def test_a_failing_block_expects_no_longer(guest: Guest, puppet: Puppet) -> None:
+def test_expect_end_of_a_failing_block_expects_nothing(guest: Guest, fake: FakeHypervisor) -> None:
     with pytest.raises(ZeroDivisionError), guest.expect_end():
         _ = 1 / 0
-    puppet.end("panic")
+    fake.end("panic")
     assert guest.ended_unexpectedly
 
 
-def test_names_differ_and_carry_prefix_and_label(puppet: Puppet, tmp_path: Path) -> None:
+def test_names_are_unique_and_contain_prefix_and_label(
+    fake: FakeHypervisor, tmp_path: Path
+) -> None:
     checked: list[str] = []
     factory = GuestFactory(
-        hypervisor=puppet,
+        hypervisor=fake,
         image=image(tmp_path),
         vcpus=1,
         memory=256,
@@ -181,18 +185,18 @@ def test_names_differ_and_carry_prefix_and_label(puppet: Puppet, tmp_path: Path)
     assert checked == ["d"] * 3
 
 
-class Cloner(Puppet):
-    """A Puppet that has snapshots, too."""
+class FakeCloner(FakeHypervisor):
+    """A fake hypervisor with snapshots and clones."""
 
     def __init__(self) -> None:
         super().__init__()
         self.host = self
         self.commands: list[str] = []
         self.cloned: list[str] = []
-        self.given: list[Sequence[int]] = []
-        self.asked: list[str] = []
-        self.told: list[int] | str = [5, 2, 9, 1]
-        self.full = False
+        self.prefaulted: list[Sequence[int]] = []
+        self.queried_folders: list[str] = []
+        self.dirty_pages: list[int] | str = [5, 2, 9, 1]
+        self.disk_full = False
 
     def run(self, argv: Sequence[str]) -> None:
         self.commands.append(argv[0])
@@ -201,40 +205,40 @@ class Cloner(Puppet):
         return "/scratch"
 
     def snapshot(self, folder: str) -> int:
-        if self.full:
+        if self.disk_full:
             raise HarnessError("no space left")
         return 4096
 
     def clone(
         self, folder: str, spec: GuestSpec, events: Events, prefault_pages: Sequence[int] = ()
-    ) -> Cloner:
+    ) -> FakeCloner:
         self.events = events
         self.cloned.append(folder)
-        self.given.append(prefault_pages)
+        self.prefaulted.append(prefault_pages)
         events.on_mark("create", time.monotonic_ns())
         events.on_mark("restored", time.monotonic_ns())
         return self
 
     def private_dirty_pages(self, folder: str) -> list[int]:
-        self.asked.append(folder)
-        if isinstance(self.told, str):
-            raise HarnessError(self.told)
-        return self.told
+        self.queried_folders.append(folder)
+        if isinstance(self.dirty_pages, str):
+            raise HarnessError(self.dirty_pages)
+        return self.dirty_pages
 
 
-def ordered(tmp_path: Path) -> GuestSpec:
+def spec_of(tmp_path: Path) -> GuestSpec:
     return GuestSpec(name="g1", image=image(tmp_path), boot_timeout=0.3)
 
 
-def test_a_clone_is_asked_only_when_it_has_its_own_identity(tmp_path: Path) -> None:
-    cloner = Cloner()
-    guest = Guest(cloner, ordered(tmp_path))
-    with guest.snapshot() as taken:
-        clone = Guest(cloner, replace(taken.spec, name="g2"), origin=taken)
+def test_clone_connects_only_after_it_adopted_its_identity(tmp_path: Path) -> None:
+    cloner = FakeCloner()
+    guest = Guest(cloner, spec_of(tmp_path))
+    with guest.snapshot() as snapshot:
+        clone = Guest(cloner, replace(snapshot.spec, name="g2"), origin=snapshot)
     assert cloner.commands == ["mkdir", "rm"]
-    assert cloner.cloned == [taken.folder]
+    assert cloner.cloned == [snapshot.folder]
     assert clone.facts["cloned_from"] == "g1"
-    cloner.say("harness: sshd 1")  # a program may print that: it is no stage of a clone's
+    cloner.print_console("harness: sshd 1")  # a program may print it; clones have no such stage
     with pytest.raises(ProvisionError, match="did not reach 'adopted'"):
         clone.wait_ready()
     cloner.events.on_mark("adopted", time.monotonic_ns())
@@ -242,59 +246,59 @@ def test_a_clone_is_asked_only_when_it_has_its_own_identity(tmp_path: Path) -> N
     assert [line.split()[0] for line in clone.timeline.lines()] == list(CLONE_STAGES)
 
 
-def test_the_first_clone_that_can_tells_what_the_next_ones_copy(
+def test_first_clone_with_dirty_pages_defines_the_prefaulted_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GuestSSH, "connect", lambda self, timeout: None)
-    cloner = Cloner()
-    taken = Guest(cloner, ordered(tmp_path)).snapshot()
+    cloner = FakeCloner()
+    snapshot = Guest(cloner, spec_of(tmp_path)).snapshot()
 
     def clone() -> Guest:
-        made = Guest(cloner, taken.spec, origin=taken)
+        guest = Guest(cloner, snapshot.spec, origin=snapshot)
         cloner.events.on_mark("adopted", time.monotonic_ns())
-        return made
+        return guest
 
     together = clone(), clone()
-    cloner.told = "no right to look"
-    facts = [made.wait_ready().facts for made in together]
+    cloner.dirty_pages = "permission denied"
+    facts = [guest.wait_ready().facts for guest in together]
     assert [one["prefault_pages"] for one in facts] == [0, 0]
     refused = clone().wait_ready()
-    assert refused.facts["prefault_blocker"] == "no right to look"
-    cloner.told = [5, 2, 9, 1]
+    assert refused.facts["prefault_blocker"] == "permission denied"
+    cloner.dirty_pages = [5, 2, 9, 1]
     assert clone().wait_ready().facts["prefault_pages"] == 0
     assert clone().wait_ready().facts["prefault_pages"] == 3
-    assert cloner.given == [(), (), (), (), [5, 2, 9, 1]]
-    assert cloner.asked == [taken.folder] * 4, "it is known by then"
+    assert cloner.prefaulted == [(), (), (), (), [5, 2, 9, 1]]
+    assert cloner.queried_folders == [snapshot.folder] * 4, "the last clone is not queried"
 
 
-def test_guests_that_cannot_be_cloned_are_refused(tmp_path: Path) -> None:
-    cloner = Cloner()
-    spec = ordered(tmp_path)
+def test_clone_of_an_unsuitable_guest_is_refused(tmp_path: Path) -> None:
+    cloner = FakeCloner()
+    spec = spec_of(tmp_path)
     make = GuestFactory(cloner, spec.image, 1, 128, 1.0, "g")
     with (
-        Guest(cloner, spec).snapshot() as taken,
+        Guest(cloner, spec).snapshot() as snapshot,
         pytest.raises(ProvisionError, match=r"guest g1 cannot be cloned: it has no vsock"),
     ):
-        make.clone(taken)
+        make.clone(snapshot)
     guest = Guest(cloner, spec)
     guest.spec = replace(spec, devices=(PortDevice(),))
     with (
-        guest.snapshot() as taken,
-        pytest.raises(ProvisionError, match=r"it has devices of a test's own"),
+        guest.snapshot() as snapshot,
+        pytest.raises(ProvisionError, match=r"it has devices that a test emulates"),
     ):
-        make.clone(taken)
+        make.clone(snapshot)
     assert not cloner.cloned
 
 
-def test_a_snapshot_that_fails_leaves_no_files(tmp_path: Path) -> None:
-    cloner = Cloner()
-    cloner.full = True
+def test_failed_snapshot_leaves_no_files(tmp_path: Path) -> None:
+    cloner = FakeCloner()
+    cloner.disk_full = True
     with pytest.raises(HarnessError, match="no space"):
-        Guest(cloner, ordered(tmp_path)).snapshot()
+        Guest(cloner, spec_of(tmp_path)).snapshot()
     assert cloner.commands == ["mkdir", "rm"]
 
 
-def test_a_hypervisor_without_snapshots_says_so(guest: Guest) -> None:
-    with pytest.raises(HarnessError, match="puppet has no snapshots") as caught:
+def test_snapshot_without_support_is_an_error(guest: Guest) -> None:
+    with pytest.raises(HarnessError, match="fake has no snapshots") as caught:
         guest.snapshot()
     assert "--hypervisor=kvm" in caught.value.hint

@@ -1,4 +1,4 @@
-"""Payload guests: bytes and ELF files, what they are told, how they end, what is refused."""
+"""Payload guests: flat code and ELF files, their arguments, ends and refusals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BITS = {"protected": 32, "long": 64}
 
 
 def link(mode: str, source: str, folder: Path) -> Path:
-    """An ELF at 2 MiB with data of its own, as a linker makes it."""
+    """Link an ELF file at 2 MiB with a data segment."""
     bits, path = BITS[mode], folder / "payload.elf"
     emulation = {32: "elf_i386", 64: "elf_x86_64"}[bits]
     (folder / "code.s").write_text(f".globl _start\n_start:\n{source}\n")
@@ -40,7 +40,7 @@ message: .ascii "hi\\n"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_bytes_in_every_mode(payload: PayloadFactory, mode: str) -> None:
+def test_flat_code_runs_in_every_mode(payload: PayloadFactory, mode: str) -> None:
     guest = payload(assemble(HELLO + POWER_OFF + FOR_EVER, mode), mode=mode)
     assert guest.wait_end().reason == "power-off"
     assert guest.console.tail() == ["hi"]
@@ -48,23 +48,21 @@ def test_bytes_in_every_mode(payload: PayloadFactory, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", BITS)
 @pytest.mark.parametrize("kind", ["path", "bytes"])
-def test_an_elf_says_itself_where_it_lies_and_in_which_mode(
+def test_elf_file_defines_its_addresses_and_mode(
     payload: PayloadFactory, tmp_path: Path, mode: str, kind: str
 ) -> None:
     path = link(mode, SAY_DATA, tmp_path)
     guest = payload(path if kind == "path" else path.read_bytes())
     assert guest.spec.mode == mode
     assert guest.spec.entry == 0x20_0000
-    with pytest.raises(ProvisionError, match="base=0x500000 for an ELF file"):
+    with pytest.raises(ProvisionError, match="base=0x500000 does not apply to an ELF file"):
         payload(path, base=0x50_0000)
     assert guest.wait_end().reason == "power-off"
     assert guest.console.tail() == ["hi"]
 
 
 @pytest.mark.payload(memory=2, vcpus=2, registers={"rbx": 3})
-def test_the_marker_says_how_they_are_made(
-    payload: PayloadFactory, request: pytest.FixtureRequest
-) -> None:
+def test_marker_sets_the_defaults(payload: PayloadFactory, request: pytest.FixtureRequest) -> None:
     guest = payload(assemble(FOR_EVER))
     assert (guest.facts["memory"], guest.facts["vcpus"]) == (2, 2)
     assert (len(guest.vm.vcpus), guest.vm.vcpus[0].regs.rbx) == (2, 3)
@@ -72,7 +70,7 @@ def test_the_marker_says_how_they_are_made(
     assert request.node.get_closest_marker("payload") is not None
 
 
-def test_base_and_entry(payload: PayloadFactory) -> None:
+def test_base_and_entry_are_applied(payload: PayloadFactory) -> None:
     code = assemble(FOR_EVER + "\n" + HELLO + POWER_OFF, base=0x50_0000)
     skipped = assemble(FOR_EVER, base=0x50_0000)
     guest = payload(code, base=0x50_0000, entry=0x50_0000 + len(skipped))
@@ -80,7 +78,7 @@ def test_base_and_entry(payload: PayloadFactory) -> None:
     assert guest.console.tail() == ["hi"]
 
 
-def test_nothing_but_what_was_asked_for(payload: PayloadFactory) -> None:
+def test_payload_has_no_devices_by_default(payload: PayloadFactory) -> None:
     guest = payload(assemble(HELLO + FOR_EVER))
     guest.console.wait_for("hi", TIMEOUT)
     assert guest.facts["devices"] == []
@@ -93,8 +91,8 @@ def test_nothing_but_what_was_asked_for(payload: PayloadFactory) -> None:
         guest.statistics()
 
 
-def test_what_needs_another_hypervisor_says_so(payload: PayloadFactory) -> None:
-    """A machine without `ask` is no VMM of ours."""
+def test_machine_without_introspection_is_an_error(payload: PayloadFactory) -> None:
+    """A machine without `ask` has no introspection."""
     guest = payload(assemble(FOR_EVER))
     machine = guest.machine
     try:
@@ -117,7 +115,7 @@ def test_what_needs_another_hypervisor_says_so(payload: PayloadFactory) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused(
+def test_invalid_argument_is_refused(
     payload: PayloadFactory, arguments: dict[str, Any], cause: str
 ) -> None:
     with pytest.raises(ProvisionError) as refused:
@@ -126,22 +124,22 @@ def test_what_cannot_be_is_refused(
     assert refused.value.stage == "create"
 
 
-def test_code_that_is_not_there(payload: PayloadFactory, tmp_path: Path) -> None:
-    with pytest.raises(ProvisionError, match="is no file"):
+def test_missing_or_invalid_source_is_an_error(payload: PayloadFactory, tmp_path: Path) -> None:
+    with pytest.raises(ProvisionError, match="is not a file"):
         payload(tmp_path / "absent")
     with pytest.raises(ProvisionError, match="as: "):
         assemble("frobnicate %eax")
 
 
-@pytest.mark.parametrize("keep", [*range(5), 20, 52, 60, 100, -1])
-def test_a_truncated_elf_is_refused(tmp_path: Path, keep: int) -> None:
+@pytest.mark.parametrize("length", [*range(5), 20, 52, 60, 100, -1])
+def test_truncated_elf_file_is_refused(tmp_path: Path, length: int) -> None:
     whole = link("long", SAY_DATA, tmp_path).read_bytes()
     loaded = parse_elf(whole)
     assert {gpa for gpa, _, _ in loaded.segments} >= {0x20_0000, 0x30_0000}
     end = max(at + size for _, at, size in loaded.segments)
-    cut = whole[: end - 1 if keep == -1 else keep]
+    truncated = whole[: end - 1 if length == -1 else length]
     with pytest.raises(ProvisionError, match="cannot be loaded"):
-        parse_elf(cut)
+        parse_elf(truncated)
 
 
 @pytest.mark.parametrize(
@@ -155,17 +153,15 @@ def test_a_truncated_elf_is_refused(tmp_path: Path, keep: int) -> None:
         (56, b"\0\0", "nothing to load"),
     ],
 )
-def test_an_elf_of_another_kind_is_refused(
-    tmp_path: Path, at: int, value: bytes, what: str
-) -> None:
+def test_unsupported_elf_file_is_refused(tmp_path: Path, at: int, value: bytes, what: str) -> None:
     data = bytearray(link("long", SAY_DATA, tmp_path).read_bytes())
     data[at : at + len(value)] = value
     with pytest.raises(ProvisionError, match=what):
         parse_elf(bytes(data))
 
 
-def test_bss_is_zero_and_is_not_read(payload: PayloadFactory) -> None:
-    """A segment with more memory than file: its rest is memory as it was, zero."""
+def test_bss_is_zero(payload: PayloadFactory) -> None:
+    """A segment may have more memory than file content. The rest is zero."""
     code = assemble(HELLO + POWER_OFF, "long", 0x20_0000)
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",

@@ -18,7 +18,7 @@ class Clock:
         return self.now
 
 
-def test_marks_count_from_create_and_the_first_one_stays() -> None:
+def test_seconds_count_from_create_and_the_first_mark_stays() -> None:
     timeline = Timeline(Clock())
     timeline.mark("create", 1_000_000_000)
     timeline.mark("kernel", 1_250_000_000)
@@ -28,30 +28,30 @@ def test_marks_count_from_create_and_the_first_one_stays() -> None:
     assert timeline.lines()[1:3] == ["kernel     0.250 s", "init    not reached"]
 
 
-def test_console_lines_that_are_marks() -> None:
+def test_read_line_finds_marks() -> None:
     timeline = Timeline(Clock())
     assert timeline.read_line(5, "[    1.2] harness: init 123456789") == "init"
     assert timeline.read_line(7, "harness: sshd 200000000") == "sshd"
     assert timeline.read_line(8, "harness: sshd") is None
-    assert timeline.read_line(9, "harness: ready 3") is None  # only SSH says that
+    assert timeline.read_line(9, "harness: ready 3") is None  # only SSH reports "ready"
     assert timeline.marks == {"init": 5, "sshd": 7}
     assert timeline.guest_clock == {"init": 123456789, "sshd": 200000000}
 
 
-def test_an_unknown_stage_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="'bios' is no stage"):
+def test_unknown_stage_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'bios' is not a boot stage"):
         Timeline().mark("bios", 1)
 
 
-def test_a_stage_that_was_not_reached_has_no_time() -> None:
+def test_stage_that_was_not_reached_has_no_time() -> None:
     timeline = Timeline(Clock())
     timeline.mark("create", 1)
     with pytest.raises(KeyError):
         timeline.seconds("ready")
 
 
-def test_here_is_told_by_the_host_s_clock_less_the_smallest_delay() -> None:
-    # The host's clock is 1 s behind ours; stamps take 40, 3 and 90 ms to arrive.
+def test_now_uses_the_smallest_delay_of_the_stamps() -> None:
+    # The host's clock is 1 s behind; stamps take 40, 3 and 90 ms to arrive.
     clock = Clock()
     timeline = Timeline(clock)
     assert timeline.now() == 0
@@ -62,7 +62,7 @@ def test_here_is_told_by_the_host_s_clock_less_the_smallest_delay() -> None:
     assert timeline.now() == (500 - 3) * 1_000_000
 
 
-def test_a_console_that_is_not_wanted_leaves_no_file(tmp_path: Path) -> None:
+def test_discarded_console_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "guest.log"
     console = Console(path, max_lines=2)
     for number in range(3):
@@ -75,4 +75,4 @@ def test_a_console_that_is_not_wanted_leaves_no_file(tmp_path: Path) -> None:
         console.wait_for("line 0", 0.01)
     console.close(discard=True)
     assert not path.exists()
-    console.add(0, "after the end")  # a late line of a reader thread is no error
+    console.add(0, "after the end")  # a late line of a reader thread is ignored

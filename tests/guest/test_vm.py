@@ -1,4 +1,4 @@
-"""Reaching into payload guests: registers, memory, pauses, steps, exits, on this machine's KVM."""
+"""Introspection of payload guests on this machine's KVM: registers, memory, steps, exits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.waiting import TIMEOUT, wait_until
 
 COUNTER = 0x20_0000
 COUNT = f"1: incl {COUNTER:#x} ; jmp 1b"
-# reads port 0xd00 and hands the value to port 0xd04, for ever
+# copies from port 0xd00 to port 0xd04 in a loop
 ECHO = "mov $0xd00, %edx\n1: in %dx, %eax ; add $4, %edx ; out %eax, %dx ; sub $4, %edx ; jmp 1b"
 ASK = "mov $0xd00, %dx ; in %dx, %eax ; mov %eax, 0x200000\n"
 
@@ -28,7 +28,7 @@ def number(guest: PayloadGuest, gpa: int = COUNTER) -> int:
 # -- registers and memory ----------------------------------------------------------------------
 
 
-def test_registers_are_read_and_set_while_it_runs(payload: PayloadFactory) -> None:
+def test_registers_of_a_running_guest(payload: PayloadFactory) -> None:
     guest = payload(assemble(COUNT))
     regs = guest.vm.vcpus[0].regs
     assert 0x10_0000 <= regs.rip < 0x10_0010
@@ -46,26 +46,26 @@ def test_registers_are_read_and_set_while_it_runs(payload: PayloadFactory) -> No
     }
     assert "rbx=0x5" in repr(regs)
     before = number(guest)
-    assert wait_until(lambda: number(guest) > before), "it goes on"
+    assert wait_until(lambda: number(guest) > before), "the guest still runs"
 
 
-def test_pages_that_are_written_are_known(payload: PayloadFactory) -> None:
+def test_dirty_log_has_the_written_pages(payload: PayloadFactory) -> None:
     guest = payload(assemble(COUNT), memory=4)
     with guest.vm.memory.log_dirty_pages() as log:
         assert wait_until(lambda: log.pages() == [COUNTER])
-        assert wait_until(lambda: log.pages() == [COUNTER]), "and again after it was asked"
+        assert wait_until(lambda: log.pages() == [COUNTER]), "a second write is logged again"
         with guest.vm.memory.log_dirty_pages() as inner:
             assert wait_until(lambda: inner.pages() == [COUNTER])
         with guest.vm.paused():
             log.pages()
-            assert log.pages() == [], "nobody writes"
-    with pytest.raises(HarnessError, match="not logged"):
+            assert log.pages() == [], "the paused guest does not write"
+    with pytest.raises(HarnessError, match="no longer logged"):
         log.pages()
     before = number(guest)
-    assert wait_until(lambda: number(guest) > before), "it goes on"
+    assert wait_until(lambda: number(guest) > before), "the guest still runs"
 
 
-def test_segments_and_control_registers(payload: PayloadFactory) -> None:
+def test_segments_and_control_registers_are_read_and_set(payload: PayloadFactory) -> None:
     guest = payload(assemble(FOR_EVER, "long"), mode="long")
     vcpu = guest.vm.vcpus[0]
     sregs = vcpu.sregs
@@ -87,7 +87,7 @@ def test_segments_and_control_registers(payload: PayloadFactory) -> None:
         ("rax", "5", HarnessError),
     ],
 )
-def test_what_no_register_can_be(
+def test_invalid_register_value_is_refused(
     payload: PayloadFactory, name: str, value: Any, error: type[Exception]
 ) -> None:
     regs = payload(assemble(FOR_EVER)).vm.vcpus[0].regs
@@ -97,9 +97,9 @@ def test_what_no_register_can_be(
         _ = regs.eax
 
 
-def test_memory_is_read_and_written_in_pieces(payload: PayloadFactory) -> None:
+def test_large_memory_access_is_split(payload: PayloadFactory) -> None:
     vm = payload(assemble(FOR_EVER), memory=4).vm
-    data = bytes(range(256)) * 2050  # three messages' worth
+    data = bytes(range(256)) * 2050  # needs three messages
     vm.memory[COUNTER : COUNTER + len(data)] = data
     assert vm.memory[COUNTER : COUNTER + len(data)] == data
     assert vm.memory[COUNTER - 1 : COUNTER + 3] == b"\0\0\1\2"
@@ -107,37 +107,37 @@ def test_memory_is_read_and_written_in_pieces(payload: PayloadFactory) -> None:
     assert vm.memory[(4 << 20) - 4 : 4 << 20] == bytes(4)
 
 
-def test_memory_that_is_not_there(payload: PayloadFactory) -> None:
+def test_memory_access_out_of_range_is_refused(payload: PayloadFactory) -> None:
     vm = payload(assemble(FOR_EVER), memory=4).vm
     with pytest.raises(HarnessError, match="outside guest memory"):
         _ = vm.memory[(4 << 20) - 4 : (4 << 20) + 1]
     with pytest.raises(HarnessError, match="outside guest memory"):
         vm.memory[1 << 70 : (1 << 70) + 1] = b"x"
-    with pytest.raises(ValueError, match="3 bytes for 4"):
+    with pytest.raises(ValueError, match="3 bytes of data for 4"):
         vm.memory[0:4] = b"abc"
-    with pytest.raises(ValueError, match="no range"):
+    with pytest.raises(ValueError, match="not a range"):
         _ = vm.memory[4:2]
-    for where in (slice(None, 4), slice(0, None), slice(0, 4, 2), 5):
+    for index in (slice(None, 4), slice(0, None), slice(0, 4, 2), 5):
         with pytest.raises(TypeError, match="both addresses"):
-            _ = vm.memory[where]  # type: ignore[index]
+            _ = vm.memory[index]  # type: ignore[index]
 
 
 # -- pauses and steps --------------------------------------------------------------------------
 
 
-def test_a_paused_guest_stands_still(payload: PayloadFactory) -> None:
+def test_paused_guest_does_not_run(payload: PayloadFactory) -> None:
     guest = payload(assemble(COUNT))
     with guest.vm.paused():
         with guest.vm.paused():
             seen = number(guest), dict(guest.vm.vcpus[0].regs)
-        assert (number(guest), dict(guest.vm.vcpus[0].regs)) == seen, "the outer pause holds"
+        assert (number(guest), dict(guest.vm.vcpus[0].regs)) == seen, "still paused"
     assert wait_until(lambda: number(guest) > seen[0])
     guest.vm.pause()
     guest.stop()
     assert guest.wait_end().reason == "stopped"
 
 
-def test_single_steps(payload: PayloadFactory) -> None:
+def test_step_runs_single_instructions(payload: PayloadFactory) -> None:
     guest = payload(assemble("nop ; inc %eax ; inc %eax ; nop\n" + FOR_EVER), start=False)
     vcpu = guest.vm.vcpus[0]
     step_or_skip(guest)
@@ -150,11 +150,11 @@ def test_single_steps(payload: PayloadFactory) -> None:
 
 
 def step_or_skip(guest: PayloadGuest) -> None:
-    """One step; a software KVM may not have any."""
+    """Run one step, or skip the test: a software KVM may not support steps."""
     try:
         guest.vm.vcpus[0].step()
     except HarnessError as error:
-        pytest.skip(f"KVM here makes no single step: {error.cause}")
+        pytest.skip(f"this KVM has no single-step: {error.cause}")
 
 
 # -- exits -------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_exits_are_counted_by_reason(payload: PayloadFactory) -> None:
     assert statistics["user_exits"] == sum(exits.values()) == exits["io"] + 1
 
 
-def test_a_callback_sees_exits_and_answers_reads(payload: PayloadFactory) -> None:
+def test_callback_gets_exits_and_answers_reads(payload: PayloadFactory) -> None:
     source = """
         mov $0xd00, %dx ; mov $0x11223344, %eax ; out %ax, %dx
         in %dx, %eax ; mov %eax, 0xd0000008
@@ -199,10 +199,10 @@ def test_a_callback_sees_exits_and_answers_reads(payload: PayloadFactory) -> Non
     assert number(guest) == 4
 
 
-def test_an_answered_write_goes_no_further_and_a_removed_hook_is_gone(
+def test_answered_write_is_dropped_until_the_hook_is_removed(
     payload: PayloadFactory,
 ) -> None:
-    """The power-off is swallowed for as long as the hook is there."""
+    """The hook drops the write that powers off."""
     guest = payload(assemble(f"1: incl {COUNTER:#x}\n{POWER_OFF} jmp 1b"), start=False)
     hook = guest.vm.on_exit("io", lambda exit: 0, port=0x604)
     guest.start()
@@ -211,20 +211,22 @@ def test_an_answered_write_goes_no_further_and_a_removed_hook_is_gone(
     assert guest.wait_end().reason == "power-off"
 
 
-def test_string_accesses_come_one_by_one(payload: PayloadFactory) -> None:
+def test_string_access_calls_back_for_each_element(payload: PayloadFactory) -> None:
     source = "mov $0x200000, %edi ; mov $3, %ecx ; mov $0xd00, %dx ; cld ; rep insb\n"
     guest = payload(assemble(source + POWER_OFF), start=False)
     letters = iter(b"abc")
     guest.vm.on_exit("io", lambda exit: next(letters), port=0xD00)
-    kept: list[bytes] = []
-    hook = guest.vm.on_exit("io", lambda exit: kept.append(guest.vm.memory[COUNTER : COUNTER + 3]))
+    contents: list[bytes] = []
+    hook = guest.vm.on_exit(
+        "io", lambda exit: contents.append(guest.vm.memory[COUNTER : COUNTER + 3])
+    )
     guest.start()
     assert guest.wait_end().reason == "power-off"
-    assert kept[-1] == b"abc"
+    assert contents[-1] == b"abc"
     assert hook
 
 
-def test_the_end_is_an_exit_too(payload: PayloadFactory) -> None:
+def test_shutdown_calls_back(payload: PayloadFactory) -> None:
     guest = payload(assemble("lidt 1f ; ud2\n1: .word 0 ; .long 0"), start=False)
     seen: list[tuple[str, int]] = []
     guest.vm.on_exit("shutdown", lambda exit: seen.append((exit.reason, exit.vcpu.regs.rip)))
@@ -233,31 +235,31 @@ def test_the_end_is_an_exit_too(payload: PayloadFactory) -> None:
     assert [reason for reason, _ in seen] == ["shutdown"]
 
 
-def test_a_callback_may_do_anything_to_its_guest(payload: PayloadFactory) -> None:
-    """Registers of its own waiting vCPU, memory, another hook, a pause that holds afterwards."""
+def test_callback_may_use_introspection(payload: PayloadFactory) -> None:
+    """It sets registers of its vCPU and memory, adds a hook, and pauses the guest."""
     guest = payload(assemble(ECHO), start=False)
     vm = guest.vm
-    told: list[Any] = []
+    values: list[Any] = []
 
     def on_read(exit: Exit) -> int:
-        told.append(exit.vcpu.regs.rdx)
+        values.append(exit.vcpu.regs.rdx)
         vm.memory[COUNTER : COUNTER + 1] = b"x"
-        told.append(vm.memory[COUNTER : COUNTER + 1])
+        values.append(vm.memory[COUNTER : COUNTER + 1])
         exit.vcpu.regs.rsi = 77
-        told.append(vm.exits["io"])
-        if len(told) == 3:
-            vm.on_exit("io", lambda exit: told.append(exit.data), port=0xD04)
+        values.append(vm.exits["io"])
+        if len(values) == 3:
+            vm.on_exit("io", lambda exit: values.append(exit.data), port=0xD04)
         vm.pause()
         return 42
 
     vm.on_exit("io", on_read, port=0xD00)
     guest.start()
-    assert wait_until(lambda: len(told) == 3)
+    assert wait_until(lambda: len(values) == 3)
     with vm.paused():
         assert wait_until(lambda: vm.vcpus[0].regs.rax == 42), "the read was completed"
         assert vm.vcpus[0].regs.rsi == 77
-    assert wait_until(lambda: len(told) == 7)
-    assert told[:4] == [0xD00, b"x", 1, 42]
+    assert wait_until(lambda: len(values) == 7)
+    assert values[:4] == [0xD00, b"x", 1, 42]
 
 
 SECOND_STARTS = """
@@ -268,8 +270,8 @@ SECOND_STARTS = """
 """
 
 
-def test_two_vcpus_ask_at_once_and_each_is_answered(payload: PayloadFactory) -> None:
-    """While one vCPU waits for its callback, the other uses the buses and is asked of, too."""
+def test_callbacks_of_two_vcpus_run_in_turn(payload: PayloadFactory) -> None:
+    """While one vCPU waits for its callback, the other runs and can be read."""
     second = "mov $0xd08, %dx\n1: in %dx, %eax ; mov %eax, %ebx ; jmp 1b"
     guest = payload(assemble(SECOND_STARTS + ECHO), vcpus=2, start=False)
     guest.vm.memory[0x8000 : 0x8000 + 64] = assemble(second, "real", 0).ljust(64, b"\xf4")
@@ -286,10 +288,10 @@ def test_two_vcpus_ask_at_once_and_each_is_answered(payload: PayloadFactory) -> 
     assert wait_until(lambda: seen == {0, 1}), seen
 
 
-# -- what goes wrong ---------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------
 
 
-def test_an_exception_in_a_callback_ends_the_guest_and_is_raised(payload: PayloadFactory) -> None:
+def test_exception_in_a_callback_ends_the_guest_and_is_raised(payload: PayloadFactory) -> None:
     guest = payload(assemble(ECHO), start=False)
     guest.vm.on_exit("io", lambda exit: 1 // 0)
     guest.start()
@@ -302,15 +304,15 @@ def test_an_exception_in_a_callback_ends_the_guest_and_is_raised(payload: Payloa
     assert guest.wait_end().reason == "callback-error"
 
 
-def test_an_answer_that_is_no_number(payload: PayloadFactory) -> None:
+def test_answer_that_is_not_an_int_is_an_error(payload: PayloadFactory) -> None:
     guest = payload(assemble(ECHO), start=False)
     guest.vm.on_exit("io", lambda exit: "five")  # type: ignore[arg-type, return-value]
     guest.start()
-    with pytest.raises(TypeError, match="'five' answers an exit"):
+    with pytest.raises(TypeError, match="'five' is not an answer"):
         guest.wait_end()
 
 
-def test_a_callback_that_never_returns_does_not_hold_up_the_end(payload: PayloadFactory) -> None:
+def test_blocked_callback_does_not_delay_stop(payload: PayloadFactory) -> None:
     entered, never = threading.Event(), threading.Event()
 
     def callback(exit: Exit) -> None:
@@ -322,7 +324,7 @@ def test_a_callback_that_never_returns_does_not_hold_up_the_end(payload: Payload
     guest.start()
     assert entered.wait(TIMEOUT)
     began = time.monotonic()
-    assert number(guest) == 0, "the rest answers"
+    assert number(guest) == 0, "other requests are answered"
     guest.vm.pause()
     guest.stop()
     assert time.monotonic() - began < 4.0
@@ -330,7 +332,7 @@ def test_a_callback_that_never_returns_does_not_hold_up_the_end(payload: Payload
     never.set()
 
 
-def test_after_the_end_nothing_can_be_reached(payload: PayloadFactory) -> None:
+def test_introspection_after_the_end_raises_it(payload: PayloadFactory) -> None:
     guest = payload(assemble(POWER_OFF))
     vm = guest.vm
     guest.wait_end()
@@ -340,17 +342,17 @@ def test_after_the_end_nothing_can_be_reached(payload: PayloadFactory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "where", "what"),
+    ("reason", "location", "error"),
     [
         ("coffee", {}, "no exit reason 'coffee'"),
         ("io", {"port": -1}, "port or address -1"),
-        ("io", {"address": 1}, "belongs to"),
-        ("shutdown", {"port": 1}, "belongs to"),
+        ("io", {"address": 1}, "requires"),
+        ("shutdown", {"port": 1}, "requires"),
     ],
 )
-def test_hooks_that_cannot_be(
-    payload: PayloadFactory, reason: str, where: dict[str, int], what: str
+def test_invalid_hook_is_refused(
+    payload: PayloadFactory, reason: str, location: dict[str, int], error: str
 ) -> None:
     guest = payload(assemble(FOR_EVER))
-    with pytest.raises((HarnessError, ValueError), match=what):
-        guest.vm.on_exit(reason, lambda exit: None, **where)
+    with pytest.raises((HarnessError, ValueError), match=error):
+        guest.vm.on_exit(reason, lambda exit: None, **location)

@@ -1,4 +1,4 @@
-"""What these tests share with the VMM's."""
+"""Fixtures that these tests share with the VMM's tests."""
 
 from tests.vmm.conftest import kvm_device
 

@@ -1,4 +1,4 @@
-"""Kernels to the interface of kvm-unit-tests, written for these tests and built when they run."""
+"""Small kernels with the interface of kvm-unit-tests. The tests build them."""
 
 from __future__ import annotations
 
@@ -60,34 +60,45 @@ HANG = 'say "here it stays\\n"\n1: hlt\njmp 1b\n'
 
 
 def build(source: str, path: Path, addresses: bool = False) -> bytes:
-    """A Multiboot kernel whose `main` is `source`, at `path`.
+    """Build a Multiboot kernel at `path` whose `main` is `source`. Returns its bytes.
 
-    addresses: a flat file that the header's addresses describe, no ELF.
+    addresses: build a flat file that the header's addresses describe, not an ELF file.
     """
     text = START + source
     if addresses:
         start, end = f"{BASE:#x}", "_end"
         fields = f"0x10000, -(0x1badb002 + 0x10000), {start}, {start}, {end}, 0, _start"
         text = text.replace("0, -0x1badb002", fields)
-    assembly, made = path.with_suffix(".S"), path.with_suffix(".o")
+    assembly, object_file = path.with_suffix(".S"), path.with_suffix(".o")
     assembly.write_text(text)
     script = path.with_suffix(".lds")
     script.write_text(
         f"ENTRY(_start) SECTIONS {{ . = {BASE:#x}; "
         ".all : { *(.head) *(.text) *(.data) *(.bss) *(COMMON) } _end = .; }"
     )
-    # linked for 64 bits and then called 32, as kvm-unit-tests are
+    # linked for 64 bits, then converted to 32 bits, like kvm-unit-tests
     for argv in (
-        ["as", "--64", "-o", made, assembly],
-        ["ld", "-m", "elf_x86_64", "-z", "max-page-size=4096", "-T", script, "-o", path, made],
+        ["as", "--64", "-o", object_file, assembly],
+        [
+            "ld",
+            "-m",
+            "elf_x86_64",
+            "-z",
+            "max-page-size=4096",
+            "-T",
+            script,
+            "-o",
+            path,
+            object_file,
+        ],
         ["objcopy", "-O", "binary" if addresses else "elf32-i386", path],
     ):
         subprocess.run([str(word) for word in argv], check=True, capture_output=True)
     return path.read_bytes()
 
 
-# a second CPU by INIT and start-up IPI to all but self, its first code at address 0, until as many
-# are up as the firmware configuration says
+# Starts a second CPU at address 0 by INIT and start-up IPI, then waits until the number of CPUs in
+# the firmware configuration is up.
 SMP = """
     mov $trampoline, %esi ; xor %edi, %edi ; mov $(trampoline_end - trampoline), %ecx
     cld ; rep movsb
@@ -117,7 +128,7 @@ up: .long 1
 gdt: .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
 """
 
-# to long mode with page tables of its own, then a loop of exits, timed: what vmexit.flat does
+# Enters long mode with its own page tables, then measures a loop of exits like vmexit.flat.
 LONG_MODE = """
     lgdt descriptors
     mov %cr4, %eax ; or $0x20, %eax ; mov %eax, %cr4

@@ -1,4 +1,4 @@
-"""Reading a list of tests, and what each asks of its machine."""
+"""The parser of unittests.cfg, and the machine that each test requires."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from harness.kvm_unit_tests import catalogue, requirements
 from harness.kvm_unit_tests.catalogue import Entry, ListError
-from harness.kvm_unit_tests.requirements import Machine, Unsupported
+from harness.kvm_unit_tests.requirements import MachineConfig, Unsupported
 
 FOLDER = Path("/folder")
 LIST = '''
@@ -43,8 +43,8 @@ timeout = 0
 '''
 
 
-def test_a_list_is_read_as_it_is_documented() -> None:
-    first, second, third = catalogue.read(LIST, FOLDER)
+def test_parse_list_reads_all_fields() -> None:
+    first, second, third = catalogue.parse_list(LIST, FOLDER)
     assert first == Entry(
         name="first",
         line=5,
@@ -63,80 +63,82 @@ def test_a_list_is_read_as_it_is_documented() -> None:
     assert (second.accel, second.timeout) == ("kvm", 120.0)
     assert second.checks == ["/sys/a=Y", "/proc/b=0", "/proc/c=1"]
     assert (third.parameters, third.timeout) == ("-append 'one\ntwo' ", 0.0)
-    assert catalogue.read("", FOLDER) == []
-    assert catalogue.read("[a]\nfile = a.flat", FOLDER)[0].timeout == 90.0
+    assert catalogue.parse_list("", FOLDER) == []
+    assert catalogue.parse_list("[a]\nfile = a.flat", FOLDER)[0].timeout == 90.0
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[a]\nsmp = 2\n", "line 1: the test 'a' has no file"),
-        ("[a]\nfile =\n", "line 2: file '' is no file name"),
-        ("[a]\nfile = ../a.flat\n", "line 2: file '../a.flat' is no file name"),
-        ("[a]\nfile = a\n\ntimeout = soon\n", "line 4: timeout 'soon' is no duration"),
-        ("[a]\nfile = a\0b\n", "it is no text"),
+        ("[a]\nfile =\n", "line 2: file '' is not a file name"),
+        ("[a]\nfile = ../a.flat\n", "line 2: file '../a.flat' is not a file name"),
+        ("[a]\nfile = a\n\ntimeout = soon\n", "line 4: timeout 'soon' is not a duration"),
+        ("[a]\nfile = a\0b\n", "the list is not a text file"),
         ('[a]\nfile = a\nextra_params = """-m 1\n', "line 3: the text that begins here"),
     ],
 )
-def test_a_list_that_cannot_be_read_names_the_line(text: str, said: str) -> None:
-    with pytest.raises(ListError, match=said):
-        catalogue.read(text, FOLDER)
+def test_parse_list_names_the_line_of_an_error(text: str, message: str) -> None:
+    with pytest.raises(ListError, match=message):
+        catalogue.parse_list(text, FOLDER)
 
 
-def test_the_list_is_found_where_it_may_be(tmp_path: Path) -> None:
-    assert catalogue.find(tmp_path) == (None, tmp_path)
-    below = tmp_path / "x86"
-    below.mkdir()
-    (below / "unittests.cfg").touch()
-    assert catalogue.find(tmp_path) == (below / "unittests.cfg", below)
+def test_find_list_looks_in_both_folders(tmp_path: Path) -> None:
+    assert catalogue.find_list(tmp_path) == (None, tmp_path)
+    x86 = tmp_path / "x86"
+    x86.mkdir()
+    (x86 / "unittests.cfg").touch()
+    assert catalogue.find_list(tmp_path) == (x86 / "unittests.cfg", x86)
     (tmp_path / "unittests.cfg").touch()
-    (below / "a.flat").touch()
-    assert catalogue.find(tmp_path) == (tmp_path / "unittests.cfg", below)
+    (x86 / "a.flat").touch()
+    assert catalogue.find_list(tmp_path) == (tmp_path / "unittests.cfg", x86)
     (tmp_path / "a.flat").touch()
-    assert catalogue.find(tmp_path) == (tmp_path / "unittests.cfg", tmp_path)
+    assert catalogue.find_list(tmp_path) == (tmp_path / "unittests.cfg", tmp_path)
 
 
 def entry(parameters: str = "", **fields: object) -> Entry:
-    made = Entry("test", 1, FOLDER / "test.flat", parameters=parameters)
+    result = Entry("test", 1, FOLDER / "test.flat", parameters=parameters)
     for name, value in fields.items():
-        setattr(made, name, value)
-    return made
+        setattr(result, name, value)
+    return result
 
 
 @pytest.mark.parametrize(
     ("parameters", "machine"),
     [
-        ("", Machine(1, 128, "")),
-        ("-append cpuid", Machine(1, 128, "cpuid")),
-        ("--append 'a b'", Machine(1, 128, "a b")),
-        ('-append "-a_test -b*"', Machine(1, 128, "-a_test -b*")),
-        ("-m 2048", Machine(1, 2048, "")),
-        ("-m 4g -smp 3", Machine(3, 4096, "")),
-        ("-m 1G -enable-kvm -append x", Machine(1, 1024, "x")),
-        ("-cpu max -accel kvm", Machine(1, 128, "")),
-        ("-cpu qemu64,+x2apic,+tsc-deadline", Machine(1, 128, "")),
-        ("-cpu host,migratable=no", Machine(1, 128, "")),
+        ("", MachineConfig(1, 128, "")),
+        ("-append cpuid", MachineConfig(1, 128, "cpuid")),
+        ("--append 'a b'", MachineConfig(1, 128, "a b")),
+        ('-append "-a_test -b*"', MachineConfig(1, 128, "-a_test -b*")),
+        ("-m 2048", MachineConfig(1, 2048, "")),
+        ("-m 4g -smp 3", MachineConfig(3, 4096, "")),
+        ("-m 1G -enable-kvm -append x", MachineConfig(1, 1024, "x")),
+        ("-cpu max -accel kvm", MachineConfig(1, 128, "")),
+        ("-cpu qemu64,+x2apic,+tsc-deadline", MachineConfig(1, 128, "")),
+        ("-cpu host,migratable=no", MachineConfig(1, 128, "")),
     ],
 )
-def test_what_our_vmm_gives(parameters: str, machine: Machine) -> None:
-    assert requirements.machine(entry(parameters), cpus=4) == machine
+def test_machine_config_of_supported_options(parameters: str, machine: MachineConfig) -> None:
+    assert requirements.machine_config(entry(parameters), cpus=4) == machine
 
 
-def test_cpus_and_arguments_from_their_own_fields() -> None:
-    assert requirements.machine(entry(smp="$MAX_SMP"), cpus=4) == Machine(4, 128, "")
-    assert requirements.machine(entry(smp="8", arguments="a b"), cpus=4) == Machine(8, 128, "a b")
+def test_machine_config_uses_smp_and_test_args() -> None:
+    assert requirements.machine_config(entry(smp="$MAX_SMP"), cpus=4) == MachineConfig(4, 128, "")
+    assert requirements.machine_config(entry(smp="8", arguments="a b"), cpus=4) == MachineConfig(
+        8, 128, "a b"
+    )
 
 
-def test_the_time_is_put_in_as_a_shell_would() -> None:
+def test_machine_config_substitutes_the_time() -> None:
     before = int(time.time())
-    made = requirements.machine(entry('--append "10 `date +%s`"'), cpus=1)
-    first, second = made.arguments.split()
+    machine = requirements.machine_config(entry('--append "10 `date +%s`"'), cpus=1)
+    first, second = machine.arguments.split()
     assert first == "10"
     assert before <= int(second) <= int(time.time())
 
 
 @pytest.mark.parametrize(
-    ("made", "why"),
+    ("unsupported", "reason"),
     [
         (entry("-cpu max,+vmx"), r"nested virtualization \(vmx\)"),
         (entry("-cpu max,svm=on"), r"nested virtualization \(svm\)"),
@@ -149,11 +151,11 @@ def test_the_time_is_put_in_as_a_shell_would() -> None:
         (entry("-device edu"), "asks for -device edu"),
         (entry("-accel tcg"), "asks for -accel tcg"),
         (entry("-overcommit"), "asks for -overcommit$"),
-        (entry("-m lots"), "'lots' is no size of memory"),
-        (entry("-m 0"), "'0' is no size of memory"),
-        (entry("-m 99999999g"), "is no size of memory"),
-        (entry("-smp 0"), "'0' is no number of CPUs"),
-        (entry(smp="$(nproc)"), r"'\$\(nproc\)' is no number of CPUs"),
+        (entry("-m lots"), "'lots' is not a size of memory"),
+        (entry("-m 0"), "'0' is not a size of memory"),
+        (entry("-m 99999999g"), "is not a size of memory"),
+        (entry("-smp 0"), "'0' is not a number of CPUs"),
+        (entry(smp="$(nproc)"), r"'\$\(nproc\)' is not a number of CPUs"),
         (entry("-append 'x"), "cannot be read: No closing quotation"),
         (entry("-append `id`"), "it needs a shell: -append `id`"),
         (entry(arguments="$(id)"), r"it needs a shell: \$\(id\)"),
@@ -163,6 +165,6 @@ def test_the_time_is_put_in_as_a_shell_would() -> None:
         (entry(groups=("a", "panic")), "it needs a panic device"),
     ],
 )
-def test_what_our_vmm_does_not_give_is_named(made: Entry, why: str) -> None:
-    with pytest.raises(Unsupported, match=why):
-        requirements.machine(made, cpus=2)
+def test_machine_config_refuses_unsupported_options(unsupported: Entry, reason: str) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        requirements.machine_config(unsupported, cpus=2)

@@ -1,4 +1,4 @@
-"""pytest sessions with --virt-kvm-unit-tests, on kernels of our own to that interface."""
+"""pytest sessions with --virt-kvm-unit-tests on kernels that the tests build."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ file = skip.flat
 file = hang.flat
 timeout = 0.5s
 
-[told]
-file = told.flat
+[arguments]
+file = arguments.flat
 extra_params = -append 'one "two three"'
 
 [two_cpus]
@@ -93,7 +93,7 @@ SOURCES = {
     "fail": kernels.FAIL,
     "skip": kernels.SKIP,
     "hang": kernels.HANG,
-    "told": ARGUMENTS,
+    "arguments": ARGUMENTS,
     "smp": kernels.SMP,
     "vmexit": kernels.LONG_MODE,
     "abort": 'say "ABORT: no way on\\n"\nleave 63\n',
@@ -103,7 +103,7 @@ SOURCES = {
 
 @pytest.fixture(scope="session")
 def built(kvm_device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a list and what it names."""
+    """A folder with a list and its kernels."""
     folder = tmp_path_factory.mktemp("built")
     for name, source in SOURCES.items():
         kernels.build(source, folder / f"{name}.flat")
@@ -121,35 +121,35 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Sessi
     plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--virt-host=auto"]
     plain += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
 
-    def go(folder: Path, *arguments: str) -> pytest.RunResult:
+    def run(folder: Path, *arguments: str) -> pytest.RunResult:
         return pytester.runpytest_inprocess(*plain, f"--virt-kvm-unit-tests={folder}", *arguments)
 
-    return go
+    return run
 
 
-def test_outcomes_are_those_of_the_exit_codes(session: Session, built: Path) -> None:
+def test_exit_codes_become_outcomes(session: Session, built: Path) -> None:
     result = session(built, "-rA", "-v")
     result.assert_outcomes(passed=5, failed=5, skipped=5)
     text = result.stdout.str()
-    for name in ("passes", "told", "two_cpus", "long_mode", "checked_well"):
+    for name in ("passes", "arguments", "two_cpus", "long_mode", "checked_well"):
         assert f"unittests.cfg::{name} PASSED" in text
     result.stdout.fnmatch_lines_random(
         [
             "FAILED *unittests.cfg::fails - Failed: exit status 3*",
-            "FAILED *unittests.cfg::hangs - Failed: timeout: it did not end within 0.5 s*",
-            "FAILED *unittests.cfg::aborts - Failed: it aborted*",
-            "FAILED *unittests.cfg::triple_fault - Failed: it ended by triple-fault*",
+            "FAILED *unittests.cfg::hangs - Failed: timeout: the test did not end within 0.5 s*",
+            "FAILED *unittests.cfg::aborts - Failed: the test aborted*",
+            "FAILED *unittests.cfg::triple_fault - Failed: the test ended by triple-fault*",
             "FAILED *unittests.cfg::missing - Failed: *missing.flat: No such file or directory*",
             "SKIPPED * nothing to see",
             "SKIPPED *nested virtualization (vmx)",
             "SKIPPED * /proc/sys/kernel/ostype is not Plan9 on *: Linux",
             "SKIPPED * i386 only",
-            "SKIPPED * it is not run by default: *",
+            "SKIPPED * it does not run by default: *",
         ]
     )
 
 
-def test_a_failure_shows_what_was_reported_and_the_console(session: Session, built: Path) -> None:
+def test_failure_shows_reports_and_console(session: Session, built: Path) -> None:
     result = session(built, "-k", "fails or hangs")
     result.assert_outcomes(failed=2, deselected=13)
     result.stdout.fnmatch_lines(
@@ -160,7 +160,7 @@ def test_a_failure_shows_what_was_reported_and_the_console(session: Session, bui
             "*reports*",
             "FAIL: it is not well",
             "*last * console lines*",
-            "timeout: it did not end within 0.5 s",
+            "timeout: the test did not end within 0.5 s",
             "*last * console lines*",
             "here it stays",
         ]
@@ -170,32 +170,36 @@ def test_a_failure_shows_what_was_reported_and_the_console(session: Session, bui
 def test_arguments_and_environment_reach_the_test(
     session: Session, built: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session(built, "-k", "told", "--guest-artifacts=kept").assert_outcomes(passed=1, deselected=14)
+    session(built, "-k", "arguments", "--guest-artifacts=kept").assert_outcomes(
+        passed=1, deselected=14
+    )
     (console,) = (pytester.path / "kept").iterdir()
-    assert 'told.flat one "two three"' in console.read_text()
+    assert 'arguments.flat one "two three"' in console.read_text()
     assert "QEMU_ACCEL=kvm" in console.read_text()
     assert "KERNEL_VERSION=" in console.read_text()
     console.unlink()
     (pytester.path / "environment").write_text("MINE=1\0")
     monkeypatch.setenv("KVM_UNIT_TESTS_ENV", str(pytester.path / "environment"))
-    session(built, "-k", "told", "--guest-artifacts=kept").assert_outcomes(passed=1, deselected=14)
+    session(built, "-k", "arguments", "--guest-artifacts=kept").assert_outcomes(
+        passed=1, deselected=14
+    )
     (console,) = (pytester.path / "kept").iterdir()
     assert "MINE=1" in console.read_text()
     assert "QEMU_ACCEL" not in console.read_text()
 
 
-def test_groups_are_marks(session: Session, built: Path) -> None:
+def test_groups_become_marks(session: Session, built: Path) -> None:
     session(built, "-m", "bad", "--strict-markers").assert_outcomes(failed=1, deselected=14)
-    # asking for a group runs also what is not run by default
+    # selecting a group includes tests that do not run by default
     session(built, "-m", "good").assert_outcomes(passed=3, deselected=12)
     session(built, "-m", "nodefault").assert_outcomes(passed=1, deselected=14)
 
 
-def test_one_is_run_by_its_name(session: Session, built: Path) -> None:
+def test_a_test_is_selected_by_name(session: Session, built: Path) -> None:
     session(built, f"{built}/unittests.cfg::by_hand").assert_outcomes(passed=1)
 
 
-def test_the_folder_may_be_named_in_any_way(
+def test_folder_may_be_relative_or_a_link(
     session: Session, built: Path, pytester: pytest.Pytester
 ) -> None:
     (pytester.path / "link").symlink_to(built)
@@ -204,7 +208,7 @@ def test_the_folder_may_be_named_in_any_way(
         result.assert_outcomes(passed=1, deselected=14)
 
 
-def test_other_tests_run_beside_them_when_named(
+def test_other_tests_run_too_when_named(
     session: Session, built: Path, pytester: pytest.Pytester
 ) -> None:
     path = pytester.makepyfile("def test_beside(): pass")
@@ -213,7 +217,7 @@ def test_other_tests_run_beside_them_when_named(
     both.assert_outcomes(passed=2, deselected=14)
 
 
-def test_measured_cycles_are_kept(session: Session, built: Path, pytester: pytest.Pytester) -> None:
+def test_cycles_are_recorded(session: Session, built: Path, pytester: pytest.Pytester) -> None:
     result = session(built, "-k", "long_mode", "--virt-no-report")
     result.assert_outcomes(passed=1, deselected=14)
     (path,) = (pytester.path / "results").rglob("*.parquet")
@@ -224,7 +228,9 @@ def test_measured_cycles_are_kept(session: Session, built: Path, pytester: pytes
     assert row["test"].endswith("unittests.cfg::long_mode")
 
 
-def test_without_a_list_every_file_is_a_test(session: Session, built: Path, tmp_path: Path) -> None:
+def test_every_flat_file_is_a_test_without_a_list(
+    session: Session, built: Path, tmp_path: Path
+) -> None:
     for name in ("pass", "fail"):
         shutil.copy(built / f"{name}.flat", tmp_path)
     result = session(tmp_path, "-v")
@@ -232,9 +238,7 @@ def test_without_a_list_every_file_is_a_test(session: Session, built: Path, tmp_
     result.stdout.fnmatch_lines(["*fail.flat::fail FAILED*", "*pass.flat::pass PASSED*"])
 
 
-def test_the_architecture_is_that_of_the_build(
-    session: Session, built: Path, tmp_path: Path
-) -> None:
+def test_architecture_comes_from_config_mak(session: Session, built: Path, tmp_path: Path) -> None:
     folder = tmp_path / "x86"
     shutil.copytree(built, folder)
     (tmp_path / "config.mak").write_text("SRCDIR=.\nARCH=i386\nBITS=32\n")
@@ -242,23 +246,23 @@ def test_the_architecture_is_that_of_the_build(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "there is neither a unittests.cfg nor a .flat file; name the folder"),
         ("[a]\nsmp = 1", "unittests.cfg: line 1: the test 'a' has no file"),
     ],
 )
-def test_what_cannot_be_read_is_said_at_once(
-    session: Session, tmp_path: Path, text: str | None, said: str
+def test_unreadable_list_is_an_error(
+    session: Session, tmp_path: Path, text: str | None, message: str
 ) -> None:
     if text:
         (tmp_path / "unittests.cfg").write_text(text)
     result = session(tmp_path)
-    assert said in result.stdout.str() + result.stderr.str()
+    assert message in result.stdout.str() + result.stderr.str()
     assert result.ret in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERRUPTED)
 
 
-def test_a_kernel_that_cannot_be_loaded_fails(session: Session, tmp_path: Path) -> None:
+def test_kernel_that_cannot_be_loaded_fails(session: Session, tmp_path: Path) -> None:
     (tmp_path / "broken.flat").write_bytes(b"\x7fELF\x01\x01" + bytes(100))
     result = session(tmp_path)
     result.assert_outcomes(failed=1)

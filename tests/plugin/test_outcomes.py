@@ -130,10 +130,10 @@ def test_what_the_host_lacks_is_a_skip(run: Run) -> None:
 @pytest.mark.parametrize(
     ("cmdline", "stage", "said"),
     [
-        ("hang=init", "init", "it did not reach 'init' within 0.7 s"),
-        ("hang=sshd", "sshd", "it did not reach 'sshd' within 0.7 s"),
-        ("refuse", "ready", "it did not reach 'ready' within 0.7 s*does not serve SSH*"),
-        ("failed=disk", "sshd", "its init failed: disk: No such device"),
+        ("hang=init", "init", "the guest did not reach 'init' within 0.7 s"),
+        ("hang=sshd", "sshd", "the guest did not reach 'sshd' within 0.7 s"),
+        ("refuse", "ready", "the guest did not reach 'ready' within 0.7 s*does not serve SSH*"),
+        ("failed=disk", "sshd", "the guest's init failed: disk: No such device"),
         ("panic=boot", "init", "panic: Kernel panic - not syncing: told to*while it booted*"),
         ("poweroff=boot", "init", "power-off: *while it booted*"),
     ],
@@ -269,7 +269,7 @@ def test_expected_ends(run: Run) -> None:
     )
     # another reason: the assertion holds, yet the guest ended as nobody wanted
     result.assert_outcomes(passed=2, failed=2)
-    result.stdout.fnmatch_lines(["*HarnessError: *it did not end within 0.1 s"])
+    result.stdout.fnmatch_lines(["*HarnessError: *the guest did not end within 0.1 s"])
 
 
 def test_an_end_after_the_test_is_an_error_of_its_teardown(run: Run) -> None:
@@ -311,7 +311,7 @@ def test_ssh_lost_in_a_command_fails_it_without_a_second_start(run: Run) -> None
 
         def test_lost(guest, ssh, tmp_path):
             threading.Timer(0.3, guest.machine.drop_connections).start()
-            with pytest.raises(SSHError, match="not started a second time"):
+            with pytest.raises(SSHError, match="the command was not repeated"):
                 ssh.run(f"echo started >>{tmp_path}/log; sleep 20")
             assert (tmp_path / "log").read_text() == "started\\n"
             assert ssh.run(["echo", "usable"]).stdout == "usable\\n"
@@ -325,7 +325,7 @@ def test_ssh_lost_in_a_command_fails_it_without_a_second_start(run: Run) -> None
         """
     )
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*did not start *connecting again failed: *: no sshd*"])
+    result.stdout.fnmatch_lines(["*did not start *the reconnect failed: *: no sshd*"])
 
 
 def test_a_guest_that_cannot_be_stopped_is_an_error_naming_it(run: Run) -> None:
@@ -343,7 +343,9 @@ def test_a_guest_that_cannot_be_stopped_is_an_error_naming_it(run: Run) -> None:
         """
     )
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*left behind:", "  guest *-test-it: it still runs * 'pid': *"])
+    result.stdout.fnmatch_lines(
+        ["*left behind:", "  guest *-test-it: the guest still runs * 'pid': *"]
+    )
     assert result.ret == FAILED
 
 

@@ -114,7 +114,9 @@ def test_a_truncated_root_disk_at_the_vmm(
     disks = [cut(image, tmp_path / str(size), size) for size in (-513, 70 << 20)]
     pair = [guests.launch(image=dataclasses.replace(image, disk=disk)) for disk in disks]
     for guest in pair:
-        with pytest.raises(ProvisionError, match="its init failed: mount of the root") as caught:
+        with pytest.raises(
+            ProvisionError, match="the guest's init failed: mount of the root"
+        ) as caught:
             guest.wait_ready()
         assert caught.value.stage == "sshd"
         assert any("harness: failed" in line for line in caught.value.console)

@@ -112,7 +112,7 @@ def test_a_guest_of_qemu_has_the_same(emulated_host: Host, image: GuestImage) ->
 def test_an_address_without_a_device_is_a_clear_failure(guests: GuestFactory) -> None:
     guest = guests.launch(network="none", cmdline="harness.ip=10.1.0.9/16")
     assert guest.address is None
-    with pytest.raises(ProvisionError, match="its init failed: no network interface eth0"):
+    with pytest.raises(ProvisionError, match="the guest's init failed: no network interface eth0"):
         guest.wait_ready()
 
 

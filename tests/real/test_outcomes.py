@@ -64,7 +64,7 @@ def test_an_end_fails_the_test_and_the_guest_is_replaced(
     said.fnmatch_lines(["*GuestEnded: *panic: Kernel panic - not syncing: sysrq triggered crash*"])
     said.fnmatch_lines(["*GuestEnded: *killed: the VMM process got signal 9 (SIGKILL)*"])
     said.fnmatch_lines(["*signal 9 (SIGKILL) (while the test ran)*"])
-    said.fnmatch_lines(["*SSHLost: *connecting again failed: *does not serve SSH*"])
+    said.fnmatch_lines(["*SSHLost: *the reconnect failed: *does not serve SSH*"])
     stamps = json.loads((pytester.path / "stamps").read_text())
     assert 0 < (stamps["failed"] - stamps["panic"]) / 1e9 < WITHIN + SLACK
     consoles = [path.read_text() for path in pytester.path.glob("results/*/consoles/*.log")]
@@ -89,7 +89,7 @@ def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
     said = result.stdout
     said.fnmatch_lines(
         [
-            "*ProvisionError: *stage init, guest *it did not reach 'init' within 12 s",
+            "*ProvisionError: *stage init, guest *the guest did not reach 'init' within 12 s",
             "*hint: *--guest-boot-timeout",
             "* guest *: last * console lines (all of it: */consoles/*.log)*",
         ]
@@ -108,7 +108,7 @@ def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
     # the summary's lines begin with what matters, and are lines
     said.fnmatch_lines(
         [
-            "ERROR *::test_late - it did not reach 'init' within 12 s",
+            "ERROR *::test_late - the guest did not reach 'init' within 12 s",
             "ERROR *::test_panic - panic: Kernel panic *",
         ],
         consecutive=True,
@@ -116,7 +116,7 @@ def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
 
 
 def test_ssh_lost_in_a_command_is_an_error_and_the_next_one_works(standing: Guest) -> None:
-    with pytest.raises(SSHError, match="not started a second time") as caught:
+    with pytest.raises(SSHError, match="the command was not repeated") as caught:
         standing.ssh.run("echo once >>/tmp/started; kill -9 $PPID; sleep 20")
     assert caught.value.guest == standing.name
     assert standing.ssh.run(["cat", "/tmp/started"]).stdout == "once\n"

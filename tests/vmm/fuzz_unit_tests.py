@@ -33,11 +33,11 @@ def unit_tests(source: Source) -> None:
     while source:
         text += source.raw(3).decode("latin-1") if source.below(16) == 0 else source.pick(WORDS)
     with contextlib.suppress(catalogue.ListError):
-        for entry in catalogue.read(text, Path("/folder")):
+        for entry in catalogue.parse_list(text, Path("/folder")):
             assert entry.file.parent == Path("/folder")
             assert 0 <= entry.timeout < float("inf")
             with contextlib.suppress(requirements.Unsupported):
-                made = requirements.machine(entry, cpus=2)
+                made = requirements.machine_config(entry, cpus=2)
                 assert made.vcpus > 0
                 assert 0 < made.memory <= 1 << 20
 
@@ -79,7 +79,7 @@ def multiboot_kernel(source: Source) -> None:
     cmdline = source.raw(source.below(5)).decode("latin-1") * source.pick((1, 1, 50_000))
     with contextlib.suppress(ProvisionError):
         loaded = multiboot.load(data, cmdline, memory, bytes(source.below(200)))
-        place, told = loaded.told
+        place, told = loaded.information
         for gpa, offset, size in loaded.segments:
             assert 0 <= offset <= offset + size <= len(data)
             assert 0 <= gpa <= gpa + size <= memory << 20
