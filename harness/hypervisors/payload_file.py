@@ -7,7 +7,7 @@ from harness.kvm.errors import ConfigError
 from harness.vmm.boot import elf
 
 
-def parse_elf(data: bytes) -> elf.Loadable:
+def parse_elf(data: bytes) -> elf.ElfImage:
     """The loadable segments of an x86 ELF file. Raises ProvisionError (stage "create")."""
     try:
         return elf.parse(data)

@@ -1,4 +1,4 @@
-"""KVM's capabilities on x86 by name (KVM_CAP_* of linux/kvm.h), for KVM_CHECK_EXTENSION."""
+"""Numbers of KVM's capabilities on x86, by name without KVM_CAP_ (linux/kvm.h)."""
 
 from __future__ import annotations
 

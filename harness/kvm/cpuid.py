@@ -1,4 +1,4 @@
-"""What CPUID tells a guest: KVM's supported leaves, made into `count` cores of one socket.
+"""A guest's CPUID: KVM's supported leaves, changed to describe `count` cores of one socket.
 
 Leaves: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; KVM's own at 0x40000000
 (Documentation/virt/kvm/x86/cpuid.rst).
@@ -24,8 +24,10 @@ _SIGNIFICANT_INDEX = 1  # KVM_CPUID_FLAG_SIGNIFCANT_INDEX
 
 
 class Topology:
-    """The place of one vCPU among `count` cores, APIC id = index. pv_eoi: whether an end of
-    interrupt may cost no exit."""
+    """One vCPU's CPUID among `count` cores. Its APIC id is its index.
+
+    pv_eoi: the guest may end an interrupt without an exit.
+    """
 
     def __init__(self, index: int, count: int, tsc_deadline: bool, pv_eoi: bool = True) -> None:
         self.index = index
@@ -67,7 +69,7 @@ class Topology:
         return entry._replace(eax=self.index, ebx=self.index, ecx=0)
 
     def leaf_b(self) -> list[CpuidEntry]:
-        """Extended topology: one thread a core, then all cores."""
+        """Extended topology: one thread per core, then all cores."""
         smt = CpuidEntry(0xB, 0, _SIGNIFICANT_INDEX, 0, 1, _LEVEL_SMT, self.index)
         core = CpuidEntry(
             0xB, 1, _SIGNIFICANT_INDEX, self.bits, self.count, _LEVEL_CORE | 1, self.index
@@ -75,7 +77,7 @@ class Topology:
         return [smt, core]
 
     def apply(self, supported: list[CpuidEntry]) -> list[CpuidEntry]:
-        """KVM_GET_SUPPORTED_CPUID's leaves for this vCPU. Nested virtualization is not offered."""
+        """Change KVM's supported leaves for this vCPU. Nested virtualization is hidden."""
         change: dict[int, Callable[[CpuidEntry], CpuidEntry]] = {
             0x1: self.leaf_1,
             0x4: self.leaf_4,
@@ -84,16 +86,17 @@ class Topology:
             0x8000_0008: self.leaf_8000_0008,
             0x8000_001E: self.leaf_8000_001e,
         }
-        # 0x1F repeats 0xB with more levels; without it a guest reads 0xB
-        kept = [entry for entry in supported if entry.function not in (0xB, 0x1F)]
+        # 0x1F extends 0xB with more levels; without 0x1F a guest reads 0xB
         changed = [
-            change[entry.function](entry) if entry.function in change else entry for entry in kept
+            change[entry.function](entry) if entry.function in change else entry
+            for entry in supported
+            if entry.function not in (0xB, 0x1F)
         ]
         return changed + self.leaf_b()
 
 
 def set_cpuid(vcpu_fd: int, entries: list[CpuidEntry]) -> None:
-    """KVM_SET_CPUID2."""
+    """Set a vCPU's CPUID (KVM_SET_CPUID2)."""
     table = struct.pack("<II", len(entries), 0)
     table += b"".join(CPUID_ENTRY.pack(*entry) for entry in entries)
     ioctl(vcpu_fd, ioctls.SET_CPUID2, bytearray(table.ljust(1025, b"\0")))

@@ -1,10 +1,10 @@
-"""What can go wrong with a virtual machine, told apart by who is to blame."""
+"""Errors of a virtual machine: of its configuration, of its guest, and its end."""
 
 from __future__ import annotations
 
 
 class ConfigError(Exception):
-    """The machine cannot be built as asked. `hint` says what to change."""
+    """The machine cannot be built from this configuration. hint: what to change."""
 
     def __init__(self, cause: str, hint: str = "") -> None:
         super().__init__(cause)
@@ -13,11 +13,11 @@ class ConfigError(Exception):
 
 
 class GuestFault(Exception):
-    """The guest did what no correct driver does (a malformed ring, a wild address): it ends."""
+    """The guest did what no correct driver does, such as a malformed ring. It ends the machine."""
 
 
 class MachineEnd(Exception):
-    """The machine has come to its end; `reason` is one word of the control protocol."""
+    """Ends the machine. reason: one word of the control protocol."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)

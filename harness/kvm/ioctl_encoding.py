@@ -1,4 +1,4 @@
-"""How an ioctl's number encodes its kind, its driver and its argument's size.
+"""Encodes ioctl numbers: direction, argument size, driver, number.
 
 Source: include/uapi/asm-generic/ioctl.h. driver: the number's type byte, 0xAE for KVM.
 """
@@ -12,7 +12,7 @@ _WRITE, _READ = 1, 2  # as user space sees it: the kernel reads what is written
 
 
 def io(driver: int, nr: int) -> int:
-    """_IO: no argument, or a plain number."""
+    """_IO: the argument is none, or an integer."""
     return driver << _NR_BITS | nr
 
 

@@ -76,7 +76,7 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
 def mmap(
     address: int | None, size: int, protection: int, flags: int, *, fd: int = -1, offset: int = 0
 ) -> int:
-    """The address of a new mapping (mmap.mmap does not give it, and takes no address)."""
+    """The address of a new mapping (mmap.mmap hides it, and accepts no address)."""
     result = _libc.mmap(address, size, protection, flags, fd, offset)
     return _checked(-1 if result == _MAP_FAILED else int(result), "mmap")
 
@@ -92,5 +92,5 @@ def madvise(address: int, size: int, advice: int) -> None:
 
 
 def memcmp(first: int, second: int, size: int) -> int:
-    """0 if `size` bytes at two addresses are equal."""
+    """Compare `size` bytes at two addresses; 0 if they are equal."""
     return int(_libc.memcmp(first, second, size))

@@ -1,4 +1,4 @@
-"""KVM's binary statistics (api.rst 4.133, KVM_GET_STATS_FD): exits by reason, counted in kernel."""
+"""KVM's binary statistics (api.rst 4.133, KVM_GET_STATS_FD): counters that the kernel keeps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _HISTOGRAM = 3
 
 
 class BinaryStats:
-    """The counters of one VM or vCPU; descriptors are read once, data at each call."""
+    """The counters of one VM or vCPU. The descriptors are read once, the data at each call."""
 
     def __init__(self, fd: int) -> None:
-        """fd: of a VM or vCPU. Raises OSError (ENOTTY) on kernels before 5.14."""
+        """fd: of the VM or vCPU. Raises OSError (ENOTTY) on kernels before 5.14."""
         self.fd = ioctl(fd, ioctls.GET_STATS_FD)
         header = os.pread(self.fd, structs.STATS_HEADER.size, 0)
         _, name_size, count, _, desc_at, self._data_at = structs.STATS_HEADER.unpack(header)
@@ -31,7 +31,7 @@ class BinaryStats:
         self._size = max((offset for _, offset in self._fields), default=0) + 8
 
     def read(self) -> dict[str, int]:
-        """Counter name to its present value."""
+        """The present value of each counter, by name."""
         data = os.pread(self.fd, self._size, self._data_at)
         return {name: struct.unpack_from("<Q", data, offset)[0] for name, offset in self._fields}
 

@@ -1,7 +1,6 @@
 """Structures of linux/kvm.h and asm/kvm.h as struct formats; tests assert every size.
 
-Each is little-endian and packed by hand, padding included, so that what stands here is what the
-kernel reads.
+Each format is little-endian and states its padding, so it is exactly what the kernel reads.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ GUEST_DEBUG = struct.Struct("<I68x")  # control
 EVENT_EXCEPTION = struct.Struct("<BBBBI")  # injected, nr, has_error_code, pending, error_code
 VCPU_EVENTS_SIZE = 64
 MCE = struct.Struct("<QQQQB31x")  # status, addr, misc, mcg_status, bank
-# VAL, UC, EN and PCC, in progress: what nothing can go on from (SDM volume 3B, 16.3)
+# VAL, UC, EN and PCC, in progress: software cannot continue (SDM volume 3B, 16.3)
 MCE_UNCORRECTED = MCE.pack(1 << 63 | 1 << 61 | 1 << 60 | 1 << 57, 0, 0, 1 << 2, 0)
 MSR_ENTRY = struct.Struct("<I4xQ")  # index, data
 XCRS_SIZE = 392
@@ -64,7 +63,7 @@ REGISTER_NAMES = (
     *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp"),
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags"),
 )
-# struct kvm_sregs, in this order; a bitmap of pending interrupts ends it
+# struct kvm_sregs in this order, followed by a bitmap of pending interrupts
 SEGMENT_NAMES = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 TABLE_NAMES = ("gdt", "idt")
 CONTROL_NAMES = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")

@@ -1,4 +1,4 @@
-"""One vCPU as KVM has it: its registers, its CPUID, the page that it shares with us."""
+"""One vCPU of KVM: its registers, its CPUID, and the page it shares with user space."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .vm import Vm
 
 
 def _layout() -> dict[str, tuple[int, struct.Struct]]:
-    """Where each part of struct kvm_sregs lies."""
-    found, at = {}, 0
+    """Offset and format of each part of struct kvm_sregs."""
+    parts, at = {}, 0
     for names, layout in (
         (structs.SEGMENT_NAMES, structs.SEGMENT),
         (structs.TABLE_NAMES, structs.DTABLE),
         (structs.CONTROL_NAMES, structs.CONTROL),
     ):
         for name in names:
-            found[name] = (at, layout)
+            parts[name] = (at, layout)
             at += layout.size
-    return found
+    return parts
 
 
 _SREGS = _layout()
 
 
 class Vcpu:
-    """run: struct kvm_run. cpuid: what it was given."""
+    """run: struct kvm_run. cpuid: the entries that were set."""
 
     def __init__(self, vm: Vm, index: int) -> None:
         self.index = index
@@ -39,29 +39,29 @@ class Vcpu:
         self.cpuid: list[structs.CpuidEntry] = []
 
     def set_cpuid(self, entries: list[structs.CpuidEntry]) -> None:
-        """What CPUID says in it (KVM_SET_CPUID2); before it first runs."""
+        """Set the vCPU's CPUID, before it first runs."""
         self.cpuid = entries
         set_cpuid(self.fd, entries)
 
     def registers(self) -> dict[str, int]:
-        """The general registers by name (struct kvm_regs); the vCPU must not be running."""
+        """The general registers by name (struct kvm_regs). The vCPU must not be running."""
         buffer = bytearray(structs.REGS.size)
         ioctl(self.fd, ioctls.GET_REGS, buffer)
         return dict(zip(structs.REGISTER_NAMES, structs.REGS.unpack(buffer)))
 
     def set_registers(self, values: dict[str, int]) -> None:
-        """Set registers by name; those not named become 0."""
+        """Set registers by name. Registers that are left out become 0."""
         packed = structs.REGS.pack(*(values.get(name, 0) for name in structs.REGISTER_NAMES))
         ioctl(self.fd, ioctls.SET_REGS, packed)
 
     def special(self) -> dict[str, tuple[int, ...]]:
         """Segments, tables and control registers (struct kvm_sregs) by name, each as the fields of
-        its structure; the vCPU must not be running."""
+        its structure. The vCPU must not be running."""
         buffer = self._sregs()
         return {name: layout.unpack_from(buffer, at) for name, (at, layout) in _SREGS.items()}
 
     def set_special(self, values: Mapping[str, tuple[int, ...]]) -> None:
-        """Set some of them. Raises OSError (EINVAL) for what no CPU can be in."""
+        """Set some special registers. Raises OSError (EINVAL) for a state that no CPU can have."""
         buffer = self._sregs()
         for name, fields in values.items():
             at, layout = _SREGS[name]
@@ -74,6 +74,6 @@ class Vcpu:
         return buffer
 
     def single_step(self, on: bool) -> None:
-        """Whether each instruction is followed by an exit (KVM_SET_GUEST_DEBUG)."""
+        """Cause an exit after each instruction, or no longer (KVM_SET_GUEST_DEBUG)."""
         control = structs.DEBUG_ENABLE | structs.DEBUG_SINGLE_STEP if on else 0
         ioctl(self.fd, ioctls.SET_GUEST_DEBUG, structs.GUEST_DEBUG.pack(control))

@@ -1,5 +1,5 @@
-"""The built-in virtual machine monitor: Python steers, the kernel carries.
+"""The built-in virtual machine monitor: Python is the control plane, the kernel the data path.
 
-Standard library only, Python 3.9 or later; of the harness it imports `harness.kvm` alone.
-`harness.agent` forks a process a guest, which builds a `machine.Machine` and drives it.
+Standard library only, Python 3.9 or later. Imports nothing of harness but harness.kvm.
+harness.agent forks one process per guest, which builds and runs a `machine.Machine`.
 """

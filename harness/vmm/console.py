@@ -1,4 +1,4 @@
-"""The guest's console as lines with the host's time, and what they say of the guest's end."""
+"""The guest's console as lines with the host's time, and the kernel panics in them."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ import time
 from typing import Callable
 
 _LINE_LIMIT = 4096
-# at a line's start or after the kernel's time stamp (what a program printed last may have had no
-# newline): not wherever a program says it
-_KERNEL_SAYS = r"(?:^|\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )"
-_PANIC = re.compile(_KERNEL_SAYS + r"(Kernel panic - not syncing: .*)")
-# what it says at last if it does not restart at once (panic() of linux/kernel/panic.c)
-_STAYS = re.compile(_KERNEL_SAYS + r"(---\[ end Kernel panic|Rebooting in \d+ seconds)")
-# A flood is held up as a real port's line would, far above what that carries: whoever reads all
-# guests' lines must keep up with several. Bytes a second, in one burst, and for a line beside them.
+# The kernel's own messages: at a line's start or after a time stamp, which may follow a program's
+# output without a newline. A program that prints the same text elsewhere does not match.
+_MESSAGE_START = r"(?:^|\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )"
+_PANIC = re.compile(_MESSAGE_START + r"(Kernel panic - not syncing: .*)")
+# the last message of a kernel that does not restart at once (panic() in linux/kernel/panic.c)
+_HALT = re.compile(_MESSAGE_START + r"(---\[ end Kernel panic|Rebooting in \d+ seconds)")
+# A flood of output is throttled, as a real serial line would, so that one reader keeps up with
+# several guests: bytes per second, bytes of one burst, and bytes that each line costs in addition.
 _RATE, _BURST, _LINE_COST = 2 << 20, 2 << 20, 256
 
 
 class Console:
-    """Collects bytes into lines and hands each on with its time (CLOCK_MONOTONIC, ns).
+    """Splits output into lines with the time of each (CLOCK_MONOTONIC, ns).
 
-    panic: the kernel's panic message, once it was seen. It alone ends nothing: a panicking kernel
-    restarts the machine, or says that it will not: halted.
+    panic: the kernel's panic message, if there was one. It does not end the machine: a panicking
+    kernel restarts the machine, or prints that it does not. halted: it printed that.
     """
 
     def __init__(self, emit: Callable[[int, str], None]) -> None:
+        """emit: called with the time and the text of each line."""
         self._emit = emit
         self._line = bytearray()
         self._started = 0
-        self._touched = 0
-        self._before = ""  # what was handed on of a line that had not ended
+        self._last_write = 0
+        self._line_start = ""  # the emitted part of a line that has not ended
         self._lock = threading.Lock()
-        self._credit = float(_BURST)
-        self._paid = time.monotonic()
+        self._budget = float(_BURST)
+        self._budget_time = time.monotonic()
         self.panic: str | None = None
         self.halted = False
 
     def write_byte(self, value: int) -> None:
-        """The same as `write` for a single one: a serial port's come so, by the thousand."""
+        """Write one byte: the fast path of the serial port."""
         with self._lock:
-            self._touched = time.monotonic_ns()
+            self._last_write = time.monotonic_ns()
             if not self._line:
-                self._started = self._touched
+                self._started = self._last_write
             if value != 0x0A:
                 self._line.append(value)
             if value == 0x0A or len(self._line) >= _LINE_LIMIT:
@@ -51,11 +52,12 @@ class Console:
         self._throttle()
 
     def write(self, data: bytes) -> None:
+        """Write bytes that may contain several lines."""
         with self._lock:
-            self._touched = time.monotonic_ns()
+            self._last_write = time.monotonic_ns()
             while data:
                 if not self._line:
-                    self._started = self._touched
+                    self._started = self._last_write
                 piece, ended, _ = data[: _LINE_LIMIT - len(self._line)].partition(b"\n")
                 self._line += piece
                 if ended or len(self._line) >= _LINE_LIMIT:
@@ -64,28 +66,28 @@ class Console:
         self._throttle()
 
     def _throttle(self) -> None:
-        """Let who writes too much wait, without our lock: others need it meanwhile."""
-        if self._credit < 0:
-            time.sleep(-self._credit / _RATE)
+        """Delay a caller that writes too much. Without the lock, which other threads need."""
+        if self._budget < 0:
+            time.sleep(-self._budget / _RATE)
 
     def flush_stale(self, age: float) -> None:
-        """Hand on an unfinished line (a prompt) that nothing was added to for `age` seconds."""
+        """Emit an unfinished line (a prompt) that has not grown for `age` seconds."""
         with self._lock:
-            if self._line and time.monotonic_ns() - self._touched > age * 1e9:
+            if self._line and time.monotonic_ns() - self._last_write > age * 1e9:
                 self._flush(ended=False)
 
     def _flush(self, ended: bool) -> None:
         text = self._line.decode("utf-8", "replace").rstrip("\r")
         self._line.clear()
-        said = self._before + text
-        self._before = "" if ended else said[:_LINE_LIMIT]
-        found = _PANIC.search(said) or _PANIC.match(text)
-        # a slow guest's message may come in pieces; a second panic is not the cause
-        if found and (self.panic is None or found[1].startswith(self.panic)):
-            self.panic = found[1].strip()
-        self.halted = self.halted or bool(self.panic and _STAYS.search(said))
+        line = self._line_start + text
+        self._line_start = "" if ended else line[:_LINE_LIMIT]
+        match = _PANIC.search(line) or _PANIC.match(text)
+        # A slow guest's message may arrive in pieces. A second panic is not the cause.
+        if match and (self.panic is None or match[1].startswith(self.panic)):
+            self.panic = match[1].strip()
+        self.halted = self.halted or bool(self.panic and _HALT.search(line))
         now = time.monotonic()
-        self._credit = min(_BURST, self._credit + (now - self._paid) * _RATE)
-        self._credit -= len(text) + _LINE_COST
-        self._paid = now
+        self._budget = min(_BURST, self._budget + (now - self._budget_time) * _RATE)
+        self._budget -= len(text) + _LINE_COST
+        self._budget_time = now
         self._emit(self._started, text)

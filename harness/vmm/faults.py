@@ -1,4 +1,4 @@
-"""Faults on purpose: of a vCPU, before its next instruction; of a device's request."""
+"""Fault injection: into a vCPU before its next instruction, or into a device's request."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from harness.kvm.vcpu import Vcpu
 from .devices.virtio.userspace import UserspaceDevice
 from .int_range import check_int_range
 
-_EXCEPTIONS = 32  # vectors below this are a CPU's own
+_EXCEPTIONS = 32  # vectors below are exceptions
 _INVALID_OPCODE = 6
 _REQUESTS = ("disk-error", "lost-interrupt", "bad-used")
 
 
 def vcpu_fault(kind: Any, vector: Any, error_code: Any) -> Callable[[Vcpu], None]:
-    """What injects it into a vCPU that is not in the guest. Raises ValueError."""
+    """A function that injects the fault into a vCPU that is not running. Raises ValueError."""
     check_int_range("vector", vector, _EXCEPTIONS)
     if error_code is not None:
         check_int_range("error code", error_code, 1 << 32)
@@ -29,7 +29,7 @@ def vcpu_fault(kind: Any, vector: Any, error_code: Any) -> Callable[[Vcpu], None
         "triple-fault": _triple_fault,
     }
     if kind not in kinds:
-        raise ValueError(f"no fault {kind!r:.80}: one of {', '.join((*kinds, *_REQUESTS))}")
+        raise ValueError(f"no fault {kind!r:.80}: choose from {', '.join((*kinds, *_REQUESTS))}")
     return kinds[kind]
 
 
@@ -46,19 +46,19 @@ def _exception(vcpu: Vcpu, vector: int, error_code: int | None) -> None:
 
 
 def _triple_fault(vcpu: Vcpu) -> None:
-    """An exception that has no handler, nor has its handler's fault, nor that one's."""
+    """Inject an exception while the IDT is empty, so that no handler can be called."""
     vcpu.set_special({"idt": (0, 0)})
     _exception(vcpu, _INVALID_OPCODE, None)
 
 
 def fail_request(devices: Iterable[object], kind: Any, label: Any, nth: Any) -> None:
-    """Let the nth request from now on of the device with that label go wrong; see
-    UserspaceDevice for kinds. Raises ValueError."""
+    """Let the nth request from now on fail, of the device with that label. kind: see
+    UserspaceDevice. Raises ValueError."""
     if kind not in _REQUESTS:
-        raise ValueError(f"no fault {kind!r:.80} of a request: one of {', '.join(_REQUESTS)}")
-    served = {device.label: device for device in devices if isinstance(device, UserspaceDevice)}
-    if label not in served:
-        there = ", ".join(served) or "none"
-        raise ValueError(f"no device {label!r:.80} is served by the VMM itself, but: {there}")
-    device = served[label]
+        raise ValueError(f"no request fault {kind!r:.80}: choose from {', '.join(_REQUESTS)}")
+    by_label = {device.label: device for device in devices if isinstance(device, UserspaceDevice)}
+    if label not in by_label:
+        labels = ", ".join(by_label) or "none"
+        raise ValueError(f"no device {label!r:.80} in the VMM: choose from {labels}")
+    device = by_label[label]
     device.faults[device.requests + check_int_range("nth", nth, 1 << 32, 1)] = kind

@@ -181,7 +181,7 @@ def test_lost_interrupt(payload: PayloadFactory, disk: Disk, nth: int, interrupt
     ("kind", "arguments", "error"),
     [
         ("meteor", {}, "no fault 'meteor'"),
-        ("meteor", {"at": AtRequest("d")}, "no fault 'meteor' of a request"),
+        ("meteor", {"at": AtRequest("d")}, "no request fault 'meteor'"),
         ("disk-error", {}, "no fault 'disk-error'"),
         ("disk-error", {"at": AtRequest("x")}, "no device 'x'"),
         ("disk-error", {"at": AtRequest("d", 0)}, "nth 0"),

@@ -150,7 +150,7 @@ def test_truncated_elf_file_is_refused(tmp_path: Path, length: int) -> None:
         (18, b"\xb7\0", "not x86"),
         (54, b"\x20\0", "program headers"),
         (56, b"\xff\xff", "program headers"),
-        (56, b"\0\0", "nothing to load"),
+        (56, b"\0\0", "no segment to load"),
     ],
 )
 def test_unsupported_elf_file_is_refused(tmp_path: Path, at: int, value: bytes, what: str) -> None:

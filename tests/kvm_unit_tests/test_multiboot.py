@@ -107,7 +107,7 @@ def test_addresses_may_select_a_part_of_the_file() -> None:
         (header(4), r"requires unsupported features \(flags 0x4\)"),
         (header(0x8000), r"flags 0x8000"),
         (header(1 << 16), "truncated"),
-        (header(0) + bytes(64), "no little-endian ELF"),
+        (header(0) + bytes(64), "not a little-endian ELF"),
         (header(1 << 16, 0x10_0000, 0x20_0000, 0, 0, 0), "addresses .* are inconsistent"),
         (header(1 << 16, 0x10_0000, 0x10_0000, 0x20_0000, 0, 0), "addresses .* are inconsistent"),
         (

@@ -42,7 +42,7 @@ def test_too_little_memory_names_what_is_enough(inner: Inner, guests: GuestFacto
     result.stdout.fnmatch_lines(
         [
             "*ProvisionError: *stage create, guest *does not fit into 32 MiB of memory",
-            "*hint: give the guest at least * MiB (--guest-memory)",
+            "*hint: request at least * MiB (--guest-memory)",
         ]
     )
     # what it says is enough gets past this; the last such word is true
@@ -227,7 +227,7 @@ class Unprivileged(Lent):
 
 def test_no_rights_on_kvm(emulated_host: Host, image: GuestImage) -> None:
     own = KvmHypervisor(Unprivileged(emulated_host), lambda text: None)  # type: ignore[arg-type]
-    with pytest.raises(HarnessError, match="no rights on /dev/kvm") as caught:
+    with pytest.raises(HarnessError, match="/dev/kvm: permission denied") as caught:
         factory(own, image, lambda made: None)()
     assert "group kvm" in caught.value.hint
     assert caught.value.stage == "create"

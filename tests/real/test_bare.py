@@ -120,5 +120,5 @@ def test_qemu_rejects_unsupported_payload_options(qemu: QemuHypervisor, program:
         payloads(program, mode="protected", exit_limit=1000)
     with pytest.raises(ProvisionError, match="an entry that is not the file's own"):
         payloads(program, mode="protected", entry=0x10_0040)
-    with pytest.raises(ProvisionError, match="no little-endian ELF file"):
+    with pytest.raises(ProvisionError, match="not a little-endian ELF file"):
         payloads(b"\xf4", mode="protected")

@@ -86,7 +86,7 @@ def rng(source: Source) -> None:
 def balloon(source: Source) -> None:
     device = Balloon(raise_it)
     idle(device)
-    device._told.wait = lambda timeout=None: True  # type: ignore[method-assign]
+    device._statistics_updated.wait = lambda timeout=None: True  # type: ignore[method-assign]
     for _ in kicks(source, device, features_of(source, device)):
         pages = (DATA // PAGE, MEMORY // PAGE - 1, MEMORY // PAGE, source.number(32))
         memory().write(DATA, struct.pack("<4I", *(source.pick(pages) for _ in range(4))))
@@ -107,7 +107,7 @@ def virtio_console(source: Source) -> None:
             text = source.raw(source.below(40))
             device.receive(text)
             typed += len(text)
-        assert len(device._waiting) <= typed
+        assert len(device._input) <= typed
         assert len(out) <= device.requests << 20
 
 

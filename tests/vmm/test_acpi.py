@@ -43,7 +43,7 @@ class Tables:
 @pytest.mark.parametrize("vcpus", COUNTS)
 def test_lengths_checksums_and_places(vcpus: int) -> None:
     tables = Tables(vcpus)
-    assert len(tables.blob) <= acpi.ROOM
+    assert len(tables.blob) <= acpi.MAX_SIZE
     assert set(tables.found) == {"XSDT", "FACP", "APIC", "FACS", "DSDT", "MCFG"}
     for name, table in tables.found.items():
         if name != "FACS":  # it has none
@@ -58,7 +58,7 @@ def test_rsdp() -> None:
     assert (sum(blob[:20]) & 0xFF, sum(blob[:36]) & 0xFF) == (0, 0)
     assert (blob[15], struct.unpack_from("<I", blob, 20)[0]) == (2, 36)
     assert acpi.BASE % 16 == 0  # a kernel that looks for it takes steps of 16
-    assert 0xE_0000 <= acpi.BASE < acpi.BASE + acpi.ROOM <= 0x10_0000
+    assert 0xE_0000 <= acpi.BASE < acpi.BASE + acpi.MAX_SIZE <= 0x10_0000
 
 
 def test_fadt_names_the_registers_that_are_there() -> None:

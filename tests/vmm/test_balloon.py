@@ -204,7 +204,7 @@ def test_the_buffer_comes_back_when_more_is_wanted(balloon: Inflated) -> None:
 def test_a_guest_that_does_not_answer_holds_nobody_up(
     balloon: Inflated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.vmm.devices.virtio.balloon._PATIENCE", 0.01)
+    monkeypatch.setattr("harness.vmm.devices.virtio.balloon._STATISTICS_TIMEOUT", 0.01)
     balloon.balloon.refresh()  # it has given no buffer at all
     tell(balloon, TOLD)
     assert wait_until(lambda: told(balloon))

@@ -146,7 +146,7 @@ def test_a_line_without_end_is_cut(value: bytes) -> None:
     screen = Screen()
     screen.say(value * 100_000)
     assert set(map(len, screen.lines)) == {4096}
-    assert len(screen.console._line) + len(screen.console._before) <= 8192
+    assert len(screen.console._line) + len(screen.console._line_start) <= 8192
     screen.console.flush_stale(-1)
     assert sum(map(len, screen.lines)) == 100_000
 

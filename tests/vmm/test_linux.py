@@ -111,8 +111,8 @@ def test_the_initramfs_stays_below_what_the_kernel_reaches(tmp_path: Path) -> No
     [
         ({"version": 0x20B}, "no 64-bit entry (boot protocol 2.11)", "Linux 3.8"),
         ({"xloadflags": 0}, "no 64-bit entry", "x86-64"),
-        ({"syssize": 0}, "asks for 0 bytes", "again"),
-        ({"syssize": 0x20}, "asks for 512 bytes", "again"),
+        ({"syssize": 0}, "requests 0 bytes", "again"),
+        ({"syssize": 0x20}, "requests 512 bytes", "again"),
         ({"pref_address": 0}, "at 0x0", "again"),
         ({"pref_address": 0xF_FFFF}, "at 0xfffff", "again"),
         ({"init_size": 64 << 20}, "does not fit into 64 MiB", "at least 97 MiB"),

@@ -32,7 +32,7 @@ ARP = struct.pack("!HHBBH", 1, 0x800, 6, 4, 1)
 def test_mac_addresses() -> None:
     assert mac_bytes("02:00:0A:02:00:fe") == bytes.fromhex("02000a0200fe")
     for wrong in ("", "02:00", "01:00:00:00:00:01", "02-00-00-00-00-01", "02:00:00:00:00:0g"):
-        with pytest.raises(ConfigError, match="is no MAC address"):
+        with pytest.raises(ConfigError, match="is not a unicast MAC address"):
             mac_bytes(wrong)
 
 

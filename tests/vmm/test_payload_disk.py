@@ -157,7 +157,7 @@ def test_statistics_count_requests_and_no_exit_for_a_kick(
 
 
 OURS = [
-    ("movw $9, AVAILABLE + 2", "ahead of 8"),
+    ("movw $9, AVAILABLE + 2", "requests in 8 entries"),
     ("movw $8, AVAILABLE + 4", "descriptor index 8"),
     ("movw $0, QUEUE + 14", "loop"),
     ("movw $4, QUEUE + 12 ; movl $17, QUEUE + 8", "indirect"),

@@ -91,7 +91,7 @@ def test_other_requests_are_refused(image: Path) -> None:
     assert answer == struct.pack("<I", 1)
     whole, part = memoryview(bytearray(4)), memoryview(bytearray(3))
     for readable, writable in (([], [whole]), ([part], [whole]), ([whole], []), ([whole], [part])):
-        with pytest.raises(GuestFault, match="without type or answer"):
+        with pytest.raises(GuestFault, match="without type or status"):
             device._handle_request(0, Chain(0, readable, writable))
 
 

@@ -76,9 +76,9 @@ def test_the_entry_is_found_among_other_notes() -> None:
         ((0, b"AZ"), "not a 64-bit ELF"),
         ((4, b"\1"), "not a 64-bit ELF"),
         ((5, b"\2"), "not a 64-bit ELF"),
-        ((54, b"\0\0"), "impossible ELF program header"),
-        ((56, b"\0\0"), "impossible ELF program header"),
-        ((56, b"\xff\xff"), "impossible ELF program header"),
+        ((54, b"\0\0"), "invalid ELF program header"),
+        ((56, b"\0\0"), "invalid ELF program header"),
+        ((56, b"\xff\xff"), "invalid ELF program header"),
         ((32, b"\xff" * 8), "truncated"),
         ((32, (1 << 40).to_bytes(8, "little")), "truncated"),
         ((64 + 8, b"\xff" * 8), "truncated"),
@@ -87,7 +87,7 @@ def test_the_entry_is_found_among_other_notes() -> None:
         ((64 + 24, b"\xff" * 8), "does not fit"),
         ((64 + 24, (0x6000).to_bytes(8, "little")), "where its start information"),
         ((64 + 24, (0xF_0000).to_bytes(8, "little")), "where its start information"),
-        ((64 + 32, (1 << 20).to_bytes(8, "little")), "impossible ELF program header"),
+        ((64 + 32, (1 << 20).to_bytes(8, "little")), "invalid ELF program header"),
         ((64 + 40, (64 << 20).to_bytes(8, "little")), "does not fit"),
         ((64 + 56 + 32, (1 << 19).to_bytes(8, "little")), "truncated"),
         ((64 + 56, b"\0"), "no PVH entry"),
@@ -192,7 +192,7 @@ def test_the_memory_map_is_sorted_and_is_all_memory_but_the_bios_hole(size: int)
     assert sum(end - start for start, end in ram) == size - hole
     for start, end in ram:
         memory.view(start, end - start)
-    tables = (acpi.BASE, acpi.BASE + acpi.ROOM)
+    tables = (acpi.BASE, acpi.BASE + acpi.MAX_SIZE)
     assert not any(start < tables[1] and tables[0] < end for start, end in ram)
     assert all(start <= info["map"] < end for start, end in ram[:1])
 

@@ -139,20 +139,20 @@ def u64(value: int) -> bytes:
 @pytest.mark.parametrize(
     ("request_number", "answer", "what"),
     [
-        (GET_FEATURES, message(GET_PROTOCOL, u64(FEATURES)), "no answer to request 1: 15"),
+        (GET_FEATURES, message(GET_PROTOCOL, u64(FEATURES)), "it answers request 15"),
         (GET_FEATURES, message(GET_FEATURES, u64(FEATURES), VERSION), "flags 0x1"),
         (GET_FEATURES, message(GET_FEATURES, u64(FEATURES), REPLY | 2), "flags 0x6"),
-        (GET_FEATURES, message(GET_FEATURES, bytes(4)), "an answer of 4 bytes, not 8"),
-        (GET_FEATURES, struct.pack("<III", GET_FEATURES, 5, 1 << 31), "of 2147483648 bytes"),
-        (GET_FEATURES, message(GET_FEATURES, u64(1 << 32)), "knows no protocol features"),
+        (GET_FEATURES, message(GET_FEATURES, bytes(4)), "answer to request 1 has 4 bytes, not 8"),
+        (GET_FEATURES, struct.pack("<III", GET_FEATURES, 5, 1 << 31), "has 2147483648 bytes"),
+        (GET_FEATURES, message(GET_FEATURES, u64(1 << 32)), "supports no protocol features"),
         (GET_PROTOCOL, message(GET_PROTOCOL, u64(1)), "lacks protocol features"),
         (SET_OWNER, message(SET_OWNER, u64(1)), "refuses request 3"),
         (SET_OWNER, message(SET_OWNER, b""), "refuses request 3"),
-        (GET_CONFIG, message(GET_CONFIG, b""), "of 0 bytes, not 20, to request 24"),
-        (GET_CONFIG, message(GET_CONFIG, bytes(19)), "of 19 bytes, not 20, to request 24"),
-        (GET_BASE, message(GET_BASE, bytes(4)), "of 4 bytes, not 8, to request 11"),
-        (GET_BASE, message(GET_BASE, struct.pack("<II", 1, 0)), "ring 1 stands"),
-        (GET_BASE, message(GET_BASE, struct.pack("<II", 0, 1 << 16)), "stands at 65536"),
+        (GET_CONFIG, message(GET_CONFIG, b""), "request 24 has 0 bytes, not 20"),
+        (GET_CONFIG, message(GET_CONFIG, bytes(19)), "request 24 has 19 bytes, not 20"),
+        (GET_BASE, message(GET_BASE, bytes(4)), "request 11 has 4 bytes, not 8"),
+        (GET_BASE, message(GET_BASE, struct.pack("<II", 1, 0)), "reports ring 1"),
+        (GET_BASE, message(GET_BASE, struct.pack("<II", 0, 1 << 16)), "ring 0 at 65536"),
     ],
 )
 def test_a_wrong_answer_is_named(
@@ -194,5 +194,5 @@ def test_a_hang_up_is_seen(back: BackEnd) -> None:
     back.front.negotiate()
     back.socket.shutdown(socket.SHUT_RDWR)
     assert back.front.disconnected
-    with pytest.raises(VhostUserError, match=r"hung up|Broken pipe"):
+    with pytest.raises(VhostUserError, match=r"closed the connection|Broken pipe"):
         back.front.read_config(8)

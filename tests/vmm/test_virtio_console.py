@@ -91,7 +91,7 @@ def test_too_long_a_request_ends_the_guest(port: Port) -> None:
 def test_a_malformed_ring_found_while_typing_ends_the_guest(port: Port) -> None:
     MEMORY.write(port.started.drivers[RECEIVE].ring.available + 2, b"\xff\x7f")
     port.console.receive(b"x")
-    assert "ahead of 8" in str(port.started.fail[0])
+    assert "requests in 8 entries" in str(port.started.fail[0])
 
 
 def test_a_stopped_console_keeps_what_is_typed(port: Port) -> None:

@@ -21,8 +21,8 @@ LONG = 60.0
 def unanswered() -> Vsock:
     """One whose driver has not given back the event's buffer."""
     vsock = object.__new__(Vsock)
-    vsock._full = 8
-    vsock._events = cast(Queue, SimpleNamespace(waiting=7))
+    vsock._event_buffers = 8
+    vsock._events = cast(Queue, SimpleNamespace(pending=7))
     return vsock
 
 
@@ -37,7 +37,7 @@ def test_a_reset_is_waited_for_until_it_is_seen_or_the_machine_ends() -> None:
     def seen_at_the_third() -> bool:
         looks.append(1)
         if len(looks) == 3:
-            vsock._events = cast(Queue, SimpleNamespace(waiting=8))
+            vsock._events = cast(Queue, SimpleNamespace(pending=8))
         return True
 
     vsock.wait_reset_acknowledged(LONG, seen_at_the_third)

@@ -7,8 +7,8 @@ import struct
 from ..devices import pci, power
 from . import aml
 
-BASE = 0x000E_0000  # where a kernel also looks for them by itself (5.2.5.1)
-ROOM = 0x0002_0000
+BASE = 0x000E_0000  # kernels scan this area for the RSDP (5.2.5.1)
+MAX_SIZE = 0x0002_0000
 _OEM = b"PYTHVM"
 _LOCAL_APIC, _IO_APIC = 0xFEE0_0000, 0xFEC0_0000
 _SCI = 9
@@ -16,15 +16,15 @@ _RSDP_SIZE, _FADT_SIZE = 36, 276
 
 
 def _table(signature: bytes, revision: int, body: bytes) -> bytes:
-    made_by = (_OEM, b"HARNESS ", 1, b"HVMM", 1)
-    header = struct.pack("<4sIBB6s8sI4sI", signature, 36 + len(body), revision, 0, *made_by)
+    creator = (_OEM, b"HARNESS ", 1, b"HVMM", 1)
+    header = struct.pack("<4sIBB6s8sI4sI", signature, 36 + len(body), revision, 0, *creator)
     table = bytearray(header + body)
     table[9] = -sum(table) & 0xFF
     return bytes(table)
 
 
 def _madt(vcpus: int) -> bytes:
-    """5.2.12: one local APIC a vCPU, one IOAPIC, the PIT on pin 2, the SCI level-triggered."""
+    """MADT (5.2.12): a local APIC per vCPU, an IOAPIC, the PIT on pin 2, a level-triggered SCI."""
     body = struct.pack("<II", _LOCAL_APIC, 1)
     for index in range(vcpus):
         body += struct.pack("<BBBBI", 0, 8, index, index, 1)
@@ -35,7 +35,7 @@ def _madt(vcpus: int) -> bytes:
 
 
 def _fadt(facs: int, dsdt: int) -> bytes:
-    """5.2.9: fixed hardware is the PM1 event and control blocks and the reset register."""
+    """FADT (5.2.9): the fixed hardware is the PM1 blocks and the reset register."""
     table = bytearray(_FADT_SIZE)
     struct.pack_into("<II", table, 36, facs, dsdt)
     struct.pack_into("<H", table, 46, _SCI)
@@ -43,9 +43,9 @@ def _fadt(facs: int, dsdt: int) -> bytes:
     struct.pack_into("<I", table, 64, power.PM1_CONTROL)
     table[88], table[89] = 4, 2  # lengths of the two blocks
     struct.pack_into("<HH", table, 96, 0xFFFF, 0xFFFF)  # C2 and C3 are not supported
-    # boot architecture: no VGA (bit 2), no CMOS clock (bit 5); so also no 8042
+    # boot architecture: no VGA (bit 2), no CMOS clock (bit 5), and no 8042 (bit 1 is 0)
     struct.pack_into("<H", table, 109, 0x24)
-    # WBINVD works, C1 works, no sleep button, reset register is supported
+    # flags: WBINVD, C1, no sleep button, reset register
     struct.pack_into("<I", table, 112, 1 | 1 << 2 | 1 << 5 | 1 << 10)
     struct.pack_into("<BBBBQ", table, 116, 1, 8, 0, 1, power.RESET_CONTROL)
     table[128] = power.RESET_VALUE
@@ -57,11 +57,12 @@ def _fadt(facs: int, dsdt: int) -> bytes:
 
 
 def _mcfg() -> bytes:
-    """PCI Firmware Specification 3.0, 4.1.2: where configuration space lies in memory."""
+    """MCFG (PCI Firmware Specification 3.0, 4.1.2): the address of ECAM."""
     return _table(b"MCFG", 1, struct.pack("<8xQHBB4x", pci.ECAM_START, 0, 0, 0))
 
 
 def _dsdt(ecam: bool) -> bytes:
+    """DSDT: the PCI host bridge and the soft-off state."""
     config = () if ecam else (aml.io_ports(pci.CONFIG_ADDRESS, 8),)
     bridge = aml.device(
         "PCI0",
@@ -78,7 +79,7 @@ def _dsdt(ecam: bool) -> bytes:
             ),
         ),
     )
-    # Linux believes in an MCFG only what a motherboard resource has, too
+    # Linux uses the MCFG only if a motherboard resource reserves the same range
     reserved = aml.name("_HID", aml.eisa_id("PNP0C02")) + aml.name(
         "_CRS", aml.resources(aml.memory(pci.ECAM_START, pci.ECAM_SIZE))
     )
@@ -89,7 +90,7 @@ def _dsdt(ecam: bool) -> bytes:
 
 
 def tables(vcpus: int, *, ecam: bool) -> bytes:
-    """All tables, RSDP first, to be written at BASE. Length at most ROOM. ecam: whether PCI's
+    """All tables, RSDP first, for address BASE. At most MAX_SIZE bytes. ecam: whether PCI's
     configuration space is in memory (HostBridge.enable_ecam)."""
     blob = bytearray(_RSDP_SIZE + 28)
 
@@ -105,7 +106,7 @@ def tables(vcpus: int, *, ecam: bool) -> bytes:
     if ecam:
         entries.append(append(_mcfg()))
     xsdt = append(_table(b"XSDT", 1, struct.pack(f"<{len(entries)}Q", *entries)))
-    # kvm-unit-tests know only this one
+    # kvm-unit-tests read the RSDT only
     rsdt = append(_table(b"RSDT", 1, struct.pack(f"<{len(entries)}I", *entries)))
     rsdp = bytearray(struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, _OEM, 2, rsdt, 36, xsdt, 0))
     rsdp[8] = -sum(rsdp[:20]) & 0xFF

@@ -1,13 +1,14 @@
-"""Flat code: segments of files in guest memory, and a vCPU in the mode that they start in.
+"""Loads a payload: segments of files in guest memory, and a vCPU in the mode they start in.
 
-A payload has all of guest memory but, in the modes with descriptors and pages, for these:
+A payload may use all of guest memory except these areas:
 
     0x0500  descriptors: null, 0x08 code, 0x10 data, 0x18 task state (protected and long mode)
-    0x1000  page tables: 0x1000 PML4, 0x2000 PDPT, 0x3000 to 0x6fff four page directories that map
-            4 GiB to themselves by pages of 2 MiB (long mode)
+    0x1000  page tables: 0x1000 PML4, 0x2000 PDPT, 0x3000 to 0x6fff four page directories that
+            identity-map 4 GiB by pages of 2 MiB (long mode)
 
-The stack begins at 0x7c00 in real mode, at 0x9f000 in the others. Interrupts are off, registers 0.
-Source: Intel SDM volume 3A, 9.9 (modes), 3.4.5 (descriptors), 4.5 (4-level paging).
+The stack begins at 0x7c00 in real mode and at 0x9f000 in the others. Interrupts are disabled, and
+registers are 0. Source: Intel SDM volume 3A, 9.9 (modes), 3.4.5 (descriptors), 4.5 (4-level
+paging).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from harness.kvm.vcpu import Vcpu
 
 from ..config import Config, SegmentConfig
 from ..memory import Memory
-from .pvh import fill
+from .pvh import read_into
 
 MODES = ("real", "protected", "long")
 _REAL_STACK, _STACK = 0x7C00, 0x9_F000
 _GDT, _PAGE_TABLES, _PAGE_TABLES_END = 0x500, 0x1000, 0x7000
 _DESCRIPTORS = {
-    # null, code (its L or D bit makes the difference), data, an available 32-bit TSS
+    # null, code (with the D bit or the L bit), data, an available 32-bit TSS
     "protected": (0, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x0000_8900_0000_0067),
     "long": (0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x0000_8900_0000_0067),
 }
@@ -44,19 +45,23 @@ _EFER_LONG = 1 << 8 | 1 << 10  # LME and LMA
 
 
 def load(memory: Memory, vcpu: Vcpu, config: Config) -> None:
-    """Put a payload into memory and the vCPU at its entry. Raises ConfigError."""
+    """Load a payload into memory and set the vCPU to its entry. Raises ConfigError."""
     mode, registers = config.mode, config.registers
     if mode not in MODES:
         raise ConfigError(f"no mode {mode!r:.80}", f"choose one of {', '.join(MODES)}")
     for name, value in registers.items():
         if name not in REGISTER_NAMES or not 0 <= value < 1 << 64:
-            raise ConfigError(f"no register {name!r:.80} can be {value!r:.80}")
+            hint = f"set 64-bit values of {', '.join(REGISTER_NAMES)}"
+            raise ConfigError(f"no register {name!r:.80} can be {value!r:.80}", hint)
     entry_limit = {"real": 1 << 20, "protected": 1 << 32, "long": 1 << 47}[mode]
     if not 0 <= config.entry < entry_limit:
-        raise ConfigError(f"entry {config.entry:#x} is out of the reach of {mode} mode")
-    taken = write_tables(memory, mode)
+        raise ConfigError(
+            f"entry {config.entry:#x} is out of the reach of {mode} mode",
+            f"choose an entry below {entry_limit:#x}",
+        )
+    reserved = write_tables(memory, mode)
     for segment in config.payload:
-        _load(memory, segment, taken)
+        _load_segment(memory, segment, reserved)
     stack = _REAL_STACK if mode == "real" else _STACK
     set_entry_state(vcpu, mode, {"rip": config.entry, "rsp": stack, **registers})
     if mode != "real":
@@ -65,9 +70,9 @@ def load(memory: Memory, vcpu: Vcpu, config: Config) -> None:
 
 
 def set_entry_state(vcpu: Vcpu, mode: str, registers: Mapping[str, int]) -> None:
-    """Set a vCPU to a mode, with flat segments, and its general registers; others become 0.
+    """Set a vCPU to a mode with flat segments, and set its general registers; others become 0.
 
-    "protected" without a descriptor table is also the state that a PVH kernel starts in (Xen's
+    "protected" without a descriptor table is also a PVH kernel's initial state (Xen's
     docs/misc/pvh.pandoc, "x86/HVM direct boot ABI").
     """
     values = {"rflags": 2, **registers}
@@ -91,12 +96,12 @@ def set_entry_state(vcpu: Vcpu, mode: str, registers: Mapping[str, int]) -> None
 
 
 def write_tables(memory: Memory, mode: str) -> list[range]:
-    """Descriptors and page tables as the mode needs them; the addresses that they take."""
+    """Write the descriptors and page tables that a mode needs. Returns their address ranges."""
     if mode == "real":
         return []
     descriptors = struct.pack("<4Q", *_DESCRIPTORS[mode])
     memory.write(_GDT, descriptors)
-    taken = [range(_GDT, _GDT + len(descriptors))]
+    reserved = [range(_GDT, _GDT + len(descriptors))]
     if mode == "long":
         directories = [_PAGE_TABLES + 0x2000 + 0x1000 * gib for gib in range(4)]
         pdpt = _PAGE_TABLES + 0x1000
@@ -105,28 +110,31 @@ def write_tables(memory: Memory, mode: str) -> list[range]:
         memory.write(pdpt, struct.pack("<4Q", *entries))
         pages = [page << 21 | _LARGE | _PRESENT_WRITABLE for page in range(4 * 512)]
         memory.write(directories[0], struct.pack("<2048Q", *pages))
-        taken.append(range(_PAGE_TABLES, _PAGE_TABLES_END))
-    return taken
+        reserved.append(range(_PAGE_TABLES, _PAGE_TABLES_END))
+    return reserved
 
 
-def _load(memory: Memory, segment: SegmentConfig, taken: list[range]) -> None:
+def _load_segment(memory: Memory, segment: SegmentConfig, reserved: list[range]) -> None:
     where = f"payload segment {segment.gpa:#x}+{segment.size:#x}"
     if segment.size < 0 or not 0 <= segment.offset < 1 << 63:
-        raise ConfigError(f"{where} of {segment.path} at {segment.offset:#x} cannot be")
-    for area in taken:
+        raise ConfigError(
+            f"{where} of {segment.path} at offset {segment.offset:#x} is out of range",
+            "pass the offset and the size of bytes in the file",
+        )
+    for area in reserved:
         if segment.gpa < area.stop and segment.gpa + segment.size > area.start:
-            taker = f"what the VMM puts at {area.start:#x} to {area.stop - 1:#x}"
+            owner = f"the VMM's tables at {area.start:#x} to {area.stop - 1:#x}"
             hint = f"load it at {_PAGE_TABLES_END:#x} or above"
-            raise ConfigError(f"{where} overlaps {taker}", hint)
+            raise ConfigError(f"{where} overlaps {owner}", hint)
     try:
         view = memory.view(segment.gpa, segment.size)
     except GuestFault:
         cause = f"{where} does not fit into {memory.size >> 20} MiB of memory"
-        raise ConfigError(cause, "give the guest more memory") from None
+        raise ConfigError(cause, "request more memory") from None
     try:
         with open(segment.path, "rb", buffering=0) as file:
-            truncated = ConfigError(f"payload {segment.path} is truncated")
-            fill(view, file.fileno(), segment.offset, truncated)
+            truncated = ConfigError(f"payload {segment.path} is truncated", "build it again")
+            read_into(view, file.fileno(), segment.offset, truncated)
     except OSError as error:
         cause = f"payload {segment.path}: {error.strerror}"
         raise ConfigError(cause, "check the path") from error

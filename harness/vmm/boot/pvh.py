@@ -1,6 +1,6 @@
-"""A vmlinux in guest memory, and what it is told at its PVH entry (Xen's docs/misc/pvh.pandoc).
+"""PVH boot (Xen's docs/misc/pvh.pandoc): loads a vmlinux and writes its start information.
 
-Uncompressed: no real mode, no decompression, no firmware.
+An uncompressed kernel needs no real mode, no decompression and no firmware.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _NOTE = struct.Struct("<III")  # namesz, descsz, type
 _XEN_PHYS32_ENTRY = 18
 
 _START_INFO, _MODULES, _MEMORY_MAP, COMMAND_LINE = 0x6000, 0x6100, 0x6200, 0x7000
-_COMMAND_LINE_ROOM = 2048  # COMMAND_LINE_SIZE of x86 Linux, which cuts more off without a word
+_MAX_COMMAND_LINE = 2048  # COMMAND_LINE_SIZE of x86 Linux, which truncates silently
 _START_MAGIC = 0x336E_C578
 _RAM, _RESERVED = 1, 2
 LOW_RAM_END = 0x9_FC00
-# what flat and linux write, all start information, the BIOS hole with the ACPI tables
-_TAKEN = ((0x500, 0x9000), (LOW_RAM_END, 0x10_0000))
-_WORKING_SPACE = 32 << 20  # what a kernel needs beside itself before it can free its init data
+# start information and tables that this package writes; the BIOS hole with the ACPI tables
+_RESERVED_RANGES = ((0x500, 0x9000), (LOW_RAM_END, 0x10_0000))
+_WORKING_SPACE = 32 << 20  # a kernel's need in addition to its image, until it frees its init data
 
 
 class Kernel(NamedTuple):
     """A kernel in guest memory.
 
-    entry: where a vCPU starts, in 32-bit mode or (long_mode) in 64-bit mode. end: first free
-    guest-physical address. header: a bzImage's setup header. initramfs_end: where an initramfs
-    must end.
+    entry: the vCPU's first instruction. long_mode: whether it executes in 64-bit mode, else in
+    32-bit mode. end: the first free GPA. header: a bzImage's setup header. initramfs_end: the GPA
+    below which an initramfs must end.
     """
 
     entry: int
@@ -47,10 +47,11 @@ class Kernel(NamedTuple):
 
 
 def _hint(path: str) -> str:
-    return f"give a vmlinux with a PVH entry (CONFIG_PVH) or a bzImage instead of {path}"
+    return f"use a vmlinux with a PVH entry (CONFIG_PVH) or a bzImage instead of {path}"
 
 
 def truncated(path: str) -> ConfigError:
+    """The error for a kernel file that ends too early."""
     return ConfigError(f"kernel {path} is truncated", "build or download it again")
 
 
@@ -63,20 +64,20 @@ def _read(file: BinaryIO, offset: int, size: int, path: str) -> bytes:
 
 
 def _headers(file: BinaryIO, path: str) -> tuple[int, list[tuple[int, ...]]]:
-    """The ELF header's entry, and the program headers."""
+    """The ELF header's entry, and the program headers. Raises ConfigError."""
     head = file.read(_EHDR.size)
     if len(head) < _EHDR.size or head[:6] != b"\x7fELF\x02\x01":
         raise ConfigError(f"{path} is not a 64-bit ELF kernel", _hint(path))
     fields = _EHDR.unpack(head)
     entry, offset, size, count = fields[4], fields[5], fields[9], fields[10]
     if size != _PHDR.size or not 0 < count <= 64:
-        raise ConfigError(f"{path} has an impossible ELF program header", _hint(path))
+        raise ConfigError(f"{path} has an invalid ELF program header", _hint(path))
     raw = _read(file, offset, size * count, path)
     return entry, [_PHDR.unpack_from(raw, at) for at in range(0, len(raw), size)]
 
 
 def _entry(notes: bytes) -> int | None:
-    """The PVH entry of a note segment, None if it has none."""
+    """The PVH entry in a note segment, None if there is none."""
     at = 0
     while at + _NOTE.size <= len(notes):
         name_size, size, kind = _NOTE.unpack_from(notes, at)
@@ -89,9 +90,10 @@ def _entry(notes: bytes) -> int | None:
 
 
 def load_elf(memory: Memory, file: BinaryIO, path: str, boot: str = "auto") -> Kernel:
-    """Read a vmlinux's segments into guest memory. Raises ConfigError with its hint.
+    """Load a vmlinux's segments into guest memory. Raises ConfigError.
 
-    boot: "pvh" by its note, "linux64" by the ELF entry, "auto" by the first that it has.
+    boot: "pvh" for the note's entry, "linux64" for the ELF entry, "auto" for the first of them that
+    the file has.
     """
     start, headers = _headers(file, path)
     note, end = None, 0
@@ -102,9 +104,9 @@ def load_elf(memory: Memory, file: BinaryIO, path: str, boot: str = "auto") -> K
             continue
         end = max(end, address + memory_size)
         if file_size > memory_size:
-            raise ConfigError(f"{path} has an impossible ELF program header", _hint(path))
+            raise ConfigError(f"{path} has an invalid ELF program header", _hint(path))
         check_load_range(memory, path, address, address + memory_size)
-        fill(memory.view(address, file_size), file.fileno(), offset, truncated(path))
+        read_into(memory.view(address, file_size), file.fileno(), offset, truncated(path))
     if note is not None and boot != "linux64":
         return Kernel(note, end)
     if boot == "pvh":
@@ -115,32 +117,32 @@ def load_elf(memory: Memory, file: BinaryIO, path: str, boot: str = "auto") -> K
 
 
 def check_load_range(memory: Memory, path: str, start: int, end: int) -> None:
-    """Raises ConfigError where a kernel cannot lie: beyond memory, or on what we tell it."""
+    """Raises ConfigError for a kernel that exceeds memory, or overlaps the start information."""
     if end > memory.regions[0].size:
         needed = (end + _WORKING_SPACE) >> 20
         raise ConfigError(
             f"the kernel does not fit into {memory.size >> 20} MiB of memory",
-            f"give the guest at least {needed} MiB (--guest-memory)",
+            f"request at least {needed} MiB (--guest-memory)",
         )
-    if any(start < taken_end and taken < end for taken, taken_end in _TAKEN):
+    if any(start < stop and first < end for first, stop in _RESERVED_RANGES):
         raise ConfigError(
             f"{path} has a segment at {start:#x}, where its start information and ACPI tables lie",
             "link it to 1 MiB or above",
         )
 
 
-def fill(view: memoryview, fd: int, offset: int, short: ConfigError) -> None:
-    """Read from a file until the view is full. Raises `short` when the file ends before."""
+def read_into(view: memoryview, fd: int, offset: int, truncated: ConfigError) -> None:
+    """Read from a file until the view is full. Raises `truncated` if the file ends before."""
     done = 0
     while done < len(view):
-        got = os.preadv(fd, [view[done:]], offset + done)
-        if not got:
-            raise short
-        done += got
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if not count:
+            raise truncated
+        done += count
 
 
 def load_initramfs(memory: Memory, path: str, kernel: Kernel) -> tuple[int, int]:
-    """Read the initramfs to the top of low memory. Returns address and size in bytes."""
+    """Load an initramfs at the top of low memory. Returns its address and its size in bytes."""
     try:
         with open(path, "rb", buffering=0) as file:
             return _load_initramfs(memory, file, path, kernel)
@@ -149,7 +151,7 @@ def load_initramfs(memory: Memory, path: str, kernel: Kernel) -> tuple[int, int]
 
 
 def _load_initramfs(memory: Memory, file: io.FileIO, path: str, kernel: Kernel) -> tuple[int, int]:
-    size = file.seek(0, os.SEEK_END)  # of a block device, too
+    size = file.seek(0, os.SEEK_END)  # works for a block device, too
     address = (min(memory.regions[0].size, kernel.initramfs_end) - size) & ~0xFFF
     if size == 0:
         raise ConfigError(f"initramfs {path} is empty", "build it again")
@@ -157,16 +159,19 @@ def _load_initramfs(memory: Memory, file: io.FileIO, path: str, kernel: Kernel) 
         needed = (kernel.end + size + _WORKING_SPACE) >> 20
         raise ConfigError(
             f"kernel and initramfs do not fit into {memory.size >> 20} MiB of memory",
-            f"give the guest at least {needed + 1} MiB (--guest-memory)",
+            f"request at least {needed + 1} MiB (--guest-memory)",
         )
-    short = ConfigError(f"initramfs {path} is truncated", "build it again")
-    fill(memory.view(address, size), file.fileno(), 0, short)
+    error = ConfigError(f"initramfs {path} is truncated", "build it again")
+    read_into(memory.view(address, size), file.fileno(), 0, error)
     return address, size
 
 
 def memory_map(size: int) -> list[tuple[int, int, int]]:
-    """(address, size, type) of `size` bytes of memory, type 1 what is free: low RAM, the BIOS hole
-    with our ACPI tables, the rest, and what Intel's real-mode emulation and the APICs take."""
+    """The memory map of `size` bytes: address, size and type of each range; type 1 is free.
+
+    It has low RAM, the BIOS hole with the ACPI tables, the other RAM, and a reserved range for the
+    APICs and for Intel's real-mode emulation.
+    """
     low = min(size, GAP_START)
     entries = [
         (0, LOW_RAM_END, _RAM),
@@ -178,12 +183,12 @@ def memory_map(size: int) -> list[tuple[int, int, int]]:
 
 
 def write_common(memory: Memory, cmdline: str, vcpus: int) -> None:
-    """Write ACPI tables and the command line, the latter at COMMAND_LINE."""
+    """Write the ACPI tables and the command line. Raises ConfigError."""
     text = os.fsencode(cmdline) + b"\0"
-    if len(text) > _COMMAND_LINE_ROOM:
+    if len(text) > _MAX_COMMAND_LINE:
         raise ConfigError(
-            f"the kernel command line has {len(text)} bytes, at most {_COMMAND_LINE_ROOM} fit",
-            "shorten it",
+            f"the kernel command line has {len(text)} bytes; the limit is {_MAX_COMMAND_LINE}",
+            "shorten the command line",
         )
     memory.write(COMMAND_LINE, text)
     memory.write(acpi.BASE, acpi.tables(vcpus, ecam=True))
@@ -192,7 +197,7 @@ def write_common(memory: Memory, cmdline: str, vcpus: int) -> None:
 def write_start_info(
     memory: Memory, cmdline: str, initramfs: tuple[int, int] | None, vcpus: int
 ) -> int:
-    """Write ACPI tables, command line and struct hvm_start_info; returns the latter's address."""
+    """Write ACPI tables, command line and struct hvm_start_info. Returns the struct's address."""
     write_common(memory, cmdline, vcpus)
     entries = memory_map(memory.size)
     packed = b"".join(struct.pack("<QQII", *entry, 0) for entry in entries)
@@ -201,7 +206,7 @@ def write_start_info(
     if initramfs:
         memory.write(_MODULES, struct.pack("<QQQQ", *initramfs, 0, 0))
         modules = 1
-    places = (_MODULES if modules else 0, COMMAND_LINE, acpi.BASE, _MEMORY_MAP)
+    addresses = (_MODULES if modules else 0, COMMAND_LINE, acpi.BASE, _MEMORY_MAP)
     head = (_START_MAGIC, 1, 0, modules)  # magic, version, flags, count
-    memory.write(_START_INFO, struct.pack("<IIIIQQQQII", *head, *places, len(entries), 0))
+    memory.write(_START_INFO, struct.pack("<IIIIQQQQII", *head, *addresses, len(entries), 0))
     return _START_INFO

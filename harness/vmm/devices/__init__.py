@@ -1,1 +1,1 @@
-"""Devices, one a file, on a range-matched bus."""
+"""Devices, one per file, on a range-matched bus."""

@@ -1,7 +1,7 @@
-"""The port and memory buses: who answers at an address.
+"""The port bus and the memory bus: they find the device at an address.
 
-One lock serves all devices, as exits are rare by design: queues are kicked by ioeventfd and
-answered by irqfd, so a guest at work does not come here.
+All devices share one lock, as exits are rare by design. Queues are kicked by ioeventfd and answered
+by irqfd, so a guest in steady state causes no access here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CACHE_LIMIT = 256
 
 
 class Device(Protocol):
-    """What sits on a bus. offset: from the start of its range; size: 1, 2, 4 or 8 bytes."""
+    """A device on a bus. offset: from the start of its range. size: 1, 2, 4 or 8 bytes."""
 
     def read(self, offset: int, size: int) -> int: ...
 
@@ -23,7 +23,7 @@ class Device(Protocol):
 
 
 class UnclaimedDevice:
-    """Answers where nothing is."""
+    """Answers where there is no device: reads are all ones, writes are dropped."""
 
     def read(self, offset: int, size: int) -> int:
         return (1 << 8 * size) - 1
@@ -35,7 +35,7 @@ _UNCLAIMED: tuple[int, int, Device] = (0, 0, UnclaimedDevice())
 
 
 class _RangeCache(dict[int, tuple[int, int, Device]]):
-    """The range that counts for an address, looked up once: a guest comes to the same few again."""
+    """The last range at or below each address. A guest repeats a few addresses."""
 
     def __init__(self, find: Callable[[int], tuple[int, int, Device]]) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ class _RangeCache(dict[int, tuple[int, int, Device]]):
     def __missing__(self, address: int) -> tuple[int, int, Device]:
         if len(self) >= _CACHE_LIMIT:
             self.clear()
-        self[address] = found = self._find(address)
-        return found
+        self[address] = bus_range = self._find(address)
+        return bus_range
 
 
 class Bus:
-    """Ranges of addresses, each a device's; nobody's reads are all ones, writes are dropped."""
+    """Maps ranges of addresses to devices."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -57,7 +57,7 @@ class Bus:
         self._cache = _RangeCache(self._find)
 
     def add(self, start: int, length: int, device: Device) -> None:
-        """Raises ValueError if the range overlaps another."""
+        """Put a device on `length` addresses. Raises ValueError if the range overlaps another."""
         at = bisect_right(self._starts, start)
         before = self._ranges[at - 1] if at else None
         after = self._ranges[at] if at < len(self._ranges) else None
@@ -68,12 +68,13 @@ class Bus:
         self._cache.clear()
 
     def remove(self, start: int) -> None:
+        """Remove the range that begins at `start`."""
         at = self._starts.index(start)
         del self._starts[at], self._ranges[at]
         self._cache.clear()
 
     def _find(self, address: int) -> tuple[int, int, Device]:
-        """The last range that begins at the address or before it."""
+        """The last range that begins at or below the address."""
         at = bisect_right(self._starts, address) - 1
         return self._ranges[at] if at >= 0 else _UNCLAIMED
 
@@ -90,8 +91,11 @@ class Bus:
 
 
 class Buses:
-    """Both buses and their lock. `drain` empties the ring of coalesced writes (see coalesced), in
-    which something is if the two words of `ring` differ."""
+    """Both buses and their lock.
+
+    drain: handles the ring of coalesced writes, see harness.kvm.coalesced. ring: its two indices,
+    which differ if the ring is not empty.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

@@ -11,10 +11,10 @@ _ID_PORTS = 1  # no DMA interface
 
 
 class FirmwareConfig:
-    """Items by number, each read a byte at a time; what is past an item's end is 0."""
+    """Items by number, read byte by byte. Bytes past an item's end are 0."""
 
     def __init__(self, memory: int, cpus: int) -> None:
-        """memory: bytes."""
+        """memory: in bytes."""
         self._items = {
             _SIGNATURE: b"QEMU",
             _ID: struct.pack("<I", _ID_PORTS),

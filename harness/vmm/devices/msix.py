@@ -1,6 +1,6 @@
-"""MSI-X (PCI 3.0, 6.8.2): a table of messages that the guest writes, each behind an eventfd.
+"""MSI-X (PCI 3.0, 6.8.2): a table of messages that the guest writes, each with an eventfd.
 
-A device signals the eventfd of a vector; KVM injects the message by irqfd. We are asked only when
+A device signals a vector's eventfd, and KVM injects the message by irqfd. The VMM acts only when
 the guest changes the table.
 """
 
@@ -20,13 +20,13 @@ _ENABLE, _FUNCTION_MASK = 0x8000, 0x4000
 
 
 class Msix:
-    """The table of one function. Its BAR range is read and written through `read` and `write`."""
+    """The MSI-X table of one function. A BAR contains it."""
 
     STATE: ClassVar = {"_table": 0}
 
     def __init__(self, vm: Vm, function: Function, vectors: int, bar: int, offset: int) -> None:
-        """bar, offset: where the table lies; the pending bits follow it, always 0 (KVM holds a
-        masked vector's event in the eventfd until it is unmasked)."""
+        """bar, offset: where the table lies. The pending bits follow the table and are always 0: a
+        masked vector's event stays in its eventfd until the vector is unmasked."""
         self._vm = vm
         self._function = function
         self._table = bytearray(_ENTRY.pack(0, 0, 1) * vectors)
@@ -50,19 +50,19 @@ class Msix:
             self._apply(vector)
 
     def on_config_write(self, offset: int, size: int) -> None:
-        """The message control register changed: enable, function mask."""
+        """Apply the message control register: enable, function mask."""
         if offset <= self._capability + 3 and offset + size > self._capability + 2:
             for vector in range(len(self)):
                 self._apply(vector)
 
     def restore(self, saved: StateReader) -> None:
-        """After the function's configuration space."""
+        """Set a snapshot's table, after the function's configuration space. Raises ConfigError."""
         saved.restore_attributes(self)
         for vector in range(len(self)):
             self._apply(vector)
 
     def _apply(self, vector: int) -> None:
-        """Make KVM's view of a vector that of the table."""
+        """Set a vector's route and irqfd to what the table says."""
         address, data, control = _ENTRY.unpack_from(self._table, vector * _ENTRY.size)
         message_control = self._function.read_config(self._capability + 2, 2)
         live = message_control & (_ENABLE | _FUNCTION_MASK) == _ENABLE and not control & 1
@@ -70,6 +70,6 @@ class Msix:
         if live:
             self._vm.route_msi(gsi, address, data)
         if live != self._assigned[vector]:
-            # an event that came while masked is in the eventfd: KVM injects it on assignment
+            # an event that came while the vector was masked is in the eventfd; KVM injects it now
             self._vm.irqfd(fd, gsi, assign=live)
             self._assigned[vector] = live

@@ -1,4 +1,4 @@
-"""A PCI host bridge with one bus: configuration space by ports or in memory, BARs, capabilities.
+"""A PCI host bridge with one bus: configuration space, BARs, capabilities.
 
 Source: PCI Local Bus Specification 3.0, chapter 6 (header type 0) and 3.2.2.3.2 (mechanism #1, by
 ports 0xCF8/0xCFC); PCI Express Base Specification 3.0, 7.2.2 (ECAM, in memory).
@@ -32,7 +32,7 @@ _STATUS_CAPABILITIES = 0x10
 
 
 class BarKind(NamedTuple):
-    """size: bytes, a power of two. io: ports, not memory. device: who answers there."""
+    """size: in bytes, a power of two. io: ports, not memory. device: serves the range."""
 
     size: int
     io: bool
@@ -40,9 +40,9 @@ class BarKind(NamedTuple):
 
 
 class Function:
-    """One PCI function: 256 bytes of configuration, each with a mask of what a guest may write.
+    """One PCI function: 256 bytes of configuration space with a mask of what the guest may write.
 
-    config: from where a guest reads them, if the bridge is mapped (HostBridge.enable_ecam).
+    config: lies in memory that the guest reads, if HostBridge.enable_ecam was called.
     """
 
     STATE: ClassVar = {"config": 0}
@@ -55,18 +55,19 @@ class Function:
         struct.pack_into("<I", self.config, 8, class_code << 8 | 1)
         struct.pack_into("<HH", self.config, 0x2C, vendor, subsystem)
         struct.pack_into("<H", self._writable, _COMMAND, _COMMAND_WRITABLE)
-        self._writable[0x3C] = 0xFF  # interrupt line: software's own notes
+        self._writable[0x3C] = 0xFF  # interrupt line: for software's use
         self._bars: dict[int, BarKind] = {}
         self._mapped: dict[int, int] = {}
         self._next_capability = 0x40
         self._last_link = _CAPABILITIES
         self.buses: Buses | None = None
-        # called with (offset, size) after a guest's write to configuration space
+        # called with offset and size after a guest's write to configuration space
         self.on_config_write: Callable[[int, int], None] = lambda offset, size: None
-        # called when a BAR has moved: index and its address, None when unmapped
+        # called with index and address when a BAR has moved; None when it is disabled
         self.on_map: Callable[[int, int | None], None] = lambda index, address: None
 
     def add_bar(self, index: int, kind: BarKind) -> None:
+        """Add a BAR, without an address yet."""
         self._bars[index] = kind
         at = _BAR0 + 4 * index
         mask = ~(kind.size - 1) & 0xFFFF_FFFF
@@ -74,7 +75,8 @@ class Function:
         struct.pack_into("<I", self.config, at, 1 if kind.io else 0)
 
     def add_capability(self, identifier: int, body: bytes, writable: bytes = b"") -> int:
-        """Append a capability; body is what follows id and next. Returns its offset."""
+        """Append a capability and return its offset. body: what follows its id and link.
+        writable: the mask of the body's bytes."""
         at = self._next_capability
         self.config[self._last_link] = at
         self.config[at : at + 2 + len(body)] = bytes([identifier, 0]) + body
@@ -85,19 +87,21 @@ class Function:
         return at
 
     def read_config(self, offset: int, size: int) -> int:
+        """Read configuration space as the guest does."""
         return int.from_bytes(self.config[offset : offset + size], "little")
 
     def write_config(self, offset: int, size: int, value: int) -> None:
+        """Write the writable bits of configuration space, as the guest does."""
         mask = int.from_bytes(self._writable[offset : offset + size], "little")
         new = (self.read_config(offset, size) & ~mask) | (value & mask)
-        # at once: another vCPU may read it meanwhile
+        # in one store: another vCPU may read it
         self.config[offset : offset + size] = new.to_bytes(size, "little")
         if offset < _CAPABILITIES:
             self._remap()
         self.on_config_write(offset, size)
 
     def restore(self, saved: StateReader) -> None:
-        """Take a snapshot's configuration space. Raises ConfigError if it is another device's."""
+        """Set a snapshot's configuration space. Raises ConfigError if it is another device's."""
         before = bytes(self.config)
         saved.restore_attributes(self)
         pairs = zip(before, self.config, self._writable)
@@ -106,7 +110,7 @@ class Function:
         self._remap()
 
     def bar_address(self, index: int) -> int | None:
-        """Where a BAR decodes now; None while the command register has it off or it is nowhere."""
+        """The address of a BAR; None if it is disabled or outside the bridge's windows."""
         kind = self._bars[index]
         enabled = _COMMAND_IO if kind.io else _COMMAND_MEMORY
         if not self.config[_COMMAND] & enabled:
@@ -114,13 +118,13 @@ class Function:
         (raw,) = struct.unpack_from("<I", self.config, _BAR0 + 4 * index)
         address = raw & ~(kind.size - 1) & 0xFFFF_FFFF
         start, size = (IO_START, IO_SIZE) if kind.io else (MMIO_START, MMIO_SIZE)
-        # outside the bridge's windows nothing decodes, so a guest cannot shadow other devices
+        # nothing decodes outside the bridge's windows, so a guest cannot shadow other devices
         if not start <= address <= start + size - kind.size:
             return None
         return int(address)
 
     def set_bar(self, index: int, address: int) -> None:
-        """Place a BAR as firmware does before the guest starts."""
+        """Set a BAR's address, as firmware does before the guest starts."""
         struct.pack_into(
             "<I", self.config, _BAR0 + 4 * index, address | (1 if self._bars[index].io else 0)
         )
@@ -147,7 +151,7 @@ class Function:
 
 
 def _add(bus: Bus, address: int, kind: BarKind) -> bool:
-    """Two BARs at one address (a guest's mistake, or in passing): the first one keeps it."""
+    """Map a BAR. False if another range is there: the guest moves BARs one after the other."""
     try:
         bus.add(address, kind.size, kind.device)
     except ValueError:
@@ -156,11 +160,11 @@ def _add(bus: Bus, address: int, kind: BarKind) -> bool:
 
 
 class HostBridge:
-    """Bus 0 and its functions; slot 0 is the bridge itself.
+    """Bus 0 and its functions. Slot 0 is the bridge.
 
-    ports: by which a guest reaches their configuration space; None if it is mapped instead.
-    on_reset_control: called with what a guest writes to the reset control register, port 0xCF9,
-    which lies inside the address port's range.
+    ports: the ports to configuration space; None after enable_ecam(). on_reset_control: called with
+    a value written to the reset control register, port 0xCF9, which lies in the range of the
+    address port.
     """
 
     on_reset_control: Callable[[int], None] = staticmethod(lambda value: None)
@@ -176,10 +180,10 @@ class HostBridge:
         buses.pio.add(CONFIG_ADDRESS, 8, self.ports)
 
     def add(self, function: Function) -> int:
-        """Put a function into the next slot and place its BARs. Returns the slot."""
+        """Put a function into the next slot and set its BARs' addresses. Returns the slot."""
         slot = len(self.functions)
         if slot >= 32:
-            raise ValueError("a PCI bus has 32 slots")
+            raise ValueError("all 32 slots of the PCI bus are used")
         self.functions[slot] = function
         function.buses = self.buses
         for index, kind in function.bars.items():
@@ -191,26 +195,28 @@ class HostBridge:
                 self._next_mmio = start + kind.size
             function.set_bar(index, start)
         if self._ecam:
-            _place(self._ecam, slot, function)
+            _map_function(self._ecam, slot, function)
         return slot
 
     def enable_ecam(self, vm: Vm) -> None:
-        """Configuration space in memory that the guest reads without an exit, and no more by ports:
-        Linux, which reads it a thousand times in a boot, would take these as long as they work."""
+        """Map configuration space into memory that the guest reads without an exit, and remove the
+        ports. Linux reads it a thousand times in a boot, and prefers ports where they work."""
         self._ecam = Region(ECAM_START, ECAM_SIZE, unclaimed_config_space(), 0, mmap.MAP_PRIVATE)
         vm.add_memory(ECAM_START, ECAM_SIZE, self._ecam.hva, readonly=True)
         self.buses.mmio.add(ECAM_START, ECAM_SIZE, _Ecam(self, self._ecam))
         for slot, function in self.functions.items():
-            _place(self._ecam, slot, function)
+            _map_function(self._ecam, slot, function)
         self.ports = None
         self.buses.pio.remove(CONFIG_ADDRESS)
         self.buses.pio.add(CONFIG_ADDRESS + 1, 1, _ResetControl(self))
 
     def save(self) -> dict[str, Any]:
+        """The state of the ports and of all functions."""
         functions = [save_attributes(function) for function in self.functions.values()]
         return {"ports": save_attributes(self.ports) if self.ports else {}, "functions": functions}
 
     def restore(self, saved: StateReader) -> None:
+        """Set a snapshot's state. Raises ConfigError."""
         if self.ports:
             saved.read_object("ports").restore_attributes(self.ports)
         parts = saved.read_objects("functions", len(self.functions))
@@ -219,7 +225,7 @@ class HostBridge:
 
 
 class ConfigPorts:
-    """Configuration mechanism #1."""
+    """Configuration mechanism #1: an address port and a data port."""
 
     STATE: ClassVar = {"_address": 1 << 32}
 
@@ -228,7 +234,7 @@ class ConfigPorts:
         self._address = 0
 
     def _target(self, offset: int) -> tuple[Function, int] | None:
-        """The function and register that an access to the data port means."""
+        """The function and the register that an access to the data port selects."""
         address = self._address
         if not address & 0x8000_0000 or address & 0x00FF_0700:
             return None
@@ -258,7 +264,7 @@ class ConfigPorts:
 
 
 class _ResetControl:
-    """Port 0xCF9 where there is no address port around it."""
+    """Port 0xCF9 on a machine without an address port."""
 
     def __init__(self, bridge: HostBridge) -> None:
         self._bridge = bridge
@@ -271,7 +277,7 @@ class _ResetControl:
 
 
 class _Ecam:
-    """Configuration space in memory, for the accesses that are exits: all writes."""
+    """Configuration space in memory, for the accesses that cause exits: all writes."""
 
     def __init__(self, bridge: HostBridge, ecam: Region) -> None:
         self._bridge = bridge
@@ -287,18 +293,20 @@ class _Ecam:
             function.write_config(register, size, value)
 
 
-def _place(ecam: Region, slot: int, function: Function) -> None:
-    """Have a function's configuration be where the guest reads it."""
+def _map_function(ecam: Region, slot: int, function: Function) -> None:
+    """Move a function's configuration space to where the guest reads it."""
     start = slot << _SLOT_SHIFT
-    there = ecam.bytes[start : start + _CONFIG_SIZE]
-    there[:] = function.config
-    function.config = there
+    view = ecam.bytes[start : start + _CONFIG_SIZE]
+    view[:] = function.config
+    function.config = view
 
 
 @functools.cache
 def unclaimed_config_space() -> int:
-    """The descriptor of a file with what is read where no function is. Whoever has machines in
-    processes of their own makes it before, for all of them to share; none of them can write it."""
+    """The descriptor of a sealed file with the contents of ECAM where there is no function.
+
+    All processes of one parent share it, if the parent calls this function before it forks.
+    """
     fd = os.memfd_create("pci", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, b"\xff" * ECAM_SIZE)
     seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE

@@ -1,4 +1,4 @@
-"""Power-off and reset: ACPI's PM1 blocks (ACPI 6.4, 4.8.3), port 0xCF9, the 8042's pulse."""
+"""Power-off and reset: ACPI's PM1 blocks (ACPI 6.4, 4.8.3), port 0xCF9, the 8042's reset pulse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SLEEP_OFF = 1 << 13 | SLEEP_TYPE_OFF << 10
 
 
 class Pm1:
-    """PM1a event (4 bytes) and control (2 bytes): nothing happens but power-off."""
+    """PM1a event block (4 bytes) and control block (2 bytes). Only power-off has an effect."""
 
     STATE: ClassVar = {"_enable": 1 << 32}
 
@@ -38,7 +38,7 @@ class Pm1:
 
 
 class I8042:
-    """No keyboard controller, but its reset pulse, which kernels try."""
+    """The keyboard controller's reset pulse, which kernels try. There is no keyboard."""
 
     def read(self, offset: int, size: int) -> int:
         return 0xFF
@@ -49,12 +49,13 @@ class I8042:
 
 
 def reset_control(value: int) -> None:
-    """A write to port 0xCF9; bit 2 resets."""
+    """Handle a write to port 0xCF9: bit 2 resets the machine."""
     if value & 4:
         raise MachineEnd("reset", "port 0xcf9")
 
 
 def attach(buses: Buses) -> Pm1:
+    """Put both devices on the port bus. Returns the PM1 block, which has state."""
     pm1 = Pm1()
     buses.pio.add(PM1_EVENT, 6, pm1)
     buses.pio.add(_I8042_COMMAND, 1, I8042())

@@ -1,7 +1,7 @@
 """A 16550A serial port at COM1 (National Semiconductor PC16550D): the guest's console.
 
-Transmit-register writes come through KVM's ring of coalesced writes where there is one, so a
-console line costs an exit a FIFO-ful, not two a character.
+KVM coalesces writes to the transmit register where it can. A console line then costs one exit per
+FIFO, not two per character.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _IIR_NONE, _IIR_TRANSMIT, _IIR_RECEIVE = 1, 2, 4
 _IIR_FIFO = 0xC0
 _LSR_READY, _LSR_EMPTY = 0x01, 0x60
 _MCR_LOOP = 0x10
-# bits that are not there read as 0: Linux takes a port whose IER keeps bit 6 for an XScale's
+# Reserved bits read as 0: Linux takes a port whose IER keeps bit 6 for an XScale's.
 _WRITABLE = {_IER: 0x0F, _MCR: 0x1F}
 _MSR_CONNECTED = 0xB0  # carrier, data set ready, clear to send
 
 
 class Serial:
-    """The port: bytes out to `output`, interrupts by `set_irq`. reads: how many there were."""
+    """The port. reads: how often the guest has read a register."""
 
     STATE: ClassVar = {
         **{"_registers": 0, "_divisor": 0, "_received": 1 << 20},
@@ -31,6 +31,7 @@ class Serial:
     }
 
     def __init__(self, output: Callable[[int], None], set_irq: Callable[[int], None]) -> None:
+        """output: called with each byte. set_irq: called with the interrupt line's new level."""
         self._output = output
         self._set_irq = set_irq
         self._registers = bytearray(8)
@@ -42,7 +43,7 @@ class Serial:
         self.reads = 0
 
     def receive(self, data: bytes) -> None:
-        """Type into the guest's console. Call with the buses' lock held."""
+        """Add input for the guest. Call with the buses' lock held."""
         self._received += data
         self._update()
 
@@ -77,7 +78,7 @@ class Serial:
             value &= _WRITABLE.get(offset, 0xFF)
             enabled = value & ~self._registers[_IER] & _IER_TRANSMIT
             if offset == _IER and enabled:
-                self._transmit_pending = True  # the holding register is always empty
+                self._transmit_pending = True  # the transmit register is always empty
             self._registers[offset] = value
         self._update()
 
@@ -87,7 +88,7 @@ class Serial:
         if self._received and enabled & _IER_RECEIVE:
             return fifo | _IIR_RECEIVE
         if self._transmit_pending and enabled & _IER_TRANSMIT:
-            self._transmit_pending = False  # reading it acknowledges it
+            self._transmit_pending = False  # reading IIR acknowledges the interrupt
             self._update()
             return fifo | _IIR_TRANSMIT
         return fifo | _IIR_NONE

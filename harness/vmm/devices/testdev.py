@@ -1,6 +1,6 @@
-"""What kvm-unit-tests expect of a machine: QEMU's pc-testdev and isa-debug-exit.
+"""The devices that kvm-unit-tests need: QEMU's pc-testdev and isa-debug-exit.
 
-Source: QEMU's hw/misc/pc-testdev.c and hw/misc/debugexit.c, for what answers where.
+Source: QEMU's hw/misc/pc-testdev.c and hw/misc/debugexit.c.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ IO_MEMORY, _IO_MEMORY_SIZE = 0xFF00_0000, 0x1_0000
 
 
 class DebugExit:
-    """A write ends the machine; what was written is the end's detail."""
+    """A write ends the machine. The written value is the end's detail."""
 
     def read(self, offset: int, size: int) -> int:
         return 0
@@ -27,7 +27,7 @@ class DebugExit:
         raise MachineEnd("debug-exit", str(value))
 
 
-class Scratch:
+class ScratchMemory:
     """Bytes that read as they were written."""
 
     def __init__(self, size: int) -> None:
@@ -41,7 +41,7 @@ class Scratch:
 
 
 class FlushPage(UnclaimedDevice):
-    """Writing an address makes KVM forget how that page is mapped, as after a swap."""
+    """Writing an address makes KVM drop the mapping of that page, as if it was swapped out."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -52,7 +52,7 @@ class FlushPage(UnclaimedDevice):
 
 
 class IrqLines(UnclaimedDevice):
-    """A port for each interrupt line: what is written is its level."""
+    """One port per interrupt line. The written value is the line's level."""
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
@@ -63,10 +63,11 @@ class IrqLines(UnclaimedDevice):
 
 
 def attach(buses: Buses, vm: Vm, memory: Memory) -> None:
-    latch = Scratch(4)
+    """Put all test devices on the buses."""
+    latch = ScratchMemory(4)
     buses.pio.add(DEBUG_EXIT, 4, DebugExit())
     buses.pio.add(LATCH, 4, latch)
     buses.pio.add(LATCH_BYTES, 4, latch)
     buses.pio.add(FLUSH, 4, FlushPage(memory))
     buses.pio.add(IRQ_LINES, _IRQS, IrqLines(vm))
-    buses.mmio.add(IO_MEMORY, _IO_MEMORY_SIZE, Scratch(_IO_MEMORY_SIZE))
+    buses.mmio.add(IO_MEMORY, _IO_MEMORY_SIZE, ScratchMemory(_IO_MEMORY_SIZE))

@@ -1,7 +1,7 @@
-"""virtio-balloon (virtio 1.2, 5.5): memory that the guest can do without goes back to the host.
+"""virtio-balloon (virtio 1.2, 5.5): the guest returns memory that it does not need to the host.
 
-By inflating, on request; and by free page reporting, which the guest does on its own two seconds
-after it freed a larger block. What is given back reads as zero when the guest touches it again.
+It inflates the balloon on request. By free page reporting it returns larger blocks two seconds
+after it freed them. Returned memory reads as zero when the guest touches it again.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from .userspace import UserspaceDevice
 
 _F_STATS, _F_DEFLATE_ON_OOM, _F_REPORTING = 1 << 1, 1 << 2, 1 << 5
 _INFLATE, _DEFLATE = 0, 1
-_CONFIG = struct.Struct("<II8x")  # num_pages, actual; the rest is for features not offered
+_CONFIG = struct.Struct(
+    "<II8x"
+)  # num_pages, actual; the other fields belong to features not offered
 _ACTUAL = range(4, 8)
 _PAGE_NUMBER = struct.Struct("<I")
 _STATISTIC = struct.Struct("<HQ")  # tag, value
-# by tag (5.5.6.3); bytes but for the faults, which are counts
+# by tag (5.5.6.3); in bytes, but faults are counts
 _NAMES = (
     "swap_in", "swap_out", "major_faults", "minor_faults", "free_memory", "total_memory",
     "available_memory", "disk_caches", "hugetlb_allocations", "hugetlb_failures",
 )  # fmt: skip
 _LIMIT = 1 << 16  # bytes of a list of pages or statistics; Linux's have 1,024 and 100
-_PATIENCE = 1.0  # seconds that a guest has to tell its statistics
+_STATISTICS_TIMEOUT = 1.0  # seconds
 
 
 class Balloon(UserspaceDevice):
-    """The balloon. Pages are of 4 KiB, whatever the host maps: its huge pages are split then, but
-    not by free page reporting, which comes in blocks of 2 MiB and more."""
+    """The balloon, in pages of 4 KiB. Inflating splits the host's huge pages; free page reporting
+    does not, as its blocks have 2 MiB or more."""
 
     name = "virtio-balloon"
     device_type = 5
@@ -49,16 +51,16 @@ class Balloon(UserspaceDevice):
     def __init__(self, end_machine: Callable[[BaseException], None]) -> None:
         super().__init__(end_machine)
         self._statistics: dict[str, int] = {}
-        self._told = threading.Event()
+        self._statistics_updated = threading.Event()
         self._reported = 0
 
     def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         self._memory = memory
-        # queues of features that were not taken are left out, and the others move up
-        after = iter(range(2, self.queues))
-        self._stats = next(after) if features & _F_STATS else -1
-        self._reporting = next(after) if features & _F_REPORTING else -1
-        self._held: Chain | None = None
+        # queues of features that the driver did not accept are left out of the numbering
+        numbers = iter(range(2, self.queues))
+        self._stats = next(numbers) if features & _F_STATS else -1
+        self._reporting = next(numbers) if features & _F_REPORTING else -1
+        self._statistics_request: Chain | None = None
         super().start(memory, queues, features)
 
     def write_config(self, offset: int, data: bytes) -> None:
@@ -71,31 +73,31 @@ class Balloon(UserspaceDevice):
     def restore_config(self, config: bytes) -> bool:
         if len(config) != len(self.config):
             return False
-        self.config = config  # what it should hold and holds
+        self.config = config  # the balloon's target and actual size
         return True
 
-    # what is asked from outside
+    # requests by the controller
 
     def set_target(self, mib: int) -> None:
-        """Ask the guest to put so much into the balloon. Call with the buses' lock held."""
+        """Set the balloon's target size in MiB. Call with the buses' lock held."""
         _, actual = _CONFIG.unpack(self.config)
         self.config = _CONFIG.pack((mib << 20) // PAGE, actual)
         self.config_changed()
 
     def refresh(self) -> None:
-        """Have the guest tell its statistics anew; returns when it did, or after a second."""
+        """Request new statistics. Returns when the guest has sent them, or after a second."""
         with self._lock:
-            held = None if self._stopping.is_set() else self._held
-            if held is None:
+            request = None if self._stopping.is_set() else self._statistics_request
+            if request is None:
                 return
-            self._told.clear()
-            self._held = None
-            self._complete(self._stats, held, 0)
-        self._told.wait(_PATIENCE)
+            self._statistics_updated.clear()
+            self._statistics_request = None
+            self._complete(self._stats, request, 0)
+        self._statistics_updated.wait(_STATISTICS_TIMEOUT)
 
     def counters(self) -> dict[str, int]:
-        """In MiB what the balloon should hold and holds, in bytes what it got back by reports;
-        the guest's own statistics as it told them last."""
+        """The balloon's target and actual size in MiB, the reported memory in bytes, and the
+        guest's last statistics."""
         target, actual = _CONFIG.unpack(self.config)
         return {
             "balloon_target": target * PAGE >> 20,
@@ -114,13 +116,13 @@ class Balloon(UserspaceDevice):
             for chain in self._queues[number].pop():
                 if self._stopping.is_set():
                     return
-                if self._held is not None:
-                    self._complete(number, self._held, 0)
-                # it stays with us until we want to know more
-                self._held = chain
-                told = _entries(chain, _STATISTIC)
-                self._statistics = {_NAMES[tag]: value for tag, value in told if tag < len(_NAMES)}
-                self._told.set()
+                if self._statistics_request is not None:
+                    self._complete(number, self._statistics_request, 0)
+                # it stays open until the next statistics are requested
+                self._statistics_request = chain
+                pairs = _entries(chain, _STATISTIC)
+                self._statistics = {_NAMES[tag]: value for tag, value in pairs if tag < len(_NAMES)}
+                self._statistics_updated.set()
 
     def _handle_request(self, number: int, chain: Chain) -> int:
         if number == self._reporting:
@@ -128,10 +130,10 @@ class Balloon(UserspaceDevice):
         elif number == _INFLATE:
             pages = sorted({page for (page,) in _entries(chain, _PAGE_NUMBER)})
             for _, run in groupby(enumerate(pages), lambda item: item[1] - item[0]):
-                together = [page for _, page in run]
-                start, size = together[0] * PAGE, len(together) * PAGE
+                adjacent = [page for _, page in run]
+                start, size = adjacent[0] * PAGE, len(adjacent) * PAGE
                 self._memory.discard(self._memory.view(start, size))
-        # deflated pages need nothing: what the guest touches is there again
+        # deflated pages need no action: the host allocates them when the guest touches them
         return 0
 
 

@@ -1,6 +1,6 @@
-"""virtio-blk (virtio 1.2, 5.2), served in this process: where no vhost-user daemon is at hand.
+"""virtio-blk (virtio 1.2, 5.2) in this process, for hosts without a vhost-user daemon.
 
-Data moves straight between the file and guest memory (preadv and pwritev on views of it).
+Data moves directly between the file and guest memory, by preadv and pwritev.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .userspace import UserspaceDevice
 SECTOR = 512
 _HEADER = struct.Struct("<IIQ")  # type, reserved, sector
 _IN, _OUT, _FLUSH, _GET_ID = 0, 1, 4, 8
-_FAIL = -1  # no request's type: one that a fault hits
+_FAIL = -1  # not a request's type: marks a request that an injected fault fails
 _OK, _IO_ERROR, _UNSUPPORTED = 0, 1, 2
 _F_SEG_MAX, _F_READ_ONLY, _F_BLOCK_SIZE, _F_FLUSH = 1 << 2, 1 << 5, 1 << 6, 1 << 9
 _SEGMENTS = 126
@@ -29,19 +29,19 @@ _MAX_VECTORS = 1024  # IOV_MAX
 
 
 def features(readonly: bool) -> int:
-    """What a disk offers, whoever serves it."""
+    """A disk's features, for every backend."""
     ring = F_INDIRECT | F_EVENT_INDEX
     return ring | _F_SEG_MAX | _F_BLOCK_SIZE | _F_FLUSH | (_F_READ_ONLY if readonly else 0)
 
 
 def config(sectors: int) -> bytes:
-    """The configuration space: capacity, size_max, seg_max, geometry, blk_size; the rest is for
-    features not offered."""
+    """The configuration space: capacity, size_max, seg_max, geometry, blk_size. The other fields
+    belong to features that are not offered."""
     return struct.pack("<QII4xI36x", sectors, 0, _SEGMENTS, SECTOR)
 
 
 def sector_count(path: str, size: int) -> int:
-    """How many sectors `size` bytes are. Raises ConfigError for none, or a part of one."""
+    """The number of sectors in `size` bytes. Raises ConfigError for 0 or a part of a sector."""
     if size == 0 or size % SECTOR:
         raise ConfigError(
             f"disk {path}: {size} bytes is not a whole number of {SECTOR}-byte sectors",
@@ -51,13 +51,13 @@ def sector_count(path: str, size: int) -> int:
 
 
 def file_size(fd: int) -> int:
-    """Bytes of a file or block device; OSError for what is neither."""
-    about = os.fstat(fd)
-    if stat.S_ISBLK(about.st_mode):
+    """The bytes of a file or a block device. Raises OSError for anything else."""
+    status = os.fstat(fd)
+    if stat.S_ISBLK(status.st_mode):
         return os.lseek(fd, 0, os.SEEK_END)
-    if not stat.S_ISREG(about.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "neither a file nor a block device")
-    return about.st_size
+    return status.st_size
 
 
 class Block(UserspaceDevice):
@@ -76,8 +76,8 @@ class Block(UserspaceDevice):
         direct: bool,
         end_machine: Callable[[BaseException], None],
     ) -> None:
-        """direct: bypass the host's page cache (O_DIRECT). end_machine: gets what ends the machine.
-        Raises ConfigError for a path that cannot be a disk."""
+        """direct: bypass the host's page cache (O_DIRECT). end_machine: called with what ends the
+        machine. Raises ConfigError for a path that cannot be a disk."""
         super().__init__(end_machine)
         self.serial = serial.encode("ascii", "replace")[:_ID_BYTES].ljust(_ID_BYTES, b"\0")
         self.label = self.serial.rstrip(b"\0").decode("ascii", "replace")
@@ -96,7 +96,7 @@ class Block(UserspaceDevice):
         return {f"block_requests_{self.label}": self.requests}
 
     def _handle_request(self, number: int, chain: Chain) -> int:
-        header, source = _split(chain.readable, _HEADER.size)
+        header, source = _split_header(chain.readable, _HEADER.size)
         target = [view for view in chain.writable if len(view)]
         if len(header) < _HEADER.size or not target:
             raise GuestFault("a virtio-blk request without header or status")
@@ -114,20 +114,20 @@ class Block(UserspaceDevice):
     def _transfer(
         self, kind: int, sector: int, source: list[memoryview], target: list[memoryview]
     ) -> tuple[int, int]:
-        """Returns status and the bytes read into the guest."""
+        """Execute a request. Returns its status and the bytes written to the guest."""
         try:
             if kind == _FAIL:
-                raise OSError(errno.EIO, "as asked for")
+                raise OSError(errno.EIO, "injected fault")
             if kind == _IN:
-                wanted = self._check(sector, target)
-                done = _whole(os.preadv, self._fd, target, sector * SECTOR)
-                return (_OK, done) if done == wanted else (_IO_ERROR, done)
+                size = self._transfer_size(sector, target)
+                done = _transfer_all(os.preadv, self._fd, target, sector * SECTOR)
+                return (_OK, done) if done == size else (_IO_ERROR, done)
             if kind == _OUT:
-                if self._readonly:  # an error, not "unsupported" (virtio 1.2, 5.2.6.2)
+                if self._readonly:  # the status is IOERR (virtio 1.2, 5.2.6.2)
                     raise OSError(errno.EROFS, "read-only")
-                wanted = self._check(sector, source)
-                done = _whole(os.pwritev, self._fd, source, sector * SECTOR)
-                return (_OK if done == wanted else _IO_ERROR), 0
+                size = self._transfer_size(sector, source)
+                done = _transfer_all(os.pwritev, self._fd, source, sector * SECTOR)
+                return (_OK if done == size else _IO_ERROR), 0
             if kind == _FLUSH:
                 os.fdatasync(self._fd)
                 return _OK, 0
@@ -139,30 +139,30 @@ class Block(UserspaceDevice):
             return _OK, size
         return _UNSUPPORTED, 0
 
-    def _check(self, sector: int, views: list[memoryview]) -> int:
-        """Bytes of a transfer; OSError (EIO to the guest) when it leaves the disk."""
+    def _transfer_size(self, sector: int, views: list[memoryview]) -> int:
+        """The bytes of a transfer. Raises OSError if it exceeds the disk; the guest sees IOERR."""
         size = sum(map(len, views))
         if size % SECTOR or sector + size // SECTOR > self.sectors:
             raise OSError(errno.EINVAL, "beyond the disk")
         return size
 
 
-def _split(views: list[memoryview], size: int) -> tuple[bytes, list[memoryview]]:
-    """The first bytes and the rest: how requests lie in descriptors is the driver's affair
+def _split_header(views: list[memoryview], size: int) -> tuple[bytes, list[memoryview]]:
+    """The first `size` bytes, and the rest. A driver may split a request into descriptors anywhere
     (virtio 1.2, 2.7.4.1)."""
     head, rest = b"", []
     for view in views:
-        taken = min(size - len(head), len(view))
-        head += bytes(view[:taken])
-        if len(view) > taken:
-            rest.append(view[taken:])
+        count = min(size - len(head), len(view))
+        head += bytes(view[:count])
+        if len(view) > count:
+            rest.append(view[count:])
     return head, rest
 
 
-def _whole(
+def _transfer_all(
     call: Callable[[int, list[memoryview], int], int], fd: int, views: list[memoryview], offset: int
 ) -> int:
-    """preadv or pwritev until all is done, the file ends, or nothing moves."""
+    """Repeat preadv or pwritev until all bytes have moved, or the file ends."""
     total = 0
     while views:
         moved = call(fd, views[:_MAX_VECTORS], offset + total)

@@ -1,5 +1,7 @@
-"""virtio-console (virtio 1.2, 5.3) with one port, the guest's hvc0: a line is a request, where the
-serial port takes several exits."""
+"""virtio-console (virtio 1.2, 5.3) with one port, the guest's hvc0.
+
+A line of output is one request. The serial port needs several exits for it.
+"""
 
 from __future__ import annotations
 
@@ -11,53 +13,55 @@ from .queue import Chain
 from .userspace import UserspaceDevice
 
 _RECEIVE, _TRANSMIT = 0, 1
-_OUTPUT_LIMIT = 1 << 20  # bytes a request; Linux's are of a page at most
-_INPUT_LIMIT = 1 << 16  # bytes that wait for the guest to read them
+_OUTPUT_LIMIT = 1 << 20  # bytes of one request; Linux sends a page at most
+_INPUT_LIMIT = 1 << 16  # bytes of input that the guest has not read yet
 
 
 class VirtioConsole(UserspaceDevice):
-    """The port: bytes out to `output`, bytes in by `receive`."""
+    """The device and its port."""
 
     name = "virtio-console"
     device_type = 3
     class_code = 0x078000
     queues = 2
     required_queues = (_RECEIVE, _TRANSMIT)
-    config = bytes(12)  # for features not offered
+    config = bytes(12)  # its fields belong to features not offered
 
     def __init__(
         self, output: Callable[[bytes], None], end_machine: Callable[[BaseException], None]
     ) -> None:
+        """output: called with the bytes that the guest writes. end_machine: called with what ends
+        the machine."""
         super().__init__(end_machine)
         self._output = output
-        self._waiting = bytearray()
+        self._input = bytearray()
 
     def counters(self) -> dict[str, int]:
         return {"console_requests": self.requests}
 
     def receive(self, data: bytes) -> None:
-        """Type into the console. Raises ValueError when what was typed before was not read yet."""
+        """Add input for the guest. Raises ValueError if it does not read its input."""
         with self._lock:
-            if len(self._waiting) + len(data) > _INPUT_LIMIT:
+            if len(self._input) + len(data) > _INPUT_LIMIT:
                 raise ValueError("the guest does not read its console")
-            self._waiting += data
+            self._input += data
             try:
                 self._deliver()
             except GuestFault as error:
                 self._end_machine(error)
 
     def _deliver(self) -> None:
-        """Hand the guest what waits, as far as it has room. Call with the lock held."""
+        """Write input into the guest's buffers, as far as there are. Call with the lock held."""
         queue = self._queues.get(_RECEIVE)
-        while queue and self._waiting and not self._stopping.is_set():
+        while queue and self._input and not self._stopping.is_set():
             chain = next(queue.pop(), None)
             if chain is None:
                 return
             written = 0
             for view in chain.writable:
-                piece = self._waiting[: len(view)]
+                piece = self._input[: len(view)]
                 view[: len(piece)] = piece
-                del self._waiting[: len(piece)]
+                del self._input[: len(piece)]
                 written += len(piece)
             self._complete(_RECEIVE, chain, written)
 

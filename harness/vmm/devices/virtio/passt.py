@@ -1,7 +1,7 @@
-"""virtio-net (virtio 1.2, 5.1) by passt: user-mode sockets of the host's network, with no rights.
+"""virtio-net (virtio 1.2, 5.1) by passt: user-mode sockets on the host's network, without rights.
 
-passt speaks frames, each after its length in 4 bytes, big-endian (QEMU's stream netdev). To the
-guest its gateway is the host's own loopback. A way out, not a fast one: frames pass through here.
+passt exchanges frames, each preceded by its length: 4 bytes, big-endian (QEMU's stream netdev). The
+guest's gateway is the host's loopback. It is not fast: this process copies every frame.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _ONE_BUFFER = b"\x01\0".rjust(HEADER, b"\0")  # num_buffers; no offload is taken
 
 
 class PasstConnection(Protocol):
-    """passt, which ends with our end of its socket."""
+    """A passt process, which ends when its socket closes."""
 
     socket: socket.socket
 
     def exit_report(self) -> str:
-        """What it said, when it has ended; waits for that."""
+        """Waits until passt has ended. Returns its output."""
 
 
 class Passt(UserspaceDevice):
-    """A network device whose frames passt carries."""
+    """A network device whose frames go to passt."""
 
     name = "virtio-net by passt"
     device_type = 1
@@ -44,7 +44,7 @@ class Passt(UserspaceDevice):
     def __init__(
         self, mac: str, passt: PasstConnection, end_machine: Callable[[BaseException], None]
     ) -> None:
-        """end_machine: gets what ends the machine, passt's end too. Raises ConfigError."""
+        """end_machine: called with what ends the machine: passt's end, too. Raises ConfigError."""
         super().__init__(end_machine)
         self.config = mac_bytes(mac)
         self._passt = passt
@@ -52,15 +52,15 @@ class Passt(UserspaceDevice):
         threading.Thread(target=self._listen, name="passt", daemon=True).start()
 
     def _on_kick(self, number: int) -> None:
-        if number == _TRANSMIT:  # receive buffers wait for frames
+        if number == _TRANSMIT:  # receive buffers stay in the queue until a frame arrives
             super()._on_kick(number)
 
     def _handle_request(self, number: int, chain: Chain) -> int:
         size = sum(map(len, chain.readable)) - HEADER
         if not 0 < size <= _MAX_FRAME:
-            raise GuestFault(f"virtio-net was given a frame of {size} bytes")
+            raise GuestFault(f"virtio-net: the guest sent a frame of {size} bytes")
         frame = b"".join(chain.readable)[HEADER:]
-        with contextlib.suppress(OSError):  # it ended: the other thread says so
+        with contextlib.suppress(OSError):  # passt has ended: _listen() reports it
             self._socket.sendall(size.to_bytes(4, "big") + frame)
         return 0
 
@@ -74,7 +74,8 @@ class Passt(UserspaceDevice):
             self._end_machine(error)
 
     def _deliver(self, frame: bytes) -> None:
-        """A frame that finds no buffer, or is too long for the wire, is lost, as on one."""
+        """Write a frame into a receive buffer. It is dropped if there is no buffer, or if it is too
+        long."""
         with self._lock:
             queue = self._queues.get(_RECEIVE)
             chain = next(queue.pop(), None) if queue and len(frame) <= _MAX_FRAME else None

@@ -1,7 +1,7 @@
-"""virtio-pmem (virtio 1.2, 5.19): a file as memory of the guest, read-only.
+"""virtio-pmem (virtio 1.2, 5.19): a file as read-only memory of the guest.
 
-It is mapped, not read: guests that boot from one image share its pages in the host's page cache,
-and reading it causes no I/O. The request queue knows flushes alone, and here is nothing to flush.
+The file is mapped: guests of one image share its pages in the host's page cache. The request queue
+has flushes only, and there is nothing to flush.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from .block import file_size
 from .queue import Chain
 from .userspace import UserspaceDevice
 
-_SECTION = 128 << 20  # what Linux maps at a time, struct pages and all (SECTION_SIZE_BITS)
+_SECTION = 128 << 20  # the unit of Linux' memory hotplug (SECTION_SIZE_BITS)
 _SUBSECTION = 2 << 20  # a device's memory must be a multiple of it
 _FLUSH = 0
 _OK, _ERROR = 0, 1
 
 
 class Pmem(UserspaceDevice):
-    """The file's bytes, padded with zeros to 2 MiB, above the guest's RAM.
+    """The file's bytes above the guest's RAM, padded with zeros to 2 MiB.
 
-    What the guest writes there is an exit that nobody answers: it is dropped.
+    A guest's write is an MMIO exit at an unclaimed address, so it is dropped.
     """
 
     name = "virtio-pmem"
@@ -39,7 +39,7 @@ class Pmem(UserspaceDevice):
     def __init__(
         self, vm: Vm, memory: Memory, path: str, end_machine: Callable[[BaseException], None]
     ) -> None:
-        """Maps the file. Raises ConfigError."""
+        """Map the file into guest memory. Raises ConfigError."""
         super().__init__(end_machine)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -53,9 +53,9 @@ class Pmem(UserspaceDevice):
         if start + room > GAP_START:
             start = max(start, GAP_END)
         if (start + room).bit_length() > vm.kvm.physical_bits():
-            raise ConfigError(f"pmem {path}: it does not fit above guest memory", "give less")
-        # private, as a read-only file cannot be mapped shared and writable, as all regions are:
-        # with nobody to write, its pages stay those of the page cache
+            raise ConfigError(f"pmem {path} does not fit above guest memory", "request less memory")
+        # Private, as a region is writable and the file is read-only. As nothing writes the mapping,
+        # its pages remain those of the page cache.
         self.region = Region(start, room, fd, 0, mmap.MAP_PRIVATE, length=size)
         vm.add_memory(start, room, self.region.hva, readonly=True)
         self.config = struct.pack("<QQ", start, room)
@@ -63,7 +63,7 @@ class Pmem(UserspaceDevice):
     def _handle_request(self, number: int, chain: Chain) -> int:
         kind = b"".join(bytes(view[:4]) for view in chain.readable)[:4]
         if len(kind) < 4 or not chain.writable or len(chain.writable[0]) < 4:
-            raise GuestFault("a virtio-pmem request without type or answer")
+            raise GuestFault("a virtio-pmem request without type or status")
         known = int.from_bytes(kind, "little") == _FLUSH
         chain.writable[0][:4] = (_OK if known else _ERROR).to_bytes(4, "little")
         return 4

@@ -1,7 +1,7 @@
-"""The split virtqueue, device side (virtio 1.2, 2.7), for backends that run in this process.
+"""The device side of the split virtqueue (virtio 1.2, 2.7), for backends in this process.
 
-The guest is hostile: every index, length and address read from the ring is checked, and what no
-correct driver writes raises GuestFault, which ends that guest.
+The guest is not trusted: every index, length and address from the ring is checked. Values that no
+correct driver writes raise GuestFault, which ends the guest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NO_INTERRUPT = 1
 
 
 class Chain(NamedTuple):
-    """One request: buffers the device reads, then buffers it writes, as views of guest memory."""
+    """One request: buffers that the device reads, and buffers that it writes, in guest memory."""
 
     head: int
     readable: list[memoryview]
@@ -32,7 +32,7 @@ class Chain(NamedTuple):
 
 
 class Ring(NamedTuple):
-    """Where a queue lies: sizes in entries, addresses guest-physical."""
+    """A queue's place in guest memory. size: in entries. The addresses are guest-physical."""
 
     size: int
     descriptors: int
@@ -40,11 +40,11 @@ class Ring(NamedTuple):
     used: int
 
     def lengths(self) -> tuple[int, int, int]:
-        """Bytes of descriptor table, available ring and used ring, event words included."""
+        """Bytes of the descriptor table, the available ring and the used ring, with event words."""
         return 16 * self.size, 6 + 2 * self.size, 6 + 8 * self.size
 
     def check(self, memory: Memory) -> None:
-        """Raises GuestFault if the ring is no ring: its size, its alignment, its place."""
+        """Raises GuestFault for a wrong size, a wrong alignment, or addresses outside memory."""
         if not 0 < self.size <= MAX_SIZE or self.size & (self.size - 1):
             raise GuestFault(f"virtqueue size {self.size} is not a power of two up to {MAX_SIZE}")
         for address, length, alignment in zip(self[1:], self.lengths(), (16, 2, 4)):
@@ -53,13 +53,13 @@ class Ring(NamedTuple):
             memory.view(address, length)
 
     def interrupt_suppressed(self, memory: Memory) -> bool:
-        """With event indices: whether the driver waits for a buffer to be used that is not yet, so
-        that no interrupt is due (virtio 1.2, 2.7.7.1)."""
+        """Whether the driver wants no interrupt yet: its event index names a buffer that was not
+        used yet (virtio 1.2, 2.7.7.1). For queues with event indices."""
         event = self._word(memory, self.available + 4 + 2 * self.size)
         return (event - self._word(memory, self.used + 2)) & 0xFFFF <= self.size
 
     def posted_buffers(self, memory: Memory) -> int:
-        """Buffers that the driver has made available and that were not used yet."""
+        """The number of buffers that are available and were not used yet."""
         used = self._word(memory, self.used + 2)
         return (self._word(memory, self.available + 2) - used) & 0xFFFF
 
@@ -69,14 +69,14 @@ class Ring(NamedTuple):
 
 
 class Queue:
-    """A running queue: `pop` requests, `push` their completion.
+    """A running queue: `pop` returns requests, `push` completes them.
 
-    Indices and flags, which the guest reads and writes meanwhile, go through views of 16-bit words:
-    one load or store each. struct's pack_into() zeroes the place before it writes.
+    Indices and flags are accessed as 16-bit words, in one load or store each, as the guest accesses
+    them at the same time. struct's pack_into() would first write zeroes.
     """
 
     def __init__(self, memory: Memory, ring: Ring, event_index: bool, base: int = 0) -> None:
-        """base: the index at which to go on, for both rings: what was popped was completed."""
+        """base: the index to continue at, for both rings: all popped requests were completed."""
         ring.check(memory)
         table, available, used = ring.lengths()
         self._memory = memory
@@ -92,22 +92,24 @@ class Queue:
 
     @property
     def base(self) -> int:
-        """Where to go on after a stop: requests popped but not completed count as not popped."""
+        """The index to continue at after a stop: requests in flight are popped again."""
         return self._next_used
 
     @property
-    def waiting(self) -> int:
-        """Requests that the driver has made and that were not popped."""
+    def pending(self) -> int:
+        """The number of requests that were not popped yet."""
         return int(self._available[1] - self._next_available) & 0xFFFF
 
     def pop(self) -> Iterator[Chain]:
-        """Every request there is; leaves notifications armed when it ends."""
+        """Pop every request, then arm notifications. Raises GuestFault."""
         while True:
             index = self._available[1]
-            waiting = (index - self._next_available) & 0xFFFF
-            if waiting > self._size:
-                raise GuestFault(f"available index {index} is {waiting} ahead of {self._size}")
-            if not waiting:
+            pending = (index - self._next_available) & 0xFFFF
+            if pending > self._size:
+                raise GuestFault(
+                    f"available index {index} announces {pending} requests in {self._size} entries"
+                )
+            if not pending:
                 if not self._event_index or not self._rearm(index):
                     return
                 continue
@@ -116,16 +118,16 @@ class Queue:
             self._next_available = (self._next_available + 1) & 0xFFFF
             yield self._chain(head)
 
-    def _rearm(self, seen: int) -> bool:
-        """Ask to be kicked for the next request; True if one slipped in meanwhile."""
-        self._used_words[2 + 4 * self._size] = seen
+    def _rearm(self, index: int) -> bool:
+        """Request a kick for the next request. True if a request arrived in between."""
+        self._used_words[2 + 4 * self._size] = index
         self._barrier()
-        return self._available[1] != seen
+        return self._available[1] != index
 
     def _barrier(self) -> None:
-        """A store is seen before the next load is done: x86 alone does not promise that, taking a
-        lock does. Without it both sides could miss each other's news, and wait for ever."""
-        with self._fence:
+        """Order a store before the next load, which x86 does not do by itself. Without it, driver
+        and device could each miss the other's update and wait for ever."""
+        with self._fence:  # taking a lock is a full barrier
             pass
 
     def _chain(self, head: int) -> Chain:
@@ -153,15 +155,15 @@ class Queue:
         raise GuestFault("a descriptor chain has a loop")
 
     def push(self, chain: Chain, written: int) -> bool:
-        """Complete a request; written: bytes. True if the guest wants an interrupt."""
+        """Complete a request. written: bytes. True if the guest wants an interrupt."""
         slot = self._next_used & (self._size - 1)
         _USED_ELEMENT.pack_into(self._used, 4 + 8 * slot, chain.head, written)
         old = self._next_used
         self._next_used = (old + 1) & 0xFFFF
-        # x86 keeps stores in order, so the element is there before the index says so
+        # x86 keeps stores in order: the element is visible before the index
         self._used_words[1] = self._next_used
         self._barrier()
         if not self._event_index:
             return not self._available[0] & _NO_INTERRUPT
-        # asked at each completion, vring_need_event() (2.7.10) comes down to this
+        # vring_need_event() (2.7.10), as it is called at each completion
         return self._available[2 + self._size] == old

@@ -1,4 +1,4 @@
-"""virtio-rng (virtio 1.2, 5.4): random bytes of the host's kernel, for a guest that has few."""
+"""virtio-rng (virtio 1.2, 5.4): random bytes from the host's kernel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from harness.kvm.errors import GuestFault
 from .queue import Chain
 from .userspace import UserspaceDevice
 
-_LIMIT = 4096  # bytes a request: the driver asks again for more
+_LIMIT = 4096  # bytes per request; the driver sends another request for more
 
 
 class Rng(UserspaceDevice):
-    """An entropy source without an end."""
+    """The device."""
 
     name = "virtio-rng"
     device_type = 4
@@ -28,8 +28,8 @@ class Rng(UserspaceDevice):
         written = 0
         for view in chain.writable:
             size = min(len(view), _LIMIT - written)
-            view[:size] = os.urandom(size)  # getrandom(2) until all is there
+            view[:size] = os.urandom(size)  # getrandom(2) until the buffer is full
             written += size
         if chain.readable or not written:
-            raise GuestFault("a virtio-rng request that is not for bytes to write")
+            raise GuestFault("a virtio-rng request without a buffer to write")
         return written

@@ -1,7 +1,7 @@
 """Virtio over PCI (virtio 1.2, 4.1), modern only: common configuration, notification, MSI-X.
 
-Queue notification is a port write, not a memory write: KVM finds the ioeventfd by the port number
-alone, where a memory write would first have to be decoded from guest code.
+Queue notification is a port write: KVM finds the ioeventfd by the port number alone. For a memory
+write, KVM would first have to decode the guest's instruction.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ _COMMON_SIZE = 56
 
 
 class ActiveQueue(NamedTuple):
-    """What a backend serves: a checked ring, the guest's kicks, and where to answer.
+    """A queue that the driver has enabled. Its ring was checked.
 
-    call: an eventfd that KVM turns into the queue's interrupt; -1 if the guest wants none.
-    base: the index at which to go on; 0 unless the machine was stopped in between.
+    kick: an eventfd that the guest signals. call: an eventfd that KVM turns into the queue's
+    interrupt; -1 if the guest wants none. base: the index to continue at; 0 unless the queue was
+    suspended.
     """
 
     number: int
@@ -48,10 +49,10 @@ class ActiveQueue(NamedTuple):
 class Backend:
     """A virtio device without its transport.
 
-    device_type: virtio 1.2, 5. class_code: for PCI. features: its bits, VERSION_1 aside.
-    queues: how many. config: the device configuration space. data_plane: who serves its queues:
-    "in process", "in kernel" (vhost), "vhost-user". config_changed: call it after a change of
-    `config` that the driver should know of; set by the transport.
+    device_type: virtio 1.2, 5. class_code: for PCI. features: without VERSION_1. queues: how many.
+    config: the device configuration space. data_plane: where its queues are processed: "in
+    process", "in kernel" (vhost) or "vhost-user". config_changed: set by the transport; call it
+    after a change of `config` to notify the driver.
     """
 
     name: str
@@ -64,31 +65,31 @@ class Backend:
     config_changed: Callable[[], None] = staticmethod(lambda: None)
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """The driver wrote to the device configuration space; most have nothing to write."""
+        """Handle a driver's write to the device configuration space. Most devices ignore it."""
 
     def restore_config(self, config: bytes) -> bool:
-        """Go on from a snapshot's device configuration space; False if this is another device."""
+        """Set a snapshot's device configuration space. False if it is another device's."""
         return config == self.config
 
     def counters(self) -> dict[str, int]:
-        """What the device counted, for the machine's statistics."""
+        """The device's counters, for the machine's statistics."""
         return {}
 
     def poll(self) -> None:
-        """Called some ten times a second while the machine runs. Raises what is to end it."""
+        """Called ten times a second while the machine runs. Raises GuestFault or MachineEnd."""
 
     def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
-        """The driver is ready. Raises GuestFault for what it set up wrongly."""
+        """Start processing queues: the driver is ready. Raises GuestFault for a wrong set-up."""
         raise NotImplementedError
 
     def stop(self) -> dict[int, int]:
-        """The driver reset the device, or the machine is to be snapshot: after this nothing of
-        guest memory is touched. Returns the base (see ActiveQueue) of each queue."""
+        """Stop before a reset or a snapshot; afterwards the device accesses no guest memory.
+        Returns the base of each queue, see ActiveQueue."""
         raise NotImplementedError
 
 
 class _QueueState:
-    """What the driver says of one queue before it is started."""
+    """One queue's registers."""
 
     STATE: ClassVar = {
         **{"size": 1 << 16, "vector": 1 << 16, "enabled": 2, "base": 1 << 16},
@@ -108,7 +109,7 @@ class _QueueState:
 
 
 class VirtioPci:
-    """One virtio device as a PCI function; sits on the memory bus behind its BAR."""
+    """One virtio device as a PCI function, on the memory bus behind its BAR."""
 
     STATE: ClassVar = {
         **{"_device_select": 1 << 32, "_driver_select": 1 << 32, "_queue_select": 1 << 32},
@@ -123,7 +124,7 @@ class VirtioPci:
         self._queues = [_QueueState() for _ in range(backend.queues)]
         self._device_features = backend.features | F_VERSION_1
         self._running = False
-        self._suspended = False  # it runs for the guest, but its backend was not started
+        self._suspended = False  # running as the guest sees it, but the backend is stopped
         self.function = Function(
             0x1AF4, 0x1040 + backend.device_type, backend.class_code, 0x40 + backend.device_type
         )
@@ -135,7 +136,7 @@ class VirtioPci:
         self.function.on_config_write = self._msix.on_config_write
         self.function.on_map = self._on_map
         self._generation = 0
-        self._config_unread = False  # the driver has not looked since the configuration changed
+        self._config_unread = False  # the driver has not read config since its last change
         backend.config_changed = self._config_changed
         self._reset()
 
@@ -161,7 +162,7 @@ class VirtioPci:
             queue.reset()
 
     def _on_map(self, index: int, address: int | None) -> None:
-        """Queue kicks go to eventfds for as long as the notify ports are somewhere."""
+        """Connect the queues' eventfds to the notify ports, wherever the guest maps them."""
         if index != _NOTIFY_BAR:
             return
         if address is not None:
@@ -182,9 +183,11 @@ class VirtioPci:
             signal_eventfd(self._msix.eventfds[vector])
 
     def kick(self, number: int) -> None:
-        """A notification that came by an exit (a width the eventfd does not match)."""
+        """Handle a notification that caused an exit: its width does not match the eventfd."""
         if number >= len(self._queues):
-            raise GuestFault(f"{self.backend.name}: queue {number} was kicked, there is none")
+            raise GuestFault(
+                f"{self.backend.name}: the guest kicked queue {number}, which does not exist"
+            )
         signal_eventfd(self._queues[number].kick)
 
     # the memory BAR
@@ -197,7 +200,7 @@ class VirtioPci:
             at = offset - _DEVICE
             return int.from_bytes(self.backend.config[at : at + size], "little")
         if offset >= _ISR:
-            return 0  # only INTx would set it, and there is none
+            return 0  # used with INTx only, which this device lacks
         return self._read_common(offset)
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -244,8 +247,10 @@ class VirtioPci:
         elif offset >= 24:
             queue = self._selected()
             if not queue:
-                which = self._queue_select
-                raise GuestFault(f"{self.backend.name}: queue {which} was set up, there is none")
+                number = self._queue_select
+                raise GuestFault(
+                    f"{self.backend.name}: the guest set up queue {number}, which does not exist"
+                )
             if not self._running:
                 self._write_queue(queue, offset, size, value)
 
@@ -263,7 +268,7 @@ class VirtioPci:
             queue.addresses[index] = (old & ~(mask << 8 * at)) | (value << 8 * at)
 
     def _vector(self, value: int) -> int:
-        """A vector the device cannot have reads back as none (virtio 1.2, 4.1.5.1.2)."""
+        """The vector, or NO_VECTOR if the device lacks it (virtio 1.2, 4.1.5.1.2)."""
         return value if value < len(self._msix) else _NO_VECTOR
 
     def _set_status(self, value: int) -> None:
@@ -271,15 +276,13 @@ class VirtioPci:
             self._reset()
             return
         if value & _FEATURES_OK and not self._status & _FEATURES_OK:
-            legal = (
-                self._driver_features & F_VERSION_1
-                and not self._driver_features & ~self._device_features
-            )
+            unknown = self._driver_features & ~self._device_features
+            legal = self._driver_features & F_VERSION_1 and not unknown
             if not legal:
                 value &= ~_FEATURES_OK
         if self._running and not value & _DRIVER_OK:
-            # virtio 1.2, 2.1.1: a driver takes bits back by a reset alone
-            raise GuestFault(f"{self.backend.name}: status bits taken back without a reset")
+            # virtio 1.2, 2.1.1: only a reset clears status bits
+            raise GuestFault(f"{self.backend.name}: the guest cleared status bits without a reset")
         started = value & _DRIVER_OK and not self._status & _DRIVER_OK
         self._status = value
         if started and value & _FEATURES_OK and not self._running:
@@ -301,30 +304,29 @@ class VirtioPci:
     # snapshot
 
     def suspend(self) -> None:
-        """Stop the backend where it is; afterwards nothing of guest memory is touched."""
+        """Stop the backend; afterwards the device accesses no guest memory."""
         if self._running:
             for number, base in self.backend.stop().items():
                 self._queues[number].base = base
             self._suspended = True
 
     def resume(self) -> None:
-        """Start the backend where it was suspended, perhaps in another machine, whose guest may run
-        already and have reset the device."""
+        """Start the backend where it was suspended. A clone's guest may run already, and may have
+        reset the device."""
         if not self._suspended:
             return
         self._suspended = False
-        started = self._start()
-        # what was on its way through an eventfd is lost: it is told anew, and a kick too many does
-        # no harm; but each interrupt costs a clone memory that it else would never touch
+        queues = self._start()
+        # Events in the eventfds are lost and are signalled again. A spurious kick does no harm; an
+        # interrupt makes a clone touch memory, so it is sent only where it may be due.
         if self._config_unread:
             self._interrupt(self._config_vector)
         for queue in self._queues:
             queue.base = 0
-        for one in started:
+        for one in queues:
             signal_eventfd(one.kick)
-            if not self._driver_features & F_EVENT_INDEX or not one.ring.interrupt_suppressed(
-                self._memory
-            ):
+            has_event_index = self._driver_features & F_EVENT_INDEX
+            if not has_event_index or not one.ring.interrupt_suppressed(self._memory):
                 self._interrupt(self._queues[one.number].vector)
 
     def save(self) -> dict[str, Any]:
@@ -337,11 +339,11 @@ class VirtioPci:
         }
 
     def restore(self, saved: StateReader) -> None:
-        """Take a snapshot's state, after the configuration space; resume() then starts it.
-        Raises ConfigError, GuestFault for rings that are none."""
+        """Set a snapshot's state, after the PCI configuration space; resume() then starts it.
+        Raises ConfigError, or GuestFault for a malformed ring."""
         saved.restore_attributes(self)
-        if lacking := self._driver_features & ~self._device_features:
-            cause = f"{self.backend.name} of this host lacks the snapshot's features {lacking:#x}"
+        if missing := self._driver_features & ~self._device_features:
+            cause = f"{self.backend.name} of this host lacks the snapshot's features {missing:#x}"
             raise ConfigError(cause, HINT)
         if not self.backend.restore_config(saved.read_bytes("config", None)):
             raise saved.error("config", f"this {self.backend.name} is another")
@@ -353,7 +355,7 @@ class VirtioPci:
         self._msix.restore(saved.read_object("msix"))
 
 
-# what of the common configuration is read where, but for the addresses; None: no such queue
+# reads of the common configuration by offset, without the addresses; None: no such queue
 _COMMON_READS: dict[int, Callable[[VirtioPci, _QueueState | None], int]] = {
     0: lambda device, queue: device._device_select,
     4: lambda device, queue: device._window(device._device_features, device._device_select),
@@ -372,7 +374,7 @@ _COMMON_READS: dict[int, Callable[[VirtioPci, _QueueState | None], int]] = {
 
 
 class _Notify:
-    """The notify ports, for the exits that no eventfd took."""
+    """The notify ports, for writes that no eventfd handles."""
 
     def __init__(self, transport: VirtioPci) -> None:
         self._transport = transport

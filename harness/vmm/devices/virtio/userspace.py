@@ -1,6 +1,6 @@
-"""A virtio device whose queues this process serves: for what is rare, or has no kernel's backend.
+"""A virtio device whose queues are processed in this process: rare, or without a kernel backend.
 
-Kicks come by ioeventfd and answers go by irqfd, so a vCPU leaves the kernel for neither.
+Kicks arrive by ioeventfd and interrupts leave by irqfd, so neither causes an exit to user space.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from .transport import F_EVENT_INDEX, F_INDIRECT, ActiveQueue, Backend
 
 
 class UserspaceDevice(Backend):
-    """What such devices have in common: one thread a device. A subclass gives `_handle_request`.
+    """The base of such devices: one thread per device. A subclass defines `_handle_request`.
 
-    required_queues: the queues without which a driver cannot have meant to start it.
-    requests: how many were served. label: which of the guest's devices it is. faults: requests
-    that go wrong, by the number that they will have: "lost-interrupt", "bad-used", and what else
-    the device itself knows.
+    required_queues: the queues that a driver must enable. requests: how many were completed. label:
+    identifies the device among the guest's. faults: injected faults by request number:
+    "lost-interrupt", "bad-used", and those that a subclass defines.
     """
 
     required_queues: tuple[int, ...] = (0,)
     features = F_INDIRECT | F_EVENT_INDEX
 
     def __init__(self, end_machine: Callable[[BaseException], None]) -> None:
-        """end_machine: gets what ends the machine."""
+        """end_machine: called with what ends the machine."""
         self._end_machine = end_machine
         self.requests = 0
         self.label = self.name
@@ -40,16 +39,15 @@ class UserspaceDevice(Backend):
         self._stopping = threading.Event()
         self._started: dict[int, ActiveQueue] = {}
         self._queues: dict[int, Queue] = {}
-        # a queue may be filled by another thread than ours (what comes in from outside), which
-        # takes this, and looks whether we are stopping
+        # for queues that another thread fills, with input from outside: it also checks _stopping
         self._lock = threading.Lock()
 
     def _handle_request(self, number: int, chain: Chain) -> int:
-        """Serve one request of queue `number`; returns the bytes written to the guest."""
+        """Handle one request of queue `number`. Returns the bytes written to the guest."""
         raise NotImplementedError
 
     def _on_kick(self, number: int) -> None:
-        """The guest kicked a queue (or it was just started): serve all there is."""
+        """Handle all requests of a queue, which the guest kicked or which was just started."""
         queue = self._queues[number]
         for chain in queue.pop():
             if self._stopping.is_set():
@@ -60,17 +58,17 @@ class UserspaceDevice(Backend):
         self.requests += 1
         fault = self.faults.pop(self.requests, "")
         if fault == "bad-used":
-            chain = chain._replace(head=0xFFFF)  # no queue is that long
+            chain = chain._replace(head=0xFFFF)  # beyond any queue's end
         call = self._started[number].call
-        wanted = self._queues[number].push(chain, written)
-        if wanted and call >= 0 and fault != "lost-interrupt":
+        interrupt = self._queues[number].push(chain, written)
+        if interrupt and call >= 0 and fault != "lost-interrupt":
             signal_eventfd(call)
 
     def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
         self._started = {queue.number: queue for queue in queues}
         if not all(number in self._started for number in self.required_queues):
-            which = "queue" if len(self.required_queues) == 1 else "queues"
-            raise GuestFault(f"{self.name} started without its {which}")
+            noun = "queue" if len(self.required_queues) == 1 else "queues"
+            raise GuestFault(f"{self.name} started without its {noun}")
         event_index = bool(features & F_EVENT_INDEX)
         self._queues = {
             queue.number: Queue(memory, queue.ring, event_index, queue.base) for queue in queues
@@ -85,7 +83,7 @@ class UserspaceDevice(Backend):
             signal_eventfd(next(iter(self._started.values())).kick)
             self._thread.join()
             self._thread = None
-        with self._lock:  # nobody else is at a queue any more, nor comes to one
+        with self._lock:  # no other thread uses a queue, now or later
             return {number: queue.base for number, queue in self._queues.items()}
 
     def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""A device whose queues the kernel serves: the ioctls of linux/vhost.h."""
+"""vhost: a device whose queues the kernel processes. Ioctls of linux/vhost.h."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MEMORY_REGION = struct.Struct("<QQQQ")  # guest_phys_addr, memory_size, userspac
 
 
 def vring_address(number: int, ring: Ring, memory: Memory) -> bytes:
-    """struct vhost_vring_addr: where a ring lies in this process. Raises GuestFault."""
+    """struct vhost_vring_addr: a ring's addresses in this process. Raises GuestFault."""
     table, available, used = ring.lengths()
     return VRING_ADDRESS.pack(
         number,
@@ -51,50 +51,53 @@ def vring_address(number: int, ring: Ring, memory: Memory) -> bytes:
 
 
 def open_vhost(name: str) -> int:
-    """A new device of the kernel's, "vhost-net" or "vhost-vsock". Raises ConfigError."""
+    """The descriptor of a new vhost device: "vhost-net" or "vhost-vsock". Raises ConfigError."""
     path = f"/dev/{name}"
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        hint = f"load {name.replace('-', '_')}, or give the user rights on {path}"
+        hint = f"load the module {name.replace('-', '_')}, or grant the user access to {path}"
         raise ConfigError(f"{path}: {error.strerror}", hint) from error
 
 
 class Vhost:
-    """An open vhost device that serves this process."""
+    """An open vhost device."""
 
     def __init__(self, name: str) -> None:
-        """Raises ConfigError when the device is not there or not ours to open."""
+        """Raises ConfigError if the device cannot be opened."""
         self.name = name
         self.fd = open_vhost(name)
         self._errors = eventfd()
         ioctl(self.fd, _SET_OWNER)
 
     def features(self) -> int:
+        """The features that the kernel offers."""
         buffer = bytearray(8)
         ioctl(self.fd, _GET_FEATURES, buffer)
         return int.from_bytes(buffer, "little")
 
     def set_features(self, features: int) -> None:
+        """Set the features that the driver has accepted."""
         ioctl(self.fd, _SET_FEATURES, struct.pack("<Q", features))
 
     def set_memory(self, memory: Memory) -> None:
+        """Tell the kernel where guest memory lies in this process."""
         table = MEMORY_HEADER.pack(len(memory.regions), 0)
         for region in memory.regions:
             table += MEMORY_REGION.pack(region.gpa, region.size, region.hva, 0)
         ioctl(self.fd, _SET_MEM_TABLE, table)
 
     def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
-        """Hand over memory and all rings; what runs them then is each device's own request.
-        Raises OSError."""
+        """Hand over memory and rings. Each device then starts them by its own ioctl. Raises
+        OSError."""
         self.set_features(features & self.features())
         self.set_memory(memory)
         for queue in queues:
             self.set_queue(queue.number, queue, memory)
 
     def check(self) -> None:
-        """Raises GuestFault if the kernel met a malformed ring or a wild address meanwhile: it
-        then leaves the queue as it is, and says so to one eventfd."""
+        """Raises GuestFault if the kernel found a malformed ring or a wrong address. The kernel
+        then stops the queue and signals an eventfd."""
         try:
             os.read(self._errors, 8)
         except BlockingIOError:
@@ -102,7 +105,7 @@ class Vhost:
         raise GuestFault(f"{self.name}: the kernel refused the guest's ring")
 
     def set_queue(self, number: int, queue: ActiveQueue, memory: Memory) -> None:
-        """Hand a ring to the kernel: `number` is the vhost device's own count of it."""
+        """Hand a ring to the kernel. number: the ring's index in the vhost device."""
         ioctl(self.fd, _SET_VRING_NUM, VRING_STATE.pack(number, queue.ring.size))
         ioctl(self.fd, _SET_VRING_BASE, VRING_STATE.pack(number, queue.base))
         ioctl(self.fd, _SET_VRING_ADDR, vring_address(number, queue.ring, memory))
@@ -111,7 +114,7 @@ class Vhost:
         ioctl(self.fd, _SET_VRING_KICK, VRING_FILE.pack(number, queue.kick))
 
     def base(self, number: int) -> int:
-        """The index at which a stopped ring would go on."""
+        """The index at which a stopped ring would continue."""
         state = bytearray(VRING_STATE.pack(number, 0))
         ioctl(self.fd, _GET_VRING_BASE, state)
         return int(VRING_STATE.unpack(state)[1])

@@ -1,6 +1,8 @@
-"""virtio-vsock (virtio 1.2, 5.10) by vhost-vsock: sockets between host and guest, no addresses to
-configure. The kernel serves both data queues; the event queue, which it does not, tells a clone
-that its address is another one now."""
+"""virtio-vsock (virtio 1.2, 5.10) by vhost-vsock: sockets between host and guest.
+
+The kernel processes both data queues. This process uses the event queue to tell a clone that its
+address has changed.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,11 @@ _DATA_QUEUES = 2
 _EVENT_QUEUE = 2
 _TRANSPORT_RESET = struct.pack("<I", 0)
 _FIRST_CID, _LAST_CID = 3, 0xFFFF_FFFE  # 0 to 2 and all ones are reserved (virtio 1.2, 5.10.4)
-_TRIES = 64
+_CID_ATTEMPTS = 64
 
 
 class Vsock(Backend):
-    """A guest's vsock; `cid` is its address on this host."""
+    """A guest's vsock. cid: its address on this host."""
 
     name = "vhost-vsock"
     device_type = 19
@@ -39,45 +41,45 @@ class Vsock(Backend):
     data_plane = "in kernel"
 
     def __init__(self) -> None:
-        """Takes a free context id. Raises ConfigError without /dev/vhost-vsock."""
+        """Allocate a free context id. Raises ConfigError without /dev/vhost-vsock."""
         self._vhost = Vhost(self.name)
         self.cid = self._allocate_cid()
         self.config = struct.pack("<Q", self.cid)
-        ours = F_VERSION_1 | F_INDIRECT | F_EVENT_INDEX
-        self.features = self._vhost.features() & ours
+        supported = F_VERSION_1 | F_INDIRECT | F_EVENT_INDEX
+        self.features = self._vhost.features() & supported
         self._running = False
         self._events: Queue | None = None
         self._event_call = -1
-        self._full = 0
-        self._received: tuple[Callable[[], int], int] = (lambda: 0), 0
+        self._event_buffers = 0
+        self._receive_buffers: tuple[Callable[[], int], int] = (lambda: 0), 0
 
     def _allocate_cid(self) -> int:
-        # context ids are one name space for the whole host: only trying tells whether one is free
-        for _ in range(_TRIES):
-            chosen = int.from_bytes(os.urandom(8), "little")
-            cid = _FIRST_CID + chosen % (_LAST_CID + 1 - _FIRST_CID)
+        # all of the host shares the context ids, and only an attempt shows whether one is free
+        for _ in range(_CID_ATTEMPTS):
+            number = int.from_bytes(os.urandom(8), "little")
+            cid = _FIRST_CID + number % (_LAST_CID + 1 - _FIRST_CID)
             try:
                 ioctl(self._vhost.fd, _SET_GUEST_CID, struct.pack("<Q", cid))
                 return cid
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-        raise ConfigError("no free vsock context id found")
+        raise ConfigError(f"no free vsock context id in {_CID_ATTEMPTS} attempts", "try again")
 
     def restore_config(self, config: bytes) -> bool:
-        return True  # a clone's address is its own
+        return True  # a clone has another address
 
     def start(self, memory: Memory, queues: list[ActiveQueue], features: int) -> None:
-        served = [queue for queue in queues if queue.number < _DATA_QUEUES]
-        if len(served) != _DATA_QUEUES:
+        data = [queue for queue in queues if queue.number < _DATA_QUEUES]
+        if len(data) != _DATA_QUEUES:
             raise GuestFault("virtio-vsock started without its data queues")
         try:
-            self._vhost.start(memory, served, features)
+            self._vhost.start(memory, data, features)
             ioctl(self._vhost.fd, _SET_RUNNING, struct.pack("<i", 1))
         except OSError as error:
             raise GuestFault(f"vhost-vsock refused the guest's queues: {error.strerror}") from error
         self._running = True
-        self._received = partial(served[0].ring.posted_buffers, memory), served[0].ring.size
+        self._receive_buffers = partial(data[0].ring.posted_buffers, memory), data[0].ring.size
         for queue in queues:
             if queue.number == _EVENT_QUEUE:
                 event_index = bool(features & F_EVENT_INDEX)
@@ -85,15 +87,15 @@ class Vsock(Backend):
                 self._event_call = queue.call
 
     def reset_connections(self) -> None:
-        """Tell the driver that all connections are gone, and to read its address anew
+        """Tell the driver that all connections are gone and that its address has changed
         (VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, virtio 1.2, 5.10.6.7)."""
         if self._events:
-            self._full = self._events.waiting
+            self._event_buffers = self._events.pending
         chain = next(self._events.pop(), None) if self._events else None
         if self._events is None or chain is None:
             return
         if not chain.writable or len(chain.writable[0]) < len(_TRANSPORT_RESET):
-            raise GuestFault("virtio-vsock: no room for an event")
+            raise GuestFault("virtio-vsock: an event buffer is too small")
         chain.writable[0][: len(_TRANSPORT_RESET)] = _TRANSPORT_RESET
         self._events.push(chain, len(_TRANSPORT_RESET))
         if self._event_call >= 0:
@@ -101,9 +103,9 @@ class Vsock(Backend):
 
     @property
     def reset_acknowledged(self) -> bool:
-        """Whether the driver has handled the event, and so given back its buffer."""
-        events = self._events  # stop() may take it away meanwhile
-        return events is None or events.waiting >= self._full
+        """Whether the driver has handled the event: it has returned the event's buffer."""
+        events = self._events  # stop() may clear it at any time
+        return events is None or events.pending >= self._event_buffers
 
     def wait_reset_acknowledged(self, timeout: float, alive: Callable[[], bool]) -> None:
         """Wait until reset_acknowledged, for at most `timeout` seconds and while alive()."""
@@ -113,9 +115,9 @@ class Vsock(Backend):
 
     @property
     def receive_queue_filled(self) -> bool:
-        """Whether the driver has put most of the receive queue's buffers there: it does when half
-        of them are used up."""
-        posted_buffers, size = self._received
+        """Whether most of the receive queue's buffers are posted. The driver refills the queue when
+        half of them are used."""
+        posted_buffers, size = self._receive_buffers
         return posted_buffers() * 4 >= size * 3
 
     def poll(self) -> None:
