@@ -1,5 +1,8 @@
-"""A cgroup (version 2) for each guest, where the host lets us make one: its cost is countable, and
-what it takes of CPUs and memory can be limited (Documentation/admin-guide/cgroup-v2.rst)."""
+"""A cgroup (version 2) for each guest, to count its cost and to limit its CPUs and memory.
+
+Guests have no cgroup on hosts that do not permit it. Source:
+Documentation/admin-guide/cgroup-v2.rst.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,32 @@ from harness.kvm.errors import ConfigError
 from .process import is_process, process_id
 
 _CONTROLLERS = ("cpu", "cpuset", "memory")
-_PERIOD = 100_000  # us, cpu.max's own default
-_COUNTERS = {  # file, line ("" for a file of one number), and the name in a machine's statistics
+_PERIOD = 100_000  # us, the default of cpu.max
+_COUNTERS = {  # file and line ("" for a file of one number): name in a machine's statistics
     ("cpu.stat", "usage_usec"): "cgroup_cpu_usec",
     ("memory.current", ""): "cgroup_memory",
     ("memory.peak", ""): "cgroup_memory_peak",
     ("memory.events", "oom_kill"): "cgroup_oom_kills",
 }
 _PARENT = "pytest-hypervisor"
-_TRIES, _PAUSE = 100, 0.01  # seconds between looks
+_REMOVE_ATTEMPTS, _REMOVE_INTERVAL = 100, 0.01  # the interval is in seconds
 
 
-def _mount() -> str | None:
+def _mount_point() -> str | None:
+    """Where the host has mounted cgroup version 2."""
     with open("/proc/self/mounts", encoding="ascii", errors="replace") as mounts:
         for line in mounts:
-            _, where, kind = line.split(" ")[:3]
+            _, path, kind = line.split(" ")[:3]
             if kind == "cgroup2":
-                return where
+                return path
     return None
 
 
 class Cgroup:
-    """A guest's own, from inside: what counts stays readable when no file can be opened any more.
+    """A guest's cgroup, used by its own process.
 
-    path: its directory; "" where there is none.
+    The files of counters stay open, because the sandbox forbids to open any later. path: the
+    cgroup's directory; "" if there is none.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -47,19 +52,22 @@ class Cgroup:
                 self._files[file] = os.open(f"{path}/{file}", os.O_RDONLY | os.O_CLOEXEC)
 
     def counters(self) -> dict[str, int]:
-        """CPU time in us, memory in bytes, of all its processes and of the kernel for them."""
-        found = {}
+        """CPU time in us and memory in bytes of its processes, with the kernel's work for them."""
+        counters = {}
         for (file, line), name in _COUNTERS.items():
             if file in self._files:
-                found[name] = _number(os.pread(self._files[file], 4096, 0), line)
-        return found
+                counters[name] = _number(os.pread(self._files[file], 4096, 0), line)
+        return counters
 
     def limit(self, limits: dict[str, Any]) -> None:
-        """limits: "cpu" (CPUs' worth of time), "cpus" (their numbers), "memory" (MiB, no swap).
-        Raises ConfigError when one cannot be had."""
+        """Set limits.
+
+        limits: "cpu" (CPUs' worth of time), "cpus" (numbers of CPUs), "memory" (MiB, without swap).
+        Raises ConfigError if the host cannot set one.
+        """
         unknown = set(limits) - {"cpu", "cpus", "memory"}
         if unknown:
-            raise ConfigError(f"unknown limits {sorted(unknown)}", "give cpu, cpus or memory")
+            raise ConfigError(f"unknown limits {sorted(unknown)}", "use cpu, cpus or memory")
         try:
             if limits.get("cpu"):
                 self._write("cpu.max", f"{max(1000, int(limits['cpu'] * _PERIOD))} {_PERIOD}")
@@ -69,53 +77,53 @@ class Cgroup:
                 self._write("memory.max", str(int(limits["memory"]) << 20))
                 with contextlib.suppress(ConfigError):  # a kernel without swap has no such file
                     self._write("memory.swap.max", "0")
-                # all of a guest or nothing: half of its processes are of no use
+                # end the whole guest: some of its processes alone are useless
                 self._write("memory.oom.group", "1")
         except (TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(f"limits {limits!r:.80}: {error}", "give numbers") from error
+            raise ConfigError(f"limits {limits!r:.80}: {error}", "use numbers") from error
 
     def _write(self, file: str, value: str) -> None:
-        """To a file of the kernel's: never make one."""
+        """Write to a file of the kernel, which must exist."""
         controller = file.partition(".")[0]
         try:
             fd = os.open(f"{self.path}/{file}", os.O_WRONLY)
         except OSError as error:
             raise ConfigError(
-                f"no limit by {file}: {self.path or 'the guest'} has no cgroup controller "
+                f"{file} cannot be set: {self.path or 'the guest'} has no cgroup controller "
                 f"{controller!r}",
-                f"run as root on a host whose cgroup version 2 has {controller}, or without limits",
+                f"run as root on a host whose cgroup v2 has {controller}, or remove the limits",
             ) from error
         try:
             os.write(fd, value.encode())
         except OSError as error:
             raise ConfigError(
-                f"{file} cannot be {value!r}: {error.strerror}", "give what the host has"
+                f"{file} cannot be {value!r}: {error.strerror}", "request CPUs that the host has"
             ) from error
         finally:
             os.close(fd)
 
 
 def _number(text: bytes, line: str) -> int:
-    """The number of a line "name number", or of a file that is one number."""
+    """The number in a line "NAME NUMBER"; with "", the number that is the whole file."""
     fields = text.split()
     return int(fields[fields.index(line.encode()) + 1] if line else fields[0])
 
 
 class Cgroups:
-    """The cgroups of one supervisor: <mount>/pytest-hypervisor/<pid>-<start time>/<guest>.
+    """The cgroups of one supervisor: MOUNT/pytest-hypervisor/PROCESS_ID/GUEST.
 
-    The name says whose they are, so that a later supervisor removes what a killed one left.
+    A later supervisor removes the cgroups of a killed one, which the process id identifies.
     """
 
     def __init__(self) -> None:
         self.root: str | None = None
-        mount = _mount()
+        mount = _mount_point()
         if mount is None:
             return
         parent = f"{mount}/{_PARENT}"
         try:
             os.makedirs(parent, exist_ok=True)
-            _sweep(parent)
+            _remove_stale(parent)
             self.root = f"{parent}/{process_id(os.getpid())}"
             os.mkdir(self.root)
         except OSError:
@@ -125,14 +133,16 @@ class Cgroups:
                 _enable(path)
 
     def enter(self, guest: str, limits: dict[str, Any]) -> Cgroup:
-        """Move the calling process into a cgroup of its own, if one can be had. limits: see
-        Cgroup.limit. Raises ConfigError for limits that cannot be had."""
+        """Move the calling process into the guest's cgroup, if the host permits one.
+
+        limits: see Cgroup.limit. Raises ConfigError for limits that cannot be set.
+        """
         cgroup = Cgroup(self._join(guest))
         cgroup.limit(limits)
         return cgroup
 
     def path(self, guest: str) -> str:
-        """Its directory, made or not; "" where there is none for anybody."""
+        """The directory of a guest's cgroup, which need not exist; "" on a host without cgroups."""
         return f"{self.root}/{guest}" if self.root else ""
 
     def _join(self, guest: str) -> str:
@@ -144,13 +154,13 @@ class Cgroups:
             with open(f"{path}/cgroup.procs", "w", encoding="ascii") as procs:
                 procs.write("0")
         except OSError:
-            with contextlib.suppress(OSError):  # else it would tell of a guest that takes nothing
+            with contextlib.suppress(OSError):  # an empty cgroup would report a guest without cost
                 os.rmdir(path)
             return ""
         return path
 
     def killed_for_memory(self, guest: str) -> bool:
-        """Whether the kernel ended the guest because it reached its limit."""
+        """Whether the kernel ended the guest because it reached its memory limit."""
         try:
             with open(f"{self.root}/{guest}/memory.events", "rb") as events:
                 return _number(events.read(), "oom_kill") > 0
@@ -169,7 +179,7 @@ class Cgroups:
 
 
 def _enable(path: str) -> None:
-    """Hand the controllers on to the cgroups below, as far as they are there and ours to give."""
+    """Enable those controllers in the cgroups below that exist and that we may enable."""
     for controller in _CONTROLLERS:
         with contextlib.suppress(OSError):
             fd = os.open(f"{path}/cgroup.subtree_control", os.O_WRONLY)
@@ -180,26 +190,26 @@ def _enable(path: str) -> None:
 
 
 def _remove(path: str) -> None:
-    """Kill what is left in it (cgroup.kill, Linux 5.14) and wait for it to be empty."""
+    """Kill the processes in a cgroup (cgroup.kill, Linux 5.14), then remove it once it is empty."""
     if not os.path.isdir(path):
         return
     with contextlib.suppress(OSError):
-        kill = os.open(f"{path}/cgroup.kill", os.O_WRONLY)  # made by the kernel alone
+        kill = os.open(f"{path}/cgroup.kill", os.O_WRONLY)  # never create it
         try:
             os.write(kill, b"1")
         finally:
             os.close(kill)
-    for _ in range(_TRIES):
+    for _ in range(_REMOVE_ATTEMPTS):
         try:
             os.rmdir(path)
         except OSError:
-            time.sleep(_PAUSE)
+            time.sleep(_REMOVE_INTERVAL)
         else:
             return
 
 
-def _sweep(parent: str) -> None:
-    """Remove the cgroups of supervisors that are no more."""
+def _remove_stale(parent: str) -> None:
+    """Remove the cgroups of supervisors that have ended."""
     for name in os.listdir(parent):
         if os.path.isdir(f"{parent}/{name}") and not is_process(name):
             _remove_tree(f"{parent}/{name}")

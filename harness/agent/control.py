@@ -1,9 +1,6 @@
-"""The guest process's side of the control protocol: JSON lines on one socket.
+"""JSON lines: the streams of the control protocol, and a guest process's end of it.
 
-Requests: {"id": n, "guest": name, "op": ...}. Answers carry the id, and "error" or a result;
-events carry "event". The protocol is the VMM's only interface (see supervisor). "files" of a
-request, name to path, come as open descriptors with it: the operation gets files={name: descriptor}
-and they are closed after it.
+`supervisor` documents the protocol.
 """
 
 from __future__ import annotations
@@ -18,19 +15,21 @@ from typing import Any, Callable
 from harness.kvm.errors import ConfigError
 
 LINE_LIMIT = 1 << 20
-_FILES = 16  # descriptors that can be on their way at once
+_FILES_LIMIT = 16  # descriptors in one message
 
 
 class LineReader:
-    """Splits a stream into lines, bounded."""
+    """Splits a stream into lines of limited length."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._skipping = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The whole lines that `data` completes. Raises ValueError for an endless one, once; the
-        next line is whole again."""
+        """The lines that `data` completes, without their newline.
+
+        Raises ValueError once for each line above LINE_LIMIT, which is dropped to its end.
+        """
         *lines, rest = (self._rest + data).split(b"\n")
         if self._skipping and lines:
             del lines[0]
@@ -42,14 +41,30 @@ class LineReader:
             raise ValueError(f"a control line is longer than {LINE_LIMIT} bytes")
 
 
+class MessageWriter:
+    """Writes messages to a descriptor, from one thread."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.write(json.dumps(message).encode() + b"\n")
+
+    def write(self, line: bytes) -> None:
+        """line: an encoded message with its newline."""
+        view = memoryview(line)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+
 class Channel:
-    """The socket to the supervisor; events may come from any thread."""
+    """A guest process's connection to the supervisor; any thread may send."""
 
     def __init__(self, guest: str, connection: socket.socket) -> None:
         self.guest = guest
         self.connection = connection
         self._lock = threading.Lock()
-        self._files: list[int] = []
+        self._descriptors: list[int] = []  # received, not yet part of a request
 
     def send(self, message: dict[str, Any]) -> None:
         line = json.dumps({"guest": self.guest, **message}).encode() + b"\n"
@@ -60,15 +75,16 @@ class Channel:
         self.send({"event": event, **fields})
 
     def serve(self, operations: dict[str, Callable[..., Any]]) -> bool:
-        """Answer requests until "stop" was answered (True) or the supervisor closed (False).
+        """Answer requests until "stop" is answered (True) or the supervisor closes (False).
 
-        No other request ends anything: a wrong one is answered with its error. Raises OSError,
-        ValueError when the channel itself is of no use any more.
+        A request with "files" calls its operation with files={name: descriptor}. The descriptors
+        are closed afterwards. A failed operation is answered by its error. Raises OSError or
+        ValueError when the channel itself fails.
         """
         for request in self.requests():
             files = self._take_files(request)
-            self.send({"id": request.get("id"), **_answer(operations, request, files)})
-            if request.get("op") == "stop":  # answered first: what it ends may be this process
+            self.send({"id": request.get("id"), **answer_request(operations, request, files)})
+            if request.get("op") == "stop":  # after the answer: the caller may end this process
                 return True
         return False
 
@@ -76,8 +92,8 @@ class Channel:
         """Requests until the supervisor closes the socket."""
         reader = LineReader()
         while True:
-            data, files, _, _ = socket.recv_fds(self.connection, 65536, _FILES)
-            self._files += files
+            data, descriptors, _, _ = socket.recv_fds(self.connection, 65536, _FILES_LIMIT)
+            self._descriptors += descriptors
             if not data:
                 return
             for line in reader.feed(data):
@@ -85,20 +101,22 @@ class Channel:
 
     def _take_files(self, request: dict[str, Any]) -> dict[str, int]:
         names = list(request.get("files") or ())
-        taken, self._files = self._files[: len(names)], self._files[len(names) :]
-        return dict(zip(names, taken))
+        count = len(names)
+        files = dict(zip(names, self._descriptors[:count]))
+        del self._descriptors[:count]
+        return files
 
 
-def _answer(
+def answer_request(
     operations: dict[str, Callable[..., Any]], request: dict[str, Any], files: dict[str, int]
 ) -> dict[str, Any]:
-    """The result or the error of one request."""
+    """The "result" or "error" of one request; closes its files."""
     operation = operations.get(str(request.get("op")))
-    more = {"files": files} if files else {}
+    keywords = {"files": files} if files else {}
     try:
         if operation is None:
             return {"error": {"cause": f"unknown operation {request.get('op')!r:.80}"}}
-        return {"result": operation(**request.get("arguments", {}), **more)}
+        return {"result": operation(**request.get("arguments", {}), **keywords)}
     except ConfigError as error:
         return {"error": {"cause": error.cause, "hint": error.hint}}
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A temporary directory for each guest that needs one, removed when the guest has ended."""
+"""Temporary directories of guests, removed when the guest has ended."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .process import is_process, process_id
 
 
 class Directories:
-    """The directories of one supervisor: <temporary folder>/pytest-hypervisor-<uid>/<its process
-    id>/<guest>. A later supervisor removes those of a supervisor that was killed.
+    """The directories of one supervisor: TMPDIR/pytest-hypervisor-UID/PROCESS_ID/GUEST.
 
-    Nothing is made before a guest needs it.
+    A directory is created when a guest needs it. A later supervisor removes the directories of a
+    killed one.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,11 @@ class Directories:
                     shutil.rmtree(f"{self._parent}/{name}", ignore_errors=True)
 
     def path(self, guest: str) -> str:
-        """The guest's directory, whether it exists or not."""
+        """The path of a guest's directory, which need not exist."""
         return f"{self._root}/{guest}"
 
     def make(self, guest: str) -> str:
-        """Make the guest's directory. Raises OSError."""
+        """Create a guest's directory and return its path. Raises OSError."""
         os.makedirs(self._parent, 0o700, exist_ok=True)
         if os.lstat(self._parent).st_uid != os.geteuid():
             raise PermissionError(1, "the folder belongs to another user", self._parent)
@@ -42,7 +42,7 @@ class Directories:
         return self.path(guest)
 
     def remove(self, guest: str) -> None:
-        """Remove the guest's directory, if there is one."""
+        """Remove a guest's directory if it exists."""
         if os.path.isdir(self._root):
             shutil.rmtree(self.path(guest), ignore_errors=True)
 

@@ -1,5 +1,8 @@
-"""KVM's counters of another process's machine, by debugfs (kvm_create_vm_debugfs() of
-virt/kvm/kvm_main.c): root on a host that has debugfs mounted can read them."""
+"""Reads KVM's counters of another process's machine from debugfs.
+
+Source: kvm_create_vm_debugfs() in virt/kvm/kvm_main.c. Only root can read them, on a host that has
+debugfs mounted.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ _ROOT = "/sys/kernel/debug/kvm"
 
 
 class KvmDebugfs:
-    """The counters of all machines of one process, those of vCPUs summed by the kernel."""
+    """The counters of all machines of one process; the kernel sums those of vCPUs."""
 
     def __init__(self, pid: int, root: str = _ROOT) -> None:
         self._pattern = f"{root}/{pid}-*"
 
     def counters(self) -> dict[str, int]:
-        """Name to value; empty where the host does not show them, or the machine is gone."""
+        """Name to value; empty if the host hides them or the machine has ended."""
         counters: dict[str, int] = {}
         for folder in glob.glob(self._pattern):
             with contextlib.suppress(OSError):
@@ -29,7 +32,7 @@ class KvmDebugfs:
 
 
 def _number(path: str) -> int | None:
-    """The content of a file that is one number; None for histograms and folders."""
+    """The number in a file; None for histograms and folders."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,9 +1,9 @@
-"""Memory in which code ran, kept from being used again: for a host that QEMU emulates.
+"""Keeps the memory of ended guests from reuse on a host that QEMU emulates.
 
-Its QEMU keeps what it has translated of a page. Who then clears that page has to make it forget
-that, store by store: half a second for a Linux guest's memory, which the next guest's boot would
-pay, sometimes twice as much. So the memory of guests that have ended is given back only when the
-host has no other to spare.
+QEMU keeps its translations of the code in a page. When another guest clears that page, QEMU drops
+these translations store by store. For the memory of a Linux guest that takes half a second or more,
+which the next guest's boot would pay. So the kernel gets such memory back only when the host needs
+it.
 """
 
 from __future__ import annotations
@@ -13,37 +13,36 @@ from collections import deque
 
 from .utilization import memory_available
 
-_SPARE = 2048  # MiB that the host must have beside it
-_FILES = 64  # a descriptor each
+_RESERVE = 2048  # MiB that the host must have available besides the quarantine
+_FILES = 64  # limit of descriptors
 
 
 class MemoryQuarantine:
-    """The memory files of guests that have ended, the oldest first."""
+    """The memory files of ended guests, the oldest first."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.enabled = False
         self._files: deque[int] = deque()
 
     @property
-    def held(self) -> float:
-        """MiB."""
+    def size_mib(self) -> float:
         return sum(os.fstat(file).st_blocks for file in self._files) * 512 / (1 << 20)
 
     def add(self, file: int) -> None:
-        """Keep it, if that is wanted; or close it."""
-        if self.wanted and os.fstat(file).st_blocks:
+        """Take over a memory file. An empty one is closed, and so is any while not enabled."""
+        if self.enabled and os.fstat(file).st_blocks:
             self._files.append(file)
             if len(self._files) > _FILES:
                 os.close(self._files.popleft())
         else:
             os.close(file)
 
-    def make_room(self) -> None:
-        """Give back what the host cannot spare."""
-        while self._files and memory_available() < _SPARE:
+    def release_excess(self) -> None:
+        """Free the oldest files until the host has its reserve."""
+        while self._files and memory_available() < _RESERVE:
             os.close(self._files.popleft())
 
     def close(self) -> None:
-        """For a process that is to know nothing of them."""
+        """Free all files; a forked process closes only its own descriptors."""
         while self._files:
             os.close(self._files.popleft())

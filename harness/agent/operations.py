@@ -1,4 +1,4 @@
-"""What can be asked of a machine: the control protocol's operations."""
+"""The control protocol's operations on a machine of the built-in VMM."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from .introspection import IntrospectionServer
 from .overhead import OverheadCorrectedCounters
 
 
-def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]] = dict) -> None:
-    """Answer until the machine is told to stop, which this ends. costs: further statistics."""
+def serve(
+    machine: Machine, channel: Channel, read_cgroup: Callable[[], dict[str, int]] = dict
+) -> None:
+    """Answer requests until "stop" or the end of the channel, then end the machine.
+
+    read_cgroup: returns counters to add to the machine's statistics.
+    """
     preparation = SnapshotPreparation(machine)
     operations: dict[str, Callable[..., Any]] = {
-        "stats": partial(OverheadCorrectedCounters(costs).during, machine.statistics),
+        "stats": partial(OverheadCorrectedCounters(read_cgroup).read, machine.statistics),
         "stop": lambda: True,
         "type": partial(_type, machine),
         "balloon": partial(_balloon, machine),
@@ -39,7 +44,7 @@ def serve(machine: Machine, channel: Channel, costs: Callable[[], dict[str, int]
 
 
 def _type(machine: Machine, text: str, port: str = "") -> bool:
-    """Into the guest's console: the first that it has, or the port of that name."""
+    """Write to a console: the named port, or the first one."""
     hvc, serial = machine.virtio.hvc, machine.chipset.serial
     if hvc and (port == "hvc0" or not serial):
         hvc.receive(text.encode())
@@ -52,11 +57,13 @@ def _type(machine: Machine, text: str, port: str = "") -> bool:
 
 
 def _balloon(machine: Machine, mib: int | None = None) -> dict[str, int]:
-    """Set how much the balloon should hold; without that, have the guest tell its statistics anew.
-    Returns what is known of it."""
+    """Set the balloon's target size, or request new statistics from the guest without `mib`.
+
+    Returns the balloon's counters.
+    """
     balloon = machine.virtio.balloon
     if balloon is None:
-        raise ConfigError("this machine has no balloon", "create it with one")
+        raise ConfigError("this machine has no balloon", "create it with a balloon")
     if mib is None:
         balloon.refresh()
     elif type(mib) is not int or not 0 <= mib <= machine.config.memory:
@@ -68,14 +75,16 @@ def _balloon(machine: Machine, mib: int | None = None) -> dict[str, int]:
 
 
 def _snapshot(machine: Machine, files: dict[str, int]) -> dict[str, int]:
-    """Write a snapshot into the files "memory" and "state"; the machine is paused meanwhile.
-    Returns the bytes of memory kept. Raises ConfigError."""
+    """Pause the machine and write a snapshot into the files "memory" and "state".
+
+    Returns the bytes of memory that are not zero. Raises ConfigError.
+    """
     was_paused = machine.vcpus[0].run_control.paused
     machine.pause()
     try:
         return {"bytes": machine.write_snapshot(files)}
     except (GuestFault, MachineEnd) as end:
-        machine.end_machine(end)  # a device that stopped does not go on
+        machine.end_machine(end)  # a device that has stopped cannot continue
         raise
     finally:
         if not was_paused:

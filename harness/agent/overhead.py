@@ -1,4 +1,4 @@
-"""What a guest is asked costs CPU time, too: whoever measures by it must not find that in it."""
+"""Leaves the CPU time of reading counters out of these counters."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ Counters = dict[str, int]
 
 
 class OverheadCorrectedCounters:
-    """costs: the counters of a guest's cgroup."""
+    """Counters of a guest, without the CPU time that the reading itself costs."""
 
-    def __init__(self, costs: Callable[[], Counters]) -> None:
-        self._costs = costs
-        self._left_out = 0
+    def __init__(self, read_cgroup: Callable[[], Counters]) -> None:
+        """read_cgroup: returns the counters of the guest's cgroup."""
+        self._read_cgroup = read_cgroup
+        self._overhead = 0  # us
         self._lock = threading.Lock()
 
-    def during(self, ask: Callable[[], Counters]) -> Counters:
-        """The cgroup's counters and what `ask` tells. The cgroup's CPU time is without all that has
-        gone by during calls of this: also a guest's own work, if it was at work then."""
+    def read(self, read_guest: Callable[[], Counters]) -> Counters:
+        """The cgroup's counters, joined with those that `read_guest` returns.
+
+        The cgroup's CPU time excludes the time spent in all calls of this method. That also
+        excludes the guest's own work during these calls.
+        """
         with self._lock:
-            before = self._costs()
-            counted = {**before, **ask()}
+            before = self._read_cgroup()
+            counters = {**before, **read_guest()}
             if _CPU in before:
-                counted[_CPU] = before[_CPU] - self._left_out
-                self._left_out += self._costs()[_CPU] - before[_CPU]
-            return counted
+                counters[_CPU] = before[_CPU] - self._overhead
+                self._overhead += self._read_cgroup()[_CPU] - before[_CPU]
+            return counters

@@ -1,4 +1,4 @@
-"""passt: one process for each network device that it carries, without any rights."""
+"""passt: an unprivileged process for each network device of its kind."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _OPTIONS = ("--foreground", "--quiet", "--ipv4-only", "--no-dhcp", "--mtu", "150
 
 
 class PasstProcess:
-    """See harness/vmm/devices/virtio/passt.py."""
+    """See PasstConnection in harness/vmm/devices/virtio/passt.py."""
 
     def __init__(self, network: NetworkConfig) -> None:
-        """Raises ConfigError without passt."""
-        self._said = said = os.memfd_create("passt", os.MFD_CLOEXEC)
+        """Raises ConfigError if passt is not installed."""
+        self._output = output = os.memfd_create("passt", os.MFD_CLOEXEC)
         self.socket, theirs = socket.socketpair()
         address, _, prefix = network.address.partition("/")
-        where = "--address", address, "--netmask", prefix, "--gateway", network.gateway
+        addressing = "--address", address, "--netmask", prefix, "--gateway", network.gateway
         with theirs:
             fd = theirs.fileno()
-            argv = ["passt", *_OPTIONS, *where, "--fd", str(fd)]
+            argv = ["passt", *_OPTIONS, *addressing, "--fd", str(fd)]
             try:
                 self.process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=[fd]
+                    argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[fd]
                 )
             except OSError as error:
                 raise ConfigError(f"passt: {error.strerror}", "install passt") from error
 
     def exit_report(self) -> str:
         self.process.wait()
-        return os.pread(self._said, 4096, 0).decode("utf-8", "replace").strip()
+        return os.pread(self._output, 4096, 0).decode("utf-8", "replace").strip()

@@ -1,4 +1,4 @@
-"""Processes of ours: none outlives the one that it is for."""
+"""Child processes that end with their parent, and the identity of processes in /proc."""
 
 from __future__ import annotations
 
@@ -11,45 +11,48 @@ from harness.kvm import libc
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
-def die_with(parent: int) -> None:
-    """This process ends with the thread that forked it, of process `parent`."""
+def die_with_parent(parent: int) -> None:
+    """Make this process end when the thread that forked it ends. parent: that thread's process."""
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we could ask
+    if os.getppid() != parent:  # it ended before the call above
         os._exit(1)
 
 
-def bound_to_us() -> Callable[[], None]:
-    """For Popen's preexec_fn: the child dies with this thread, gains no rights by what it starts,
-    and leads a process group of its own, to be ended as a whole."""
+def child_setup() -> Callable[[], None]:
+    """A function for Popen's preexec_fn.
+
+    The child ends with this thread, gains no privileges by execve(2), and leads a process group,
+    so that one signal ends it with all its children.
+    """
     parent = os.getpid()
 
     def prepare() -> None:
-        die_with(parent)
+        die_with_parent(parent)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1)
         os.setpgid(0, 0)
 
     return prepare
 
 
-def stat(pid: int) -> list[str]:
-    """What /proc/pid/stat says after the program's name: proc(5)'s fields from the third on."""
+def read_stat(pid: int) -> list[str]:
+    """The fields of /proc/pid/stat from the third on (proc(5)), which follow the program's name."""
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
         return file.read().rpartition(")")[2].split()
 
 
 def start_time(pid: int) -> str:
-    """Field 22 of /proc/pid/stat, clock ticks since boot: with the pid it names a process for as
-    long as the machine is up."""
-    return stat(pid)[19]
+    """Field 22 of /proc/pid/stat, clock ticks since boot. Together with the pid it identifies a
+    process until the next boot."""
+    return read_stat(pid)[19]
 
 
 def process_id(pid: int) -> str:
-    """Names a process for as long as the machine is up: "pid-start time". Raises OSError."""
+    """ "PID-START_TIME", which identifies a process until the next boot. Raises OSError."""
     return f"{pid}-{start_time(pid)}"
 
 
 def is_process(name: str) -> bool:
-    """Whether the process of that process_id still runs; True for a text that is none."""
+    """Whether the process with that process_id still runs; True if `name` is no process_id."""
     pid, _, started = name.partition("-")
     if not pid.isdigit():
         return True

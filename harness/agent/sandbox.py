@@ -1,10 +1,11 @@
-"""What a guest's process gives up once its machine is built, so that who breaks out has little.
+"""Drops the privileges of a guest's process after its machine is built.
 
-The rule for all that runs afterwards: every file and device is open before the first vCPU runs, or
-comes as a descriptor with a request (see control: "files"). No file can be opened by its path, no
-program started, nothing imported, no process signalled; of sockets only those to guests are made.
+All code that runs afterwards must follow this rule: every file and device is open before the first
+vCPU runs, or arrives as a descriptor with a request ("files" in `supervisor`). The process cannot
+open a path, start a program, import a module or signal a process; it can only connect to guests.
 
-A step that this kernel or user does not allow is left out: `enter` tells which were taken.
+Steps that this kernel or user does not permit are skipped: `enter` returns the steps that took
+effect.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Callable
 
 from harness.kvm import libc
 
-from .process import die_with
+from .process import die_with_parent
 
 _NOBODY = 65534
 _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 15, 24, 38
 _CAPGET, _CAPSET = 125, 126
-_OUR_CAPABILITIES = struct.pack("<Ii", 0x2008_0522, 0)  # version 3, of the thread that asks
+_OUR_CAPABILITIES = struct.pack("<Ii", 0x2008_0522, 0)  # version 3, of the calling thread
 
 # seccomp (linux/seccomp.h) and its programs in classic BPF (linux/filter.h)
 _SECCOMP, _SET_MODE_FILTER, _ALL_THREADS = 317, 1, 1
@@ -34,8 +35,8 @@ _LOAD, _AND, _RETURN, _EQUAL, _AT_LEAST = 0x20, 0x54, 0x06, 0x15, 0x35
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _X86_64, _X32 = 0xC000_003E, 0x4000_0000
 
-# What a Python program does that serves queues, waits, and starts threads.
-_CALLS = """
+# Calls of a Python program that serves queues, waits and starts threads.
+_ALLOWED_CALLS = """
     futex=202 read=0 write=1 preadv=295 pwritev=296 poll=7 ppoll=271 select=23 pselect6=270
     pread64=17 pwrite64=18 readv=19 writev=20 preadv2=327 pwritev2=328 lseek=8 ftruncate=77
     fsync=74 fdatasync=75 msync=26 fallocate=285 epoll_wait=232 epoll_pwait=281 epoll_ctl=233
@@ -48,21 +49,21 @@ _CALLS = """
     getrusage=98 sysinfo=99 uname=63 wait4=61 exit=60 exit_group=231 connect=42 getsockopt=55
     setsockopt=54 getsockname=51 getpeername=52
 """
-# What it may try in passing and do without, so that an error is enough; clone3 is here as its flags
-# lie in memory, out of a filter's sight: libc then takes clone. Whatever is in no list ends the
-# process: this program never asks for it, so whoever does is not this program.
-_IN_VAIN = """
+# Calls that the interpreter may try, and that may fail. clone3 is among them because its flags are
+# in memory, where a filter cannot read them; libc then uses clone. Any other call ends the process:
+# only injected code would make it.
+_FAILING_CALLS = """
     ioctl=16 mmap=9 mprotect=10 prctl=157 open=2 openat=257 stat=4 lstat=6 statx=332 access=21
     faccessat=269 faccessat2=439 readlink=89 readlinkat=267 getcwd=79 prlimit64=302 clone3=435
     kill=62 socket=41
 """
-# call, which argument, what of it counts, and the values that are allowed
+# number of the call, index of an argument, mask, and the allowed values of the masked argument
 _Rule = tuple[int, int, int, tuple[int, ...]]
 _IOCTL: _Rule = (16, 1, 0xFF00, (0xAE00, 0xAF00, 0x5400, 0x1200))  # KVM, vhost, tun, disks
 _RULES: tuple[_Rule, ...] = (
     (9, 2, 4, (0,)),  # mmap and mprotect: nothing executable
     (10, 2, 4, (0,)),
-    (56, 0, 0x1_0000, (0x1_0000,)),  # clone: threads alone (CLONE_THREAD)
+    (56, 0, 0x1_0000, (0x1_0000,)),  # clone: only threads (CLONE_THREAD)
     (157, 0, 0xFFFF_FFFF, (_PR_SET_NAME,)),
     (41, 0, 0xFFFF_FFFF, (40,)),  # socket: AF_VSOCK
 )
@@ -70,32 +71,32 @@ _TGKILL = 234
 
 
 def enter() -> list[str]:
-    """Drop what a running machine does not need; returns what took effect, in words."""
+    """Drop the privileges that a running machine does not need; returns the steps that worked."""
     parent = os.getppid()
     steps: dict[str, Callable[[], object]] = {
         "no core dump": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
         "user nobody": _become_nobody,
-        "no capabilities": _drop_capabilities,
+        "no capabilities": _drop_all_capabilities,
         "no new privileges": lambda: libc.prctl(_PR_SET_NO_NEW_PRIVS, 1),
         "seccomp": _seccomp,
     }
-    taken = []
+    done = []
     for name, step in steps.items():
         if name == "seccomp":
-            die_with(parent)  # again: the change of user took the death signal away
+            die_with_parent(parent)  # again: the change of user cleared the death signal
         with contextlib.suppress(OSError):
             step()
-            taken.append(name)
-    return taken
+            done.append(name)
+    return done
 
 
 def _become_nobody() -> None:
-    """Raises OSError for who is not root, and in a user namespace that does not know nobody."""
+    """Raises OSError without root, and in a user namespace without a mapping for nobody."""
     for capability in range(64):
         try:
             libc.prctl(_PR_CAPBSET_DROP, capability)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # past the last one
+            if error.errno != errno.EINVAL:  # above the last capability
                 raise
             break
     os.setgroups([])
@@ -103,32 +104,35 @@ def _become_nobody() -> None:
     os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
-def withhold(capabilities: Sequence[int]) -> None:
-    """None of these for the programs that this process starts from now on, be they root's: they are
-    neither in the set that bounds theirs nor inherited (capabilities(7)). Raises OSError."""
+def drop_capabilities(capabilities: Sequence[int]) -> None:
+    """Deny capabilities to all programs that this process starts, also to those of root.
+
+    They are removed from the bounding set and from the inheritable set (capabilities(7)). Raises
+    OSError.
+    """
     for capability in capabilities:
         libc.prctl(_PR_CAPBSET_DROP, capability)
-    held = ctypes.create_string_buffer(24)
-    libc.syscall(_CAPGET, _OUR_CAPABILITIES, held)
-    effective, permitted, _, *high = struct.unpack("<6I", held.raw)
+    current = ctypes.create_string_buffer(24)
+    libc.syscall(_CAPGET, _OUR_CAPABILITIES, current)
+    effective, permitted, _, *high = struct.unpack("<6I", current.raw)
     data = struct.pack("<6I", effective, permitted, 0, *high[:2], 0)
     libc.syscall(_CAPSET, _OUR_CAPABILITIES, data)
 
 
-def _drop_capabilities() -> None:
+def _drop_all_capabilities() -> None:
     libc.syscall(_CAPSET, _OUR_CAPABILITIES, bytes(24))
 
 
 def _seccomp() -> None:
-    # its own threads alone: other guests' processes have the same user
-    own = b"".join(_rule((_TGKILL, 0, 0xFFFF_FFFF, (os.getpid(),))))
-    code = ctypes.create_string_buffer(_BEFORE + own + _AFTER)
+    # only its own threads: other guests' processes have the same user
+    tgkill = b"".join(_rule((_TGKILL, 0, 0xFFFF_FFFF, (os.getpid(),))))
+    code = ctypes.create_string_buffer(_BEFORE + tgkill + _AFTER)
     filters = struct.pack("<H6xQ", len(code) // 8, ctypes.addressof(code))
     libc.syscall(_SECCOMP, _SET_MODE_FILTER, _ALL_THREADS, filters)
 
 
 def _before() -> Iterator[bytes]:
-    """The filter's beginning, the same for all; what is called most often comes first."""
+    """The start of every filter; the most frequent calls come first."""
     yield _instruction(_LOAD, _ARCHITECTURE)
     yield _instruction(_EQUAL, _X86_64, yes=1)
     yield _instruction(_RETURN, _KILL)
@@ -136,19 +140,19 @@ def _before() -> Iterator[bytes]:
     yield _instruction(_AT_LEAST, _X32, no=1)
     yield _instruction(_RETURN, _KILL)
     yield from _rule(_IOCTL)
-    yield from _each(_CALLS, _ALLOW)
+    yield from _each(_ALLOWED_CALLS, _ALLOW)
     for rule in _RULES:
         yield from _rule(rule)
 
 
 def _after() -> Iterator[bytes]:
-    """And its end."""
-    yield from _each(_IN_VAIN, _ERRNO | errno.ENOSYS)
+    """The end of every filter."""
+    yield from _each(_FAILING_CALLS, _ERRNO | errno.ENOSYS)
     yield _instruction(_RETURN, _KILL)
 
 
 def _instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
-    """struct sock_filter; yes, no: how many to skip after a comparison."""
+    """struct sock_filter; yes, no: instructions to skip after a comparison."""
     return struct.pack("<HBBI", code, yes, no, value)
 
 
@@ -159,7 +163,7 @@ def _each(table: str, action: int) -> Iterator[bytes]:
 
 
 def _rule(rule: _Rule) -> Iterator[bytes]:
-    """Allow a call by the low 32 bits of an argument; with others it goes on to what follows."""
+    """Allow a call for some values of an argument's low 32 bits; later rules see other values."""
     call, argument, mask, values = rule
     yield _instruction(_EQUAL, call, no=3 + 2 * len(values))
     yield _instruction(_LOAD, _ARGUMENTS + 8 * argument)
@@ -170,5 +174,5 @@ def _rule(rule: _Rule) -> Iterator[bytes]:
     yield _instruction(_LOAD, _NUMBER)
 
 
-# made once, in the supervisor
+# computed once, in the supervisor
 _BEFORE, _AFTER = b"".join(_before()), b"".join(_after())

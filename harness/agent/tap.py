@@ -1,4 +1,4 @@
-"""A tap: the host's end of a guest's network device (Documentation/networking/tuntap.rst)."""
+"""Taps: the host's end of a guest's network device (Documentation/networking/tuntap.rst)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _IFREQ_INDEX = struct.Struct("16si20x")
 
 
 def open_tap(bridge: str) -> int:
-    """A new tap that is a port of a bridge in this process's network namespace; its descriptor.
+    """Create a tap as a port of a bridge in this process's network namespace.
 
-    It is gone when the descriptor is closed. Raises ConfigError.
+    Returns its descriptor; closing it removes the tap. Raises ConfigError.
     """
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        hint = "load tun, or give the user rights on /dev/net/tun"
+        hint = "load the module tun, and give the user access to /dev/net/tun"
         raise ConfigError(f"/dev/net/tun: {error.strerror}", hint) from error
     try:
         request = _IFREQ_FLAGS.pack(b"tap%d", _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
@@ -45,7 +45,7 @@ def open_tap(bridge: str) -> int:
 
 
 def interface_up(control: socket.socket, name: str) -> None:
-    """Raises OSError."""
+    """Set IFF_UP. control: any socket. Raises OSError."""
     request = _IFREQ_FLAGS.pack(name.encode(), 0)
     (_, flags) = _IFREQ_FLAGS.unpack(ioctl(control, _SIOCGIFFLAGS, request))
     ioctl(control, _SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), flags | _IFF_UP))

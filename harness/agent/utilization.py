@@ -1,9 +1,8 @@
-"""How busy the host is: CPU and memory (proc(5)), pressure, disks, and the CPUs' power by RAPL; and
-what each guest takes of it, by its cgroup.
+"""Utilization of the host (CPU, memory, pressure, disks, power) and of each guest by its cgroup.
 
-Documentation/accounting/psi.rst, admin-guide/iostats.rst, admin-guide/cgroup-v2.rst,
-power/powercap/powercap.rst of the Linux sources. What a host does not have, or does not show us, is
-left out.
+Sources: proc(5); Documentation/accounting/psi.rst, admin-guide/iostats.rst,
+admin-guide/cgroup-v2.rst and power/powercap/powercap.rst in the Linux sources. Values that a host
+does not have or does not show are left out.
 """
 
 from __future__ import annotations
@@ -13,33 +12,33 @@ import glob
 import os
 import time
 
-# the order of /proc/stat's columns; guest time is also counted in user, guest_nice in nice
+# columns of /proc/stat; user includes guest, nice includes guest_nice
 _COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "gnice")
 _PRESSURES = ("cpu", "memory", "io")
 _GUEST_CPU = ("user", "system")
-_ENERGIES = "/sys/class/powercap/intel-rapl:*"
-_SECTOR = 512  # bytes, whatever the disk's own are
-# made of others, whose requests are counted there
-_DERIVED = ("loop", "ram", "zram", "dm-", "md")
+_RAPL_ZONES = "/sys/class/powercap/intel-rapl:*"
+_SECTOR = 512  # bytes, also for disks with larger sectors
+# block devices on top of others, which count the same requests
+_STACKED = ("loop", "ram", "zram", "dm-", "md")
 
 
-def _cpu() -> dict[str, int]:
-    """Of the CPUs that are ours to use."""
-    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+def _cpu_ticks() -> dict[str, int]:
+    """Clock ticks by column, summed over the CPUs that this process may use."""
+    allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     with open("/proc/stat", encoding="ascii") as stat:
         lines = [line.split() for line in stat]
-    each = [map(int, words[1:]) for words in lines if words[0] in ours]
-    return dict(zip(_COLUMNS, map(sum, zip(*each))))
+    columns = [map(int, words[1:]) for words in lines if words[0] in allowed]
+    return dict(zip(_COLUMNS, map(sum, zip(*columns))))
 
 
 def _counters() -> dict[str, float]:
-    """What only grows, by name: pressure.* in hundredths of a second, disk.requests, disk.read and
-    disk.write in MiB, power.cpu in joules."""
+    """Cumulative counters: pressure.* in 1/100 s, disk.requests, disk.read and disk.write in MiB,
+    power.cpu in J."""
     return {**_pressure("/proc/pressure/"), **_disks(), **_energy()}
 
 
 def _read(path: str) -> bytes:
-    """A small file of the kernel's, with no more calls of it than that takes."""
+    """A small file of the kernel, in one read(2)."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 4096)
@@ -48,28 +47,28 @@ def _read(path: str) -> bytes:
 
 
 def _pressure(before: str, after: str = "") -> dict[str, float]:
-    """before, after: the resource's name in a file's."""
-    found = {}
+    """before, after: the path in front of a resource's name, and behind it."""
+    pressures = {}
     for name in _PRESSURES:
         try:
-            # "some", the first: microseconds in which at least one task waited
+            # the first line, "some": microseconds in which at least one task waited
             some = _read(f"{before}{name}{after}").partition(b"\n")[0]
-            found[f"pressure.{name}"] = int(some.rpartition(b"total=")[2]) / 1e4
-        except (OSError, ValueError):  # also EOPNOTSUPP: the kernel was started without psi=1
+            pressures[f"pressure.{name}"] = int(some.rpartition(b"total=")[2]) / 1e4
+        except (OSError, ValueError):  # EOPNOTSUPP without psi=1 on the kernel command line
             continue
-    return found
+    return pressures
 
 
 def _disks() -> dict[str, float]:
     requests = read = written = 0
     try:
-        whole = {name for name in os.listdir("/sys/block") if not name.startswith(_DERIVED)}
+        disks = {name for name in os.listdir("/sys/block") if not name.startswith(_STACKED)}
         with open("/proc/diskstats", encoding="ascii") as stats:
             for words in map(str.split, stats):
-                if words[2] in whole:
+                if words[2] in disks:
                     requests += int(words[3]) + int(words[7])
                     read, written = read + int(words[5]), written + int(words[9])
-    except (OSError, ValueError, IndexError):  # a sandbox may hide either
+    except (OSError, ValueError, IndexError):  # a sandbox may hide these files
         return {}
     mib = (1 << 20) / _SECTOR
     return {"disk.requests": requests, "disk.read": read / mib, "disk.write": written / mib}
@@ -77,14 +76,14 @@ def _disks() -> dict[str, float]:
 
 def _energy() -> dict[str, float]:
     joules = 0.0
-    for zone in glob.glob(_ENERGIES):
+    for zone in glob.glob(_RAPL_ZONES):
         try:
             with open(f"{zone}/name", encoding="ascii") as file:
                 if not file.read().startswith("package"):
-                    continue  # a part of one, or the whole platform with them in it
+                    continue  # part of a package, or the platform, which includes packages
             with open(f"{zone}/energy_uj", encoding="ascii") as file:
                 joules += int(file.read()) / 1e6
-        except (OSError, ValueError):  # root alone may read it
+        except (OSError, ValueError):  # only root may read it
             continue
     return {"power.cpu": joules} if joules else {}
 
@@ -95,21 +94,22 @@ def _memory() -> dict[str, int]:
 
 
 def memory_available() -> float:
-    """Of this host, in MiB."""
+    """Available memory of this host, in MiB."""
     return _memory()["MemAvailable"] / 1024
 
 
 class _Rates:
-    """Of what only grows: by how much it grew a second since the call before."""
+    """Growth of cumulative counters per second."""
 
     def __init__(self, counters: dict[str, float]) -> None:
-        self._then, self._counters = time.monotonic(), counters
+        self._time, self._counters = time.monotonic(), counters
 
-    def since(self, counters: dict[str, float]) -> dict[str, float]:
+    def update(self, counters: dict[str, float]) -> dict[str, float]:
+        """Rates since the last call; counters that decreased are left out."""
         now, before = time.monotonic(), self._counters
-        seconds = now - self._then
-        self._then, self._counters = now, counters
-        # one that went back (an energy that wrapped, a disk that is gone) tells nothing this time
+        seconds = now - self._time
+        self._time, self._counters = now, counters
+        # a counter decreases when an energy wraps, or when a disk is removed
         return {
             name: (value - before[name]) / seconds
             for name, value in counters.items()
@@ -118,55 +118,58 @@ class _Rates:
 
 
 class Utilization:
-    """Call `sample` at intervals; each gives what was since the call before."""
+    """The host's utilization between two calls of `sample`."""
 
     def __init__(self) -> None:
-        self._last = _cpu()
+        self._last = _cpu_ticks()
         self._rates = _Rates(_counters())
 
     def sample(self) -> dict[str, float]:
-        """cpu.* in per cent of all CPUs that are ours (they sum to 100), memory.* in MiB,
-        pressure.* in per cent of the time, disk.requests in 1/s, disk.read and disk.write in MiB/s,
-        power.cpu in W; empty when no clock tick has passed since the call before."""
-        now, last = _cpu(), self._last
+        """Values since the last call; empty if no clock tick has passed.
+
+        cpu.* in percent of the CPUs that this process may use (their sum is 100), memory.* in MiB,
+        pressure.* in percent of time, disk.requests in 1/s, disk.read and disk.write in MiB/s,
+        power.cpu in W.
+        """
+        now, last = _cpu_ticks(), self._last
         self._last = now
-        spent = {name: max(0, now[name] - last.get(name, 0)) for name in now}
+        ticks = {name: max(0, now[name] - last.get(name, 0)) for name in now}
         parts = {
-            "user": spent["user"] + spent["nice"] - spent["guest"] - spent["gnice"],
-            "system": spent["system"] + spent["irq"] + spent["softirq"],
-            "iowait": spent["iowait"],
-            "steal": spent["steal"],
-            "guest": spent["guest"] + spent["gnice"],
-            "idle": spent["idle"],
+            "user": ticks["user"] + ticks["nice"] - ticks["guest"] - ticks["gnice"],
+            "system": ticks["system"] + ticks["irq"] + ticks["softirq"],
+            "iowait": ticks["iowait"],
+            "steal": ticks["steal"],
+            "guest": ticks["guest"] + ticks["gnice"],
+            "idle": ticks["idle"],
         }
-        # user and guest ticks are not read at one moment: their difference may be a tick below 0
-        parts = {name: max(0, ticks) for name, ticks in parts.items()}
+        # user and guest ticks are read at different moments, so a difference may be -1
+        parts = {name: max(0, part) for name, part in parts.items()}
         total = sum(parts.values())
         if not total:
             return {}
-        sample = {f"cpu.{name}": 100.0 * ticks / total for name, ticks in parts.items()}
+        sample = {f"cpu.{name}": 100.0 * part / total for name, part in parts.items()}
         memory = _memory()
         sample["memory.total"] = memory["MemTotal"] / 1024
         sample["memory.used"] = (memory["MemTotal"] - memory["MemAvailable"]) / 1024
-        return {**sample, **self._rates.since(_counters())}
+        return {**sample, **self._rates.update(_counters())}
 
 
 class GuestUtilization:
-    """Of one guest, from its making on. Call `sample` at intervals, as of Utilization."""
+    """One guest's utilization between two calls of `sample`, or since its creation."""
 
     def __init__(self, cgroup: str) -> None:
-        """cgroup: its directory, which need not be there yet."""
+        """cgroup: its directory, which need not exist yet."""
         self._cgroup = cgroup
         names = [*map("cpu.{}".format, _GUEST_CPU), *map("pressure.{}".format, _PRESSURES)]
         self._rates = _Rates(dict.fromkeys(names, 0.0))
 
     def sample(self) -> dict[str, float]:
-        """cpu.user and cpu.system in per cent of one CPU, pressure.* in per cent of the time,
-        memory.used in MiB. Raises OSError where there is no cgroup (any more)."""
+        """cpu.user and cpu.system in percent of one CPU, pressure.* in percent of time, memory.used
+        in MiB. Raises OSError if the cgroup does not exist."""
         words = _read(f"{self._cgroup}/cpu.stat").split()
         stat = dict(zip(words[::2], words[1::2]))
-        spent = {f"cpu.{part}": int(stat[b"%s_usec" % part.encode()]) / 1e4 for part in _GUEST_CPU}
-        values = self._rates.since({**spent, **_pressure(f"{self._cgroup}/", ".pressure")})
-        with contextlib.suppress(OSError):  # without this controller
+        times = {f"cpu.{part}": int(stat[b"%s_usec" % part.encode()]) / 1e4 for part in _GUEST_CPU}
+        values = self._rates.update({**times, **_pressure(f"{self._cgroup}/", ".pressure")})
+        with contextlib.suppress(OSError):  # the controller is not enabled
             values["memory.used"] = int(_read(f"{self._cgroup}/memory.current")) / (1 << 20)
         return values

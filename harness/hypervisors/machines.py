@@ -113,7 +113,7 @@ class BuiltInMachine(SupervisedMachine):
         return int(result["bytes"])
 
     def private_dirty_pages(self, folder: str) -> list[int]:
-        """See SupportsDirtyPages, and harness/agent/private_pages.py."""
+        """See SupportsDirtyPages, and harness/agent/private_dirty_pages.py."""
         arguments = {"path": f"{folder}/memory"}
         request = self._agent.request
         return list(request("private_dirty_pages", self._guest, arguments, _DIRTY_PAGES_TIMEOUT))
@@ -133,7 +133,7 @@ class QmpMachine(SupervisedMachine):
         """See Machine."""
         if not self._has_query_stats:
             return super().statistics()
-        return self._counters.during(self._kvm_statistics)
+        return self._counters.read(self._kvm_statistics)
 
     def _kvm_statistics(self) -> dict[str, int]:
         """KVM's counters, summed over VM and vCPUs."""

@@ -1,4 +1,4 @@
-"""A supervisor on this machine, as the VMM's own tests have it."""
+"""Fixtures of the VMM's tests: a supervisor on this machine."""
 
 from tests.vmm.conftest import (
     kvm_device,

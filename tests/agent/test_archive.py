@@ -1,4 +1,4 @@
-"""What is sent to a host: the agent with its modules compiled, for whatever Python is there."""
+"""The archive that is sent to a host: the agent's sources and compiled modules."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ print(harness.agent.supervisor.__file__, harness.vmm.machine.__file__, sep="\\n"
 """
 
 
-def loaded(program: bytes, folder: Path) -> list[str]:
-    """The files that an interpreter takes two modules from."""
+def loaded_suffixes(program: bytes, folder: Path) -> list[str]:
+    """The suffixes of the files from which an interpreter imports two modules."""
     path = folder / "agent.pyz"
     path.write_bytes(program)
     argv = [sys.executable, "-I", "-S", "-c", ASK, str(path)]
@@ -34,7 +34,7 @@ def loaded(program: bytes, folder: Path) -> list[str]:
 
 
 def of_another_version(program: bytes) -> bytes:
-    """The same archive as another version of Python would have compiled it."""
+    """The same archive, as compiled by another version of Python."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(program)) as old, zipfile.ZipFile(buffer, "w") as new:
         for name in old.namelist():
@@ -43,15 +43,15 @@ def of_another_version(program: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def test_this_python_runs_what_was_compiled(tmp_path: Path) -> None:
-    assert loaded(archive(), tmp_path) == [".pyc", ".pyc"]
+def test_same_python_imports_compiled_modules(tmp_path: Path) -> None:
+    assert loaded_suffixes(archive(), tmp_path) == [".pyc", ".pyc"]
 
 
-def test_another_python_takes_the_sources(tmp_path: Path) -> None:
-    assert loaded(of_another_version(archive()), tmp_path) == [".py", ".py"]
+def test_other_python_imports_sources(tmp_path: Path) -> None:
+    assert loaded_suffixes(of_another_version(archive()), tmp_path) == [".py", ".py"]
 
 
-def test_every_source_comes_with_its_compiled_form() -> None:
+def test_every_source_has_a_compiled_module() -> None:
     with zipfile.ZipFile(io.BytesIO(archive())) as file:
         names = set(file.namelist())
     sources = {name for name in names if name.endswith(".py")}
@@ -59,19 +59,19 @@ def test_every_source_comes_with_its_compiled_form() -> None:
     assert {"__main__.py", "harness/vmm/machine.py", "harness/agent/supervisor.py"} <= sources
 
 
-def test_a_host_without_a_usable_python_says_so() -> None:
-    class Without(LocalHost):
+def test_host_without_python_raises_an_error_with_a_hint() -> None:
+    class HostWithoutPython(LocalHost):
         def spawn(self, argv: Sequence[str]) -> Any:
             return super().spawn(["sh", "-c", "echo python3: not found >&2; exit 127"])
 
-    host = Without("tests")
-    with pytest.raises(HostError, match="python3: not found") as refused:
+    host = HostWithoutPython("tests")
+    with pytest.raises(HostError, match="python3: not found") as error:
         AgentClient(host)
-    assert "python3 >= 3.9" in refused.value.hint
+    assert "python3 >= 3.9" in error.value.hint
     host.close()
 
 
-def test_nothing_of_it_is_left_on_the_host() -> None:
+def test_archive_is_not_written_to_the_hosts_disk() -> None:
     host = LocalHost("tests")
     supervisor = AgentClient(host)
     files = [path.readlink() for path in Path(f"/proc/{supervisor.pid}/fd").iterdir()]

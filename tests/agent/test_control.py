@@ -1,4 +1,4 @@
-"""The control protocol's lines, and the arguments of "create"."""
+"""The control protocol's lines and descriptors, and the arguments of "create"."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.vmm.fuzz_inputs import FIELDS
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 100])
-def test_lines_are_whole_however_they_come(step: int) -> None:
+def test_lines_are_joined_from_parts(step: int) -> None:
     stream = b'{"a": 1}\n\n{"b": 2}\nrest'
     reader = LineReader()
     lines = [
@@ -28,18 +28,18 @@ def test_lines_are_whole_however_they_come(step: int) -> None:
     assert list(reader.feed(b"\n")) == [b"rest"]
 
 
-def test_a_line_up_to_the_limit_is_one() -> None:
+def test_line_of_the_maximum_length_is_read() -> None:
     reader = LineReader()
     assert list(reader.feed(b"x" * LINE_LIMIT)) == []
     assert list(reader.feed(b"\n")) == [b"x" * LINE_LIMIT]
 
 
-def test_an_endless_line_is_refused_once_and_forgotten() -> None:
+def test_oversized_line_raises_once_and_is_dropped() -> None:
     reader = LineReader()
-    whole = reader.feed(b"first\n" + b"x" * LINE_LIMIT + b"x")
-    assert next(whole) == b"first"
+    lines = reader.feed(b"first\n" + b"x" * LINE_LIMIT + b"x")
+    assert next(lines) == b"first"
     with pytest.raises(ValueError, match="longer than"):
-        next(whole)
+        next(lines)
     for _ in range(5):
         assert list(reader.feed(b"x" * LINE_LIMIT)) == []
         assert len(reader._rest) == 0
@@ -47,7 +47,7 @@ def test_an_endless_line_is_refused_once_and_forgotten() -> None:
     assert list(reader.feed(b"st\n")) == [b"rest"]
 
 
-def test_a_channel_adds_the_guests_name_and_ends_with_the_socket() -> None:
+def test_channel_adds_the_guest_and_ends_with_the_socket() -> None:
     ours, theirs = socket.socketpair()
     channel = Channel("g", theirs)
     channel.event("mark", stage="kernel")
@@ -61,7 +61,7 @@ def test_a_channel_adds_the_guests_name_and_ends_with_the_socket() -> None:
     theirs.close()
 
 
-def test_files_come_as_descriptors_and_are_closed_again(tmp_path: Path) -> None:
+def test_files_arrive_as_descriptors_and_are_closed(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     channel = Channel("g", theirs)
     written: list[int] = []
@@ -92,7 +92,7 @@ def test_files_come_as_descriptors_and_are_closed_again(tmp_path: Path) -> None:
     theirs.close()
 
 
-def test_the_smallest_and_the_whole_configuration() -> None:
+def test_minimal_and_complete_configuration() -> None:
     assert Config.parse({"kernel": "k"}) == Config("k")
     disks = [{"path": "p", "serial": "s", "readonly": False, "direct": True}]
     parsed = Config.parse({**FIELDS, "disks": disks, "vcpus": 2, "vsock": True})
@@ -130,17 +130,17 @@ def test_the_smallest_and_the_whole_configuration() -> None:
     ],
     ids=str,
 )
-def test_fields_of_another_type_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_fields_of_a_wrong_type_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as error:
         Config.parse({**FIELDS, **wrong})
-    assert refused.value.cause
+    assert error.value.cause
 
 
 @pytest.mark.parametrize("wrong", [None, [], "kernel", 3, {}])
-def test_arguments_that_are_none_are_refused(wrong: Any) -> None:
+def test_arguments_of_a_wrong_type_are_refused(wrong: Any) -> None:
     with pytest.raises(ConfigError):
         Config.parse(wrong)
 
 
-def test_a_path_that_is_no_utf8_is_one() -> None:
+def test_path_that_is_not_utf8_is_accepted() -> None:
     assert Config.parse({"kernel": "/k\udcff"}).kernel == "/k\udcff"

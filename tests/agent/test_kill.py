@@ -1,4 +1,4 @@
-"""kill -9 at every stage of a guest's life: nothing stays, or whoever comes next removes it."""
+"""SIGKILL at every stage of a guest's life: nothing remains, or the next supervisor removes it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ STAGES = ["create", "boot", "ready", "stop"]
 
 @pytest.fixture
 def own(tmp_path: Path) -> Any:
-    made = Raw(tmp_path)
-    yield made
-    made.close()
+    supervisor = Raw(tmp_path)
+    yield supervisor
+    supervisor.close()
 
 
 def children(raw: Raw) -> list[psutil.Process]:
@@ -34,8 +34,8 @@ def children(raw: Raw) -> list[psutil.Process]:
     return []
 
 
-def reach(raw: Raw, stage: str, name: str, op: str, arguments: dict[str, Any]) -> None:
-    """Bring a guest to a stage; what it then does is not waited for."""
+def bring_to_stage(raw: Raw, stage: str, name: str, op: str, arguments: dict[str, Any]) -> None:
+    """Bring a guest to a stage, without waiting for the stage's end."""
     request = {"id": 0, "op": op, "guest": name, "arguments": arguments}
     start = len(raw.messages)
     raw.send(json.dumps(request).encode() + b"\n")
@@ -52,80 +52,81 @@ def reach(raw: Raw, stage: str, name: str, op: str, arguments: dict[str, Any]) -
         raw.send(json.dumps({"id": 0, "op": "stop", "guest": name}).encode() + b"\n")
 
 
-def guest(op: str, folder: Path) -> dict[str, Any]:
+def arguments_of(op: str, folder: Path) -> dict[str, Any]:
     if op == "exec":
         return SLEEP
     return {"kernel": kernel(HELLO + FOR_EVER, folder), "memory": 16, "vsock": False}
 
 
-def left(raw: Raw) -> list[str]:
-    """The cgroups that a supervisor has made and that are there."""
-    mount = cgroup._mount()
+def cgroup_folders(raw: Raw) -> list[str]:
+    """The existing cgroups of a supervisor."""
+    mount = cgroup._mount_point()
     return [str(path) for path in Path(f"{mount}/pytest-hypervisor").glob(f"{raw.process.pid}-*")]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("op", ["create", "exec"])
-def test_a_killed_supervisor(
+def test_killed_supervisor_takes_its_guests_along(
     own: Raw, kvm_device: str, tmp_path: Path, op: str, stage: str
 ) -> None:
-    reach(own, stage, "g", op, guest(op, tmp_path))
+    bring_to_stage(own, stage, "g", op, arguments_of(op, tmp_path))
     pids = [child.pid for child in children(own)]
     own.process.kill()
     own.process.wait()
     assert all(map(gone, pids))
-    following = Cgroups()
-    assert left(own) == []
-    following.close()
+    next_supervisor = Cgroups()
+    assert cgroup_folders(own) == []
+    next_supervisor.close()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("op", ["create", "exec"])
-def test_a_killed_guests_process(
+def test_killed_guest_process_leaves_nothing(
     own: Raw, kvm_device: str, tmp_path: Path, op: str, stage: str
 ) -> None:
-    reach(own, stage, "g", op, guest(op, tmp_path))
+    bring_to_stage(own, stage, "g", op, arguments_of(op, tmp_path))
     for child in children(own)[:1]:
-        os.kill(child.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # a stopped guest may have ended already
+            os.kill(child.pid, signal.SIGKILL)
     end = own.event("end", "g")
     assert end["reason"] in ("killed", *(("stopped",) if stage == "stop" else ()))
     own.event("process_exit", "g")
     assert children(own) == []
-    assert all(not Path(path, "g").exists() for path in left(own))
-    assert "result" in own.ask("exec", "g", arguments=SLEEP)  # the name is free again
+    assert all(not Path(path, "g").exists() for path in cgroup_folders(own))
+    assert "result" in own.ask("exec", "g", arguments=SLEEP)  # the name is free
 
 
 @pytest.mark.parametrize("stage", ["boot", "stop"])
-def test_a_killed_peer(own: Raw, stage: str) -> None:
-    reach(own, stage, "g", "exec", SLEEP)
+def test_killed_external_vmm_leaves_nothing(own: Raw, stage: str) -> None:
+    bring_to_stage(own, stage, "g", "exec", SLEEP)
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(own.process.pid).children():
-            for peer in child.children():
-                peer.kill()
+            for vmm in child.children():
+                vmm.kill()
     assert own.event("end", "g")["reason"] in ("killed", "stopped")
     own.event("process_exit", "g")
     assert children(own) == []
 
 
-def test_what_a_peer_started_ends_with_a_killed_supervisor(own: Raw) -> None:
-    """Where there are cgroups; only they hold what has left every process group."""
-    if cgroup._mount() is None or not left(own):
-        pytest.skip("no cgroup of version 2 can be made here")
+def test_children_of_an_external_vmm_end_with_the_supervisor(own: Raw) -> None:
+    """Only a cgroup can end processes that have left their process group."""
+    if cgroup._mount_point() is None or not cgroup_folders(own):
+        pytest.skip("this host permits no cgroup of version 2")
     script = "setsid sleep 1000 & echo $! ; sleep 1000"
     assert "result" in own.ask("exec", "g", arguments={"argv": ["sh", "-c", script]})
     grandchild = int(own.event("console", "g")["text"])
     own.process.kill()
     own.process.wait()
-    following = Cgroups()
+    next_supervisor = Cgroups()
     assert gone(grandchild)
-    assert left(own) == []
-    following.close()
+    assert cgroup_folders(own) == []
+    next_supervisor.close()
 
 
-def test_limits_are_had_or_refused(own: Raw) -> None:
+def test_limits_are_set_or_refused(own: Raw) -> None:
     answer = own.ask("exec", "g", arguments=SLEEP, limits={"memory": 64})
     if "error" in answer:
-        assert "no limit by memory.max" in answer["error"]["cause"]
+        assert "memory.max cannot be set" in answer["error"]["cause"]
         assert "run as root" in answer["error"]["hint"]
         assert own.event("end", "g")["reason"] == "refused"
     else:
@@ -134,11 +135,11 @@ def test_limits_are_had_or_refused(own: Raw) -> None:
         assert own.ask("stats", "g")["result"]["cgroup_memory"] > 0
 
 
-def test_who_is_killed_for_memory_is_told_so(own: Raw) -> None:
+def test_memory_kill_has_its_own_reason(own: Raw) -> None:
     script = "x=$(head -c 200000000 /dev/zero | tr '\\0' x)"
     arguments = {"argv": ["sh", "-c", script]}
     if "error" in own.ask("exec", "g", arguments=arguments, limits={"memory": 64}):
-        pytest.skip("the memory controller is not to be had here")
+        pytest.skip("this host has no memory controller")
     end = own.event("end", "g")
     assert end["reason"] == "out-of-memory"
     own.event("process_exit", "g")

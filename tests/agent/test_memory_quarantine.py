@@ -1,4 +1,4 @@
-"""Memory of ended guests that is kept from being used again."""
+"""The quarantine of ended guests' memory files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness.vmm.memory import create_memory_file
 MIB = 1 << 20
 
 
-def used(mib: int = 1) -> int:
-    """A memory file in which something was written."""
+def written_file(mib: int = 1) -> int:
+    """A memory file with written pages."""
     file = create_memory_file()
     os.pwrite(file, b"\1" * mib * MIB, 0)
     return file
@@ -29,54 +29,54 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def test_nothing_is_kept_unasked() -> None:
-    made, file = MemoryQuarantine(), used()
-    made.add(file)
+def test_disabled_quarantine_closes_files() -> None:
+    quarantine, file = MemoryQuarantine(), written_file()
+    quarantine.add(file)
     assert not is_open(file)
-    assert made.held == 0
+    assert quarantine.size_mib == 0
 
 
-def test_only_what_was_used_is_kept() -> None:
-    made, empty, file = MemoryQuarantine(), create_memory_file(), used(3)
-    made.wanted = True
-    made.add(empty)
-    made.add(file)
+def test_empty_files_are_closed() -> None:
+    quarantine, empty, file = MemoryQuarantine(), create_memory_file(), written_file(3)
+    quarantine.enabled = True
+    quarantine.add(empty)
+    quarantine.add(file)
     assert (is_open(empty), is_open(file)) == (False, True)
-    assert made.held == 3
-    made.close()
+    assert quarantine.size_mib == 3
+    quarantine.close()
     assert not is_open(file)
-    assert made.held == 0
+    assert quarantine.size_mib == 0
 
 
-def test_the_oldest_goes_when_the_host_is_short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, files = MemoryQuarantine(), [used() for _ in range(4)]
-    made.wanted = True
+def test_oldest_files_are_freed_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    quarantine, files = MemoryQuarantine(), [written_file() for _ in range(4)]
+    quarantine.enabled = True
     for file in files:
-        made.add(file)
+        quarantine.add(file)
     monkeypatch.setattr(memory_quarantine, "memory_available", lambda: 2048.0)
-    made.make_room()
-    assert all(map(is_open, files)), "there is memory to spare"
+    quarantine.release_excess()
+    assert all(map(is_open, files)), "the host has enough memory"
 
     def available() -> float:
         return 2048 - sum(map(is_open, files[:2]))
 
     monkeypatch.setattr(memory_quarantine, "memory_available", available)
-    made.make_room()
+    quarantine.release_excess()
     assert list(map(is_open, files)) == [False, False, True, True]
     monkeypatch.setattr(memory_quarantine, "memory_available", lambda: 0.0)
-    made.make_room()
+    quarantine.release_excess()
     assert not any(map(is_open, files))
-    made.make_room()
+    quarantine.release_excess()
 
 
-def test_not_every_descriptor_goes_to_it() -> None:
-    made = MemoryQuarantine()
-    made.wanted = True
-    files = [used() for _ in range(65)]
+def test_number_of_files_is_limited() -> None:
+    quarantine = MemoryQuarantine()
+    quarantine.enabled = True
+    files = [written_file() for _ in range(65)]
     for file in files:
-        made.add(file)
+        quarantine.add(file)
     assert [is_open(file) for file in files] == [False] + [True] * 64
-    made.close()
+    quarantine.close()
 
 
 def test_available_memory_is_in_mib() -> None:

@@ -1,4 +1,4 @@
-"""The guests' network on this machine: its bridge, taps on it, the way in, and its end."""
+"""The guests' network on this machine: bridge, taps, access from the host, removal."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ FRAME = b"\xff" * 6 + bytes.fromhex("020000000001") + b"\x88\xb5" + b"a frame".l
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    made = Network()
+    network = Network()
     try:
-        made.facts()
+        network.facts()
     except ConfigError as error:
         pytest.skip(f"no network here: {error.cause}")
-    yield made
-    made.close()
+    yield network
+    network.close()
 
 
 @pytest.fixture
 def taps(network: Network) -> Network:
-    """The same, where taps can be made as well."""
+    """The network, on a machine that permits taps."""
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        pytest.skip("/dev/net/tun is not there or not ours to open")
+        pytest.skip("/dev/net/tun is missing or not accessible")
     return network
 
 
 def within(network: Network, work: Callable[[], Any]) -> Any:
-    """What `work` returns, done by a child that enters the network."""
+    """The result of `work` in a child process that has entered the network."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -71,43 +71,43 @@ def interfaces() -> list[str]:
 
 
 def routes() -> list[list[str]]:
-    """Destination, gateway and mask of each, as the kernel prints them."""
+    """Destination, gateway and mask of each route, in the kernel's format."""
     table = Path("/proc/thread-self/net/route").read_text().splitlines()[1:]
     return [[row.split()[at] for at in (1, 2, 7)] for row in table]
 
 
 def users(identity: int) -> list[str]:
-    """Who holds a network namespace: by being in it, by a descriptor, by a mount."""
+    """The /proc entries of processes in a network namespace, and of descriptors of it."""
     name = f"net:[{identity}]"
-    found = []
+    paths = []
     for pattern in ("[0-9]*/ns/net", "[0-9]*/fd/*"):
         for path in Path("/proc").glob(pattern):
             try:
                 if str(path.readlink()) == name:
-                    found.append(str(path))
+                    paths.append(str(path))
             except OSError:
                 continue
-    return found
+    return paths
 
 
-def test_there_is_the_bridge_and_no_way_out(network: Network) -> None:
+def test_network_has_a_bridge_and_no_route_outside(network: Network) -> None:
     before = interfaces()
     assert within(network, interfaces) == [BRIDGE, "lo"]
-    # 10.1.0.0/16 at the bridge itself, and nothing else
+    # only 10.1.0.0/16 on the bridge
     assert within(network, routes) == [["0000010A", "00000000", "0000FFFF"]]
     assert interfaces() == before
 
 
-def test_another_network_is_not_made_again(network: Network) -> None:
+def test_network_is_created_once(network: Network) -> None:
     assert network.facts() == network.facts()
 
 
-def test_nobody_enters_what_was_not_made() -> None:
-    with pytest.raises(ConfigError, match="was not made"):
+def test_enter_requires_a_created_network() -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
         Network().enter()
 
 
-def test_it_is_gone_when_nobody_holds_it(network: Network) -> None:
+def test_namespace_ends_with_its_last_user(network: Network) -> None:
     identity = Path(network.facts()["namespaces"]["net"]).stat().st_ino
     assert users(identity)
     network.close()
@@ -125,12 +125,12 @@ print(os.geteuid())
 """
 
 
-def test_without_root_it_is_in_a_user_namespace(network: Network) -> None:
+def test_without_root_the_network_is_in_a_user_namespace(network: Network) -> None:
     if os.geteuid():
-        pytest.skip("for root, who can be somebody else")
+        pytest.skip("needs root, to become another user")
     root, python = Path(__file__).parents[2], shutil.which("python3", path=os.defpath)
     if python is None or root.stat().st_mode & 5 != 5:
-        pytest.skip("nobody but root may run Python, or read this checkout")
+        pytest.skip("only root can run Python or read this checkout")
     done = subprocess.run(
         [python, "-B", "-c", ROOTLESS],
         user=NOBODY,
@@ -143,11 +143,11 @@ def test_without_root_it_is_in_a_user_namespace(network: Network) -> None:
         check=False,
     )
     if "no network namespace" in done.stderr:
-        pytest.skip("user namespaces are not allowed here")
+        pytest.skip("this host forbids user namespaces")
     assert done.stdout.splitlines() == ["user net", f"{BRIDGE} lo", str(NOBODY)], done.stderr
 
 
-def test_taps_are_on_the_bridge_and_end_with_their_descriptor(taps: Network) -> None:
+def test_taps_end_with_their_descriptor(taps: Network) -> None:
     def work() -> Any:
         fds = [open_tap(BRIDGE), open_tap(BRIDGE)]
         during = interfaces()
@@ -160,25 +160,25 @@ def test_taps_are_on_the_bridge_and_end_with_their_descriptor(taps: Network) -> 
     assert after == [BRIDGE, "lo"]
 
 
-def test_a_frame_goes_from_tap_to_tap(taps: Network) -> None:
+def test_bridge_forwards_frames_between_taps(taps: Network) -> None:
     def work() -> bool:
         one, other = open_tap(BRIDGE), open_tap(BRIDGE)
-        got: list[bytes] = []
+        frames: list[bytes] = []
 
         def arrived() -> bool:
-            # the kernel's own neighbour discovery is on the wire as well
+            # neighbour discovery of the kernel may arrive as well
             try:
-                got.append(os.read(other, 4096)[HEADER:])
+                frames.append(os.read(other, 4096)[HEADER:])
             except BlockingIOError:
                 os.write(one, bytes(HEADER) + FRAME)
-            return FRAME in got
+            return FRAME in frames
 
         return wait_until(arrived)
 
     assert within(taps, work)
 
 
-def test_a_bridge_that_is_not_there(taps: Network) -> None:
+def test_tap_on_a_missing_bridge_is_an_error(taps: Network) -> None:
     def work() -> list[str]:
         try:
             open_tap("absent")
@@ -198,9 +198,9 @@ while data := client.recv(100): client.sendall(data.upper())
 """
 
 
-def test_the_host_reaches_it_through_a_relay(network: Network) -> None:
-    places = network.facts()["namespaces"]
-    nsenter = ["nsenter", "--preserve-credentials", *(f"--{n}={p}" for n, p in places.items())]
+def test_host_connects_through_a_relay(network: Network) -> None:
+    namespaces = network.facts()["namespaces"]
+    nsenter = ["nsenter", "--preserve-credentials", *(f"--{n}={p}" for n, p in namespaces.items())]
     host = LocalHost()
     server = host.spawn([*nsenter, "--", sys.executable, "-c", SERVER])
     port = int(server.readline())
@@ -214,39 +214,39 @@ def test_the_host_reaches_it_through_a_relay(network: Network) -> None:
     host.close()
 
 
-def test_the_ways_to_reach_guests_are_told(tmp_path: Path) -> None:
-    """By a whole supervisor: what this machine has, or what it lacks, and the hint."""
+def test_connectivity_names_the_network_or_the_cause(tmp_path: Path) -> None:
+    """A supervisor's answer: this machine's network, or cause and hint."""
     program = [sys.executable, "-m", "harness.agent"]
-    asked = b'{"id": 1, "op": "connectivity"}\n'
-    done = subprocess.run(program, input=asked, capture_output=True, check=True)
+    request = b'{"id": 1, "op": "connectivity"}\n'
+    done = subprocess.run(program, input=request, capture_output=True, check=True)
     answer = next(json.loads(line) for line in done.stdout.splitlines() if b'"id": 1' in line)
-    ways = answer["result"]
-    assert isinstance(ways["vsock"], bool)
-    if "network" in ways:
-        assert ways["network"]["bridge"] == BRIDGE
+    result = answer["result"]
+    assert isinstance(result["vsock"], bool)
+    if "network" in result:
+        assert result["network"]["bridge"] == BRIDGE
     else:
-        assert ways["cause"]
-        assert ways["hint"]
+        assert result["cause"]
+        assert result["hint"]
     assert done.stderr == b""
 
 
-def test_a_guest_without_a_network_to_enter_is_refused(tmp_path: Path) -> None:
-    """Asked for before "connectivity": it must not end up on a bridge of the host's."""
+def test_guest_is_refused_before_the_network_exists(tmp_path: Path) -> None:
+    """Without a request for "connectivity": the guest must not join a bridge of the host."""
     program = [sys.executable, "-m", "harness.agent"]
     networks = [{"mac": "02:00:00:00:00:01", "bridge": "guests"}]
     arguments = {"kernel": "/absent", "networks": networks}
-    line = json.dumps({"id": 1, "guest": "g", "op": "create", "arguments": arguments}) + "\n"
+    request = json.dumps({"id": 1, "guest": "g", "op": "create", "arguments": arguments}) + "\n"
     process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout
-    process.stdin.write(line.encode())
+    process.stdin.write(request.encode())
     process.stdin.flush()
-    answer = next(json.loads(told) for told in process.stdout if b'"id": 1' in told)
-    assert "was not made" in answer["error"]["cause"]
+    answer = next(json.loads(line) for line in process.stdout if b'"id": 1' in line)
+    assert "does not exist" in answer["error"]["cause"]
     process.communicate()
 
 
-def test_a_header_is_what_vhost_wants() -> None:
+def test_header_has_the_size_that_vhost_requires() -> None:
     """struct virtio_net_hdr_v1: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset,
     num_buffers."""
     assert struct.calcsize("<BBHHHHH") == HEADER

@@ -1,4 +1,4 @@
-"""What a guest's process can do no more, asked of the kernel and tried."""
+"""The sandbox of a guest's process: the kernel's view of it, and attempts to break its rules."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CONFINED = """
 import ctypes, errno, mmap, os, signal, socket, sys, threading
 from harness.agent import sandbox
 libc = ctypes.CDLL(None, use_errno=True)
-taken = sandbox.enter()
-def refused(act):
+steps = sandbox.enter()
+def attempt(act):
     try:
         act()
     except OSError as error:
@@ -31,7 +31,7 @@ def refused(act):
 
 
 def confined(source: str) -> tuple[int, list[str]]:
-    """A process that enters the sandbox and goes on with `source`: its status and its lines."""
+    """Run `source` in a process that has entered the sandbox; returns status and words printed."""
     done = subprocess.run(
         [sys.executable, "-c", CONFINED + source + "\nsys.stdout.flush()\nos._exit(0)"],
         stdout=subprocess.PIPE,
@@ -49,7 +49,7 @@ def status(pid: int) -> list[dict[str, str]]:
     ]
 
 
-def test_the_kernel_says_so_of_every_thread(run: Runner) -> None:
+def test_all_threads_are_confined(run: Runner) -> None:
     guest = run(HELLO + FOR_EVER, vcpus=2)
     guest.wait_line("hi")
     facts = guest.machine.facts
@@ -66,18 +66,18 @@ def test_the_kernel_says_so_of_every_thread(run: Runner) -> None:
             assert one["Groups"].split() == []
     assert {"no core dump", "no capabilities", "no new privileges"} <= set(facts["sandbox"])
     assert ("user nobody" in facts["sandbox"]) == ROOT
-    # by who may: what the process costs is still to be seen
+    # root can still read the cost of the process
     assert psutil.Process(facts["pid"]).memory_info().rss > 0
     assert guest.machine.statistics()["cpu_ns"] > 0
 
 
-def test_it_can_be_left_out(run: Runner) -> None:
+def test_sandbox_is_optional(run: Runner) -> None:
     guest = run(HELLO + POWER_OFF + FOR_EVER, sandbox=False)
     assert guest.machine.facts["sandbox"] == []
     assert guest.end().reason == "power-off"
 
 
-def test_a_peer_gains_no_rights(peers: Runner) -> None:
+def test_external_vmm_gains_no_privileges(peers: Runner) -> None:
     guest = peers.start("exec", "peer", argv=["sleep", "100"])
     assert guest.machine.facts["sandbox"] == ["no new privileges"]
     assert {one["NoNewPrivs"] for one in status(guest.machine.facts["pid"])} == {"1"}
@@ -85,7 +85,7 @@ def test_a_peer_gains_no_rights(peers: Runner) -> None:
 
 @pytest.fixture
 def seccomp() -> None:
-    if "seccomp" not in confined("print(*taken, sep='\\n')")[1]:
+    if "seccomp" not in confined("print(*steps, sep='\\n')")[1]:
         pytest.skip("this kernel has no seccomp filters")
 
 
@@ -98,12 +98,12 @@ def seccomp() -> None:
         "libc.syscall(234, os.getppid(), os.getppid(), 0)",  # tgkill
         "libc.syscall(101, 16, os.getppid(), 0, 0)",  # ptrace
         "libc.syscall(310, os.getppid(), 0, 0, 0, 0, 0)",  # process_vm_readv
-        "libc.syscall(0x40000000 | 39)",  # getpid as x32 has it
+        "libc.syscall(0x40000000 | 39)",  # getpid of the x32 ABI
         "libc.syscall(425, 1, 0)",  # io_uring_setup
         "libc.syscall(272, 0x10000000)",  # unshare
     ],
 )
-def test_what_a_vmm_never_asks_for_ends_it(source: str) -> None:
+def test_forbidden_call_ends_the_process(source: str) -> None:
     assert confined(source) == (-signal.SIGSYS, [])
 
 
@@ -111,50 +111,50 @@ def test_what_a_vmm_never_asks_for_ends_it(source: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "refused(lambda: open('/etc/passwd'))",
-        "refused(lambda: os.listdir('/'))",
-        "refused(lambda: mmap.mmap(-1, 4096, prot=7))",
-        "refused(lambda: os.open('/dev/kvm', os.O_RDWR))",
-        "refused(lambda: os.readlink('/proc/self/exe'))",
-        "refused(lambda: os.kill(os.getppid(), 0))",
+        "attempt(lambda: open('/etc/passwd'))",
+        "attempt(lambda: os.listdir('/'))",
+        "attempt(lambda: mmap.mmap(-1, 4096, prot=7))",
+        "attempt(lambda: os.open('/dev/kvm', os.O_RDWR))",
+        "attempt(lambda: os.readlink('/proc/self/exe'))",
+        "attempt(lambda: os.kill(os.getppid(), 0))",
     ],
 )
-def test_what_it_may_try_in_passing_fails(source: str) -> None:
+def test_failing_call_has_an_error(source: str) -> None:
     assert confined(source) == (0, ["ENOSYS"])
 
 
-def test_it_works_on() -> None:
+def test_threads_signals_memory_and_files_work() -> None:
     source = """
 made = threading.Thread(target=lambda: print(len(os.urandom(8)), flush=True), name="t")
 made.start(); made.join()
 signal.signal(signal.SIGUSR1, lambda *_: print("signal", flush=True))
 signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
 len(mmap.mmap(-1, 1 << 22)); bytearray(1 << 22)
-refused(lambda: os.preadv(os.memfd_create("x"), [bytearray(8)], 0))
+attempt(lambda: os.preadv(os.memfd_create("x"), [bytearray(8)], 0))
 """
     assert confined(source) == (0, ["8", "signal", "done"])
 
 
-def test_sockets_are_those_to_guests() -> None:
+def test_only_vsock_sockets_are_allowed() -> None:
     source = """
-refused(lambda: socket.socket(socket.AF_VSOCK))
-refused(lambda: socket.socket(socket.AF_INET))
-refused(lambda: socket.socket(socket.AF_UNIX))
+attempt(lambda: socket.socket(socket.AF_VSOCK))
+attempt(lambda: socket.socket(socket.AF_INET))
+attempt(lambda: socket.socket(socket.AF_UNIX))
 """
     assert confined(source) == (0, ["done", "ENOSYS", "ENOSYS"])
 
 
-def test_a_system_call_that_is_not_allowed_is_named(run: Runner) -> None:
+def test_end_by_a_forbidden_call_names_seccomp(run: Runner) -> None:
     guest = run(HELLO + FOR_EVER)
     guest.wait_line("hi")
-    os.kill(guest.machine.facts["pid"], signal.SIGSYS)  # what the kernel does then
+    os.kill(guest.machine.facts["pid"], signal.SIGSYS)  # as the kernel does after a forbidden call
     end = guest.end()
     assert end.reason == "killed"
     assert "SIGSYS" in end.detail
     assert "seccomp" in end.detail
 
 
-WITHHELD = """
+DROP = """
 import ctypes, os, struct
 from harness.agent import sandbox
 header, held = struct.pack("<Ii", 0x2008_0522, 0), ctypes.create_string_buffer(24)
@@ -163,22 +163,22 @@ assert libc.syscall(125, header, held) == 0
 words = struct.unpack("<6I", held.raw)
 inherited = struct.pack("<6I", *words[:2], words[1], *words[3:5], words[4])
 assert libc.syscall(126, header, inherited) == 0
-sandbox.withhold((16, 17, 25))
+sandbox.drop_capabilities((16, 17, 25))
 os.execvp("grep", ["grep", "^Cap", "/proc/self/status"])
 """
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root's capabilities")
-def test_what_is_withheld_is_not_inherited_either() -> None:
+def test_dropped_capabilities_are_not_inherited() -> None:
     def capabilities(*argv: str) -> dict[str, int]:
-        said = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
-        pairs = (line.split(":") for line in said.splitlines())
+        output = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+        pairs = (line.split(":") for line in output.splitlines())
         return {name: int(value, 16) for name, value in pairs}
 
     before = capabilities("grep", "^Cap", "/proc/self/status")
-    after = capabilities(sys.executable, "-c", WITHHELD)
-    kept = ~(1 << 16 | 1 << 17 | 1 << 25)
+    after = capabilities(sys.executable, "-c", DROP)
+    mask = ~(1 << 16 | 1 << 17 | 1 << 25)
     assert after["CapInh"] == 0
     for which in ("CapPrm", "CapEff", "CapBnd"):
-        assert after[which] == before[which] & kept
-    assert before["CapPrm"] & ~kept
+        assert after[which] == before[which] & mask
+    assert before["CapPrm"] & ~mask

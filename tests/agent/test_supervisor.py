@@ -1,4 +1,4 @@
-"""The supervisor's process by its protocol alone: lines in, lines out, and what becomes of it."""
+"""The supervisor's process by its protocol: requests, answers, events, ends, leaks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from harness.agent.control import LINE_LIMIT
-from harness.agent.supervisor import Supervisor, _describe
+from harness.agent.guest_processes import GuestProcesses, describe_status
 from harness.agent.utilization import memory_available
 from harness.hypervisors.archive import archive
 from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, kernel
@@ -56,16 +56,16 @@ class Raw:
         for line in self.process.stdout:
             self.messages.append(json.loads(line))
 
-    def wait(self, wanted: Callable[[Message], Any], start: int = 0) -> Message:
-        """The first such message from `start` on."""
-        found: list[Message] = []
+    def wait(self, matches: Callable[[Message], Any], start: int = 0) -> Message:
+        """The first matching message from index `start` on."""
+        matching: list[Message] = []
 
-        def look() -> bool:
-            found[:] = [message for message in self.messages[start:] if wanted(message)][:1]
-            return bool(found)
+        def has_match() -> bool:
+            matching[:] = [message for message in self.messages[start:] if matches(message)][:1]
+            return bool(matching)
 
-        assert wait_until(look), (self.messages[-5:], self.errors.read_text())
-        return found[0]
+        assert wait_until(has_match), (self.messages[-5:], self.errors.read_text())
+        return matching[0]
 
     def send(self, data: bytes) -> None:
         assert self.process.stdin is not None
@@ -73,7 +73,7 @@ class Raw:
         self.process.stdin.flush()
 
     def ask(self, op: Any, guest: Any = "", **more: Any) -> Message:
-        """Its answer."""
+        """Send a request and return its answer."""
         self.ids += 1
         number, start = self.ids, len(self.messages)
         request = {"id": number, "op": op, "guest": guest, **more}
@@ -81,13 +81,15 @@ class Raw:
         return self.wait(lambda message: message.get("id") == number, start)
 
     def event(self, name: str, guest: str) -> Message:
-        return self.wait(lambda told: (told.get("event"), told.get("guest")) == (name, guest))
+        return self.wait(
+            lambda message: (message.get("event"), message.get("guest")) == (name, guest)
+        )
 
     def alive(self) -> bool:
         return "result" in self.ask("capabilities") or "error" in self.ask("capabilities")
 
     def close(self) -> int:
-        """Close its input; its exit status."""
+        """Close its input; returns its exit status."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -102,21 +104,21 @@ class Raw:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raw]:
-    """One supervisor for all tests that do not end it."""
-    made = Raw(tmp_path_factory.mktemp("supervisor"))
-    yield made
-    assert made.close() == 0
-    assert made.errors.read_text() == ""
+    """A supervisor shared by all tests that do not end it."""
+    supervisor = Raw(tmp_path_factory.mktemp("supervisor"))
+    yield supervisor
+    assert supervisor.close() == 0
+    assert supervisor.errors.read_text() == ""
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Raw]:
-    made = Raw(tmp_path)
-    yield made
-    made.close()
+    supervisor = Raw(tmp_path)
+    yield supervisor
+    supervisor.close()
 
 
-# requests that are none
+# malformed requests
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def own(tmp_path: Path) -> Iterator[Raw]:
     ],
     ids=lambda line: f"{line[:12]!r}",
 )
-def test_malformed_lines_are_answered_and_survived(raw: Raw, line: bytes) -> None:
+def test_malformed_lines_give_an_error(raw: Raw, line: bytes) -> None:
     start = len(raw.messages)
     raw.send(line + b"\n")
     answer = raw.wait(lambda message: "error" in message, start)
@@ -149,24 +151,24 @@ def test_malformed_lines_are_answered_and_survived(raw: Raw, line: bytes) -> Non
 
 
 @pytest.mark.parametrize("op", ["dance", None, 5, [], {}])
-def test_unknown_operations_are_answered(raw: Raw, op: Any) -> None:
+def test_unknown_operations_give_an_error(raw: Raw, op: Any) -> None:
     assert "no guest ''" in raw.ask(op)["error"]["cause"]
     assert "no guest 'nobody'" in raw.ask(op, "nobody")["error"]["cause"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "a\nb", "\ud800"])
-def test_names_that_cannot_be_a_cgroups_are_refused(raw: Raw, name: str) -> None:
+def test_names_unusable_for_a_cgroup_are_refused(raw: Raw, name: str) -> None:
     assert "not usable" in raw.ask("exec", name, arguments=SLEEP)["error"]["cause"]
 
 
-def test_a_long_name_is_harmless(raw: Raw) -> None:
+def test_long_name_gives_a_guest_without_a_cgroup(raw: Raw) -> None:
     name = "x" * 5000
     assert raw.ask("exec", name, arguments=SLEEP)["result"]["cgroup"] is None
     assert raw.ask("stop", name)["result"]
     raw.event("process_exit", name)
 
 
-def test_a_name_that_is_taken_is_refused(raw: Raw) -> None:
+def test_name_of_a_running_guest_is_refused(raw: Raw) -> None:
     assert "result" in raw.ask("exec", "twice", arguments=SLEEP)
     assert "taken" in raw.ask("exec", "twice", arguments=SLEEP)["error"]["cause"]
     assert raw.ask("stop", "twice")["result"]
@@ -179,7 +181,7 @@ def test_a_name_that_is_taken_is_refused(raw: Raw) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("op", ["create", "exec"])
-def test_refused_guests_are_answered_and_end(raw: Raw, op: str, arguments: Any) -> None:
+def test_refused_guest_has_an_error_and_an_end(raw: Raw, op: str, arguments: Any) -> None:
     name = f"{op} {arguments}".replace("/", "|")
     error = raw.ask(op, name, arguments=arguments)["error"]
     assert error["cause"]
@@ -190,7 +192,7 @@ def test_refused_guests_are_answered_and_end(raw: Raw, op: str, arguments: Any) 
     assert "no guest" in raw.ask("stats", name)["error"]["cause"]
 
 
-def test_guests_survive_malformed_requests(raw: Raw, kvm_device: str, tmp_path: Path) -> None:
+def test_guest_survives_malformed_requests(raw: Raw, kvm_device: str, tmp_path: Path) -> None:
     config = {"kernel": kernel(HELLO + FOR_EVER, tmp_path), "memory": 16, "vsock": False}
     assert "result" in raw.ask("create", "tough", arguments=config)
     requests: list[tuple[Any, Any]] = [
@@ -213,14 +215,14 @@ def test_guests_survive_malformed_requests(raw: Raw, kvm_device: str, tmp_path: 
         assert answer["error"]["cause"], op
     assert raw.ask("type", "tough", arguments={"text": "hello"})["result"]
     assert raw.ask("stats", "tough")["result"]["cpu_ns"] > 0
-    # an answer that repeats too long an id cannot come back, and harms nobody
+    # the answer repeats an id that makes it too long; it is dropped
     raw.send(b'{"id": "%s", "op": "stats", "guest": "tough"}\n' % (b"\\u0001" * 150_000))
     assert raw.ask("stop", "tough")["result"]
     assert raw.event("end", "tough")["reason"] == "stopped"
     raw.event("process_exit", "tough")
 
 
-def test_files_are_made_for_a_request_and_never_opened_twice(raw: Raw, tmp_path: Path) -> None:
+def test_files_of_a_request_are_created_exclusively(raw: Raw, tmp_path: Path) -> None:
     raw.ask("exec", "writer", arguments=SLEEP)
     before = resources(raw.process.pid)
     for files, cause in (
@@ -239,7 +241,7 @@ def test_files_are_made_for_a_request_and_never_opened_twice(raw: Raw, tmp_path:
 # ends
 
 
-def test_stop_is_always_answered_before_the_end(raw: Raw, kvm_device: str, tmp_path: Path) -> None:
+def test_stop_is_answered_before_the_end(raw: Raw, kvm_device: str, tmp_path: Path) -> None:
     config = {"kernel": kernel(FOR_EVER, tmp_path), "memory": 16, "vsock": False}
     for number in range(10):
         name = f"stopped {number}"
@@ -247,35 +249,36 @@ def test_stop_is_always_answered_before_the_end(raw: Raw, kvm_device: str, tmp_p
         start = len(raw.messages)
         assert raw.ask("stop", name)["result"]
         raw.event("process_exit", name)
-        kinds = [told.get("event") for told in raw.messages[start:] if told.get("guest") == name]
+        messages = [one for one in raw.messages[start:] if one.get("guest") == name]
+        kinds = [message.get("event") for message in messages]
         order = [None, "end", "process_exit"]
         assert [kind for kind in kinds if kind in order] == order
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGUSR2, 40, 63])
-def test_the_signal_that_killed_a_guest_is_told(raw: Raw, number: int) -> None:
+def test_end_names_the_signal_that_killed_a_guest(raw: Raw, number: int) -> None:
     name = f"killed {int(number)}"
     raw.ask("exec", name, arguments=SLEEP)
     facts = raw.ask("stats", name)
     assert "result" in facts
     (child,) = psutil.Process(raw.process.pid).children()
-    peer = child.children()[0].pid
+    program = child.children()[0].pid
     os.kill(child.pid, number)
     end = raw.event("end", name)
     assert end["reason"] == "killed"
     assert f"signal {int(number)} " in end["detail"]
     raw.event("process_exit", name)
-    assert gone(peer)
+    assert gone(program)
     assert raw.alive()
 
 
-def test_every_status_can_be_described() -> None:
+def test_every_exit_status_has_a_description() -> None:
     for number in range(1, 65):
-        assert _describe(number)[0] == "killed"
-    assert _describe(3 << 8) == ("vmm-error", "the VMM process ended with status 3")
+        assert describe_status(number)[0] == "killed"
+    assert describe_status(3 << 8) == ("vmm-error", "the VMM process ended with status 3")
 
 
-def test_kill_ends_a_guest_whose_process_hangs(raw: Raw) -> None:
+def test_kill_ends_a_hanging_guest(raw: Raw) -> None:
     raw.ask("exec", "frozen", arguments=SLEEP)
     (child,) = psutil.Process(raw.process.pid).children()
     os.kill(child.pid, signal.SIGSTOP)
@@ -284,7 +287,7 @@ def test_kill_ends_a_guest_whose_process_hangs(raw: Raw) -> None:
     raw.event("process_exit", "frozen")
 
 
-def test_a_guest_whose_process_hangs_does_not_hold_up_the_others(raw: Raw) -> None:
+def test_hanging_guest_does_not_delay_others(raw: Raw) -> None:
     raw.ask("exec", "hung", arguments=SLEEP)
     (child,) = psutil.Process(raw.process.pid).children()
     raw.ask("exec", "well", arguments=SLEEP)
@@ -300,8 +303,8 @@ def test_a_guest_whose_process_hangs_does_not_hold_up_the_others(raw: Raw) -> No
     raw.event("process_exit", "well")
 
 
-def busy(own: Raw) -> list[int]:
-    """Give a supervisor two peers; all process ids below it."""
+def start_two_guests(own: Raw) -> list[int]:
+    """Start two guests; returns the ids of all processes below the supervisor."""
     for name in ("a", "b"):
         assert "result" in own.ask("exec", name, arguments=SLEEP)
     below = psutil.Process(own.process.pid).children(recursive=True)
@@ -309,63 +312,63 @@ def busy(own: Raw) -> list[int]:
     return [process.pid for process in below]
 
 
-def test_the_end_of_its_input_ends_everything(own: Raw) -> None:
-    pids = busy(own)
+def test_end_of_input_ends_everything(own: Raw) -> None:
+    pids = start_two_guests(own)
     assert own.close() == 0
     assert all(map(gone, pids))
     assert own.errors.read_text() == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_end_everything_in_order(own: Raw, number: signal.Signals) -> None:
-    pids = busy(own)
-    for _ in range(5):  # impatience must not cut the clean-up short
+def test_signals_end_everything_cleanly(own: Raw, number: signal.Signals) -> None:
+    pids = start_two_guests(own)
+    for _ in range(5):  # further signals must not interrupt the clean-up
         os.kill(own.process.pid, number)
     assert own.process.wait(TIMEOUT) == 0
     assert all(map(gone, pids))
     assert own.errors.read_text() == ""
 
 
-def test_its_sudden_death_takes_everything_along(own: Raw) -> None:
-    pids = busy(own)
+def test_guests_end_with_a_killed_supervisor(own: Raw) -> None:
+    pids = start_two_guests(own)
     own.process.kill()
     own.process.wait(TIMEOUT)
     assert all(map(gone, pids))
 
 
-def test_a_closed_output_ends_it(own: Raw) -> None:
-    pids = busy(own)
+def test_closed_output_ends_the_supervisor(own: Raw) -> None:
+    pids = start_two_guests(own)
     assert own.process.stdout is not None
     os.kill(own.process.pid, signal.SIGSTOP)
     reader, writer = os.pipe()
-    os.dup2(reader, own.process.stdout.fileno())  # nobody has the other end's pipe any more
+    os.dup2(reader, own.process.stdout.fileno())  # now the supervisor's pipe has no reader
     os.close(reader)
     os.close(writer)
     os.kill(own.process.pid, signal.SIGCONT)
     assert all(map(gone, [*pids, own.process.pid]))
 
 
-def test_a_child_that_lost_its_parent_before_it_could_ask_ends(tmp_path: Path) -> None:
-    """PR_SET_PDEATHSIG is too late for a parent that is gone already."""
-    verdict = tmp_path / "verdict"
+def test_child_ends_if_its_parent_has_already_ended(tmp_path: Path) -> None:
+    """PR_SET_PDEATHSIG has no effect after the parent's end."""
+    marker = tmp_path / "marker"
     between = os.fork()
     if between == 0:
         parent = os.getpid()
         if os.fork() == 0:
             while os.getppid() == parent:
                 time.sleep(0.005)
-            supervisor = Supervisor.__new__(Supervisor)
+            guests = GuestProcesses.__new__(GuestProcesses)
             with contextlib.suppress(BaseException):
-                supervisor._become_child(parent, None)  # type: ignore[arg-type]
-            verdict.write_text("it lives")
+                guests._become_child(parent, None)  # type: ignore[arg-type]
+            marker.write_text("the child runs")
             os._exit(0)
         os._exit(0)
     os.waitpid(between, 0)
     time.sleep(0.2)
-    assert not verdict.exists()
+    assert not marker.exists()
 
 
-# what stays
+# leaks
 
 
 def resources(pid: int) -> tuple[int, int, int]:
@@ -385,7 +388,7 @@ def test_two_hundred_guests_leave_nothing(raw: Raw, kvm_device: str, tmp_path: P
     assert resources(raw.process.pid) == before
 
 
-def test_refusals_and_questions_leave_nothing(raw: Raw) -> None:
+def test_refused_guests_leave_nothing(raw: Raw) -> None:
     before = resources(raw.process.pid)
     for number in range(20):
         raw.ask("capabilities")
@@ -395,16 +398,14 @@ def test_refusals_and_questions_leave_nothing(raw: Raw) -> None:
     assert resources(raw.process.pid) == before
 
 
-@pytest.mark.parametrize("retires", [False, True])
-def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(
-    own: Raw, retires: bool
-) -> None:
+@pytest.mark.parametrize("quarantine", [False, True])
+def test_guest_without_free_descriptors_is_refused(own: Raw, quarantine: bool) -> None:
     raw = own
-    if retires:
+    if quarantine:
         raw.ask("quarantine_memory")
         raw.ask("exec", "ended", arguments={"argv": ["sh", "-c", WRITE_MEMORY]})
         raw.event("process_exit", "ended")
-    raw.ask("connectivity")  # opens what it keeps
+    raw.ask("connectivity")  # it keeps descriptors open
     raw.ask("exec", "before", arguments=SLEEP)
     soft, hard = resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE)
     used = resources(raw.process.pid)[0]
@@ -414,7 +415,7 @@ def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(
     assert "ulimit" in error["hint"]
     raw.event("process_exit", "one too many")
     assert "result" in raw.ask("connectivity")
-    time.sleep(1.5)  # a look at the host's utilization falls into it
+    time.sleep(1.5)  # a report of utilization falls into this time
     assert "result" in raw.ask("stats", "before")
     resource.prlimit(raw.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
     assert resources(raw.process.pid)[0] == used
@@ -425,9 +426,11 @@ def test_without_descriptors_one_guest_is_refused_and_the_rest_goes_on(
         raw.event("process_exit", name)
 
 
-@pytest.mark.skipif(memory_available() < 3072, reason="too little memory to spare: kept is none")
-def test_memory_of_the_ended_is_kept_from_use_when_that_is_asked_for(own: Raw) -> None:
-    def held() -> int:
+@pytest.mark.skipif(
+    memory_available() < 3072, reason="needs more memory than the quarantine's reserve"
+)
+def test_memory_of_ended_guests_is_quarantined_on_request(own: Raw) -> None:
+    def quarantined() -> int:
         folder = Path(f"/proc/{own.process.pid}/fd")
         return sum("memfd:guest" in str(link.readlink()) for link in folder.iterdir())
 
@@ -435,30 +438,30 @@ def test_memory_of_the_ended_is_kept_from_use_when_that_is_asked_for(own: Raw) -
         own.ask("exec", name, arguments={"argv": ["sh", "-c", script]})
         own.event("process_exit", name)
 
-    run("unasked", WRITE_MEMORY)
-    assert held() == 0
+    run("before", WRITE_MEMORY)
+    assert quarantined() == 0
     assert own.ask("quarantine_memory")["result"] is True
     run("one", WRITE_MEMORY)
     run("nothing", "true")
     run("two", WRITE_MEMORY)
-    assert held() == 2
-    # and no other guest's process has it
+    assert quarantined() == 2
+    # other guests' processes do not have these descriptors
     start = len(own.messages)
     values = own.wait(lambda message: message.get("event") == "utilization", start)["values"]
     assert 0 < values["memory.quarantined"] < 1
-    run("look", "ls -l /proc/$PPID/fd ; echo told")
-    told = [message for message in own.messages if message.get("guest") == "look"]
-    text = "".join(message["text"] for message in told if message.get("event") == "console")
-    assert "told" in text
+    run("list", "ls -l /proc/$PPID/fd ; echo listed")
+    messages = [message for message in own.messages if message.get("guest") == "list"]
+    text = "".join(one["text"] for one in messages if one.get("event") == "console")
+    assert "listed" in text
     assert "memfd:guest" not in text
 
 
-def test_utilization_comes_by_itself(raw: Raw) -> None:
-    told = raw.wait(lambda message: message.get("event") == "utilization")
-    parts = [value for name, value in told["values"].items() if name.startswith("cpu.")]
+def test_utilization_is_reported_regularly(raw: Raw) -> None:
+    report = raw.wait(lambda message: message.get("event") == "utilization")
+    parts = [value for name, value in report["values"].items() if name.startswith("cpu.")]
     assert sum(parts) == pytest.approx(100)
-    assert told["values"]["memory.quarantined"] == 0
-    assert 0 < told["values"]["memory.used"] < told["values"]["memory.total"]
+    assert report["values"]["memory.quarantined"] == 0
+    assert 0 < report["values"]["memory.used"] < report["values"]["memory.total"]
     if os.access("/proc/pressure/cpu", os.R_OK):
-        assert 0 <= told["values"]["pressure.cpu"] <= 101
-    assert told["values"]["disk.requests"] >= 0
+        assert 0 <= report["values"]["pressure.cpu"] <= 101
+    assert report["values"]["disk.requests"] >= 0

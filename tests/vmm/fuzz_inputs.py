@@ -10,11 +10,12 @@ import socket
 import struct
 from functools import cache
 from queue import Queue
-from typing import Any
+from typing import Any, cast
 
-from harness.agent.control import LINE_LIMIT, Channel, LineReader
+from harness.agent.control import LINE_LIMIT, Channel, LineReader, MessageWriter
+from harness.agent.guest_processes import Child
 from harness.agent.operations import serve
-from harness.agent.supervisor import Child, Supervisor
+from harness.agent.supervisor import Supervisor
 from harness.kvm import state, structs
 from harness.kvm.errors import GuestFault
 from harness.vmm.boot import kernel as kernel_file
@@ -128,30 +129,34 @@ def requests(source: Source) -> bytes:
     return json.dumps(request).encode()
 
 
-class Told(Supervisor):
-    """A supervisor that forks nothing and writes into a list."""
+class RecordingWriter(MessageWriter):
+    """Keeps the lines that a supervisor writes."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._cgroups.close()
-        self.written: list[bytes] = []
+        self.lines: list[bytes] = []
 
-    def _write(self, line: bytes) -> None:
+    def write(self, line: bytes) -> None:
         assert line.endswith(b"\n")
         json.loads(line)
-        self.written.append(line)
+        self.lines.append(line)
 
-    def _fork(self, guest: str, request: dict[str, Any]) -> None:
-        guest.encode()
+
+def no_fork(guest: str, request: dict[str, Any]) -> None:
+    """Replaces GuestProcesses.start."""
+    guest.encode()
 
 
 @cache
-def supervisor() -> tuple[Told, socket.socket]:
-    made = Told()
+def supervisor() -> tuple[Supervisor, RecordingWriter, socket.socket]:
+    """A supervisor with one guest, its output, and the guest's end of its connection."""
+    output = RecordingWriter()
+    made = Supervisor(output)
+    made.guests.close()  # its cgroups
+    cast(Any, made.guests).start = no_fork
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    made._children["guest"] = Child("guest", 0, ours, "", -1)
-    return made, theirs
+    made.guests._children["guest"] = Child("guest", 0, ours, "", -1)
+    return made, output, theirs
 
 
 def no_kill(pid: int, number: int) -> None:
@@ -160,12 +165,12 @@ def no_kill(pid: int, number: int) -> None:
 
 def control(source: Source) -> None:
     """Lines to the supervisor: each is answered or handed to its guest, whatever it is."""
-    made, theirs = supervisor()
-    made.written.clear()
+    made, output, theirs = supervisor()
+    output.lines.clear()
     line = requests(source).replace(b"\n", b"")
     kill, os.kill = os.kill, no_kill
     try:
-        made._line(line)
+        made.handle_line(line)
     finally:
         os.kill = kill
     try:
@@ -173,7 +178,7 @@ def control(source: Source) -> None:
     except BlockingIOError:
         passed = b""
     created = b'"create"' in line or b'"exec"' in line
-    assert made.written or passed == line + b"\n" or created
+    assert output.lines or passed == line + b"\n" or created
 
 
 class Asked(Channel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
-from harness.agent.control import _answer
+from harness.agent.control import answer_request
 from harness.agent.introspection import CHUNK, IntrospectionServer
 from harness.kvm import ioctls, structs
 from harness.kvm.errors import GuestFault, MachineEnd
@@ -31,7 +31,7 @@ class Answered(IntrospectionServer):
 
     source: Source
 
-    def ask(self, event: str, **fields: Any) -> int | None:
+    def call_back(self, event: str, **fields: Any) -> int | None:
         if self.source.below(16) == 0:
             raise MachineEnd("callback-error", "as told")
         return self.source.number(64) if self.source.chance() else None
@@ -111,7 +111,7 @@ def reach(source: Source) -> None:
             given: Any = nearly[name]
             for _ in range(source.below(2)):
                 given[source.pick((*given, "unknown"))] = value(source, 1)
-            answer = _answer(operations, {"op": name, "arguments": given}, {})
+            answer = answer_request(operations, {"op": name, "arguments": given}, {})
             assert ("result" in answer) != ("error" in answer)
         board.buses.mmio.read(MMIO_START, 4)
         while source:

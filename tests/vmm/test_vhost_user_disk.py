@@ -210,13 +210,13 @@ def test_without_the_daemon_disks_are_in_process(
     config = Config("kernel", disks=[DiskConfig(str(base), "d")])
     assert start_daemon(config) is None
     assert config.disks[0].backend == "process"
-    with pytest.raises(ConfigError, match="there is no qemu-storage-daemon"):
+    with pytest.raises(ConfigError, match="qemu-storage-daemon is not installed"):
         start_daemon(Config("kernel", disks=[DiskConfig(str(base), "d", backend="vhost-user")]))
 
 
 @pytest.mark.parametrize("size", [512, 1 << 20, 5 << 40])
 def test_an_empty_overlay_is_a_sound_image(tmp_path: Path, size: int) -> None:
-    fd = storage_daemon._overlay(size, str(tmp_path))
+    fd = storage_daemon._create_overlay(size, str(tmp_path))
     assert list(tmp_path.iterdir()) == []
     image = f"/proc/self/fd/{fd}"
     for command in ("check", "info"):

@@ -1,5 +1,4 @@
-"""A VMM that is another program: it gets descriptors, an environment and a directory, and runs as a
-guest's process."""
+"""Starts another VMM's program with descriptors, an environment and a directory."""
 
 from __future__ import annotations
 
@@ -14,20 +13,20 @@ from harness.vmm.devices.virtio.vhost import open_vhost
 
 from .control import Channel
 from .directories import Directories
+from .external_program import POWER_OFF, ExternalProgram
 from .kvm_debugfs import KvmDebugfs
-from .monitor import Monitor
-from .process import bound_to_us
-from .program import POWER_OFF, Program
+from .process import child_setup
+from .qmp_relay import QmpRelay
 from .storage_daemon import StorageDaemon
 from .tap import open_tap
 
 
 @dataclass
-class PeerConfig:
-    """How to start the program.
+class ExternalVmmConfig:
+    """The arguments of "exec": how to start the program.
 
-    argv: its command line. environment: variables beside those of the agent. files: name to text of
-    files that it finds in its directory. All three may contain placeholders:
+    argv: its command line. environment: variables in addition to the agent's. files: name and text
+    of files in its directory. All three may contain placeholders:
 
         {memory}     descriptor of an empty file for the guest's memory; the VMM resizes and maps it
         {tap}        descriptor of a tap on the guests' bridge; {vhost} of /dev/vhost-net
@@ -47,18 +46,18 @@ class PeerConfig:
     exit_reasons: dict[str, str] = field(default_factory=lambda: {"0": POWER_OFF})
 
     @classmethod
-    def parse(cls, given: dict[str, Any]) -> PeerConfig:
+    def parse(cls, arguments: dict[str, Any]) -> ExternalVmmConfig:
         """Raises ConfigError."""
-        config = parse_dataclass(cls, given)
+        config = parse_dataclass(cls, arguments)
         if not config.argv:
-            raise ConfigError("exec needs argv, a list of strings", "give the command line")
+            raise ConfigError("exec needs argv, a list of strings", "pass the command line")
         for name in config.files:
             if os.path.basename(name) != name or name in ("", ".", ".."):
-                raise ConfigError(f"{name!r:.80} is no file name", "give a name without a folder")
+                raise ConfigError(f"{name!r:.80} is no file name", "use a name without a folder")
         if not all(status.isdigit() for status in config.exit_reasons):
             raise ConfigError(
-                f"exit_reasons {config.exit_reasons!r:.80} are not all of exit statuses",
-                "give numbers from 0 to 255",
+                f"exit_reasons {config.exit_reasons!r:.80} has a key that is no exit status",
+                "use numbers from 0 to 255 as keys",
             )
         return config
 
@@ -95,12 +94,12 @@ class Resources:
         self.descriptors = []
 
 
-def start_peer(
-    config: PeerConfig, channel: Channel, memory: int, directories: Directories
-) -> Program:
-    """Start it, in the network of config.bridge if it has one.
+def start_external_vmm(
+    config: ExternalVmmConfig, channel: Channel, memory: int, directories: Directories
+) -> ExternalProgram:
+    """Start the program. The caller has entered the network of config.bridge.
 
-    memory: the memory file's descriptor. Raises ConfigError.
+    memory: descriptor of the memory file. Raises ConfigError.
     """
     resources = Resources()
     try:
@@ -108,9 +107,9 @@ def start_peer(
         storage = StorageDaemon(config.disks) if config.disks else None
         for number, disk in enumerate(storage.sockets if storage else ()):
             resources.add_descriptor(f"disk{number}", disk.fileno())
-        monitor = Monitor(channel) if config.contains("{monitor}") else None
-        if monitor:
-            resources.add_descriptor("monitor", monitor.theirs.detach())
+        qmp = QmpRelay(channel) if config.contains("{monitor}") else None
+        if qmp:
+            resources.add_descriptor("monitor", qmp.vmm_socket.detach())
         if config.bridge:
             resources.add_descriptor("tap", open_tap(config.bridge))
         if config.contains("{vhost}"):
@@ -126,15 +125,15 @@ def start_peer(
         process = _start(argv, {**os.environ, **added}, resources.descriptors)
     finally:
         resources.close()
-    return Program(
+    return ExternalProgram(
         channel,
         process,
         {"vmm": os.path.basename(argv[0]), "sandbox": ["no new privileges"]},
         storage=storage,
-        monitor=monitor,
-        # with a monitor the controller reads KVM's counters by that
-        kvm=None if monitor else KvmDebugfs(process.pid),
-        ends={int(status): reason for status, reason in config.exit_reasons.items()},
+        qmp=qmp,
+        # by QMP, the controller reads KVM's counters itself
+        kvm=None if qmp else KvmDebugfs(process.pid),
+        exit_reasons={int(status): reason for status, reason in config.exit_reasons.items()},
     )
 
 
@@ -144,7 +143,7 @@ def _make_directory(directories: Directories, guest: str) -> str:
     except OSError as error:
         raise ConfigError(
             f"no directory for the guest: {error.filename}: {error.strerror}",
-            "make room in the host's folder for temporary files",
+            "free space in the host's folder for temporary files",
         ) from error
 
 
@@ -155,12 +154,12 @@ def _start(
         return subprocess.Popen(
             argv,
             env=environment,
-            # a pipe without an end: a VMM that polls /dev/null would be busy for ever
+            # a pipe that stays open: a VMM that polls /dev/null would never sleep
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=descriptors,
-            preexec_fn=bound_to_us(),  # noqa: PLW1509 (single-threaded here)
+            preexec_fn=child_setup(),  # noqa: PLW1509 (single-threaded here)
         )
     except OSError as error:
         raise ConfigError(f"{argv[0]}: {error.strerror}", "install it on the host") from error

@@ -1,4 +1,4 @@
-"""A guest's process, from fork to exit: what it runs is made here, confined, and driven."""
+"""A guest's process, from fork to exit: it creates the machine or program, confines and runs it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .cgroup import Cgroups
 from .container import ContainerConfig, start_container
 from .control import Channel
 from .directories import Directories
+from .external_program import ExternalProgram
+from .external_vmm import ExternalVmmConfig, start_external_vmm
 from .init_requests import RestoreConfig, assign_identity
 from .network import Network
 from .operations import serve
 from .passt import PasstProcess
-from .peer import PeerConfig, start_peer
-from .program import Program
 from .storage_daemon import start_daemon
 from .tap import open_tap
 
@@ -50,8 +50,10 @@ def run_guest(
     *,
     memory: int,
 ) -> NoReturn:
-    """The guest's process, from fork to exit. memory: an empty file for its memory, should it be
-    one that others map, too."""
+    """Answer the request that starts the guest, run the guest, and exit.
+
+    memory: descriptor of an empty file for guest memory that other processes map.
+    """
     status = 1
     channel, identifier = Channel(guest, connection), request.get("id")
 
@@ -63,7 +65,7 @@ def run_guest(
         arguments = request.get("arguments", {})
         try:
             cgroup = shared.cgroups.enter(guest, request.get("limits") or {})
-            machine, identity = _machine(request["op"], arguments, channel, shared, memory)
+            machine, identity = _create(request["op"], arguments, channel, shared, memory)
         except ConfigError as error:
             refuse(error.cause, error.hint, "refused", error.cause)
         except OSError as error:
@@ -71,15 +73,17 @@ def run_guest(
         else:
             facts = {"sandbox": [], **machine.facts(), "cgroup": cgroup.path or None}
             run: Callable[[], None] = machine.run
-            if isinstance(machine, Program):
-                machine.costs = cgroup.counters
+            if isinstance(machine, ExternalProgram):
+                machine.read_cgroup = cgroup.counters
             else:
                 if machine.config.sandbox:
                     facts["sandbox"] = sandbox.enter()
-                adoption = threading.Thread(target=assign_identity, args=(machine, identity))
-                adoption.daemon = True
-                driven = (machine, channel, cgroup.counters)
-                control = threading.Thread(target=serve, args=driven, name="control", daemon=True)
+                adoption = threading.Thread(
+                    target=assign_identity, args=(machine, identity), daemon=True
+                )
+                control = threading.Thread(
+                    target=serve, args=(machine, channel, cgroup.counters), daemon=True
+                )
                 run = partial(machine.run, adoption.start, control.start)
             channel.send({"id": identifier, "result": facts})
             run()
@@ -88,42 +92,48 @@ def run_guest(
         with contextlib.suppress(OSError):
             refuse(repr(error), "", "vmm-error", traceback.format_exc()[-4000:])
     finally:
-        # nothing of the interpreter's own end: threads may sit in KVM_RUN
+        # skip the interpreter's own clean-up: threads may be in KVM_RUN
         os._exit(status)
 
 
-def _machine(
+def _create(
     operation: str,
     arguments: dict[str, Any],
     channel: Channel,
     shared: SharedResources,
     memory: int,
-) -> tuple[Machine | Program, dict[str, str]]:
-    """What is to run, made in the network that it asks for, and the identity that it is to take."""
-    asked = RestoreConfig.parse(arguments) if operation == "restore" else None
-    origin = Snapshot(asked.snapshot, asked.config, asked.prefault_pages) if asked else None
-    config: Config | PeerConfig | ContainerConfig
+) -> tuple[Machine | ExternalProgram, dict[str, str]]:
+    """The machine or program, created in its network, and the identity to assign to it."""
+    restore = RestoreConfig.parse(arguments) if operation == "restore" else None
+    snapshot = None
+    if restore:
+        snapshot = Snapshot(restore.snapshot, restore.config, restore.prefault_pages)
+    config: Config | ExternalVmmConfig | ContainerConfig
     if operation == "exec":
-        config = PeerConfig.parse(arguments)
+        config = ExternalVmmConfig.parse(arguments)
         bridged = bool(config.bridge)
     elif operation == "create_container":
         config = ContainerConfig.parse(arguments)
         bridged = True
     else:
-        config = origin.config if origin else Config.parse(arguments)
-        bridged = any(one.bridge for one in config.networks)
+        config = snapshot.config if snapshot else Config.parse(arguments)
+        bridged = any(network.bridge for network in config.networks)
     if bridged:
         shared.network.enter()
     shared.network.close()
-    if isinstance(config, PeerConfig):
-        return start_peer(config, channel, memory, shared.directories), {}
+    if isinstance(config, ExternalVmmConfig):
+        return start_external_vmm(config, channel, memory, shared.directories), {}
     if isinstance(config, ContainerConfig):
         return start_container(config, channel), {}
-    machine = Machine(config, channel.event, partial(_given, config, memory), origin)
-    return machine, asked.identity if asked else {}
+    resources = partial(_prepare_resources, config, memory)
+    machine = Machine(config, channel.event, resources, snapshot)
+    return machine, restore.identity if restore else {}
 
 
-def _given(config: Config, memory: int) -> HostResources:
-    storage = start_daemon(config)  # gets up while the rest is built
-    links = [open_tap(one.bridge) if one.bridge else PasstProcess(one) for one in config.networks]
-    return HostResources(storage, links, memory if storage else -1)
+def _prepare_resources(config: Config, memory: int) -> HostResources:
+    storage = start_daemon(config)  # it starts up while the machine is built
+    networks = [
+        open_tap(network.bridge) if network.bridge else PasstProcess(network)
+        for network in config.networks
+    ]
+    return HostResources(storage, networks, memory if storage else -1)

@@ -1,6 +1,7 @@
-"""A program that is not our VMM under the same supervision as a guest of ours: its standard output
-is the guest's console, its end is told, its cost is countable, its life is bound to the
-supervisor's."""
+"""Runs a guest that is an external program: relays its console, counts its cost, reports its end.
+
+Its standard output is the guest's console. It ends when the supervisor ends.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +21,30 @@ from harness.vmm.console import Console
 
 from .control import Channel
 from .kvm_debugfs import KvmDebugfs
-from .monitor import Monitor
 from .overhead import OverheadCorrectedCounters
-from .process import stat
+from .process import read_stat
+from .qmp_relay import QmpRelay
 from .storage_daemon import StorageDaemon
 
 POWER_OFF = "power-off"
-_ENDS = {0: POWER_OFF}
-# by a monitor's word, where there is one: reason and detail
-_SHUTDOWNS = {
-    "guest-reset": ("reset", "by itself, or by a triple fault: QEMU tells the two alike"),
+_EXIT_REASONS = {0: POWER_OFF}
+# QMP's ShutdownCause: reason and detail of the end
+_SHUTDOWN_CAUSES = {
+    "guest-reset": ("reset", "by the guest or a triple fault, which QEMU does not distinguish"),
 }
 
-# What a Linux guest prints last (kernel/reboot.c). Its level is KERN_EMERG, so "quiet" and every
-# other console level show it. The start of the line as in harness/vmm/console.py.
+# The last line of a Linux guest (kernel/reboot.c). Its level is KERN_EMERG, which every console
+# level shows. The start of the line is as in harness/vmm/console.py.
 _SHUTDOWN = re.compile(
     r"(?:^|\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )reboot: (Restarting system|Power down|System halted)"
 )
-_INIT = "harness: init"  # the guest's init, and so its kernel's messages, reach the console
+_INIT = "harness: init"  # shows that messages of the guest's kernel reach the console
 
 
 class ShutdownMessages:
-    """How a guest's kernel announced its end on the console.
+    """The end that a guest's kernel announces on the console.
 
-    Many a VMM ends with status 0 for a power-off and for a reset; the console tells them apart.
+    Many VMMs exit with status 0 after both power-off and reset; the console tells which it was.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class ShutdownMessages:
         self._has_console = False
 
     def read(self, line: str) -> None:
-        """Take a console line."""
+        """Read one console line."""
         if match := _SHUTDOWN.search(line):
             self._announced = match[1]
         self._has_console = self._has_console or _INIT in line
@@ -67,8 +68,11 @@ class ShutdownMessages:
         return reason, ""
 
 
-class Program:
-    """The running program. costs: more counters for its statistics."""
+class ExternalProgram:
+    """A running program.
+
+    read_cgroup: returns counters to add to its statistics; set it before run().
+    """
 
     def __init__(
         self,
@@ -77,28 +81,29 @@ class Program:
         facts: Mapping[str, Any],
         *,
         storage: StorageDaemon | None = None,
-        monitor: Monitor | None = None,
+        qmp: QmpRelay | None = None,
         kvm: KvmDebugfs | None = None,
-        ends: Mapping[int, str] = _ENDS,
+        exit_reasons: Mapping[int, str] = _EXIT_REASONS,
     ) -> None:
-        """process: with pipes for its output. storage: serves its disks. monitor: its QMP. kvm:
-        counters of its machine. ends: the statuses that are an orderly end, and what they mean."""
+        """process: has pipes for its output. storage: serves its disks. qmp: the relay of its
+        monitor. kvm: counters of its machine. exit_reasons: exit status to reason, for each status
+        that is an orderly end."""
         self._channel = channel
         self._process = process
         self._facts = dict(facts)
         self._storage = storage
-        self._monitor = monitor
-        self._ends = ends
+        self._qmp = qmp
+        self._exit_reasons = exit_reasons
         self._stopped = False
-        self.costs: Callable[[], dict[str, int]] = dict
+        self.read_cgroup: Callable[[], dict[str, int]] = dict
         self._shutdown = ShutdownMessages()
         self._console = Console(self._report_line)
         self._kvm = kvm
-        self._counters = OverheadCorrectedCounters(self._read_costs)
-        self._lost = ""
+        self._counters = OverheadCorrectedCounters(self._cgroup_counters)
+        self._storage_end = ""
 
-    def _read_costs(self) -> dict[str, int]:
-        return self.costs()
+    def _cgroup_counters(self) -> dict[str, int]:
+        return self.read_cgroup()  # which is set later
 
     def facts(self) -> dict[str, Any]:
         return {"pid": self._process.pid, **self._facts}
@@ -108,7 +113,7 @@ class Program:
         self._channel.event("console", time_ns=time_ns, text=text)
 
     def run(self) -> None:
-        """Relay the console until the program ends; report its end."""
+        """Relay the console until the program ends, then report the end."""
         process = self._process
         assert process.stdout is not None
         assert process.stderr is not None
@@ -123,52 +128,55 @@ class Program:
         reader = threading.Thread(target=drain, daemon=True)
         reader.start()
         threading.Thread(target=self._serve, daemon=True).start()
-        if self._monitor:
-            self._monitor.start()
+        if self._qmp:
+            self._qmp.start()
         if self._storage:
-            threading.Thread(target=self._watch, args=(self._storage,), daemon=True).start()
+            threading.Thread(target=self._await_storage, args=(self._storage,), daemon=True).start()
         for data in iter(lambda: os.read(process.stdout.fileno(), 4096), b""):  # type: ignore[union-attr]
             self._console.write(data)
             if self._console.halted:
                 self._kill()
         status = process.wait()
         reader.join(1.0)
-        if self._monitor:
-            self._monitor.finish()
+        if self._qmp:
+            self._qmp.finish()
         self._console.flush_stale(0)
-        reason, detail = self._explain(status, errors.decode("utf-8", "replace").strip())
+        reason, detail = self._describe_end(status, errors.decode("utf-8", "replace").strip())
         self._channel.event("end", reason=reason, detail=detail, time_ns=time.monotonic_ns())
         if self._storage:
             self._storage.close()
 
-    def _watch(self, storage: StorageDaemon) -> None:
-        """A guest whose disks are gone would wait for them for ever."""
+    def _await_storage(self, storage: StorageDaemon) -> None:
+        """Kill the program when its storage daemon ends: it would wait forever for its disks."""
         storage.wait()
-        self._lost = storage.exit_report()
+        self._storage_end = storage.exit_report()
         self._kill()
 
-    def _explain(self, status: int, errors: str) -> tuple[str, str]:
+    def _describe_end(self, status: int, errors: str) -> tuple[str, str]:
+        """Reason and detail of the end."""
         if self._stopped:
             return "stopped", ""
         panic = self._console.panic
         if panic is not None and (self._console.halted or not status):
             return "panic", panic
-        if self._lost:
-            return "backend-lost", self._lost
-        if status not in self._ends:
+        if self._storage_end:
+            return "backend-lost", self._storage_end
+        if status not in self._exit_reasons:
             killed = "killed", f"signal {-status}"
             return killed if status < 0 else ("vmm-error", f"status {status}: {errors}")
-        if self._monitor:
-            reason, detail = _SHUTDOWNS.get(self._monitor.shutdown, (self._ends[status], ""))
+        if self._qmp:
+            reason, detail = _SHUTDOWN_CAUSES.get(
+                self._qmp.shutdown, (self._exit_reasons[status], "")
+            )
         else:
-            reason, detail = self._shutdown.correct(self._ends[status])
+            reason, detail = self._shutdown.correct(self._exit_reasons[status])
         return reason, "; ".join(filter(None, (detail, errors)))
 
     def _serve(self) -> None:
         operations: dict[str, Callable[..., Any]]
         operations = {"stats": self._statistics, "stop": lambda: True, "type": self._type}
-        if self._monitor:
-            operations["monitor"] = self._monitor.send
+        if self._qmp:
+            operations["monitor"] = self._qmp.send
         try:
             self._channel.serve(operations)
         finally:
@@ -181,11 +189,11 @@ class Program:
     def _kill(self) -> None:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                # what it started holds its standard output, too: the console would not end
+                # the whole group: its children keep the console's pipe open
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _type(self, text: str) -> bool:
-        """Into its standard input, which for most VMMs is the guest's serial port."""
+        """Write to standard input, which most VMMs connect to the guest's serial port."""
         stdin = self._process.stdin
         if stdin is None:
             raise ConfigError("the guest has no console input", "use its SSH session")
@@ -193,11 +201,11 @@ class Program:
         return True
 
     def _statistics(self) -> dict[str, int]:
-        """CPU time of the program in ns (proc(5), fields 14 and 15 of stat); KVM's counters where
+        """CPU time of the program in ns (proc(5), fields 14 and 15 of stat), and KVM's counters if
         the host shows them."""
-        fields = stat(self._process.pid)
+        fields = read_stat(self._process.pid)
         ticks = int(fields[11]) + int(fields[12])
         cpu = {"cpu_ns": ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")}
         if self._kvm is None:
-            return {**cpu, **self.costs()}
-        return {**cpu, **self._counters.during(self._kvm.counters)}
+            return {**cpu, **self.read_cgroup()}
+        return {**cpu, **self._counters.read(self._kvm.counters)}

@@ -1,4 +1,4 @@
-"""VMMs that are other programs: what they are started with, and how their ends are explained."""
+"""VMMs that are other programs: their start, their placeholders and the reasons of their ends."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from harness.agent.directories import Directories
+from harness.agent.external_program import ShutdownMessages
+from harness.agent.external_vmm import ExternalVmmConfig
 from harness.agent.kvm_debugfs import KvmDebugfs
-from harness.agent.peer import PeerConfig
 from harness.agent.process import is_process, process_id
-from harness.agent.program import ShutdownMessages
 from harness.errors import ProvisionError
 from harness.hosts.local import LocalHost
 from harness.hypervisors.agent_client import AgentClient
@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def peers(tmp_path: Path) -> Iterator[Runner]:
-    """Starts any program in a VMM's place, under an agent of its own."""
+    """Starts any program in place of a VMM, under its own agent."""
     host = LocalHost("tests")
     agent = AgentClient(host)
     runner = Runner(agent, tmp_path)
@@ -61,7 +61,7 @@ def test_environment_files_and_directory(peers: Runner) -> None:
     assert not directory.exists()
 
 
-def test_a_killed_guest_leaves_no_directory(peers: Runner) -> None:
+def test_killed_guest_leaves_no_directory(peers: Runner) -> None:
     guest = peers.start("exec", "g", **shell("echo {directory}; exec sleep 100"))
     assert wait_until(lambda: guest.lines)
     guest.machine._agent.request("kill", "g")
@@ -91,13 +91,11 @@ def test_exit_statuses_have_reasons(peers: Runner) -> None:
     ],
     ids=["announced power-off", "announced restart", "silent", "no kernel"],
 )
-def test_the_console_tells_a_reset_from_a_power_off(
-    peers: Runner, script: str, reason: str
-) -> None:
+def test_console_distinguishes_reset_and_power_off(peers: Runner, script: str, reason: str) -> None:
     assert peers.start("exec", "g", **shell(script)).end().reason == reason
 
 
-def test_only_the_kernels_own_words_count() -> None:
+def test_only_kernel_messages_announce_an_end() -> None:
     messages = ShutdownMessages()
     messages.read("harness: init 1")
     messages.read("a program says reboot: Restarting system")
@@ -123,10 +121,10 @@ def test_wrong_configurations_are_refused(peers: Runner, wrong: dict[str, Any], 
 
 
 def test_placeholders_are_found_everywhere() -> None:
-    assert PeerConfig(["x", "fd={tap}"]).contains("{tap}")
-    assert PeerConfig(["x"], environment={"A": "{vhost}"}).contains("{vhost}")
-    assert PeerConfig(["x"], files={"a": "{memory}"}).contains("{memory}")
-    assert not PeerConfig(["x"]).contains("{memory}")
+    assert ExternalVmmConfig(["x", "fd={tap}"]).contains("{tap}")
+    assert ExternalVmmConfig(["x"], environment={"A": "{vhost}"}).contains("{vhost}")
+    assert ExternalVmmConfig(["x"], files={"a": "{memory}"}).contains("{memory}")
+    assert not ExternalVmmConfig(["x"]).contains("{memory}")
 
 
 def test_directories_of_ended_supervisors_are_removed(
@@ -134,12 +132,12 @@ def test_directories_of_ended_supervisors_are_removed(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     first = Directories()
-    kept = Path(first.make("g"))
-    ended = kept.parents[1] / "999999999-1" / "g"
+    running = Path(first.make("g"))
+    ended = running.parents[1] / "999999999-1" / "g"
     ended.mkdir(parents=True)
     Directories()
     assert not ended.parent.exists()
-    assert kept.is_dir()
+    assert running.is_dir()
     first.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -161,7 +159,7 @@ def test_counters_of_debugfs_are_summed_and_histograms_left_out(tmp_path: Path) 
     assert KvmDebugfs(9, str(tmp_path)).counters() == {}
 
 
-def test_statistics_lack_what_the_host_does_not_show(peers: Runner) -> None:
+def test_statistics_without_debugfs_have_no_exits(peers: Runner) -> None:
     guest = peers.start("exec", "g", argv=[sys.executable, "-c", "input()"])
     statistics = guest.machine.statistics()
     assert statistics["cpu_ns"] >= 0
