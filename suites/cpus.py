@@ -1,4 +1,4 @@
-"""Which CPUs of its host a guest gets."""
+"""Confines a guest's processes to some CPUs of its host."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from harness.guest.guest import Guest
 
 
 def can_confine(guest: Guest) -> bool:
-    """Whether it has a cgroup with the controller for that."""
+    """Whether the guest has a cgroup with the cpuset controller."""
     file = _file(guest)
     return bool(file) and guest.hypervisor.host.run(["test", "-e", file], check=False).status == 0
 
 
 def confine(guest: Guest, cpus: Sequence[int]) -> None:
-    """All processes of a guest that `can_confine` run on these from now on. Guests come up quicker
-    on several CPUs, so that this is for one that is up."""
-    given = ",".join(map(str, cpus))
-    guest.hypervisor.host.run(["sh", "-c", 'echo "$1" > "$2"', "sh", given, _file(guest)])
+    """Let all processes of a guest run on these host CPUs only.
+
+    Requires `can_confine`. Call this after the boot: a guest boots faster on several CPUs.
+    """
+    cpu_list = ",".join(map(str, cpus))
+    guest.hypervisor.host.run(["sh", "-c", 'echo "$1" > "$2"', "sh", cpu_list, _file(guest)])
 
 
 def _file(guest: Guest) -> str:
