@@ -69,7 +69,7 @@ class GuestProcesses:
         memory = -1
         try:
             memory = create_memory_file()
-            ours, theirs = socket.socketpair()
+            connection, guest_end = socket.socketpair()
             pid = os.fork()
         except OSError as error:
             if memory >= 0:
@@ -81,24 +81,24 @@ class GuestProcesses:
             return
         if pid == 0:
             try:
-                self._become_child(parent, ours)
+                self._become_child(parent, connection)
                 shared = SharedResources(self._cgroups, self._host.network, self._directories)
-                run_guest(guest, theirs, request, shared, memory=memory)
+                run_guest(guest, guest_end, request, shared, memory=memory)
             finally:
                 os._exit(1)  # the supervisor's clean-up must not run here
-        theirs.close()
-        ours.settimeout(_SEND_TIMEOUT)
-        child = Child(guest, pid, ours, self._cgroups.path(guest), memory)
+        guest_end.close()
+        connection.settimeout(_SEND_TIMEOUT)
+        child = Child(guest, pid, connection, self._cgroups.path(guest), memory)
         self._children[guest] = child
-        self._selector.register(ours, selectors.EVENT_READ, child)
+        self._selector.register(connection, selectors.EVENT_READ, child)
 
-    def _become_child(self, parent: int, ours: socket.socket) -> None:
+    def _become_child(self, parent: int, connection: socket.socket) -> None:
         """In the fork: close what is the supervisor's, and end when the supervisor ends."""
         die_with_parent(parent)
         for number in END_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         self._selector.close()
-        ours.close()
+        connection.close()
         for child in self._children.values():
             child.connection.close()
             os.close(child.memory)

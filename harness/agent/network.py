@@ -63,13 +63,13 @@ class Network:
 
 def _create_namespaces() -> dict[str, int]:
     """A short-lived child creates the namespaces: a process cannot leave a user namespace."""
-    ours, theirs = socket.socketpair()
-    with ours:
+    parent_end, child_end = socket.socketpair()
+    with parent_end:
         pid = os.fork()
         if pid == 0:
-            _send_namespaces(theirs)
-        theirs.close()
-        error, fds, _, _ = socket.recv_fds(ours, 4096, 2, socket.MSG_CMSG_CLOEXEC)
+            _send_namespaces(child_end)
+        child_end.close()
+        error, fds, _, _ = socket.recv_fds(parent_end, 4096, 2, socket.MSG_CMSG_CLOEXEC)
         os.waitpid(pid, 0)
     if error != b"ok":
         cause, _, hint = error.decode().partition("\n")

@@ -18,11 +18,11 @@ class PasstProcess:
     def __init__(self, network: NetworkConfig) -> None:
         """Raises ConfigError if passt is not installed."""
         self._output = output = os.memfd_create("passt", os.MFD_CLOEXEC)
-        self.socket, theirs = socket.socketpair()
+        self.socket, passt_end = socket.socketpair()
         address, _, prefix = network.address.partition("/")
         addressing = "--address", address, "--netmask", prefix, "--gateway", network.gateway
-        with theirs:
-            fd = theirs.fileno()
+        with passt_end:
+            fd = passt_end.fileno()
             argv = ["passt", *_OPTIONS, *addressing, "--fd", str(fd)]
             try:
                 self.process = subprocess.Popen(

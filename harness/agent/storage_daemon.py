@@ -77,15 +77,15 @@ class StorageDaemon:
         inherited: list[int] = []
         argv = [program]
         for number, disk in enumerate(disks):
-            ours, theirs = _listening_pair()
-            self.sockets.append(ours)
-            inherited.append(theirs)
+            client, listener = _listening_pair()
+            self.sockets.append(client)
+            inherited.append(listener)
             node = {**self._node(disk, inherited), "node-name": f"disk{number}"}
             export = {
                 "type": "vhost-user-blk",
                 "id": f"export{number}",
                 "node-name": node["node-name"],
-                "addr": {"type": "fd", "str": str(theirs)},
+                "addr": {"type": "fd", "str": str(listener)},
                 "writable": disk.writable,
             }
             argv += ["--blockdev", json.dumps(node), "--export", json.dumps(export)]

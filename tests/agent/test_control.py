@@ -48,22 +48,26 @@ def test_oversized_line_raises_once_and_is_dropped() -> None:
 
 
 def test_channel_adds_the_guest_and_ends_with_the_socket() -> None:
-    ours, theirs = socket.socketpair()
-    channel = Channel("g", theirs)
+    supervisor_end, guest_end = socket.socketpair()
+    channel = Channel("g", guest_end)
     channel.event("mark", stage="kernel")
-    assert json.loads(ours.recv(1000)) == {"guest": "g", "event": "mark", "stage": "kernel"}
-    ours.sendall(b'{"id": 1}\n{"id": 2}\n{"id"')
-    ours.shutdown(socket.SHUT_WR)
+    assert json.loads(supervisor_end.recv(1000)) == {
+        "guest": "g",
+        "event": "mark",
+        "stage": "kernel",
+    }
+    supervisor_end.sendall(b'{"id": 1}\n{"id": 2}\n{"id"')
+    supervisor_end.shutdown(socket.SHUT_WR)
     assert list(channel.requests()) == [{"id": 1}, {"id": 2}]
-    ours.close()
+    supervisor_end.close()
     with pytest.raises(OSError, match=r"."):
         channel.event("mark")
-    theirs.close()
+    guest_end.close()
 
 
 def test_files_arrive_as_descriptors_and_are_closed(tmp_path: Path) -> None:
-    ours, theirs = socket.socketpair()
-    channel = Channel("g", theirs)
+    supervisor_end, guest_end = socket.socketpair()
+    channel = Channel("g", guest_end)
     written: list[int] = []
 
     def save(files: dict[str, int], text: str = "") -> list[str]:
@@ -77,19 +81,19 @@ def test_files_arrive_as_descriptors_and_are_closed(tmp_path: Path) -> None:
         for op, arguments in (("save", {"text": "x"}), ("save", []), ("none", {})):
             request = {"id": 1, "op": op, "arguments": arguments, "files": {"a": "", "b": ""}}
             line = json.dumps(request).encode() + b"\n"
-            socket.send_fds(ours, [line[:7]], fds)
-            ours.sendall(line[7:])
-        ours.shutdown(socket.SHUT_WR)
+            socket.send_fds(supervisor_end, [line[:7]], fds)
+            supervisor_end.sendall(line[7:])
+        supervisor_end.shutdown(socket.SHUT_WR)
         before = psutil.Process().num_fds()
         assert channel.serve({"save": save}) is False
         assert psutil.Process().num_fds() == before
-    answers = [json.loads(line) for line in ours.recv(65536).splitlines()]
+    answers = [json.loads(line) for line in supervisor_end.recv(65536).splitlines()]
     assert answers[0]["result"] == ["a", "b"]
     assert "error" in answers[1]
     assert "unknown operation" in answers[2]["error"]["cause"]
     assert ((tmp_path / "one").read_text(), (tmp_path / "two").read_text()) == ("a", "b")
-    ours.close()
-    theirs.close()
+    supervisor_end.close()
+    guest_end.close()
 
 
 def test_minimal_and_complete_configuration() -> None:

@@ -15,9 +15,9 @@ from harness.agent.init_requests import Send, request
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield ours, theirs
+    host_end, guest_end = socket.socketpair()
+    with host_end, guest_end:
+        yield host_end, guest_end
 
 
 def after(seconds: float) -> float:
@@ -29,11 +29,11 @@ def send_word(send: Send) -> None:
 
 
 def test_answer_is_one_line(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-    theirs.sendall(b"o")
-    threading.Timer(0.05, theirs.sendall, [b"k\n"]).start()
-    assert request(ours, send_word, after(5.0)) == "ok"
-    assert theirs.recv(100) == b"prepare=1\n"
+    host_end, guest_end = pair
+    guest_end.sendall(b"o")
+    threading.Timer(0.05, guest_end.sendall, [b"k\n"]).start()
+    assert request(host_end, send_word, after(5.0)) == "ok"
+    assert guest_end.recv(100) == b"prepare=1\n"
 
 
 def test_missing_answer_times_out(
@@ -66,11 +66,11 @@ def repeating(action: Callable[[], object]) -> Iterator[None]:
 def test_slow_answer_does_not_extend_the_deadline(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    ours, theirs = pair
+    host_end, guest_end = pair
     began = time.monotonic()
     # so slowly that the deadline comes before the limit of the line's length
-    with repeating(lambda: theirs.send(b"x")), pytest.raises(TimeoutError):
-        request(ours, send_word, after(0.5))
+    with repeating(lambda: guest_end.send(b"x")), pytest.raises(TimeoutError):
+        request(host_end, send_word, after(0.5))
     assert time.monotonic() - began < 3
 
 
@@ -81,21 +81,21 @@ def test_slow_reader_does_not_extend_the_deadline(
         for _ in range(1000):
             send(bytes(1 << 16))
 
-    ours, theirs = pair
+    host_end, guest_end = pair
     began = time.monotonic()
-    with repeating(lambda: theirs.recv(1 << 16)), pytest.raises(TimeoutError):
-        request(ours, send_much, after(0.5))
+    with repeating(lambda: guest_end.recv(1 << 16)), pytest.raises(TimeoutError):
+        request(host_end, send_much, after(0.5))
     assert time.monotonic() - began < 3
 
 
 def test_closed_connection_raises_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-    theirs.shutdown(socket.SHUT_WR)
+    host_end, guest_end = pair
+    guest_end.shutdown(socket.SHUT_WR)
     with pytest.raises(ConnectionResetError, match="closed"):
-        request(ours, send_word, after(5.0))
+        request(host_end, send_word, after(5.0))
 
 
 def test_endless_answer_is_truncated(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-    theirs.sendall(b"x" * 4096)
-    assert 128 <= len(request(ours, send_word, after(5.0))) <= 256
+    host_end, guest_end = pair
+    guest_end.sendall(b"x" * 4096)
+    assert 128 <= len(request(host_end, send_word, after(5.0))) <= 256

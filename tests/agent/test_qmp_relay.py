@@ -17,10 +17,10 @@ class Relay:
     """A started relay between a VMM's socket and a supervisor's socket."""
 
     def __init__(self) -> None:
-        ours, self.supervisor = socket.socketpair()
-        self._channel = ours
+        guest_end, self.supervisor = socket.socketpair()
+        self._channel = guest_end
         self.supervisor.settimeout(5)
-        self.qmp = QmpRelay(Channel("g", ours))
+        self.qmp = QmpRelay(Channel("g", guest_end))
         self.vmm = self.qmp.vmm_socket
         self.vmm.settimeout(5)
         self.qmp.start()

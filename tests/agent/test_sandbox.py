@@ -125,8 +125,8 @@ def test_failing_call_has_an_error(source: str) -> None:
 
 def test_threads_signals_memory_and_files_work() -> None:
     source = """
-made = threading.Thread(target=lambda: print(len(os.urandom(8)), flush=True), name="t")
-made.start(); made.join()
+thread = threading.Thread(target=lambda: print(len(os.urandom(8)), flush=True), name="t")
+thread.start(); thread.join()
 signal.signal(signal.SIGUSR1, lambda *_: print("signal", flush=True))
 signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
 len(mmap.mmap(-1, 1 << 22)); bytearray(1 << 22)

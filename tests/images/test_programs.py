@@ -93,8 +93,8 @@ def test_hv_ops_leaves_no_process(tools: Path) -> None:
     program = str(tools / "hv-ops")
 
     def running() -> bool:
-        found = psutil.process_iter(["cmdline"])
-        return any(program in (one.info["cmdline"] or ()) for one in found)
+        processes = psutil.process_iter(["cmdline"])
+        return any(program in (one.info["cmdline"] or ()) for one in processes)
 
     run(tools, "hv-ops", "context_switch", "--ops", "10", "--batches", "1")
     assert wait_until(lambda: not running())
@@ -175,7 +175,7 @@ def test_hv_hostile_requires_a_virtio_device(tools: Path, device: str) -> None:
 
 
 def preloaded(tmp_path: Path, code: str) -> str:
-    """What Python prints that has the SSH server's library in front of libc."""
+    """Run Python with the SSH server's preloaded library; returns its output."""
     library = tmp_path / "preload.so"
     flags = ("-shared", "-fPIC", "-nostdlib", "-fno-builtin")
     library.write_bytes(compile_c(flags, ("preload.c",), tmp_path / "scratch"))
@@ -193,15 +193,15 @@ def preloaded(tmp_path: Path, code: str) -> str:
 def test_a_preloaded_open_hides_proc_alone(tmp_path: Path) -> None:
     code = (
         "import ctypes, os; libc = ctypes.CDLL(None, use_errno=True);"
-        "tell = lambda fd: fd if fd < 0 else os.read(fd, 3);"
-        "print(*((tell(libc.open(p, 0)), ctypes.get_errno()) for p in "
+        "read = lambda fd: fd if fd < 0 else os.read(fd, 3);"
+        "print(*((read(libc.open(p, 0)), ctypes.get_errno()) for p in "
         "(b'/proc/timer_list', b'/proc/self/comm', b'/absent', b'/dev/zero')));"
         f"fd = libc.open(b'{tmp_path}/new', os.O_CREAT | os.O_WRONLY, 0o640);"
         "print(fd > 2, oct(os.fstat(fd).st_mode))"
     )
-    told = preloaded(tmp_path, code).splitlines()
-    assert told[0] == r"(-1, 2) (-1, 2) (-1, 2) (b'\x00\x00\x00', 2)"
-    assert told[1] == "True 0o100640"
+    lines = preloaded(tmp_path, code).splitlines()
+    assert lines[0] == r"(-1, 2) (-1, 2) (-1, 2) (b'\x00\x00\x00', 2)"
+    assert lines[1] == "True 0o100640"
 
 
 def test_preloaded_names_leave_other_sockets_alone(tmp_path: Path) -> None:
