@@ -138,7 +138,7 @@ class Guest(BaseGuest):
         return self.timeline.reached("adopted" if self.origin else "sshd")
 
     def snapshot(self) -> Snapshot:
-        """Save its state for clones. The guest settles and is paused meanwhile; see Snapshot."""
+        """Save its state for clones. The guest prepares, then is paused meanwhile; see Snapshot."""
         self.check_alive()
         return Snapshot(self.spec, self.machine, self.hypervisor)
 

@@ -30,9 +30,9 @@ class Snapshot:
     """
 
     def __init__(self, spec: GuestSpec, machine: Machine, hypervisor: Hypervisor) -> None:
-        """Save a guest. It settles for a few seconds at most, then is paused until the end.
+        """Save a guest. It prepares for a few seconds at most, then is paused until the end.
 
-        While it settles, its init prepares what each clone needs first. Raises HarnessError
+        The guest's init prepares what each clone needs first. Raises HarnessError
         (stage "run") when the hypervisor has no snapshots, or the guest writes to a disk.
         """
         self.spec = spec

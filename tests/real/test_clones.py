@@ -153,9 +153,9 @@ def test_there_is_always_one_spare_ssh_server(family: list[Guest]) -> None:
         one_spare(guest)
 
 
-def test_a_snapshot_has_its_spare_ssh_server(guests: GuestFactory) -> None:
-    """Also one of a guest that has lost it to a login a moment ago."""
-    guest = guests("settled")
+def test_snapshot_has_a_spare_ssh_server(guests: GuestFactory) -> None:
+    """Also if a login has just taken the spare server."""
+    guest = guests("prepared")
     guest.ssh.disconnect()
     guest.ssh.connect(30.0)
     guest.ssh.disconnect()
@@ -178,10 +178,10 @@ def test_the_first_clone_spares_the_next_ones_page_faults(guests: GuestFactory) 
     assert faults[1] < 0.8 * faults[0]
 
 
-def test_a_guest_that_settles_sends_a_frame(guests: GuestFactory) -> None:
-    """That is the interrupt, and the exits for it, which no clone has then."""
-    guest = guests("stirred")
-    guest.ssh.run("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1; sleep 2")  # it says what it likes
+def test_snapshot_preparation_sends_a_frame(guests: GuestFactory) -> None:
+    """The frame causes the first interrupt and its exits, so that no clone has them."""
+    guest = guests("sender")
+    guest.ssh.run("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1; sleep 2")  # no frames of its own
 
     def sent() -> int:
         return int(guest.ssh.run(["cat", "/sys/class/net/eth0/statistics/tx_packets"]).stdout)
