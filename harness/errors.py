@@ -1,4 +1,4 @@
-"""The one error tree. Every error says what broke, at which stage, in which guest, and the hint."""
+"""The tree of all errors. Every error has a cause, a hint, a stage and the guest's name."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 class HarnessError(Exception):
-    """Something the harness does not hide.
+    """The base class of all errors of the harness.
 
     Args:
-        cause: one sentence: what is wrong.
-        hint: one sentence: what the reader can do about it.
-        stage: where in the life cycle ("image", "host", "create", "kernel", "init", "sshd",
-            "ready", "run", "teardown").
-        guest: the guest's name, if one is concerned.
+        cause: one sentence that says what is wrong.
+        hint: one imperative sentence that says what to do.
+        stage: the part of the life cycle: "image", "host", "create", "kernel", "init", "sshd",
+            "ready", "run" or "teardown".
+        guest: the name of the guest, "" without one.
         console: the guest's last console lines.
     """
 
@@ -35,12 +35,12 @@ class HarnessError(Exception):
         super().__init__(cause)
 
     def __str__(self) -> str:
-        where = ", ".join(
+        context = ", ".join(
             f"{label} {value}"
             for label, value in (("stage", self.stage), ("guest", self.guest))
             if value
         )
-        text = f"[{where}] {self.cause}" if where else self.cause
+        text = f"[{context}] {self.cause}" if context else self.cause
         if self.hint:
             text += f"\nhint: {self.hint}"
         if self.console:
@@ -49,35 +49,35 @@ class HarnessError(Exception):
 
 
 def hide_frames(info: Any) -> bool:
-    """For a module's __tracebackhide__: its frames do not help who reads one of these errors.
+    """Hide a module's frames in tracebacks of these errors: the value of __tracebackhide__.
 
-    info: pytest's ExceptionInfo. `pytest --full-trace` shows them all the same.
+    info: pytest's ExceptionInfo. `pytest --full-trace` shows the frames.
     """
     return isinstance(info.value, HarnessError)
 
 
 class HostError(HarnessError):
-    """The host cannot do what was asked: no KVM, no rights, not reachable."""
+    """The host cannot fulfil a request: it has no KVM, denies access, or is not reachable."""
 
 
 class ImageError(HarnessError):
-    """An image cannot be built, is broken, or went away."""
+    """An image cannot be built, is damaged, or is missing."""
 
 
 class ProvisionError(HarnessError):
-    """A guest did not come up: refused by the VMM, or late at a stage."""
+    """A guest did not become ready: the VMM refused it, or a stage was late."""
 
 
 class GuestEnded(HarnessError):
-    """A guest came to its end while somebody still needed it (panic, VMM end, power-off)."""
+    """A guest ended while a test still used it: by a panic, a power-off, or its VMM's end."""
 
 
 class SSHError(HarnessError):
-    """SSH was refused, lost, or late while the guest itself was alive."""
+    """SSH was refused, lost, or late while the guest was running."""
 
 
 class CommandError(HarnessError):
-    """A command ran and failed: its exit status, standard output and standard error are here."""
+    """A command failed. It has the exit status, standard output and standard error."""
 
     def __init__(
         self, argv: Sequence[str], status: int, stdout: str, stderr: str, *, guest: str = ""
@@ -95,8 +95,8 @@ class CommandError(HarnessError):
 
 
 class WorkloadError(HarnessError):
-    """A workload ran but what it printed cannot be used (fio's broken JSON, a missing field)."""
+    """The output of a workload cannot be used: invalid JSON of fio, or a missing field."""
 
 
 class ResultError(HarnessError, ValueError):
-    """A sample, a run file or a store cannot be used: a wrong type, a broken file, no space."""
+    """A sample, a run file or a store cannot be used: wrong type, damaged file, full disk."""

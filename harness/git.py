@@ -1,4 +1,4 @@
-"""What is asked of git."""
+"""Calls of the program git."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from pathlib import Path
 from harness.errors import HarnessError
 
 
-def git(directory: Path, *words: str, timeout: float | None = None) -> str:
-    """What a command of git's prints in a checkout. timeout: seconds. Raises HarnessError when it
-    fails or is late."""
-    argv = ["git", "-C", str(directory), *words]
+def git(directory: Path, *arguments: str, timeout: float | None = None) -> str:
+    """Run git in a checkout and return its output.
+
+    timeout: seconds. Raises HarnessError when git fails or is late.
+    """
+    argv = ["git", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
     except OSError as error:
-        raise HarnessError(f"git cannot be run: {error}", hint="Install git.") from error
+        raise HarnessError(f"git cannot be run: {error}", hint="install git") from error
     except subprocess.TimeoutExpired as error:
-        raise HarnessError(f"git {words[0]}: no answer within {timeout:g} s") from error
-    if done.returncode:
-        raise HarnessError(f"git {words[0]}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout.strip()
+        raise HarnessError(f"git {arguments[0]} did not end within {timeout:g} s") from error
+    if result.returncode:
+        raise HarnessError(f"git {arguments[0]}: {result.stderr.strip() or result.stdout.strip()}")
+    return result.stdout.strip()
 
 
 def commit_of(directory: Path, revision: str, timeout: float | None = None) -> str:
-    """The commit that git knows by a name (a branch, a tag, HEAD~3). Raises HarnessError."""
-    wanted = f"{revision}^{{commit}}"
-    words = ("rev-parse", "--verify", "--quiet", "--end-of-options", wanted)
-    return git(directory, *words, timeout=timeout)
+    """The commit of a revision: a branch, a tag, HEAD~3. Raises HarnessError."""
+    options = ("--verify", "--quiet", "--end-of-options")
+    return git(directory, "rev-parse", *options, f"{revision}^{{commit}}", timeout=timeout)

@@ -1,7 +1,7 @@
-"""Temporary directories that say whose they are, so that a later session removes a killed one's.
+"""Temporary directories named after their process. Later sessions remove those of dead processes.
 
-The name is the ledger: harness-<pid>-<start time>-<random>. Pid and start time together name a
-process for as long as the machine is up (proc(5), field 22 of stat).
+The name is harness-<pid>-<start time>-<random>. Pid and start time together identify a process
+until the machine reboots (proc(5), field 22 of stat).
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ _NAME = re.compile(r"harness-(\d+)-(\d+)-\w+")
 
 
 def make(parent: Path | None = None) -> Path:
-    """A new directory, mode 0700, in `parent` (default: the temporary directory). Before that,
-    those of processes that are no more are removed there."""
+    """Create a directory with mode 0700 in `parent` (default: the temporary directory).
+
+    Directories of dead processes in `parent` are removed first.
+    """
     parent = parent or Path(tempfile.gettempdir())
     sweep(parent)
     pid = os.getpid()
@@ -28,23 +30,23 @@ def make(parent: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def directory() -> Iterator[Path]:
-    """A new directory for as long as a with block lasts."""
-    made = make()
+    """Create a directory that is removed after the with block."""
+    path = make()
     try:
-        yield made
+        yield path
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep(parent: Path) -> list[Path]:
-    """Remove what dead sessions of this user left; what was removed."""
+    """Remove the directories of this user's dead processes. Returns the removed paths."""
     removed = []
     for path in parent.glob("harness-*"):
-        named = _NAME.fullmatch(path.name)
-        with contextlib.suppress(OSError):  # gone meanwhile
-            if named is None or path.lstat().st_uid != os.getuid():
+        match = _NAME.fullmatch(path.name)
+        with contextlib.suppress(OSError):  # another session removed it
+            if match is None or path.lstat().st_uid != os.getuid():
                 continue
-            if _start_time(int(named[1])) != named[2]:
+            if _start_time(int(match[1])) != match[2]:
                 shutil.rmtree(path, ignore_errors=True)
                 removed.append(path)
     return removed

@@ -1,16 +1,17 @@
-"""URLs among words of the command line. Light: every pytest run reads its options."""
+"""URLs in command-line options. Without heavy imports: every pytest run loads it."""
 
 from __future__ import annotations
 
 import re
 
-_SECRET = re.compile(r"(://)[^@\s]*:[^@\s]*@")  # a password may hold a slash
+_CREDENTIALS = re.compile(r"(://)[^@\s]*:[^@\s]*@")  # a password may contain a slash
 
 
-def is_url(word: str) -> bool:
-    return "://" in word
+def is_url(text: str) -> bool:
+    """Whether an option's value is a URL and not a path."""
+    return "://" in text
 
 
 def without_passwords(text: str) -> str:
-    """With stars in the place of every URL's name and password."""
-    return _SECRET.sub(r"\1***@", text)
+    """Replace the user name and the password of every URL by asterisks."""
+    return _CREDENTIALS.sub(r"\1***@", text)

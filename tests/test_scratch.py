@@ -1,3 +1,5 @@
+"""Temporary directories of dead processes are removed."""
+
 from __future__ import annotations
 
 import subprocess
@@ -7,20 +9,20 @@ from pathlib import Path
 from harness import scratch
 
 
-def test_a_dead_sessions_directory_is_removed_and_ours_is_kept(tmp_path: Path) -> None:
+def test_make_removes_directories_of_dead_processes(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; from harness import scratch; "
         f"print(scratch.make(Path({str(tmp_path)!r})))"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    left = Path(done.stdout.strip())
-    (left / "file").write_text("left by a process that is no more")
-    ours = scratch.make(tmp_path)
-    assert not left.exists()
+    orphan = Path(result.stdout.strip())
+    (orphan / "file").write_text("content")
+    own = scratch.make(tmp_path)
+    assert not orphan.exists()
     assert scratch.sweep(tmp_path) == []
-    assert ours.stat().st_mode & 0o777 == 0o700
-    (tmp_path / "harness-mine").mkdir()  # not a name of ours
+    assert own.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "harness-mine").mkdir()  # another pattern
     scratch.sweep(tmp_path)
     assert (tmp_path / "harness-mine").exists()
