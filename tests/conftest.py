@@ -1,4 +1,4 @@
-"""What the harness's own tests share."""
+"""Fixtures of the harness's own tests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 class EmulatedHosts:
-    """One emulated host at a time, and what is kept on it; both made anew when it is worn."""
+    """One emulated host at a time, with resources on it. Both are replaced when QEMU needs it."""
 
     def __init__(self, progress: Callable[[str], None]) -> None:
         self._progress = progress
         self._host: EmulatedHost | None = None
-        self._kept: dict[str, Any] = {}
+        self._resources: dict[str, Any] = {}
         self._stack = ExitStack()
 
     def host(self) -> EmulatedHost:
@@ -42,15 +42,18 @@ class EmulatedHosts:
         return self._host is not None and self._host.tainted
 
     def keep(self, name: str, make: Callable[[], T], end: Callable[[T], None]) -> T:
-        """What was made of that name on this host; ended, last first, before the host."""
-        if name not in self._kept:
-            self._kept[name] = made = make()
-            self._stack.callback(end, made)
-        kept: T = self._kept[name]
-        return kept
+        """Create a resource on the host once, or return the existing one.
+
+        `end` is called before the host is closed, in reverse order of creation.
+        """
+        if name not in self._resources:
+            resource = self._resources[name] = make()
+            self._stack.callback(end, resource)
+        existing: T = self._resources[name]
+        return existing
 
     def close(self) -> None:
-        self._host, self._kept = None, {}
+        self._host, self._resources = None, {}
         self._stack.close()
 
 
@@ -59,7 +62,7 @@ HOSTS = pytest.StashKey[EmulatedHosts]()
 
 @pytest.fixture(scope="session")
 def emulated_hosts(pytestconfig: pytest.Config) -> Iterator[EmulatedHosts]:
-    """What emulated_host comes from, for fixtures that keep something on it."""
+    """The source of emulated_host, for fixtures with resources on that host."""
     hosts = EmulatedHosts(session_of(pytestconfig).progress)
     pytestconfig.stash[HOSTS] = hosts
     yield hosts
@@ -68,13 +71,13 @@ def emulated_hosts(pytestconfig: pytest.Config) -> Iterator[EmulatedHosts]:
 
 @pytest.fixture(scope="module")
 def emulated_host(emulated_hosts: EmulatedHosts) -> EmulatedHost:
-    """The emulated host, for many modules the same."""
+    """The emulated host, shared by modules."""
     return emulated_hosts.host()
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LoopbackServer]:
-    """A real SSH server that knows one client key."""
+    """An SSH server that accepts one client key."""
     folder = tmp_path / "sshd"
     folder.mkdir()
     running = LoopbackServer(folder)

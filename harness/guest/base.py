@@ -156,6 +156,7 @@ class BaseGuest:
             self.end_expected = False
             raise HarnessError(
                 f"the guest did not end within {timeout:g} s",
+                hint="raise the timeout, or read the console to see what the guest does",
                 stage="run",
                 guest=self.name,
                 console=self.console.tail(),

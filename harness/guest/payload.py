@@ -91,7 +91,11 @@ def assemble(source: str, mode: str = "protected", base: int | None = None) -> b
                     stage="create",
                 ) from None
             except subprocess.CalledProcessError as error:
-                raise ProvisionError(f"{argv[0]}: {error.stderr.strip()}", stage="create") from None
+                raise ProvisionError(
+                    f"{argv[0]} fails: {error.stderr.strip()}",
+                    hint="correct the assembly source",
+                    stage="create",
+                ) from None
         return Path(flat).read_bytes()
 
 

@@ -183,7 +183,9 @@ class EmulatedHost(RemoteHost):
             )
         except HostError as error:
             raise HostError(
-                f"{path} cannot be attached to the emulated host: {error.cause}", stage="host"
+                f"{path} cannot be attached to the emulated host: {error.cause}",
+                hint="check that the file is readable",
+                stage="host",
             ) from error
         # The disk's address on the bus is known, so the script waits for one sysfs path. A sleeping
         # process keeps the device open: its last close would drop the page cache, and each guest

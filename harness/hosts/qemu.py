@@ -38,6 +38,7 @@ CPU = "max,+svm,-erms,-fsrm"
 # host and its guests run with norandmaps. Short interrupts also help: see pv_eoi in
 # harness/hypervisors/kvm.py.
 CODE_BUFFER = 2047
+_VERSION_HINT = "use Debian 12's QEMU 7.2 or a later version"
 
 
 def command(
@@ -101,7 +102,11 @@ class Qemu:
             theirs.close()
             os.close(console)
             if self._start_error is not None:
-                raise HostError(f"QEMU cannot be started: {self._start_error}", stage="host")
+                raise HostError(
+                    f"QEMU cannot be started: {self._start_error}",
+                    hint="run qemu-system-x86_64 --version to check its installation",
+                    stage="host",
+                )
             self._handshake()
         except BaseException:
             self.close()
@@ -139,7 +144,9 @@ class Qemu:
             raise
         match = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s", usernet)
         if match is None:
-            raise HostError(f"QEMU forwards no port for SSH: {usernet!r}", stage="host")
+            raise HostError(
+                f"QEMU forwards no port for SSH: {usernet!r}", hint=_VERSION_HINT, stage="host"
+            )
         self.ssh_port = int(match[1])
 
     @property
@@ -168,7 +175,9 @@ class Qemu:
         size = re.search(r"gen code size\s+(\d+)/(\d+)", text)
         flushes = re.search(r"TB flush count\s+(\d+)", text)
         if size is None or flushes is None:
-            raise HostError(f"QEMU does not report its code buffer: {text!r}", stage="host")
+            raise HostError(
+                f"QEMU does not report its code buffer: {text!r}", hint=_VERSION_HINT, stage="host"
+            )
         return int(size[1]) / int(size[2]), int(flushes[1])
 
     def console(self) -> str:

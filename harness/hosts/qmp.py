@@ -76,8 +76,18 @@ def _finish(command: str, future: Future[_T], timeout: float | None = None) -> _
     try:
         return future.result(timeout)
     except ExecuteError as error:
-        raise HostError(f"QEMU refuses {command}: {error}", stage="host") from error
+        raise HostError(
+            f"QEMU refuses {command}: {error}", hint="check its arguments", stage="host"
+        ) from error
     except TimeoutError as error:
-        raise HostError(f"QEMU does not answer {command} in time", stage="host") from error
+        raise HostError(
+            f"QEMU does not answer {command} in time",
+            hint="check what keeps the machine busy",
+            stage="host",
+        ) from error
     except Exception as error:  # an error of the stream or of the protocol
-        raise HostError(f"QEMU is gone at {command}: {error}", stage="host") from error
+        raise HostError(
+            f"QEMU is gone at {command}: {error}",
+            hint="read QEMU's last messages",
+            stage="host",
+        ) from error

@@ -184,7 +184,9 @@ class RemoteHost:
         """The SSH session. A lost one is reconnected once."""
         with self._lock:
             if self._closed:
-                raise HostError(f"{self.name} is closed", stage="host")
+                raise HostError(
+                    f"the host {self.name} is closed", hint="open the host again", stage="host"
+                )
             if not self._ssh.alive:
                 try:
                     self._ssh.reconnect()

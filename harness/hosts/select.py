@@ -8,11 +8,9 @@ from harness.errors import HostError
 from harness.hosts.base import Host
 from harness.hosts.emulated import EmulatedHost
 from harness.hosts.local import LocalHost
-from harness.hosts.probe import Obstacle, Verdict, probe_local
+from harness.hosts.probe import Verdict, probe_local
 from harness.hosts.ssh import SSHHost
 from images.store import host_image
-
-__all__ = ["Obstacle", "Verdict", "choose_auto", "probe_local", "select_host"]
 
 
 def choose_auto(verdict: Verdict) -> tuple[str, str]:

@@ -101,7 +101,11 @@ class VsockProxy:
             while not answer.endswith(b"\n"):  # byte by byte: the next bytes are the caller's
                 piece = stream.recv(1)
                 if not piece:
-                    raise SSHError(f"{host}: the vsock proxy has ended", stage="host")
+                    raise SSHError(
+                        f"the vsock proxy on {host} has ended",
+                        hint="check that no other program kills it",
+                        stage="host",
+                    )
                 answer += piece
             if code := int(answer):
                 raise OSError(code, f"vsock {cid}:{port} on {host}: {os.strerror(code)}")

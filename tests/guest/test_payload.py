@@ -127,7 +127,7 @@ def test_invalid_argument_is_refused(
 def test_missing_or_invalid_source_is_an_error(payload: PayloadFactory, tmp_path: Path) -> None:
     with pytest.raises(ProvisionError, match="is not a file"):
         payload(tmp_path / "absent")
-    with pytest.raises(ProvisionError, match="as: "):
+    with pytest.raises(ProvisionError, match="as fails: "):
         assemble("frobnicate %eax")
 
 
