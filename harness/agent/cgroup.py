@@ -56,7 +56,7 @@ class Cgroup:
         counters = {}
         for (file, line), name in _COUNTERS.items():
             if file in self._files:
-                counters[name] = _number(os.pread(self._files[file], 4096, 0), line)
+                counters[name] = _parse_number(os.pread(self._files[file], 4096, 0), line)
         return counters
 
     def limit(self, limits: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Cgroup:
             os.close(fd)
 
 
-def _number(text: bytes, line: str) -> int:
+def _parse_number(text: bytes, line: str) -> int:
     """The number in a line "NAME NUMBER"; with "", the number that is the whole file."""
     fields = text.split()
     return int(fields[fields.index(line.encode()) + 1] if line else fields[0])
@@ -163,7 +163,7 @@ class Cgroups:
         """Whether the kernel ended the guest because it reached its memory limit."""
         try:
             with open(f"{self.root}/{guest}/memory.events", "rb") as events:
-                return _number(events.read(), "oom_kill") > 0
+                return _parse_number(events.read(), "oom_kill") > 0
         except (OSError, ValueError):
             return False
 

@@ -126,12 +126,12 @@ def _drop_all_capabilities() -> None:
 def _seccomp() -> None:
     # only its own threads: other guests' processes have the same user
     tgkill = b"".join(_rule((_TGKILL, 0, 0xFFFF_FFFF, (os.getpid(),))))
-    code = ctypes.create_string_buffer(_BEFORE + tgkill + _AFTER)
+    code = ctypes.create_string_buffer(_PROLOGUE + tgkill + _EPILOGUE)
     filters = struct.pack("<H6xQ", len(code) // 8, ctypes.addressof(code))
     libc.syscall(_SECCOMP, _SET_MODE_FILTER, _ALL_THREADS, filters)
 
 
-def _before() -> Iterator[bytes]:
+def _prologue() -> Iterator[bytes]:
     """The start of every filter; the most frequent calls come first."""
     yield _instruction(_LOAD, _ARCHITECTURE)
     yield _instruction(_EQUAL, _X86_64, yes=1)
@@ -140,14 +140,14 @@ def _before() -> Iterator[bytes]:
     yield _instruction(_AT_LEAST, _X32, no=1)
     yield _instruction(_RETURN, _KILL)
     yield from _rule(_IOCTL)
-    yield from _each(_ALLOWED_CALLS, _ALLOW)
+    yield from _for_each_call(_ALLOWED_CALLS, _ALLOW)
     for rule in _RULES:
         yield from _rule(rule)
 
 
-def _after() -> Iterator[bytes]:
+def _epilogue() -> Iterator[bytes]:
     """The end of every filter."""
-    yield from _each(_FAILING_CALLS, _ERRNO | errno.ENOSYS)
+    yield from _for_each_call(_FAILING_CALLS, _ERRNO | errno.ENOSYS)
     yield _instruction(_RETURN, _KILL)
 
 
@@ -156,7 +156,7 @@ def _instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
     return struct.pack("<HBBI", code, yes, no, value)
 
 
-def _each(table: str, action: int) -> Iterator[bytes]:
+def _for_each_call(table: str, action: int) -> Iterator[bytes]:
     for pair in table.split():
         yield _instruction(_EQUAL, int(pair.split("=")[1]), no=1)
         yield _instruction(_RETURN, action)
@@ -175,4 +175,4 @@ def _rule(rule: _Rule) -> Iterator[bytes]:
 
 
 # computed once, in the supervisor
-_BEFORE, _AFTER = b"".join(_before()), b"".join(_after())
+_PROLOGUE, _EPILOGUE = b"".join(_prologue()), b"".join(_epilogue())
