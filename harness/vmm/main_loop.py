@@ -61,7 +61,7 @@ class MainLoop:
 
     def drain(self) -> None:
         """Handle the writes that wait in the ring of coalesced writes."""
-        # with a timeout: a slow device may hold the lock, and ends must be noticed all the same
+        # with a timeout: a slow device may hold the lock, and must not delay an end
         if not self._buses.lock.acquire(timeout=_INTERVAL):
             return
         try:

@@ -122,7 +122,7 @@ class RunControl:
             self._pause_requested = True
 
     def finish(self) -> None:
-        """The thread ends: nobody waits for it any longer."""
+        """Mark the thread as ended, so that no pause waits for it."""
         with self.changed:
             self._parked = True
             self.changed.notify_all()

@@ -39,7 +39,7 @@ class SingleStepper:
     def complete(self) -> None:
         """Handle the exit that follows the instruction, on the vCPU's thread."""
         self._vcpu.single_step(False)
-        # in this order: who sees that the step is complete finds the vCPU paused
+        # in this order: another thread that sees the step complete finds the vCPU paused
         self._run_control.pause_own_thread()
         self.active = False
         self._run_control.park()

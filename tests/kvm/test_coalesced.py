@@ -1,4 +1,4 @@
-"""The ring of coalesced writes, the kernel's half played by the test."""
+"""The ring of coalesced writes; the test acts as the kernel."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ENTRIES = (mmap.PAGESIZE - 8) // 24
 
 
 class Kernel:
-    """A page of it, and a port that notes what is written."""
+    """The ring's page, and a port that records writes."""
 
     def __init__(self) -> None:
         self.run = mmap.mmap(-1, 3 * mmap.PAGESIZE)
         self.at = 2 * mmap.PAGESIZE
         self.seen: list[tuple[int, int, int]] = []
-        self.more: list[int] = []
+        self.arriving: list[int] = []
         self.ring = CoalescedRing(self.run, 2, self.write)
 
     def indices(self) -> tuple[int, int]:
@@ -29,7 +29,7 @@ class Kernel:
         return first, last
 
     def put(self, port: int, size: int, value: int) -> bool:
-        """coalesced_mmio_write(): one place stays free, so that full is not empty."""
+        """As coalesced_mmio_write(). One entry stays free to mark a full ring."""
         first, last = self.indices()
         if (last + 1) % ENTRIES == first:
             return False
@@ -41,17 +41,17 @@ class Kernel:
 
     def write(self, port: int, size: int, value: int) -> None:
         self.seen.append((port, size, value))
-        if self.more:
-            assert self.put(self.more.pop(), 1, 7)
+        if self.arriving:
+            assert self.put(self.arriving.pop(), 1, 7)
 
 
-def test_nothing_there_nothing_done() -> None:
+def test_drain_of_an_empty_ring_writes_nothing() -> None:
     kernel = Kernel()
     kernel.ring.drain()
     assert kernel.seen == []
 
 
-def test_writes_come_in_order_with_their_width_over_the_rings_end() -> None:
+def test_writes_keep_order_and_width_across_the_wrap() -> None:
     kernel, expected = Kernel(), []
     for turn in range(500):
         size = (1, 2, 4)[turn % 3]
@@ -65,7 +65,7 @@ def test_writes_come_in_order_with_their_width_over_the_rings_end() -> None:
     assert kernel.indices()[0] == kernel.indices()[1] == 500 % ENTRIES
 
 
-def test_a_full_ring_is_emptied() -> None:
+def test_drain_empties_a_full_ring() -> None:
     kernel = Kernel()
     while kernel.put(1, 1, 1):
         pass
@@ -73,16 +73,16 @@ def test_a_full_ring_is_emptied() -> None:
     assert len(kernel.seen) == ENTRIES - 1
 
 
-def test_what_comes_meanwhile_is_served_too() -> None:
+def test_drain_handles_writes_that_arrive_during_it() -> None:
     kernel = Kernel()
-    kernel.more = [3, 2]
+    kernel.arriving = [3, 2]
     kernel.put(1, 1, 7)
     kernel.ring.drain()
     assert [port for port, _, _ in kernel.seen] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("first", "last"), [(ENTRIES, 0), (0, ENTRIES), (1 << 31, 5)])
-def test_impossible_indices_end_the_guest(first: int, last: int) -> None:
+def test_indices_outside_the_ring_raise_guest_fault(first: int, last: int) -> None:
     kernel = Kernel()
     struct.pack_into("<II", kernel.run, kernel.at, first, last)
     with pytest.raises(GuestFault, match="coalesced"):

@@ -1,4 +1,4 @@
-"""What CPUID tells of cores, and that every leaf goes to KVM as it is laid out there."""
+"""The CPUID topology, and the format of the entries that KVM receives."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def leaves(index: int, count: int, deadline: bool = True) -> dict[tuple[int, int
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 254])
-def test_every_leaf_fits_for_every_vcpu(count: int) -> None:
+def test_every_leaf_packs_for_every_vcpu(count: int) -> None:
     for index in {0, count - 1}:
         for entry in leaves(index, count).values():
             assert len(CPUID_ENTRY.pack(*entry)) == 40
 
 
-def test_ids_and_counts() -> None:
+def test_leaves_report_apic_ids_and_core_counts() -> None:
     found = leaves(2, 4)
     one = found[1, 0]
     assert (one.ebx >> 24, one.ebx >> 16 & 0xFF) == (2, 4)
-    assert one.ecx & 1 << 31  # a hypervisor is there
+    assert one.ecx & 1 << 31  # hypervisor present
     assert not one.ecx & 1 << 5  # VMX
     assert not found[0x8000_0001, 0].ecx & 1 << 2  # SVM
     smt, core = found[0xB, 0], found[0xB, 1]
@@ -42,13 +42,13 @@ def test_ids_and_counts() -> None:
     assert (0x1F, 0) not in found
 
 
-def test_one_vcpu_has_no_siblings() -> None:
+def test_single_vcpu_has_no_siblings() -> None:
     assert not leaves(0, 1)[1, 0].edx & 1 << 28
     assert leaves(0, 2)[1, 0].edx & 1 << 28
     assert leaves(0, 1)[0xB, 1].eax == 0
 
 
-def test_only_the_last_level_cache_is_shared() -> None:
+def test_only_the_level_3_cache_is_shared() -> None:
     found = leaves(0, 4)
     level = {sub: found[4, sub].eax >> 5 & 7 for sub in (0, 3)}
     assert set(level.values()) == {7}
@@ -59,14 +59,14 @@ def test_only_the_last_level_cache_is_shared() -> None:
     assert Topology(0, 4, True).leaf_4(end) == end
 
 
-def test_deadline_timer_only_where_kvm_has_it() -> None:
+def test_tsc_deadline_timer_requires_kvm_support() -> None:
     without = [entry._replace(ecx=0) for entry in SUPPORTED]
     for deadline in (False, True):
         applied = Topology(0, 1, deadline).apply(without)
         assert bool(applied[1].ecx & 1 << 24) == deadline
 
 
-def test_an_end_of_interrupt_may_be_told_to_exit() -> None:
+def test_pv_eoi_can_be_disabled() -> None:
     for pv_eoi in (True, False):
         leaves = Topology(0, 1, True, pv_eoi).apply([CpuidEntry(0x4000_0001, 0, 0, 0xFF, 0, 0, 0)])
         assert bool(leaves[0].eax & 1 << 6) == pv_eoi

@@ -1,4 +1,4 @@
-"""KVM's numbers and layouts as we have them against the kernel's own headers, by a C compiler."""
+"""KVM's numbers and structures, compared with the kernel's headers by a C compiler."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ CONSTANTS |= {
     "KVM_STATS_TYPE_LINEAR_HIST": stats._HISTOGRAM,
     "KVM_EXIT_IO_OUT": 1,
 }
-# The same without a compiler, from the documentation (api.rst).
+# sizes from the documentation (api.rst), for hosts without a compiler
 LITERALS = {
     structs.MEMORY_REGION: 32,
     structs.IRQ_LEVEL: 8,
@@ -122,16 +122,16 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("name", "value"), [*SIZES.items(), *OFFSETS.items(), *CONSTANTS.items()])
-def test_as_in_the_headers(headers: dict[str, int], name: str, value: int) -> None:
+def test_value_equals_kernel_header(headers: dict[str, int], name: str, value: int) -> None:
     assert headers[name] == value
 
 
 @pytest.mark.parametrize(("layout", "size"), LITERALS.items())
-def test_sizes_without_a_compiler(layout: struct.Struct, size: int) -> None:
+def test_documented_sizes(layout: struct.Struct, size: int) -> None:
     assert layout.size == size
 
 
-def test_numbers_without_a_compiler() -> None:
+def test_documented_ioctl_numbers() -> None:
     assert structs.SREGS_SIZE == 312
     assert ioctls.RUN == 0xAE80
     assert ioctls.SET_USER_MEMORY_REGION == 0x4020_AE46

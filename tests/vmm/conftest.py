@@ -15,7 +15,7 @@ from tests.vmm.guests import Runner
 
 @contextlib.contextmanager
 def supervising() -> Iterator[AgentClient]:
-    """A supervisor on this machine for as long as a with block lasts."""
+    """A supervisor on this machine during the block."""
     host = LocalHost("tests")
     running = AgentClient(host)
     yield running
@@ -28,7 +28,7 @@ def kvm_device() -> str:
     """/dev/kvm of this machine: real, or one that runs flat payloads only."""
     path = "/dev/kvm"
     if not os.access(path, os.R_OK | os.W_OK):
-        pytest.skip(f"{path} is not there or not ours to open")
+        pytest.skip(f"{path} cannot be opened")
     for program in ("as", "ld", "objcopy"):
         if not shutil.which(program):
             pytest.skip(f"no {program} to build a payload with (binutils)")
@@ -37,20 +37,20 @@ def kvm_device() -> str:
 
 @pytest.fixture(scope="session")
 def shared_supervisor() -> Iterator[AgentClient]:
-    """One supervisor for all tests that do not end it; it needs no KVM by itself."""
+    """A supervisor for all tests that do not end it. It needs no KVM."""
     with supervising() as running:
         yield running
 
 
 @pytest.fixture
 def supervisor(kvm_device: str, shared_supervisor: AgentClient) -> AgentClient:
-    """The same, where there is a KVM."""
+    """The shared supervisor, on a machine with KVM."""
     return shared_supervisor
 
 
 @pytest.fixture
 def run(supervisor: AgentClient, tmp_path: Path) -> Iterator[Runner]:
-    """Start guests of a few instructions."""
+    """Starts payloads."""
     runner = Runner(supervisor, tmp_path)
     yield runner
     runner.close()
@@ -58,7 +58,7 @@ def run(supervisor: AgentClient, tmp_path: Path) -> Iterator[Runner]:
 
 @pytest.fixture
 def peers(shared_supervisor: AgentClient, tmp_path: Path) -> Iterator[Runner]:
-    """Start any program in a guest's place: that needs no KVM."""
+    """Starts any program as a peer, which needs no KVM."""
     runner = Runner(shared_supervisor, tmp_path)
     yield runner
     runner.close()
@@ -66,7 +66,7 @@ def peers(shared_supervisor: AgentClient, tmp_path: Path) -> Iterator[Runner]:
 
 @pytest.fixture
 def own_supervisor(kvm_device: str) -> Iterator[AgentClient]:
-    """A supervisor for a test to end."""
+    """A supervisor that the test may end."""
     with supervising() as running:
         yield running
 

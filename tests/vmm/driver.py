@@ -1,4 +1,4 @@
-"""A driver's side of one virtqueue, in place of a guest: requests laid into memory by hand."""
+"""The driver side of one virtqueue, for tests without a guest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Descriptor = tuple[int, int, int]  # address, length, flags
 
 
 class Driver:
-    """One ring, of 8 entries, in memory of ours."""
+    """A ring of 8 entries in guest memory."""
 
     def __init__(self, memory: Memory, ring: Ring = RING) -> None:
         self.memory = memory
@@ -28,12 +28,12 @@ class Driver:
             memory.view(address, length)[:] = bytes(length)
 
     def offer(self, descriptors: list[Descriptor], table: int = 0) -> None:
-        """Make a request available; its descriptors lie in an indirect table, if one is given."""
-        place = table or self.ring.descriptors
+        """Post a request. table: the GPA of an indirect table for its descriptors, 0 for none."""
+        start = table or self.ring.descriptors
         for at, (address, length, flags) in enumerate(descriptors):
             more = NEXT if at + 1 < len(descriptors) else 0
             entry = struct.pack("<QIHH", address, length, flags | more, at + 1 if more else 0)
-            self.memory.write(place + 16 * at, entry)
+            self.memory.write(start + 16 * at, entry)
         if table:
             self.offer([(table, 16 * len(descriptors), INDIRECT)])
             return
@@ -43,7 +43,7 @@ class Driver:
 
     @property
     def used(self) -> list[int]:
-        """Bytes written to each request completed so far, the last 8 of them."""
+        """The bytes written to each of the last 8 completed requests."""
         words = struct.unpack("<HH", self.memory.view(self.ring.used, 4))
         last = range(max(0, words[1] - self.ring.size), words[1])
         elements = (self.ring.used + 4 + 8 * (at % self.ring.size) for at in last)
@@ -51,25 +51,25 @@ class Driver:
 
 
 def serve(device: UserspaceDevice, queue: Queue, number: int = 0) -> int:
-    """Serve the one request that is offered, in place of the device's thread; bytes written."""
+    """Handle the posted request instead of the device's thread. Returns the bytes written."""
     (chain,) = queue.pop()
     written = device._handle_request(number, chain)
     queue.push(chain, written)
     return written
 
 
-class Started:
-    """A device with its thread running, kicked and answered by eventfds.
+class RunningDevice:
+    """A device with its running thread, its eventfds and its drivers.
 
-    drivers: one for each queue, `count` of them. fail: what ended the device.
+    drivers: one for each of `count` queues. ends: what ended the device.
     """
 
     def __init__(
         self, device: UserspaceDevice, memory: Memory, count: int, features: int = 0
     ) -> None:
         self.device = device
-        self.fail: list[BaseException] = []
-        device._end_machine = self.fail.append
+        self.ends: list[BaseException] = []
+        device._end_machine = self.ends.append
         rings = [Ring(8, *(at + 0x4000 * number for at in RING[1:])) for number in range(count)]
         self.drivers = [Driver(memory, ring) for ring in rings]
         self.queues = [
@@ -82,7 +82,7 @@ class Started:
         signal_eventfd(self.queues[number].kick)
 
     def wait(self, number: int) -> None:
-        """For the queue's interrupt."""
+        """Wait for the queue's interrupt."""
         assert os.read(self.queues[number].call, 8)
 
     def close(self) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""Stand-ins for what devices talk to: a VM whose kernel side is a few dictionaries, a backend."""
+"""Fakes of a vCPU, a VM and a backend, and a board without a machine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ F_VERSION_1 = 1 << 32
 
 
 class FakeVcpu:
-    """A vCPU that runs nothing: its state is a few dictionaries."""
+    """A vCPU without KVM. Its state is a few dictionaries."""
 
-    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # knows none of KVM's ioctls
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # refuses KVM's ioctls
     in_callback = active = False
     thread = None
 
@@ -66,7 +66,7 @@ class FakeVcpu:
         self._special.update(values)
 
     def defer(self, action: Callable[[], None]) -> None:
-        with contextlib.suppress(OSError):  # KVM's own part: there is none
+        with contextlib.suppress(OSError):  # there is no KVM
             action()
 
     def step(self, timeout: float) -> bool:
@@ -77,7 +77,7 @@ class FakeVcpu:
 
 
 class FakeVm:
-    """Keeps what KVM would keep, and refuses what KVM refuses."""
+    """A VM without KVM. It refuses what KVM refuses."""
 
     def __init__(self) -> None:
         self.gsis = 24
@@ -125,7 +125,7 @@ class FakeVm:
 
 
 class FakeBackend:
-    """A virtio device of two queues that only remembers how it was started."""
+    """A virtio device of two queues that records how it was started."""
 
     name = "fake"
     device_type = 42
@@ -160,7 +160,7 @@ class FakeBackend:
 
 
 class Board:
-    """Buses, a PCI bridge and virtio devices, as a guest finds them."""
+    """Buses, a PCI bridge and virtio devices, as a guest sees them."""
 
     def __init__(self, memory: Memory, *backends: Any) -> None:
         self.vm = FakeVm()
@@ -174,7 +174,7 @@ class Board:
             self.devices.append(device)
 
     def close(self) -> None:
-        """Close the eventfds, which a process of its own would close by its end."""
+        """Close the eventfds, which otherwise close when a guest's process ends."""
         for device in self.devices:
             for fd in device._msix.eventfds + [queue.kick for queue in device._queues]:
                 os.close(fd)

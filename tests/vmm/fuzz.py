@@ -1,9 +1,9 @@
-"""Inputs without end for whatever in the VMM reads what a guest or a client wrote.
+"""Fuzzes the parts of the VMM that read data of a guest or a client.
 
     python -m tests.vmm.fuzz --inputs 1000000
 
-An input is a few bytes, from which a target takes its decisions. It may return or raise one of
-`ALLOWED`; anything else, a hang, or a touch outside of guest memory is a bug.
+A target takes its decisions from the bytes of an input. It may return, or raise one of `ALLOWED`.
+Another exception, a hang, or an access outside guest memory is a bug.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from harness.kvm.errors import ConfigError, GuestFault, MachineEnd
 T = TypeVar("T")
 
 ALLOWED = (GuestFault, ConfigError, MachineEnd)
-HANG = 60.0  # seconds: far more than any input takes, also on a machine that stalls
+HANG = 60.0  # seconds; far more than any input needs, also on a slow machine
 
 
 class Hang(BaseException):
-    """Not an Exception, so that nothing on the way takes it for its own."""
+    """An input takes too long. Not an Exception, so that no handler catches it."""
 
 
 class Source:
-    """Decisions out of bytes; when these have run out, every decision is 0."""
+    """Takes decisions from bytes. Once they are used up, every decision is 0."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -58,7 +58,7 @@ class Source:
         return choices[self.below(len(choices))]
 
     def number(self, count: int) -> int:
-        """Of `count` bits: small, near a power of two, or anything."""
+        """A number of `count` bits: small, near a power of two, or any."""
         kind = self.below(4)
         if kind == 0:
             return self.below(20)
@@ -72,12 +72,12 @@ Target = Callable[[Source], None]
 
 
 def _on_alarm(number: int, frame: FrameType | None) -> None:
-    raise Hang(f"still at it after {HANG:g} s")
+    raise Hang(f"the input takes more than {HANG:g} s")
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
-    """Raise Hang in what takes too long. For the main thread."""
+def hang_detection() -> Iterator[None]:
+    """Raise Hang for an input that takes too long. For the main thread."""
     before = signal.signal(signal.SIGALRM, _on_alarm)
     try:
         yield
@@ -86,8 +86,9 @@ def watched() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def one(target: Target, data: bytes) -> bool:
-    """Run one input; True if it went through, False if refused. Call it within `watched`."""
+def run_input(target: Target, data: bytes) -> bool:
+    """Run one input. True if the target returned, False if it refused the input. Call it within
+    `hang_detection`."""
     signal.setitimer(signal.ITIMER_REAL, HANG)
     try:
         target(Source(data))
@@ -100,15 +101,19 @@ def main() -> int:
     from tests.vmm.targets import TARGETS
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--inputs", type=int, default=100_000, metavar="N", help="over all targets")
+    parser.add_argument(
+        "--inputs", type=int, default=100_000, metavar="N", help="how many inputs, over all targets"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", choices=sorted(TARGETS), help="only this one")
-    parser.add_argument("--input", type=bytes.fromhex, help="only this input, as hexadecimal bytes")
+    parser.add_argument("--target", choices=sorted(TARGETS), help="run this target only")
+    parser.add_argument(
+        "--input", type=bytes.fromhex, help="run this input only, as hexadecimal bytes"
+    )
     options = parser.parse_args()
     names = [options.target] if options.target else sorted(TARGETS)
     chooser = random.Random(options.seed)  # noqa: S311
     passed, spent = dict.fromkeys(names, 0), dict.fromkeys(names, 0.0)
-    with watched():
+    with hang_detection():
         for count in range(1 if options.input is not None else options.inputs):
             name = names[count % len(names)]
             data = options.input
@@ -116,13 +121,13 @@ def main() -> int:
                 data = chooser.randbytes(int(2 ** chooser.uniform(2, 10)))
             began = time.perf_counter()
             try:
-                passed[name] += one(TARGETS[name], data)
+                passed[name] += run_input(TARGETS[name], data)
             except BaseException:
                 print(f"failed: --target {name} --input {data.hex()}", file=sys.stderr)
                 raise
             spent[name] += time.perf_counter() - began
     for name in names:
-        print(f"{name:10} {passed[name]:8} went through {spent[name]:8.1f} s")
+        print(f"{name:10} {passed[name]:8} accepted {spent[name]:8.1f} s")
     return 0
 
 

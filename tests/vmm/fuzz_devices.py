@@ -1,4 +1,4 @@
-"""Fuzz targets: what a guest's driver writes into devices, queues and the console."""
+"""Fuzz targets: a driver's accesses to devices, queues and the console."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ SECTORS = 8
 
 @cache
 def memory(size: int = MEMORY) -> Memory:
-    """Guest memory with a trap behind it: to touch that ends this process by SIGSEGV."""
-    made = Memory(size)
-    libc.mprotect(made.regions[0].hva + size, 4096, 0)
-    return made
+    """Guest memory with a guard page behind it: an access to it ends this process."""
+    guest = Memory(size)
+    libc.mprotect(guest.regions[0].hva + size, 4096, 0)
+    return guest
 
 
 def inside(view: memoryview) -> bool:
@@ -72,7 +72,7 @@ def descriptor(source: Source) -> bytes:
 
 
 def fill_ring(source: Source, size: int) -> None:
-    """What a driver might write, and what none would."""
+    """Write a ring: valid and invalid descriptors."""
     guest = memory()
     guest.view(TABLE, 0x9000 - TABLE)[:] = bytes(0x9000 - TABLE)
     for table in (TABLE, INDIRECT):
@@ -101,7 +101,7 @@ def virtqueue(source: Source) -> None:
             assert all(map(inside, chain.readable + chain.writable))
             assert len(chain.readable) + len(chain.writable) <= 2 * MAX_SIZE
             for view in chain.writable[: source.below(3)]:
-                view[:16] = source.raw(min(16, len(view)))  # may well hit the ring itself
+                view[:16] = source.raw(min(16, len(view)))  # may overwrite the ring
             queue.push(chain, source.number(32))
             served += 1
             if served >= 100:
@@ -111,7 +111,7 @@ def virtqueue(source: Source) -> None:
 
 @cache
 def disks() -> tuple[Block, Block, int]:
-    """A disk to write, the same one to read, and its file."""
+    """A writable disk, a read-only disk of the same file, and the file."""
     fd = os.memfd_create("disk")
     os.truncate(fd, SECTORS * 512)
     path = f"/proc/self/fd/{fd}"
@@ -151,7 +151,7 @@ def block(source: Source) -> None:
 
 
 def access(source: Source, buses: Buses, choices: tuple[int, ...], port: bool) -> None:
-    """One read or write as KVM would hand it on."""
+    """One read or write as KVM reports it."""
     bus = buses.pio if port else buses.mmio
     where = source.pick(choices) + source.pick((0, 0, 1, 2, 3, 4, 8, 12, source.below(256)))
     size = source.pick((1, 2, 4) if port else (1, 2, 4, 8))
@@ -163,19 +163,19 @@ def access(source: Source, buses: Buses, choices: tuple[int, ...], port: bool) -
 
 @cache
 def space() -> Region:
-    """One for all boards, as nothing unmaps it."""
+    """A region for all boards, as nothing unmaps it."""
     return Region(ECAM_START, ECAM_SIZE)
 
 
 def map_configuration(board: Board) -> None:
-    """As HostBridge.enable_ecam does, but each time at the same place."""
+    """As HostBridge.enable_ecam, but always with the same region."""
     space().bytes[:] = b"\xff" * ECAM_SIZE
     with mock.patch.object(pci_devices, "Region", return_value=space()):
         board.bridge.enable_ecam(cast(Vm, board.vm))
 
 
 def pci(source: Source) -> None:
-    """Configuration space by its ports or in memory, BARs that move under everything else."""
+    """Configuration space by ports or in memory, while BARs move."""
     board = Board(memory(), FakeBackend(), FakeBackend())
     power.attach(board.buses)
     board.bridge.on_reset_control = power.reset_control
@@ -216,7 +216,7 @@ def is_ring(where: Ring) -> bool:
 
 
 def set_up(source: Source, device: VirtioPci, queues: Iterable[int] = (0,)) -> None:
-    """What a driver does until its device runs, mostly."""
+    """Initialize a device as a driver does, in most cases."""
     wild = source.number(32)
     for offset, size, value in (
         *((20, 1, 1), (20, 1, 3), (8, 4, 1), (12, 4, mostly(source, 1, 0, 3, wild))),
@@ -274,12 +274,12 @@ def serial_port(source: Source) -> None:
             port.write(offset, size, source.number(8 * size))
         if source.below(8) == 0:
             port.receive(source.raw(3))
-    # a line has edges, not repetitions
+    # levels alternate
     assert all(a != b for a, b in pairwise(levels))
 
 
 def testdev_ports(source: Source) -> None:
-    """The test device's ports, its memory, the firmware configuration."""
+    """The test devices' ports and memory, the firmware configuration device."""
     buses = Buses()
     testdev.attach(buses, cast(Vm, FakeVm()), memory())
     buses.pio.add(fwcfg.SELECTOR, 2, fwcfg.FirmwareConfig(MEMORY, 1 + source.below(255)))

@@ -1,4 +1,4 @@
-"""Fuzz targets: control lines and their arguments, and the files that a guest is made of."""
+"""Fuzz targets: control lines and their arguments, and a guest's files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.vmm.payload import HEADER, bzimage
 
 
 def value(source: Source, depth: int = 0) -> Any:
-    """Whatever JSON can say."""
+    """Any JSON value."""
     kind = source.below(10 if depth < 3 else 6)
     if kind >= 8:
         return [value(source, depth + 1) for _ in range(source.below(3))]
@@ -81,7 +81,7 @@ PAYLOAD = [{"gpa": 0x10_0000, "path": "/absent", "offset": 0, "size": 16}]
 
 
 def fields(source: Source) -> dict[str, Any]:
-    """Arguments of "create", a few of them wrong."""
+    """Arguments of "create", some of them wrong."""
     chosen: dict[str, Any] = {name: given for name, given in FIELDS.items() if source.below(8)}
     if "kernel" not in chosen:
         chosen["payload"] = PAYLOAD
@@ -102,7 +102,7 @@ def config(source: Source) -> None:
 
 
 def requests(source: Source) -> bytes:
-    """A control line, or what is none."""
+    """A control line, or any bytes."""
     kind = source.below(4)
     if kind == 0:
         return source.raw(source.below(40))
@@ -130,7 +130,7 @@ def requests(source: Source) -> bytes:
 
 
 class RecordingWriter(MessageWriter):
-    """Keeps the lines that a supervisor writes."""
+    """Records the lines that a supervisor writes."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -160,11 +160,11 @@ def supervisor() -> tuple[Supervisor, RecordingWriter, socket.socket]:
 
 
 def no_kill(pid: int, number: int) -> None:
-    """In place of os.kill."""
+    """Replaces os.kill."""
 
 
 def control(source: Source) -> None:
-    """Lines to the supervisor: each is answered or handed to its guest, whatever it is."""
+    """Lines to the supervisor: each is answered or passed to its guest."""
     made, output, theirs = supervisor()
     output.lines.clear()
     line = requests(source).replace(b"\n", b"")
@@ -181,8 +181,8 @@ def control(source: Source) -> None:
     assert output.lines or passed == line + b"\n" or created
 
 
-class Asked(Channel):
-    """A channel with all requests in it from the start."""
+class FakeChannel(Channel):
+    """A channel with a list of requests."""
 
     def __init__(self, lines: list[bytes]) -> None:
         super().__init__("guest", socket.socket())
@@ -200,7 +200,7 @@ class Asked(Channel):
 
 
 def is_object(line: bytes) -> bool:
-    """Whether the supervisor hands it on."""
+    """Whether the supervisor passes the line on."""
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
@@ -208,10 +208,10 @@ def is_object(line: bytes) -> bool:
 
 
 def guest_control(source: Source) -> None:
-    """What the supervisor hands to a guest's process: always an object, else anything."""
+    """Requests to a guest's process: JSON objects with any contents."""
     lines = [line for line in (requests(source) for _ in range(3)) if is_object(line)]
     machine = Machine.__new__(Machine)
-    asked = Asked(lines)
+    channel = FakeChannel(lines)
     machine.buses = Buses()
     machine.chipset = Chipset.__new__(Chipset)
     machine.chipset.serial = Serial(lambda byte: None, lambda level: None)
@@ -225,15 +225,15 @@ def guest_control(source: Source) -> None:
     machine.vcpus, machine.guest_started = [], True
     storm = ExitStormDetector([], None, 0)
     machine._main_loop = MainLoop(Queue(), machine.buses, [], [], storm)
-    serve(machine, asked)
+    serve(machine, channel)
     stop = any(json.loads(line).get("op") == "stop" for line in lines)
-    assert len(asked.sent) == len(lines) or stop
+    assert len(channel.sent) == len(lines) or stop
     assert machine.virtio.balloon.counters()["balloon_target"] <= machine.config.memory
     assert [str(end).partition(":")[0] for end in ends] == ["stopped"]
 
 
 def lines(source: Source) -> None:
-    """However a stream is cut, the same lines come out; an endless one is refused, once."""
+    """A stream in any pieces yields the same lines. An endless line is refused once."""
     reader, stream = LineReader(), bytearray()
     seen: list[bytes] = []
     refused = 0
@@ -254,7 +254,7 @@ def lines(source: Source) -> None:
 
 @cache
 def saved_machine() -> dict[str, Any]:
-    """The state of a machine with one vCPU and one device that runs."""
+    """The state of a machine with one vCPU and one running device."""
     board = Board(memory(), FakeBackend())
     device = board.devices[0]
     device.function.write_config(4, 2, 3)
@@ -281,32 +281,32 @@ def saved_machine() -> dict[str, Any]:
     return made
 
 
-def damaged(source: Source, given: Any) -> Any:
-    """The same, but for something somewhere in it."""
-    if isinstance(given, dict) and given and source.below(8):
-        name = source.pick(sorted(given))
+def damage(source: Source, saved: Any) -> Any:
+    """A copy of the state with one change somewhere."""
+    if isinstance(saved, dict) and saved and source.below(8):
+        name = source.pick(sorted(saved))
         if source.below(16) == 0:
-            return {key: one for key, one in given.items() if key != name}
-        return {**given, name: damaged(source, given[name])}
-    if isinstance(given, list) and given and source.below(8):
-        at = source.below(len(given))
-        return [*given[:at], damaged(source, given[at]), *given[at + 1 :]]
-    if isinstance(given, str) and BASE64.fullmatch(given) and source.chance():
-        data = bytearray(base64.b64decode(given))
+            return {key: one for key, one in saved.items() if key != name}
+        return {**saved, name: damage(source, saved[name])}
+    if isinstance(saved, list) and saved and source.below(8):
+        at = source.below(len(saved))
+        return [*saved[:at], damage(source, saved[at]), *saved[at + 1 :]]
+    if isinstance(saved, str) and BASE64.fullmatch(saved) and source.chance():
+        data = bytearray(base64.b64decode(saved))
         for _ in range(1 + source.below(4)):
             data[source.below(len(data))] = source.bits(8)
         return encode_bytes(data)
-    return source.number(64) if type(given) is int and source.below(4) else value(source)
+    return source.number(64) if type(saved) is int and source.below(4) else value(source)
 
 
 def snapshot(source: Source) -> None:
-    """A state file that somebody changed: refused, or taken whole."""
+    """A changed state file is refused, or restored completely."""
     if source.below(8) == 0:
         parse(source.raw(40) if source.chance() else json.dumps(value(source)).encode())
         return
     given = saved_machine()
     for _ in range(source.below(4)):
-        given = damaged(source, given)
+        given = damage(source, given)
     saved = StateReader("machine", json.loads(json.dumps(given)))
     for part in saved.read_objects("vcpus", 1):
         state._read_saved(part, VCPU_PARTS)
@@ -328,7 +328,7 @@ def snapshot(source: Source) -> None:
         board.devices[0].restore(part)
         board.devices[0].resume()
         assert all(is_ring(queue.ring) for queue in backend.started or ())
-        board.devices[0].write(20, 1, 0)  # the driver's reset
+        board.devices[0].write(20, 1, 0)  # a reset by the driver
         assert backend.started is None
     finally:
         board.close()
@@ -340,7 +340,7 @@ def file() -> int:
 
 
 def elf(source: Source) -> bytes:
-    """An ELF kernel, some of its fields off."""
+    """An ELF kernel with some wrong fields."""
     wild = source.number(64)
     magic = b"\x7fELF\x02\x01\x01" if source.below(16) else source.raw(7)
     count = mostly(source, source.pick((2, 3)), 1, 0, wild & 0xFFFF)
@@ -363,7 +363,7 @@ def elf(source: Source) -> bytes:
 
 
 def bzimage_of(source: Source) -> bytes:
-    """A bzImage, some of its fields off."""
+    """A bzImage with some wrong fields."""
     fields = {}
     for name in HEADER:
         if source.below(8) == 0:
@@ -373,7 +373,7 @@ def bzimage_of(source: Source) -> bytes:
 
 
 def kernel(source: Source) -> None:
-    """A kernel, its initramfs and its start information; nothing of it is the guest's fault."""
+    """A kernel, its initramfs and its start information. Errors are never guest faults."""
     try:
         load(source)
     except GuestFault as error:

@@ -1,4 +1,4 @@
-"""Fuzz targets: flat payloads, and what a test may ask of a machine that it reaches into."""
+"""Fuzz targets: payloads, and introspection requests."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ REASONS = (*ioctls.EXIT_NAMES.values(), "tea")
 KINDS = ("exception", "nmi", "triple-fault", "machine-check", "disk-error", "bad-used", "meteor")
 
 
-class Answered(IntrospectionServer):
-    """Its questions are answered out of the input, at once."""
+class FakeIntrospectionServer(IntrospectionServer):
+    """A server whose callbacks are answered at once, from the input."""
 
     source: Source
 
@@ -59,7 +59,7 @@ def bars(source: Source) -> list[Any]:
 
 
 def arguments(source: Source) -> dict[str, dict[str, Any]]:
-    """For each operation some that are nearly right."""
+    """Nearly correct arguments for each operation."""
     number, small = source.number(64), source.below(40) - 1
     names = (*structs.REGISTER_NAMES, *structs.CONTROL_NAMES, "xmm0", "cs")
     at = source.pick((0, MEMORY - 1, MEMORY - CHUNK, MEMORY, number, -1))
@@ -98,12 +98,12 @@ def arguments(source: Source) -> dict[str, dict[str, Any]]:
     }
 
 
-def reach(source: Source) -> None:
-    """Operations in any order, then the guest's accesses with all hooks and devices in place."""
+def introspection(source: Source) -> None:
+    """Operations in any order, then guest accesses with all hooks and devices."""
     made, board, vcpu = machine(source)
-    reach = Answered(made)
-    reach.source = source
-    operations = reach.operations()
+    server = FakeIntrospectionServer(made)
+    server.source = source
+    operations = server.operations()
     try:
         for _ in range(source.below(12)):
             nearly = arguments(source)
@@ -121,7 +121,7 @@ def reach(source: Source) -> None:
 
 
 def access(source: Source, vcpu: FakeVcpu) -> None:
-    """Of a guest: ports, memory, configuration space."""
+    """A guest's access to ports, memory or configuration space."""
     size = source.pick((1, 2, 4))
     if source.below(4) == 0:
         vcpu.pio.write(0xCF8, 4, 0x8000_0000 | source.below(4) << 11 | source.below(64) << 2)
@@ -137,8 +137,8 @@ def access(source: Source, vcpu: FakeVcpu) -> None:
 
 
 def close(made: Machine, board: Board) -> None:
-    """Close the eventfds, which a process of its own would close by its end, and forget the faults
-    of the disk that all inputs share."""
+    """Close the eventfds, which otherwise close when a guest's process ends, and clear the
+    faults of the disk that all inputs share."""
     board.close()
     disks()[0].faults.clear()
     for function in board.bridge.functions.values():
@@ -148,7 +148,7 @@ def close(made: Machine, board: Board) -> None:
 
 
 def flat(source: Source) -> None:
-    """A payload of any segments, in any mode: loaded within guest memory, or refused."""
+    """A payload of any segments in any mode is loaded into guest memory, or refused."""
     guest, fd = memory(), file()
     os.truncate(fd, mostly(source, 8192, 0, 1, 4096, 1 << 20))
     wild = (0, 0x4FF, 0x500, 0x1000, MEMORY - 16, MEMORY, source.number(64), -1)
@@ -173,5 +173,5 @@ def flat(source: Source) -> None:
     try:
         boot.load(guest, cast(Vcpu, vcpu), config)
     except GuestFault as error:
-        raise AssertionError("a file made the guest look guilty") from error
+        raise AssertionError("a file caused a guest fault") from error
     assert vcpu.registers()["rflags"] & 2 or "rflags" in config.registers

@@ -1,4 +1,4 @@
-"""Fuzz targets: what kvm-unit-tests are read from: their list, their kernels."""
+"""Fuzz targets: the list and the kernels of kvm-unit-tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = (
 
 
 def unit_tests(source: Source) -> None:
-    """A list is read or refused; each test is given a machine or the reason why not."""
+    """A list is parsed or refused; each test has a machine or a reason for its absence."""
     text = "[first]\nfile = first.flat\n" if source.chance() else ""
     while source:
         text += source.raw(3).decode("latin-1") if source.below(16) == 0 else source.pick(WORDS)
@@ -43,7 +43,7 @@ def unit_tests(source: Source) -> None:
 
 
 def elf32(source: Source) -> bytes:
-    """What follows a Multiboot header for it to be an ELF, some fields off."""
+    """The ELF headers after a Multiboot header, with some wrong fields."""
     wild = source.number(32)
     segments = b"".join(
         struct.pack(
@@ -65,7 +65,7 @@ def elf32(source: Source) -> bytes:
 
 
 def multiboot_kernel(source: Source) -> None:
-    """A kernel is laid out within its file and the guest's memory, or refused."""
+    """A kernel is loaded from its file into guest memory, or refused."""
     flags = mostly(source, source.pick((0, 1 << 16)), 4, source.number(32))
     checksum = -(multiboot.MAGIC + flags) & 0xFFFF_FFFF
     wild = source.number(32)

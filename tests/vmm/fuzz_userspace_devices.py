@@ -1,4 +1,4 @@
-"""Fuzz targets: devices whose queues this process serves, by themselves and behind PCI."""
+"""Fuzz targets: devices in this process, alone and behind the PCI transport."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from tests.vmm.fuzz_devices import (
 
 
 def idle(device: UserspaceDevice) -> UserspaceDevice:
-    """Its thread does nothing: what it would do is done here, one step after the other."""
+    """A device whose thread does nothing: the target does its work step by step."""
     device._serve = lambda: None  # type: ignore[method-assign]
     return device
 
 
 @cache
 def guarded() -> Memory:
-    """The same memory; what is given back to the host is whole pages of it."""
+    """The same memory, with a check that only whole pages are discarded."""
     region = memory().regions[0]
     discard = region.discard
 
@@ -57,7 +57,7 @@ def kick() -> int:
 
 
 def kicks(source: Source, device: UserspaceDevice, features: int) -> Iterator[None]:
-    """Starts a device, fills its queues and has it serve them, stops it, until all is used."""
+    """Starts a device, fills its queues, kicks and stops it, until the input is used up."""
     ring = Ring(8, TABLE, AVAILABLE, USED)
     bases = dict.fromkeys(range(device.queues), 0)
     while source:
@@ -115,8 +115,8 @@ def raise_it(error: BaseException) -> None:
     raise error
 
 
-def behind(source: Source) -> None:
-    """Devices served here behind the transport: configuration space, resets, starts anew."""
+def behind_transport(source: Source) -> None:
+    """Devices behind the transport: configuration space, resets, restarts."""
     chosen = (Rng(raise_it), Balloon(raise_it), VirtioConsole(lambda data: None, raise_it))
     device = idle(source.pick(chosen))
     board = Board(guarded(), device)
@@ -130,7 +130,7 @@ def behind(source: Source) -> None:
             offset = source.pick((0x2000, 0x2004, 0x2008, 20, 0x2000 + source.below(0x1000)))
             size = source.pick((1, 2, 4, 8))
             if source.chance():
-                assert transport.read(offset, size) >= 0  # the bus cuts it to its width
+                assert transport.read(offset, size) >= 0  # the bus masks it
             else:
                 transport.write(offset, size, mostly(source, 0, source.number(8 * size)))
             if transport._running:

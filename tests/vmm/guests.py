@@ -1,4 +1,4 @@
-"""Machines for the tests: under a supervisor's process, or in this one."""
+"""Machines for the tests: in a guest's process, or in this process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from harness.vmm.run_control import KICK_SIGNAL
 from tests.vmm.payload import flat, kernel
 from tests.waiting import TIMEOUT, wait_until
 
-# a machine of 64 MiB with no device that was not asked for
-ALONE: dict[str, Any] = {"memory": 64, "vsock": False, "rng": False, "balloon": False}
+# a machine of 64 MiB without optional devices
+MINIMAL: dict[str, Any] = {"memory": 64, "vsock": False, "rng": False, "balloon": False}
 
 
 class Guest(SimpleNamespace):
-    """A machine with what it said."""
+    """A machine and its events."""
 
     machine: BuiltInMachine
     lines: list[str]
@@ -35,7 +35,7 @@ class Guest(SimpleNamespace):
     marks: dict[str, int]
 
     def end(self) -> End:
-        """Its end, waited for."""
+        """Wait for the machine's end."""
         wait_until(lambda: self.ends)
         assert len(self.ends) == 1, self.ends
         (end,) = self.ends
@@ -46,7 +46,7 @@ class Guest(SimpleNamespace):
 
 
 class Runner:
-    """Starts guests that run assembly, or peers that are any program."""
+    """Starts guests that run assembly, or peers that run any program."""
 
     def __init__(self, supervisor: AgentClient, folder: Path) -> None:
         self._supervisor = supervisor
@@ -61,11 +61,11 @@ class Runner:
         pvh: bool = False,
         **arguments: Any,
     ) -> Guest:
-        """Run `source` as flat code; pvh: as a kernel with that entry."""
+        """Run `source` as a payload. pvh: as a kernel with a PVH entry."""
         folder = self._folder / name
         folder.mkdir()
         code = {"kernel": kernel(source, folder)} if pvh else flat(source, folder, mode)
-        return self.start("create", name, **{**ALONE, **code, **arguments})
+        return self.start("create", name, **{**MINIMAL, **code, **arguments})
 
     def start(self, operation: str, name: str, **arguments: Any) -> Guest:
         guest = Guest(lines=[], ends=[], marks={})
@@ -90,10 +90,10 @@ def in_process(
     memory: Device | None = None,
     pvh: bool = False,
 ) -> Iterator[Machine]:
-    """A machine of this process, not yet running. Its payload must end it by itself.
+    """A machine in this process that does not run yet. Its payload must end it.
 
-    pvh: as a kernel with that entry, not as flat code.
-    ports: answers at ports 0xd00 to 0xd0f. memory: at 0xd0000000 to 0xd000000f.
+    pvh: `source` is a kernel with a PVH entry, not a payload.
+    ports: a device at ports 0xd00 to 0xd0f. memory: a device at 0xd0000000 to 0xd000000f.
     """
     ours, theirs = socket.socketpair()
     before = signal.getsignal(KICK_SIGNAL)

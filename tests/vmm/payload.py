@@ -1,4 +1,4 @@
-"""Guests of a few instructions: assembly as flat code, or in an ELF kernel with a PVH entry."""
+"""Payloads: assembly as flat code, or in an ELF kernel with a PVH entry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.guest.payload import BASES, assemble
 
 BASE = BASES["protected"]
 
-# "hello" on the serial port, for payloads to start with
+# prints "hi" on the serial port
 HELLO = """
     mov $0x3f8, %dx
     mov $'h', %al ; out %al, %dx
@@ -26,7 +26,7 @@ FOR_EVER = "9: hlt ; jmp 9b"
 
 
 def elf(code: bytes, note: bool = True) -> bytes:
-    """A 64-bit ELF of one segment at BASE, and a Xen note of type 18 that names its entry."""
+    """A 64-bit ELF with one segment at BASE, and a Xen note of type 18 with its entry."""
     body = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", BASE) if note else b""
     count = 2 if note else 1
     start = 64 + 56 * count
@@ -44,7 +44,7 @@ def elf(code: bytes, note: bool = True) -> bytes:
 
 
 def bzimage(code: bytes, **fields: int) -> bytes:
-    """A bzImage that runs 64-bit code, linked for BASE + 0x200; `fields` of its header replaced."""
+    """A bzImage with 64-bit code for BASE + 0x200. fields: header fields to replace."""
     paragraphs = (0x200 + len(code) + 15) // 16
     known = {
         "setup_sects": 1,
@@ -81,14 +81,14 @@ HEADER = {
 
 
 def kernel(source: str, folder: Path) -> str:
-    """The path of a kernel that runs `source`."""
+    """Write a kernel that runs `source`. Returns its path."""
     path = folder / "kernel"
     path.write_bytes(elf(assemble(source)))
     return str(path)
 
 
 def flat(source: str, folder: Path, mode: str = "protected") -> dict[str, Any]:
-    """The fields of a configuration that runs `source` by itself."""
+    """Write `source` as a payload. Returns the fields of its configuration."""
     path, base = folder / "payload", BASES[mode]
     path.write_bytes(code := assemble(source, mode))
     segment = {"gpa": base, "path": str(path), "offset": 0, "size": len(code)}

@@ -1,4 +1,4 @@
-"""What is fuzzed: one function for each thing that reads what a guest or a client wrote."""
+"""The fuzz targets by name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.vmm.fuzz_devices import (
     virtqueue,
 )
 from tests.vmm.fuzz_inputs import config, control, guest_control, kernel, lines, snapshot
-from tests.vmm.fuzz_introspection import flat, reach
+from tests.vmm.fuzz_introspection import flat, introspection
 from tests.vmm.fuzz_unit_tests import multiboot_kernel, unit_tests
-from tests.vmm.fuzz_userspace_devices import balloon, behind, rng, virtio_console
+from tests.vmm.fuzz_userspace_devices import balloon, behind_transport, rng, virtio_console
 
 TARGETS: dict[str, Target] = {
     "balloon": balloon,
-    "behind": behind,
+    "behind": behind_transport,
     "block": block,
     "config": config,
     "console": console,
@@ -31,7 +31,7 @@ TARGETS: dict[str, Target] = {
     "multiboot": multiboot_kernel,
     "pci": pci,
     "rng": rng,
-    "reach": reach,
+    "introspection": introspection,
     "serial": serial_port,
     "testdev": testdev_ports,
     "unittests": unit_tests,

@@ -1,4 +1,4 @@
-"""The ACPI tables as a kernel finds them, and their words of AML."""
+"""The ACPI tables as a kernel reads them, and their AML encoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTS = [1, 2, 4, 254]
 
 
 class Tables:
-    """All tables of a machine, reached from the RSDP as ACPI 6.4, 5.2.5 has it."""
+    """All tables of a machine, found from the RSDP (ACPI 6.4, 5.2.5)."""
 
     def __init__(self, vcpus: int, ecam: bool = True) -> None:
         self.blob = acpi.tables(vcpus, ecam=ecam)
@@ -41,27 +41,27 @@ class Tables:
 
 
 @pytest.mark.parametrize("vcpus", COUNTS)
-def test_lengths_checksums_and_places(vcpus: int) -> None:
+def test_tables_have_valid_lengths_checksums_and_addresses(vcpus: int) -> None:
     tables = Tables(vcpus)
     assert len(tables.blob) <= acpi.MAX_SIZE
     assert set(tables.found) == {"XSDT", "FACP", "APIC", "FACS", "DSDT", "MCFG"}
     for name, table in tables.found.items():
-        if name != "FACS":  # it has none
+        if name != "FACS":  # it has no checksum
             assert sum(table) & 0xFF == 0, name
     ends = sorted([(0, 36), *tables.places.values()])
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
 
 
-def test_rsdp() -> None:
+def test_rsdp_is_valid() -> None:
     blob = acpi.tables(1, ecam=True)
     assert blob[:8] == b"RSD PTR "
     assert (sum(blob[:20]) & 0xFF, sum(blob[:36]) & 0xFF) == (0, 0)
     assert (blob[15], struct.unpack_from("<I", blob, 20)[0]) == (2, 36)
-    assert acpi.BASE % 16 == 0  # a kernel that looks for it takes steps of 16
+    assert acpi.BASE % 16 == 0  # kernels search in steps of 16
     assert 0xE_0000 <= acpi.BASE < acpi.BASE + acpi.MAX_SIZE <= 0x10_0000
 
 
-def test_fadt_names_the_registers_that_are_there() -> None:
+def test_fadt_describes_the_existing_registers() -> None:
     tables = Tables(1)
     fadt = tables.found["FACP"]
     assert len(fadt) == 276
@@ -74,12 +74,12 @@ def test_fadt_names_the_registers_that_are_there() -> None:
     assert fadt[128] == power.RESET_VALUE
     (flags,) = struct.unpack_from("<I", fadt, 112)
     assert flags & 1 << 10  # the reset register works
-    assert not flags & 1 << 20  # not "hardware-reduced": the fixed registers are there
+    assert not flags & 1 << 20  # not "hardware-reduced": the fixed registers exist
     assert struct.unpack_from("<I", fadt, 48) == (0,)  # no SMI command: ACPI is on from the start
 
 
 @pytest.mark.parametrize("vcpus", COUNTS)
-def test_madt_has_each_vcpu_once(vcpus: int) -> None:
+def test_madt_lists_each_vcpu_once(vcpus: int) -> None:
     body = Tables(vcpus).found["APIC"][44:]
     entries: dict[int, list[bytes]] = {}
     while body:
@@ -95,8 +95,8 @@ def test_madt_has_each_vcpu_once(vcpus: int) -> None:
     assert overrides == [(0, 0, 2, 0), (0, 9, 9, 0x0D)]
 
 
-def test_configuration_space_is_named_twice_or_not_at_all() -> None:
-    """By the MCFG, and among the motherboard's resources: else Linux does not believe it."""
+def test_ecam_is_in_mcfg_and_motherboard_resources_or_absent() -> None:
+    """Linux ignores an MCFG that no motherboard resource confirms."""
     entry = struct.unpack_from("<QHBB", Tables(1).found["MCFG"], 44)
     assert entry == (pci.ECAM_START, 0, 0, 0), "base, segment, first and last bus"
     reserved = aml.memory(pci.ECAM_START, pci.ECAM_SIZE)
@@ -109,7 +109,7 @@ def test_configuration_space_is_named_twice_or_not_at_all() -> None:
 
 @pytest.mark.parametrize("name", ["DSDT", "FACP", "APIC", "XSDT", "FACS", "MCFG"])
 @pytest.mark.parametrize("vcpus", [1, 254])
-def test_intels_compiler_understands_the_tables(name: str, vcpus: int, tmp_path: Path) -> None:
+def test_iasl_disassembles_the_tables(name: str, vcpus: int, tmp_path: Path) -> None:
     if not shutil.which("iasl"):
         pytest.skip("no iasl (package acpica-tools)")
     path = tmp_path / f"{name.lower()}.dat"
@@ -119,7 +119,7 @@ def test_intels_compiler_understands_the_tables(name: str, vcpus: int, tmp_path:
     assert "warning" not in said.lower()
     listing = path.with_suffix(".dsl")
     text = listing.read_text()
-    assert "incorrect" not in text.lower()  # how it tells of a checksum
+    assert "incorrect" not in text.lower()  # iasl's word for a wrong checksum
     assert "invalid" not in text.lower()
     if name == "DSDT":
         assert "0 Errors, 0 Warnings" in _iasl("-we", listing)
@@ -137,7 +137,7 @@ def _iasl(*arguments: object) -> str:
 
 
 @pytest.mark.parametrize("size", [0, 1, 0x3E, 0x3F, 0x40, 0xFFD, 0xFFE, 0xFFF, 0x1000, 0x1_2345])
-def test_package_length_counts_itself(size: int) -> None:
+def test_package_length_includes_its_own_length(size: int) -> None:
     encoded = aml.package_length(b"x" * size)
     follow = encoded[0] >> 6
     assert len(encoded) == 1 + follow
@@ -160,17 +160,17 @@ def test_package_length_counts_itself(size: int) -> None:
         (1 << 32, "0e0000000001000000"),
     ],
 )
-def test_integers_are_as_short_as_they_can_be(value: int, encoded: str) -> None:
+def test_integers_use_the_shortest_encoding(value: int, encoded: str) -> None:
     assert aml.integer(value).hex() == encoded
 
 
-def test_names() -> None:
+def test_names_are_padded() -> None:
     assert aml.eisa_id("PNP0A03").hex() == "0c41d00a03"
     assert aml.path("\\_S5") == b"\\_S5_"
     assert aml.path("PCI0") == b"PCI0"
 
 
-def test_windows_say_what_the_bridge_decodes() -> None:
+def test_windows_equal_the_bridge_windows() -> None:
     ports = aml.io_window(pci.IO_START, pci.IO_SIZE)
     memory = aml.memory_window(pci.MMIO_START, pci.MMIO_SIZE)
     for descriptor, kind, unit in ((ports, 0x88, "H"), (memory, 0x87, "I")):

@@ -1,4 +1,4 @@
-"""virtio-balloon: pages that go back to the host, the target, the guest's statistics."""
+"""virtio-balloon: freed pages, the target, the guest's statistics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.kvm.errors import GuestFault
 from harness.vmm.devices.virtio.balloon import Balloon
 from harness.vmm.devices.virtio.queue import Chain
 from harness.vmm.memory import PAGE, Memory, create_memory_file
-from tests.vmm.driver import WRITE, Descriptor, Started
+from tests.vmm.driver import WRITE, Descriptor, RunningDevice
 from tests.waiting import TIMEOUT, wait_until
 
 SIZE = 16 << 20
@@ -23,8 +23,8 @@ INFLATE, DEFLATE = 0, 1
 LIST, DATA = 0x20000, 0x800000
 
 
-class Inflated:
-    """A started balloon with its guest memory, all of it touched."""
+class BalloonDriver:
+    """A running balloon and its driver; all guest memory was touched."""
 
     def __init__(self, shared: bool = False, features: int = STATS | ON_OOM | REPORTING) -> None:
         self.memory = Memory(SIZE, shared_file=create_memory_file() if shared else -1)
@@ -33,47 +33,47 @@ class Inflated:
         self.balloon = Balloon(lambda error: None)
         self.balloon.config_changed = self.changed
         count = 2 + bool(features & STATS) + bool(features & REPORTING)
-        self.started = Started(self.balloon, self.memory, count, features)
+        self.running = RunningDevice(self.balloon, self.memory, count, features)
 
     def changed(self) -> None:
         self.changes += 1
 
     def ask(self, number: int, *descriptors: Descriptor) -> None:
-        self.started.drivers[number].offer(list(descriptors))
-        self.started.kick(number)
-        self.started.wait(number)
+        self.running.drivers[number].offer(list(descriptors))
+        self.running.kick(number)
+        self.running.wait(number)
 
     def pages(self, number: int, *pages: int) -> None:
         self.memory.write(LIST, struct.pack(f"<{len(pages)}I", *pages))
         self.ask(number, (LIST, 4 * len(pages), 0))
 
     def zero(self) -> list[int]:
-        """Which pages of the data read as zero."""
+        """The data pages that read as zero."""
         view = self.memory.view(DATA, SIZE - DATA)
         pages = range(0, len(view), PAGE)
         return [at // PAGE for at in pages if view[at : at + PAGE] == bytes(PAGE)]
 
     def fault(self) -> BaseException:
-        assert wait_until(lambda: self.started.fail)
-        return self.started.fail[0]
+        assert wait_until(lambda: self.running.ends)
+        return self.running.ends[0]
 
 
 @pytest.fixture(params=[False, True], ids=["private", "shared"])
-def inflated(request: pytest.FixtureRequest) -> Iterator[Inflated]:
-    made = Inflated(shared=request.param)
+def balloon_driver(request: pytest.FixtureRequest) -> Iterator[BalloonDriver]:
+    made = BalloonDriver(shared=request.param)
     yield made
-    made.started.close()
+    made.running.close()
 
 
 @pytest.fixture
-def balloon() -> Iterator[Inflated]:
-    made = Inflated()
+def balloon() -> Iterator[BalloonDriver]:
+    made = BalloonDriver()
     yield made
-    made.started.close()
+    made.running.close()
 
 
 def resident(memory: Memory) -> int:
-    """Bytes of guest memory that the host has pages for, as /proc/self/smaps tells."""
+    """The resident bytes of guest memory (/proc/self/smaps)."""
     (region,) = memory.regions
     inside = False
     with Path("/proc/self/smaps").open(encoding="ascii", errors="replace") as smaps:
@@ -85,36 +85,36 @@ def resident(memory: Memory) -> int:
     raise AssertionError("guest memory is no mapping of its own")
 
 
-def test_inflated_pages_are_the_hosts_again(inflated: Inflated) -> None:
-    before = resident(inflated.memory)
+def test_inflating_frees_host_memory(balloon_driver: BalloonDriver) -> None:
+    before = resident(balloon_driver.memory)
     first = DATA // PAGE
-    inflated.pages(INFLATE, first + 5, first + 4, first + 700, first + 6, first + 4)
-    assert inflated.zero() == [4, 5, 6, 700]
-    inflated.pages(INFLATE, *range(first + 1024, first + 2048))
-    assert before - resident(inflated.memory) >= 1024 * PAGE
+    balloon_driver.pages(INFLATE, first + 5, first + 4, first + 700, first + 6, first + 4)
+    assert balloon_driver.zero() == [4, 5, 6, 700]
+    balloon_driver.pages(INFLATE, *range(first + 1024, first + 2048))
+    assert before - resident(balloon_driver.memory) >= 1024 * PAGE
 
 
-def test_a_deflated_page_can_be_used(inflated: Inflated) -> None:
-    inflated.pages(INFLATE, DATA // PAGE)
-    inflated.pages(DEFLATE, DATA // PAGE)
-    inflated.memory.write(DATA, b"new")
-    assert bytes(inflated.memory.view(DATA, 4)) == b"new\0"
+def test_deflated_page_is_usable(balloon_driver: BalloonDriver) -> None:
+    balloon_driver.pages(INFLATE, DATA // PAGE)
+    balloon_driver.pages(DEFLATE, DATA // PAGE)
+    balloon_driver.memory.write(DATA, b"new")
+    assert bytes(balloon_driver.memory.view(DATA, 4)) == b"new\0"
 
 
-def test_reported_ranges_go_back_as_far_as_they_are_whole_pages(inflated: Inflated) -> None:
-    inflated.ask(
+def test_reported_ranges_free_their_whole_pages(balloon_driver: BalloonDriver) -> None:
+    balloon_driver.ask(
         3,
         (DATA, 512 * PAGE, WRITE),
         (DATA + 600 * PAGE + 1, 3 * PAGE, WRITE),
         (DATA + 700 * PAGE, 0, WRITE),
         (DATA + 701 * PAGE, PAGE - 1, WRITE),
     )
-    assert inflated.zero() == [*range(512), 601, 602]
-    assert inflated.balloon.counters()["balloon_reported"] == 514 * PAGE
+    assert balloon_driver.zero() == [*range(512), 601, 602]
+    assert balloon_driver.balloon.counters()["balloon_reported"] == 514 * PAGE
 
 
-def test_a_clones_pages_leave_the_file_as_it_is() -> None:
-    """Private memory on a file: what is discarded reads as the file again."""
+def test_discarded_clone_pages_read_as_the_file() -> None:
+    """Private memory on a file: discarded pages read as the file."""
     memory = Memory(1 << 20, shared_file=create_memory_file())
     (region,) = memory.regions
     memory.write(0, b"f" * PAGE)
@@ -126,17 +126,19 @@ def test_a_clones_pages_leave_the_file_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("page", [SIZE // PAGE, 1 << 20, 0xFFFF_FFFF])
-def test_a_page_outside_of_memory_ends_the_guest(balloon: Inflated, page: int) -> None:
+def test_page_outside_memory_raises_guest_fault(balloon: BalloonDriver, page: int) -> None:
     balloon.memory.write(LIST, struct.pack("<II", DATA // PAGE, page))
-    balloon.started.drivers[INFLATE].offer([(LIST, 8, 0)])
-    balloon.started.kick(INFLATE)
+    balloon.running.drivers[INFLATE].offer([(LIST, 8, 0)])
+    balloon.running.kick(INFLATE)
     assert "outside guest memory" in str(balloon.fault())
 
 
 @pytest.mark.parametrize(("number", "size"), [(INFLATE, 3), (INFLATE, 1 << 17), (2, 11)])
-def test_lists_that_are_none_end_the_guest(balloon: Inflated, number: int, size: int) -> None:
-    balloon.started.drivers[number].offer([(LIST, size, 0)])
-    balloon.started.kick(number)
+def test_malformed_page_list_raises_guest_fault(
+    balloon: BalloonDriver, number: int, size: int
+) -> None:
+    balloon.running.drivers[number].offer([(LIST, size, 0)])
+    balloon.running.kick(number)
     error = balloon.fault()
     assert isinstance(error, GuestFault)
     assert f"virtio-balloon request of {size} bytes" in str(error)
@@ -145,7 +147,7 @@ def test_lists_that_are_none_end_the_guest(balloon: Inflated, number: int, size:
 # the target
 
 
-def test_the_target_is_told_and_the_size_is_the_drivers(balloon: Inflated) -> None:
+def test_controller_sets_target_and_driver_sets_size(balloon: BalloonDriver) -> None:
     balloon.balloon.set_target(8)
     assert (balloon.changes, balloon.balloon.config[:8]) == (1, struct.pack("<II", 2048, 0))
     balloon.balloon.write_config(4, struct.pack("<I", 1024))
@@ -153,7 +155,7 @@ def test_the_target_is_told_and_the_size_is_the_drivers(balloon: Inflated) -> No
     assert (counters["balloon_target"], counters["balloon_actual"]) == (8, 4)
 
 
-def test_a_driver_writes_nothing_but_the_size(balloon: Inflated) -> None:
+def test_driver_can_write_the_size_only(balloon: BalloonDriver) -> None:
     balloon.balloon.set_target(8)
     before = bytes(balloon.balloon.config)
     for offset in range(0, 0x1000, 8):
@@ -167,30 +169,30 @@ def test_a_driver_writes_nothing_but_the_size(balloon: Inflated) -> None:
 TOLD = struct.pack("<HQHQHQ", 4, 1000, 6, 2000, 99, 1)
 
 
-def tell(balloon: Inflated, data: bytes) -> None:
+def tell(balloon: BalloonDriver, data: bytes) -> None:
     balloon.memory.write(LIST, data)
-    balloon.started.drivers[2].offer([(LIST, len(data), 0)])
-    balloon.started.kick(2)
+    balloon.running.drivers[2].offer([(LIST, len(data), 0)])
+    balloon.running.kick(2)
 
 
-def told(balloon: Inflated) -> dict[str, int]:
+def told(balloon: BalloonDriver) -> dict[str, int]:
     known = ("balloon_target", "balloon_actual", "balloon_reported")
     return {key: value for key, value in balloon.balloon.counters().items() if key not in known}
 
 
-def test_statistics_are_named_and_unknown_ones_dropped(balloon: Inflated) -> None:
+def test_statistics_have_names_and_unknown_tags_are_dropped(balloon: BalloonDriver) -> None:
     tell(balloon, TOLD)
     assert wait_until(lambda: told(balloon))
     assert told(balloon) == {"balloon_free_memory": 1000, "balloon_available_memory": 2000}
 
 
-def test_the_buffer_comes_back_when_more_is_wanted(balloon: Inflated) -> None:
+def test_refresh_returns_the_statistics_buffer(balloon: BalloonDriver) -> None:
     tell(balloon, TOLD)
     assert wait_until(lambda: told(balloon))
-    assert balloon.started.drivers[2].used == []
+    assert balloon.running.drivers[2].used == []
 
     def answer() -> None:
-        balloon.started.wait(2)
+        balloon.running.wait(2)
         tell(balloon, struct.pack("<HQ", 4, 500))
 
     guest = threading.Thread(target=answer, daemon=True)
@@ -198,14 +200,14 @@ def test_the_buffer_comes_back_when_more_is_wanted(balloon: Inflated) -> None:
     balloon.balloon.refresh()
     guest.join(TIMEOUT)
     assert told(balloon) == {"balloon_free_memory": 500}
-    assert balloon.started.drivers[2].used == [0]
+    assert balloon.running.drivers[2].used == [0]
 
 
-def test_a_guest_that_does_not_answer_holds_nobody_up(
-    balloon: Inflated, monkeypatch: pytest.MonkeyPatch
+def test_refresh_times_out_without_an_answer(
+    balloon: BalloonDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.vmm.devices.virtio.balloon._STATISTICS_TIMEOUT", 0.01)
-    balloon.balloon.refresh()  # it has given no buffer at all
+    balloon.balloon.refresh()  # the driver has posted no buffer
     tell(balloon, TOLD)
     assert wait_until(lambda: told(balloon))
     balloon.balloon.refresh()
@@ -213,42 +215,42 @@ def test_a_guest_that_does_not_answer_holds_nobody_up(
     assert told(balloon)["balloon_free_memory"] == 1000
 
 
-def test_the_held_buffer_counts_as_not_taken_when_the_device_stops(balloon: Inflated) -> None:
+def test_stop_leaves_the_statistics_buffer_available(balloon: BalloonDriver) -> None:
     tell(balloon, TOLD)
     assert wait_until(lambda: told(balloon))
     bases = balloon.balloon.stop()
     assert bases[2] == 0
     balloon.balloon.refresh()
-    again = [queue._replace(base=bases[queue.number]) for queue in balloon.started.queues]
+    again = [queue._replace(base=bases[queue.number]) for queue in balloon.running.queues]
     balloon.balloon._statistics = {}
     balloon.balloon.start(balloon.memory, again, STATS | REPORTING)
     assert wait_until(lambda: told(balloon))
 
 
-def test_queues_move_up_where_a_feature_is_not_taken() -> None:
-    made = Inflated(features=REPORTING)
+def test_queue_numbers_skip_features_that_were_not_accepted() -> None:
+    made = BalloonDriver(features=REPORTING)
     try:
         made.ask(2, (DATA, PAGE, WRITE))
         assert made.zero() == [0]
         made.balloon.refresh()
     finally:
-        made.started.close()
+        made.running.close()
 
 
-def test_a_start_without_both_queues_ends_the_guest() -> None:
-    made = Inflated()
-    queues = made.started.queues
+def test_start_without_both_queues_raises_guest_fault() -> None:
+    made = BalloonDriver()
+    queues = made.running.queues
     made.balloon.stop()
     with pytest.raises(GuestFault, match="virtio-balloon started without its queues"):
         made.balloon.start(made.memory, queues[:1], 0)
-    made.started.close()
+    made.running.close()
 
 
-def test_a_driver_that_offers_statistics_without_end_cannot_hold_up_a_reset(
-    balloon: Inflated, monkeypatch: pytest.MonkeyPatch
+def test_endless_statistics_do_not_block_a_reset(
+    balloon: BalloonDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = threading.Event()
-    available = balloon.started.drivers[2].ring.available
+    available = balloon.running.drivers[2].ring.available
 
     def complete(number: int, chain: Chain, written: int) -> None:
         busy.set()
@@ -265,10 +267,10 @@ def test_a_driver_that_offers_statistics_without_end_cannot_hold_up_a_reset(
     stuck = stopper.is_alive()
     monkeypatch.undo()
     assert not stuck
-    assert not balloon.started.fail
+    assert not balloon.running.ends
 
 
-def test_a_clone_goes_on_with_what_its_balloon_holds() -> None:
+def test_clone_restores_balloon_size() -> None:
     origin, clone = Balloon(lambda error: None), Balloon(lambda error: None)
     origin.set_target(64)
     origin.write_config(4, struct.pack("<I", (32 << 20) // PAGE))

@@ -1,4 +1,4 @@
-"""Who answers at an address, and the few ports that end a machine."""
+"""The bus finds the device at an address; a few ports end the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OFF = 1 << 13 | power.SLEEP_TYPE_OFF << 10
 
 
 class Ram:
-    """A device that remembers."""
+    """A device with memory."""
 
     def __init__(self) -> None:
         self.cells: dict[int, int] = {}
@@ -27,7 +27,7 @@ class Ram:
 @pytest.mark.parametrize(
     ("start", "length"), [(0xFC, 8), (0x100, 8), (0x107, 1), (0xFF, 2), (0x104, 2), (0, 0x1000)]
 )
-def test_ranges_do_not_overlap(start: int, length: int) -> None:
+def test_overlapping_ranges_are_refused(start: int, length: int) -> None:
     bus = Bus()
     bus.add(0x100, 8, Ram())
     bus.add(0x200, 8, Ram())
@@ -35,7 +35,7 @@ def test_ranges_do_not_overlap(start: int, length: int) -> None:
         bus.add(start, length, Ram())
 
 
-def test_each_range_finds_its_device_in_any_order_of_adding() -> None:
+def test_lookup_is_independent_of_the_order_of_adding() -> None:
     bus, devices = Bus(), {start: Ram() for start in (0x300, 0x100, 0x108, 0x0F8, 0x200)}
     for start, device in devices.items():
         bus.add(start, 8, device)
@@ -46,7 +46,7 @@ def test_each_range_finds_its_device_in_any_order_of_adding() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
-def test_nobodys_reads_are_all_ones_and_writes_are_dropped(size: int) -> None:
+def test_unclaimed_addresses_read_all_ones_and_drop_writes(size: int) -> None:
     bus, device = Bus(), Ram()
     ones = (1 << 8 * size) - 1
     assert bus.read(0, size) == ones
@@ -57,7 +57,7 @@ def test_nobodys_reads_are_all_ones_and_writes_are_dropped(size: int) -> None:
     assert device.cells == {}
 
 
-def test_a_device_that_is_gone_is_nobody() -> None:
+def test_removed_range_is_unclaimed() -> None:
     bus = Bus()
     bus.add(0x100, 8, Ram())
     bus.remove(0x100)
@@ -66,7 +66,7 @@ def test_a_device_that_is_gone_is_nobody() -> None:
     assert bus.read(0x104, 1) == 0
 
 
-def test_what_a_device_answers_is_cut_to_the_width() -> None:
+def test_read_value_is_masked_to_the_width() -> None:
     bus, device = Bus(), Ram()
     device.cells = {0: 0x1_2345_6789}
     bus.add(0, 8, device)
@@ -80,7 +80,7 @@ def buses() -> Buses:
     return made
 
 
-def test_power_off(buses: Buses) -> None:
+def test_sleep_control_powers_off(buses: Buses) -> None:
     for value in (1 << 13, 4 << 10 | 1 << 13, 5 << 10, 0, 1):
         buses.pio.write(power.PM1_CONTROL, 2, value)
     with pytest.raises(MachineEnd) as end:
@@ -88,7 +88,7 @@ def test_power_off(buses: Buses) -> None:
     assert end.value.reason == "power-off"
 
 
-def test_acpi_is_enabled_from_the_start_and_events_never_happen(buses: Buses) -> None:
+def test_acpi_is_enabled_and_has_no_events(buses: Buses) -> None:
     assert buses.pio.read(power.PM1_CONTROL, 2) == 1
     buses.pio.write(power.PM1_EVENT + 2, 2, 0x120)
     assert buses.pio.read(power.PM1_EVENT + 2, 2) == 0x120
@@ -96,7 +96,7 @@ def test_acpi_is_enabled_from_the_start_and_events_never_happen(buses: Buses) ->
     assert buses.pio.read(power.PM1_EVENT, 2) == 0
 
 
-def test_the_keyboard_controller_is_but_its_reset(buses: Buses) -> None:
+def test_keyboard_controller_only_resets(buses: Buses) -> None:
     assert buses.pio.read(0x64, 1) == 0xFF
     buses.pio.write(0x64, 1, 0xD1)
     with pytest.raises(MachineEnd, match="8042"):

@@ -1,4 +1,4 @@
-"""The console's lines, what they say of a panic, and that they are bounded."""
+"""The console: lines, kernel panics, limits."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class Screen:
         self.times.append(at)
         self.lines.append(text)
 
-    def say(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         for value in data:
             self.console.write_byte(value)
 
 
-def test_lines_are_text_whatever_the_bytes() -> None:
+def test_invalid_utf8_becomes_text() -> None:
     screen = Screen()
-    screen.say(b"one\r\n\n\xff\xfe\0two\nr\xc3\xa4der\nlast")
+    screen.write(b"one\r\n\n\xff\xfe\0two\nr\xc3\xa4der\nlast")
     assert screen.lines == ["one", "", "��\0two", "räder"]
     screen.console.flush_stale(-1)
     assert screen.lines[4:] == ["last"]
     assert screen.times == sorted(screen.times)
 
 
-def test_a_prompt_is_handed_on_once_it_is_old() -> None:
+def test_stale_prompt_is_emitted() -> None:
     screen = Screen()
-    screen.say(b"login: ")
+    screen.write(b"login: ")
     screen.console.flush_stale(60)
     assert screen.lines == []
     screen.console.flush_stale(-1)
@@ -54,35 +54,35 @@ def test_a_prompt_is_handed_on_once_it_is_old() -> None:
 
 
 @pytest.mark.parametrize("cut", range(0, len(PANIC), 3))
-def test_a_panic_is_seen_wherever_a_slow_guest_pauses(cut: int) -> None:
+def test_panic_message_may_arrive_in_pieces(cut: int) -> None:
     screen = Screen()
-    screen.say(PANIC[:cut])
+    screen.write(PANIC[:cut])
     screen.console.flush_stale(-1)
-    screen.say(PANIC[cut:])
+    screen.write(PANIC[cut:])
     assert screen.console.panic == WHY
     assert "".join(screen.lines).encode() == PANIC.strip()
 
 
-def test_the_first_panic_is_the_cause() -> None:
+def test_first_panic_is_reported() -> None:
     screen = Screen()
-    screen.say(PANIC + b"[ 2.0] Kernel panic - not syncing: another\n")
+    screen.write(PANIC + b"[ 2.0] Kernel panic - not syncing: another\n")
     assert screen.console.panic == WHY
 
 
-def test_what_only_speaks_of_a_panic_is_none() -> None:
+def test_panic_text_within_a_line_is_ignored() -> None:
     screen = Screen()
-    screen.say(b"grep: Kernel panic - not syncing: no\nKernel panic - syncing\n")
+    screen.write(b"grep: Kernel panic - not syncing: no\nKernel panic - syncing\n")
     assert screen.console.panic is None
 
 
 @pytest.mark.parametrize("stale", [False, True])
 @pytest.mark.parametrize("before", [b"login: ", b"[ 0.5] hello", b"x" * 5000])
-def test_a_panic_after_an_unfinished_line_is_seen(before: bytes, stale: bool) -> None:
+def test_panic_after_an_unfinished_line_is_detected(before: bytes, stale: bool) -> None:
     screen = Screen()
-    screen.say(before)
+    screen.write(before)
     if stale:
         screen.console.flush_stale(-1)
-    screen.say(PANIC)
+    screen.write(PANIC)
     assert screen.console.panic == WHY
 
 
@@ -94,19 +94,19 @@ def test_a_panic_after_an_unfinished_line_is_seen(before: bytes, stale: bool) ->
         b"Rebooting in 10 seconds..",
     ],
 )
-def test_a_kernel_that_stays_in_its_panic_says_so(last: bytes) -> None:
+def test_kernel_that_does_not_restart_is_halted(last: bytes) -> None:
     screen = Screen()
-    screen.say(last + b"\n")
+    screen.write(last + b"\n")
     assert not screen.console.halted
-    screen.say(PANIC)
+    screen.write(PANIC)
     assert not screen.console.halted
-    screen.say(last)
+    screen.write(last)
     screen.console.flush_stale(-1)
     assert screen.console.halted
 
 
 def printing(text: bytes) -> str:
-    """Assembly that writes it to the serial port."""
+    """Assembly that writes the text to the serial port."""
     data = ", ".join(map(str, text))
     return f"""
         mov $0x3f8, %dx ; mov $1f, %esi ; mov ${len(text)}, %ecx ; rep outsb ; jmp 2f
@@ -126,14 +126,12 @@ def printing(text: bytes) -> str:
     ],
     ids=["reset", "triple-fault", "stays", "power-off", "words"],
 )
-def test_a_panic_is_what_the_machine_does_after_the_words(
-    run: Runner, source: str, reason: str
-) -> None:
+def test_panic_requires_that_the_machine_ends(run: Runner, source: str, reason: str) -> None:
     end = run(source + FOR_EVER).end()
     assert (end.reason, end.detail == WHY) == (reason, reason == "panic")
 
 
-def test_words_alone_end_nothing(run: Runner) -> None:
+def test_panic_message_alone_does_not_end_the_machine(run: Runner) -> None:
     guest = run(printing(PANIC) + FOR_EVER)
     guest.wait_line(PANIC.decode().strip())
     time.sleep(0.6)
@@ -142,16 +140,16 @@ def test_words_alone_end_nothing(run: Runner) -> None:
 
 
 @pytest.mark.parametrize("value", [b"x", b"\xff", b"\0"])
-def test_a_line_without_end_is_cut(value: bytes) -> None:
+def test_endless_line_is_split(value: bytes) -> None:
     screen = Screen()
-    screen.say(value * 100_000)
+    screen.write(value * 100_000)
     assert set(map(len, screen.lines)) == {4096}
     assert len(screen.console._line) + len(screen.console._line_start) <= 8192
     screen.console.flush_stale(-1)
     assert sum(map(len, screen.lines)) == 100_000
 
 
-def test_a_flood_of_lines_waits_as_at_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flood_of_lines_is_throttled(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
 
     def sleep(seconds: float) -> None:
@@ -160,13 +158,13 @@ def test_a_flood_of_lines_waits_as_at_a_port(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(time, "sleep", sleep)
     screen = Screen()
-    screen.say(b"\n" * 8000)
-    assert clock[0] < 0.1  # a boot's worth comes at once
-    screen.say(b"\n" * 80_000)
+    screen.write(b"\n" * 8000)
+    assert clock[0] < 0.1  # the output of a boot is not throttled
+    screen.write(b"\n" * 80_000)
     assert clock[0] == pytest.approx(80_000 / 8192, rel=0.1)
 
 
-def test_megabytes_without_a_newline_stay_bounded_on_both_sides(peers: Runner) -> None:
+def test_output_without_newlines_uses_bounded_memory(peers: Runner) -> None:
     size = 5 << 20
     flood = f"head -c {size} /dev/zero | tr '\\0' x ; sleep 100"
     guest = peers.start("exec", "flood", argv=["sh", "-c", flood])
@@ -182,7 +180,7 @@ def test_megabytes_without_a_newline_stay_bounded_on_both_sides(peers: Runner) -
     assert len(kept.tail(1000)) == 100
 
 
-def test_a_guests_flood_is_cut_into_lines(run: Runner) -> None:
+def test_flood_of_a_guest_is_split_into_lines(run: Runner) -> None:
     size = 128 << 10
     source = f"""
         cld ; mov $0x200000, %edi ; mov $'x', %al ; mov ${size}, %ecx ; rep stosb
@@ -190,6 +188,6 @@ def test_a_guests_flood_is_cut_into_lines(run: Runner) -> None:
     """
     guest = run(source + POWER_OFF + FOR_EVER)
     assert guest.end().reason == "power-off"
-    # a machine that stalls may hand on an unfinished one
+    # on a slow machine an unfinished line may be emitted
     assert max(map(len, guest.lines)) <= 4096
     assert sum(map(len, guest.lines)) == size

@@ -1,4 +1,4 @@
-"""What a guest does to its VMM is that guest's affair: its end has a name, its neighbours go on."""
+"""A guest that misuses its VMM ends alone, with a reason; other guests continue."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ FLOOD = """
     cld ; mov $0x200000, %edi ; mov $10, %al ; mov $65536, %ecx ; rep stosb
     1: mov $0x3f8, %dx ; mov $0x200000, %esi ; mov $65536, %ecx ; rep outsb ; jmp 1b
 """
-WITHIN = 1.0  # seconds from the act to the end
+WITHIN = 1.0  # seconds until the guest ends
 
 
-class Counting:
-    """A vCPU, and a serial port, of whose exits a test says how many there were."""
+class CountingVcpu:
+    """A vCPU and a serial port with exit counts that the test sets."""
 
     def __init__(self) -> None:
         self.exits = [0] * 8
         self.reads = 0
 
 
-def looks(monkeypatch: pytest.MonkeyPatch, limit: int, rates: list[int]) -> float | None:
-    """Look every 0.1 s while exits come at such rates: when the machine ends, in seconds."""
+def poll_storm(monkeypatch: pytest.MonkeyPatch, limit: int, rates: list[int]) -> float | None:
+    """Poll every 0.1 s while exits occur at these rates. Returns when the machine ends (s)."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    vcpus = [Counting(), Counting()]
-    serial = Counting()
+    vcpus = [CountingVcpu(), CountingVcpu()]
+    serial = CountingVcpu()
     storm = ExitStormDetector(vcpus, serial, limit)  # type: ignore[arg-type]
     for number, rate in enumerate(rates, 1):
         now[0] += 0.1
@@ -53,16 +53,16 @@ def looks(monkeypatch: pytest.MonkeyPatch, limit: int, rates: list[int]) -> floa
     return None
 
 
-def test_a_storm_is_what_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = looks(monkeypatch, 1000, [0, 0, *[2000] * 10])
+def test_only_a_sustained_rate_is_a_storm(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = poll_storm(monkeypatch, 1000, [0, 0, *[2000] * 10])
     assert ended is not None
     assert 0.2 + 0.4 < ended <= 0.2 + WITHIN
-    assert looks(monkeypatch, 1000, [900] * 100) is None
-    assert looks(monkeypatch, 1000, [100_000, 100_000, 100_000, 10] * 20) is None
-    assert looks(monkeypatch, 0, [100_000] * 100) is None
+    assert poll_storm(monkeypatch, 1000, [900] * 100) is None
+    assert poll_storm(monkeypatch, 1000, [100_000, 100_000, 100_000, 10] * 20) is None
+    assert poll_storm(monkeypatch, 0, [100_000] * 100) is None
 
 
-def test_an_exit_storm_ends_that_guest(run: Runner) -> None:
+def test_exit_storm_ends_the_guest(run: Runner) -> None:
     neighbour = run(HELLO + FOR_EVER, "neighbour")
     guest = run(STORM, exit_limit=1000)
     end = guest.end()
@@ -72,21 +72,21 @@ def test_an_exit_storm_ends_that_guest(run: Runner) -> None:
     assert not neighbour.ends
 
 
-def test_a_limit_may_come_later(run: Runner) -> None:
+def test_limit_can_be_set_on_a_running_guest(run: Runner) -> None:
     guest = run(HELLO + STORM, exit_limit=0)
     guest.wait_line("hi")
     guest.machine.limit_exits(1000)
     assert guest.end().reason == "exit-storm"
 
 
-def test_a_storm_may_be_wanted(run: Runner) -> None:
+def test_limit_of_zero_disables_the_detector(run: Runner) -> None:
     guest = run(STORM, exit_limit=0)
     time.sleep(1.0)
     assert guest.machine.statistics()["user_exits"] > 1000
     assert not guest.ends
 
 
-def test_a_guest_that_spins_in_itself_is_no_storm(run: Runner) -> None:
+def test_busy_guest_without_exits_is_no_storm(run: Runner) -> None:
     guest = run(HELLO + "1: jmp 1b", exit_limit=100)
     time.sleep(0.8)
     assert not guest.ends
@@ -94,8 +94,8 @@ def test_a_guest_that_spins_in_itself_is_no_storm(run: Runner) -> None:
     assert guest.end().reason == "stopped"
 
 
-def test_a_flooded_console_holds_up_nobody_else(run: Runner) -> None:
-    """All guests' lines share the supervisor's one output."""
+def test_flooded_console_does_not_delay_other_guests(run: Runner) -> None:
+    """All guests' lines share the supervisor's output."""
     flooding = [run(FLOOD, f"flood{number}", exit_limit=0) for number in range(2)]
     neighbour = run(HELLO + FOR_EVER, "neighbour")
     neighbour.wait_line("hi")
@@ -115,7 +115,7 @@ def test_a_flooded_console_holds_up_nobody_else(run: Runner) -> None:
     assert time.monotonic() - asked < 2 * len(flooding) * WITHIN
 
 
-def test_vcpus_run_where_they_are_pinned(run: Runner) -> None:
+def test_pinned_vcpus_run_on_their_cpus(run: Runner) -> None:
     there = sorted(os.sched_getaffinity(0))
     wanted = [there[-1], there[0]]
     guest = run(HELLO + FOR_EVER, vcpus=2, pin=wanted)
@@ -139,7 +139,7 @@ def test_vcpus_run_where_they_are_pinned(run: Runner) -> None:
         (1, ["0"], "pin is no int", ""),
     ],
 )
-def test_pinning_that_cannot_be_is_refused(
+def test_invalid_pinning_is_refused(
     run: Runner, vcpus: int, pin: list[int], cause: str, hint: str
 ) -> None:
     with pytest.raises(ProvisionError, match=cause) as refused:
@@ -147,8 +147,8 @@ def test_pinning_that_cannot_be_is_refused(
     assert hint in refused.value.hint
 
 
-def test_eight_vcpus_are_started_by_init_and_sipi(run: Runner) -> None:
-    """As ACPI's tables promise: APIC ids from 0, each in real mode at the page of its SIPI."""
+def test_eight_vcpus_start_by_init_and_sipi(run: Runner) -> None:
+    """APIC ids begin at 0; each vCPU starts in real mode at its SIPI's page."""
     source = """
         mov $trampoline, %esi ; mov $0x8000, %edi ; mov $(trampoline_end - trampoline), %ecx
         cld ; rep movsb

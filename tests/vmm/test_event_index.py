@@ -1,4 +1,4 @@
-"""When a device must interrupt: the event index against what the specification says of one step."""
+"""Event indices: when the device must interrupt the driver, and the driver kick the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHAIN = Chain(0, [], [])
 
 
 class Driver:
-    """The words that a driver and a device tell each other by."""
+    """A driver's rings and event words."""
 
     def __init__(self, event_index: bool = True) -> None:
         for address, length in zip(RING[1:], RING.lengths(), strict=True):
@@ -30,7 +30,7 @@ class Driver:
         return self.used[1]
 
     def want_after(self, index: int) -> None:
-        """used_event: "interrupt me once you have written the element with this index"."""
+        """Set used_event: interrupt when the element with this index is written."""
         self.available[2 + RING.size] = index & 0xFFFF
 
     def push(self) -> bool:
@@ -49,11 +49,11 @@ steps = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(steps=steps)
-def test_the_device_interrupts_when_it_passes_the_event_and_only_then(
+def test_device_interrupts_only_when_it_passes_the_event(
     steps: list[tuple[str, int]],
 ) -> None:
-    """virtio 1.2, 2.7.7.2: it must if the element just written has the index used_event, and
-    should not otherwise."""
+    """The device must interrupt if the element just written has the index used_event, and should
+    not otherwise (virtio 1.2, 2.7.7.2)."""
     driver, event = Driver(), 0
     for kind, value in steps:
         if kind == "push":
@@ -65,10 +65,10 @@ def test_the_device_interrupts_when_it_passes_the_event_and_only_then(
             driver.want_after(event)
 
 
-def test_a_driver_that_slept_for_a_whole_turn_of_the_index_is_woken() -> None:
+def test_interrupt_after_the_index_wraps() -> None:
     driver = Driver()
     assert driver.push()
-    driver.want_after(0)  # polls from here on: 0 is behind
+    driver.want_after(0)  # the driver polls: index 0 is in the past
     for _ in range(0xFFFF):
         wanted = driver.push()
         assert not wanted
@@ -77,7 +77,7 @@ def test_a_driver_that_slept_for_a_whole_turn_of_the_index_is_woken() -> None:
     assert driver.push()
 
 
-def test_without_the_feature_a_flag_decides() -> None:
+def test_flag_suppresses_interrupts_without_event_index() -> None:
     driver = Driver(event_index=False)
     driver.want_after(999)
     assert driver.push()
@@ -87,7 +87,7 @@ def test_without_the_feature_a_flag_decides() -> None:
     assert driver.push()
 
 
-def test_the_device_asks_for_the_next_kick_only_when_it_has_taken_all() -> None:
+def test_kicks_are_rearmed_after_the_last_request() -> None:
     driver = Driver()
     avail_event = 2 + 4 * RING.size
     for index in (1, 2):
@@ -100,7 +100,7 @@ def test_the_device_asks_for_the_next_kick_only_when_it_has_taken_all() -> None:
         assert driver.used[avail_event] == index
 
 
-def test_a_request_that_slips_in_while_the_device_rearms_is_not_lost(
+def test_request_during_rearming_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     driver = Driver()
@@ -108,7 +108,7 @@ def test_a_request_that_slips_in_while_the_device_rearms_is_not_lost(
     driver.available[1] = 1
 
     def late() -> None:
-        """The driver's next request at the worst moment: it has seen the old avail_event."""
+        """Post a request at the worst moment: the driver has read the old avail_event."""
         driver.available[1] = 2
 
     monkeypatch.setattr(driver.queue, "_barrier", late)

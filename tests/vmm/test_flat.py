@@ -1,4 +1,4 @@
-"""Flat code in every mode: where it starts, what it finds, and what is refused."""
+"""Payloads in every mode: entry state, loading, refusals."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tests.vmm.payload import flat as fields
 
 
 @pytest.mark.parametrize("mode", flat.MODES)
-def test_hello_in_every_mode(run: Runner, mode: str) -> None:
+def test_payload_runs_in_every_mode(run: Runner, mode: str) -> None:
     guest = run(HELLO + POWER_OFF + FOR_EVER, mode=mode)
     assert guest.end().reason == "power-off", guest.ends
     assert guest.lines == ["hi"]
 
 
-def test_real_mode_begins_in_the_segment_of_its_entry(run: Runner, tmp_path: Path) -> None:
-    """0x27c00 is 0x2000:0x7c00, so that code linked for 0x7c00 runs there as well."""
+def test_real_mode_uses_the_segment_of_the_entry(run: Runner, tmp_path: Path) -> None:
+    """0x27c00 is 0x2000:0x7c00, so code that is linked for 0x7c00 runs there."""
     source = "mov %cs, %ax ; cmp $0x2000, %ax ; jne 9f ; call 1f\n9: hlt\n1:"
     code = fields(source + POWER_OFF, tmp_path, "real")
     code["payload"][0]["gpa"] = code["entry"] = 0x2_7C00
     assert run.start("create", "guest", **code, memory=1, vsock=False).end().reason == "power-off"
 
 
-def test_protected_mode_has_descriptors_and_a_stack(run: Runner) -> None:
-    """Loading each selector works; the stack takes a call."""
+def test_protected_mode_has_descriptors_and_stack(run: Runner) -> None:
+    """Each selector loads, and the stack works for a call."""
     source = """
         mov $0x10, %ax ; mov %ax, %ds ; mov %ax, %ss ; mov %ax, %es
         ljmp $8, $1f
@@ -41,8 +41,8 @@ def test_protected_mode_has_descriptors_and_a_stack(run: Runner) -> None:
     assert guest.end().reason == "power-off"
 
 
-def test_long_mode_maps_four_gigabytes_to_themselves(run: Runner) -> None:
-    """Memory is where it is; where there is none, the bus answers."""
+def test_long_mode_identity_maps_4_gib(run: Runner) -> None:
+    """Memory is identity-mapped; other addresses reach the bus."""
     source = """
         mov $0x123456789abcdef0, %rax ; mov %rax, 0x200000
         mov $0x200000, %rbx ; cmp %rax, (%rbx) ; jne 9f
@@ -55,7 +55,7 @@ def test_long_mode_maps_four_gigabytes_to_themselves(run: Runner) -> None:
     assert guest.end().reason == "power-off"
 
 
-def test_registers_are_as_given(run: Runner) -> None:
+def test_initial_registers_are_set(run: Runner) -> None:
     source = """
         cmp $0x1badb002, %eax ; jne 9f
         cmp $0x5000, %ebx ; jne 9f
@@ -66,7 +66,7 @@ def test_registers_are_as_given(run: Runner) -> None:
     assert guest.end().reason == "power-off"
 
 
-def test_segments_come_from_offsets_of_files(run: Runner, tmp_path: Path) -> None:
+def test_segments_are_loaded_from_file_offsets(run: Runner, tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(b"....hi\n....")
     source = "mov $0x3f8, %dx ; mov $0x200000, %esi ; mov $3, %ecx ; cld ; rep outsb\n"
@@ -108,14 +108,14 @@ SEGMENT = {"gpa": BASE, "path": "/dev/zero", "offset": 0, "size": 16}
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused(run: Runner, wrong: dict[str, Any], cause: str) -> None:
+def test_invalid_payload_is_refused(run: Runner, wrong: dict[str, Any], cause: str) -> None:
     wanted = {"payload": [SEGMENT], "entry": BASE, "memory": 16, "vsock": False, **wrong}
     with pytest.raises(ProvisionError) as refused:
         run.start("create", "refused", **wanted)
     assert cause in refused.value.cause
 
 
-def test_a_paused_start_runs_nothing_before_its_resume(run: Runner) -> None:
+def test_paused_machine_runs_nothing_before_resume(run: Runner) -> None:
     guest = run(HELLO + POWER_OFF + FOR_EVER, paused=True)
     assert guest.machine.statistics()["user_exits"] == 0
     guest.machine._agent.request("resume", "guest")
@@ -123,7 +123,7 @@ def test_a_paused_start_runs_nothing_before_its_resume(run: Runner) -> None:
 
 
 @pytest.mark.usefixtures("kvm_device")
-def test_special_registers_go_round(tmp_path: Path) -> None:
+def test_special_registers_round_trip(tmp_path: Path) -> None:
     with in_process(FOR_EVER, tmp_path) as machine:
         vcpu: Vcpu = machine.vcpus[0]
         before = vcpu.special()

@@ -1,4 +1,4 @@
-"""A short look at each target with Hypothesis; `python -m tests.vmm.fuzz` looks as long as told."""
+"""Runs each fuzz target briefly with Hypothesis. `python -m tests.vmm.fuzz` runs them longer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.vmm.targets import TARGETS
 
 @pytest.fixture(autouse=True)
 def alarm() -> Iterator[None]:
-    with fuzz.watched():
+    with fuzz.hang_detection():
         yield
 
 
@@ -27,15 +27,15 @@ def alarm() -> Iterator[None]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.binary(max_size=400))
-def test_nothing_but_the_allowed_outcomes(name: str, data: bytes) -> None:
-    fuzz.one(TARGETS[name], data)
+def test_only_allowed_outcomes(name: str, data: bytes) -> None:
+    fuzz.run_input(TARGETS[name], data)
 
 
-def test_a_hang_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hang_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     def endless(source: fuzz.Source) -> None:
         while True:
             pass
 
     monkeypatch.setattr(fuzz, "HANG", 0.01)
     with pytest.raises(fuzz.Hang):
-        fuzz.one(endless, b"")
+        fuzz.run_input(endless, b"")

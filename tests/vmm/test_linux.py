@@ -1,4 +1,4 @@
-"""Linux's 64-bit entry: what a bzImage or a vmlinux without a note finds there, and refusals."""
+"""Linux's 64-bit boot protocol with a bzImage and a vmlinux: entry state, refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.vmm.memory import Memory
 from tests.vmm.guests import Runner, in_process
 from tests.vmm.payload import BASE, FOR_EVER, HELLO, POWER_OFF, bzimage, elf
 
-# what boot.rst promises at the entry; anything else ends in a triple fault
+# checks boot.rst's entry state; a wrong state ends in a triple fault
 ENTERED = """
     mov %cs, %ax ; cmp $0x10, %ax ; jne 8f
     mov %ds, %ax ; cmp $0x18, %ax ; jne 8f
@@ -50,7 +50,7 @@ def image(kind: str, source: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("boot", ["auto", "linux64"])
 @pytest.mark.parametrize("kind", ["bzimage", "vmlinux"])
-def test_a_kernel_finds_what_the_protocol_promises(
+def test_entry_state_follows_the_boot_protocol(
     run: Runner, tmp_path: Path, kind: str, boot: str
 ) -> None:
     (tmp_path / "initramfs").write_bytes(b"!!!!")
@@ -68,7 +68,7 @@ def test_a_kernel_finds_what_the_protocol_promises(
     assert guest.lines == ["hi"]
 
 
-def test_the_memory_map_and_the_header_are_the_kernels(tmp_path: Path) -> None:
+def test_boot_params_have_memory_map_and_header(tmp_path: Path) -> None:
     path = tmp_path / "bzimage"
     path.write_bytes(bzimage(b"\xf4", init_size=0x20_0000))
     with in_process(FOR_EVER, tmp_path) as machine:
@@ -89,7 +89,7 @@ def test_the_memory_map_and_the_header_are_the_kernels(tmp_path: Path) -> None:
     assert not any(page[0x2D0 + 20 * page[0x1E8] :])
 
 
-def test_a_vmlinux_with_a_note_starts_as_asked(tmp_path: Path) -> None:
+def test_boot_option_selects_the_entry(tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
     path.write_bytes(elf(b"\xf4"))
     modes = {
@@ -99,7 +99,7 @@ def test_a_vmlinux_with_a_note_starts_as_asked(tmp_path: Path) -> None:
     assert modes == {"auto": False, "pvh": False, "linux64": True}
 
 
-def test_the_initramfs_stays_below_what_the_kernel_reaches(tmp_path: Path) -> None:
+def test_initramfs_ends_below_the_kernels_limit(tmp_path: Path) -> None:
     path = tmp_path / "bzimage"
     path.write_bytes(bzimage(b"\xf4", initrd_addr_max=0x2FF_FFFF))
     loaded = kernel.load_kernel(Memory(256 << 20), str(path), "auto")
@@ -121,7 +121,7 @@ def test_the_initramfs_stays_below_what_the_kernel_reaches(tmp_path: Path) -> No
         ({"setup_sects": 200}, "truncated", "again"),
     ],
 )
-def test_bzimages_that_cannot_be(
+def test_invalid_bzimage_is_refused(
     tmp_path: Path, fields: dict[str, int], cause: str, hint: str
 ) -> None:
     path = tmp_path / "bzimage"
@@ -132,7 +132,7 @@ def test_bzimages_that_cannot_be(
     assert hint in refused.value.hint
 
 
-def test_a_bzimage_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_truncated_bzimage_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bzimage"
     whole = bzimage(b"\xf4")
     for size in range(0, len(whole), 101):
@@ -150,7 +150,7 @@ def test_a_bzimage_cut_anywhere_is_refused(tmp_path: Path) -> None:
         (b"MZ\x90\0" + bytes(1024), "an EFI program"),
     ],
 )
-def test_what_only_firmware_boots_is_refused(
+def test_file_that_needs_firmware_is_refused(
     run: Runner, tmp_path: Path, data: bytes, what: str
 ) -> None:
     path = tmp_path / "disk"
@@ -174,7 +174,7 @@ NO_ENTRY = elf(b"\xf4", note=False).replace(struct.pack("<Q", BASE), bytes(8), 1
         (NO_ENTRY, {}, "neither a PVH entry note nor an ELF entry"),
     ],
 )
-def test_ways_that_a_kernel_does_not_have(
+def test_unsupported_boot_protocol_is_refused(
     run: Runner, tmp_path: Path, data: bytes, fields: dict[str, Any], cause: str
 ) -> None:
     path = tmp_path / "kernel"

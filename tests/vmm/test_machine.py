@@ -1,4 +1,4 @@
-"""Machines of this process: what a payload's exits look like to a device, and the vCPU's state."""
+"""Machines in this process: exits as devices see them, vCPU state, statistics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.vmm.payload import BASE, FOR_EVER, HELLO, POWER_OFF
 pytestmark = pytest.mark.usefixtures("kvm_device")
 
 
-class Notebook:
-    """A device that notes every access and answers reads from a counter."""
+class RecordingDevice:
+    """A device that records every access and returns a counter for reads."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int, int]] = []
@@ -30,8 +30,8 @@ class Notebook:
         self.seen.append((offset, size, value))
 
 
-def test_ports_in_every_width_and_strings(tmp_path: Path) -> None:
-    device = Notebook()
+def test_port_accesses_of_every_width_and_strings(tmp_path: Path) -> None:
+    device = RecordingDevice()
     source = """
         mov $0xd00, %dx ; mov $0x11223344, %eax
         out %al, %dx ; inc %dx ; out %ax, %dx ; inc %dx ; out %eax, %dx
@@ -53,8 +53,8 @@ def test_ports_in_every_width_and_strings(tmp_path: Path) -> None:
     assert device.reads == [(8, 1), (8, 2), (8, 4), (8, 2), (8, 2), (8, 2)]
 
 
-def test_memory_in_every_width(tmp_path: Path) -> None:
-    device = Notebook()
+def test_mmio_accesses_of_every_width(tmp_path: Path) -> None:
+    device = RecordingDevice()
     source = """
         mov $0xd0000000, %ebx
         movb $0x11, 1(%ebx) ; movw $0x2233, 2(%ebx) ; movl $0x44556677, 4(%ebx)
@@ -69,8 +69,8 @@ def test_memory_in_every_width(tmp_path: Path) -> None:
     assert device.reads == [(8, 1), (8, 2), (8, 4)]
 
 
-def test_a_device_in_twenty_lines_can_end_the_machine(tmp_path: Path) -> None:
-    class Trap(Notebook):
+def test_device_can_end_the_machine(tmp_path: Path) -> None:
+    class Trap(RecordingDevice):
         def write(self, offset: int, size: int, value: int) -> None:
             raise MachineEnd("trapped", f"{value:#x}")
 
@@ -81,9 +81,9 @@ def test_a_device_in_twenty_lines_can_end_the_machine(tmp_path: Path) -> None:
     assert [message["reason"] for message in sent if message["event"] == "end"] == ["trapped"]
 
 
-def test_a_payload_starts_as_pvh_has_it(tmp_path: Path) -> None:
-    """Flat protected mode without paging, interrupts off, the start information in EBX."""
-    device = Notebook()
+def test_pvh_entry_state(tmp_path: Path) -> None:
+    """Flat protected mode, no paging, interrupts disabled, start information in EBX."""
+    device = RecordingDevice()
     source = """
         mov $0xd00, %dx
         mov %ebx, %eax ; out %eax, %dx
@@ -100,7 +100,7 @@ def test_a_payload_starts_as_pvh_has_it(tmp_path: Path) -> None:
     assert (cr0 & 1, cr0 >> 31, flags & 1 << 9) == (1, 0, 0)
 
 
-def test_registers_go_round(tmp_path: Path) -> None:
+def test_registers_round_trip(tmp_path: Path) -> None:
     with in_process(FOR_EVER, tmp_path) as machine:
         vcpu = machine.vcpus[0]
         before = vcpu.registers()
@@ -111,9 +111,9 @@ def test_registers_go_round(tmp_path: Path) -> None:
         assert set(vcpu.registers().values()) <= {0, 2}
 
 
-def test_statistics_count_what_happened(tmp_path: Path) -> None:
+def test_statistics_count_exits(tmp_path: Path) -> None:
     source = "mov $100, %ecx ; mov $0xd00, %dx\n1: out %al, %dx ; dec %ecx ; jnz 1b\n"
-    with in_process(source + POWER_OFF, tmp_path, ports=Notebook()) as machine:
+    with in_process(source + POWER_OFF, tmp_path, ports=RecordingDevice()) as machine:
         assert machine.statistics()["user_exits"] == 0
         machine.run()
         statistics = machine.statistics()
@@ -124,8 +124,8 @@ def test_statistics_count_what_happened(tmp_path: Path) -> None:
         assert statistics["cpu_ns"] > 0
 
 
-def test_coalesced_writes_come_before_the_exit_that_follows(tmp_path: Path) -> None:
-    device = Notebook()
+def test_coalesced_writes_precede_the_next_exit(tmp_path: Path) -> None:
+    device = RecordingDevice()
     order: list[str] = []
     with in_process(HELLO + "mov $0xd00, %dx ; out %al, %dx\n" + POWER_OFF, tmp_path) as machine:
         machine.consoles["ttyS0"]._emit = lambda at, text: order.append(text)
@@ -136,8 +136,8 @@ def test_coalesced_writes_come_before_the_exit_that_follows(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("port", ["0xcf9", "0x64"])
-def test_a_reset_that_waits_in_the_ring_goes_before_what_follows(port: str, tmp_path: Path) -> None:
-    """Port 0xCF9 lies among the coalesced ones, so the write may still wait when the guest ends."""
+def test_coalesced_reset_precedes_the_next_exit(port: str, tmp_path: Path) -> None:
+    """Port 0xCF9 is coalesced, so the write may be in the ring when the guest ends."""
     sent: list[dict[str, object]] = []
     value = {"0xcf9": 6, "0x64": 0xFE}[port]
     source = (
@@ -149,14 +149,14 @@ def test_a_reset_that_waits_in_the_ring_goes_before_what_follows(port: str, tmp_
     assert [message["reason"] for message in sent if message["event"] == "end"] == ["reset"]
 
 
-def test_binary_statistics_of_vm_and_vcpus_are_open(tmp_path: Path) -> None:
+def test_binary_statistics_of_vm_and_vcpus(tmp_path: Path) -> None:
     with in_process(FOR_EVER, tmp_path) as machine:
         assert len(machine._statistics.binary_stats) in (0, 2)
         for stats in machine._statistics.binary_stats:
             assert all(value >= 0 for value in stats.read().values())
 
 
-def test_halted_vcpus_stop_when_asked(tmp_path: Path) -> None:
+def test_stop_ends_a_halted_vcpu(tmp_path: Path) -> None:
     ends: list[BaseException] = []
     with in_process("cli\n" + FOR_EVER, tmp_path) as machine:
         signal.signal(KICK_SIGNAL, lambda number, frame: None)

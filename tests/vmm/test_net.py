@@ -1,4 +1,4 @@
-"""virtio-net's configuration, and virtio-net by a real passt, driven as a guest's driver does."""
+"""virtio-net: MAC addresses, and frames through a real passt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUFFERS, SENT, ROOM = 0x1_0000, 0x2_0000, 0x800
 ARP = struct.pack("!HHBBH", 1, 0x800, 6, 4, 1)
 
 
-def test_mac_addresses() -> None:
+def test_mac_addresses_are_parsed() -> None:
     assert mac_bytes("02:00:0A:02:00:fe") == bytes.fromhex("02000a0200fe")
     for wrong in ("", "02:00", "01:00:00:00:00:01", "02-00-00-00-00-01", "02:00:00:00:00:0g"):
         with pytest.raises(ConfigError, match="is not a unicast MAC address"):
@@ -37,13 +37,13 @@ def test_mac_addresses() -> None:
 
 
 class Driver:
-    """A guest's driver of a passt device: eight receive buffers, one transmit at a time."""
+    """A driver of a passt device: eight receive buffers, one transmit buffer."""
 
     def __init__(self, room: int = ROOM) -> None:
         self.memory = Memory(1 << 20)
-        self.fail: list[BaseException] = []
+        self.ends: list[BaseException] = []
         self.passt = PasstProcess(NETWORK)
-        self.device = Passt(MAC, self.passt, self.fail.append)
+        self.device = Passt(MAC, self.passt, self.ends.append)
         for at in range(RECEIVE.size):
             entry = struct.pack("<QIHH", BUFFERS + ROOM * at, room, 2, 0)
             self.memory.write(RECEIVE.descriptors + 16 * at, entry)
@@ -68,7 +68,7 @@ class Driver:
         signal_eventfd(self.kicks[1])
 
     def received(self) -> list[bytes]:
-        """The frames that came, without their headers."""
+        """The received frames, without their headers."""
         _, count = struct.unpack_from("<HH", self.memory.view(RECEIVE.used, 4))
         frames = []
         for at in range(count):
@@ -85,8 +85,8 @@ class Driver:
 
     def fault(self) -> BaseException:
         """What ended the device."""
-        assert wait_until(lambda: self.fail)
-        return self.fail[0]
+        assert wait_until(lambda: self.ends)
+        return self.ends[0]
 
     def close(self) -> None:
         self.device.stop()
@@ -105,7 +105,7 @@ def driver() -> Iterator[Driver]:
 
 
 def has_a_route() -> bool:
-    """passt wants an interface with a default route."""
+    """Whether this machine has a default route, which passt needs."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
         probe.connect(("192.0.2.1", 9))  # sends nothing
         return True
@@ -116,10 +116,10 @@ routed = pytest.mark.skipif(not has_a_route(), reason="passt needs a default rou
 
 
 @routed
-def test_passt_answers_for_the_gateway(driver: Driver) -> None:
+def test_passt_answers_arp_for_the_gateway(driver: Driver) -> None:
     driver.start()
     driver.ask_for_the_gateway()
-    assert wait_until(driver.received), driver.fail
+    assert wait_until(driver.received), driver.ends
     (frame,) = driver.received()
     assert frame[:6] == mac_bytes(MAC)
     assert frame[12:14] == b"\x08\x06"
@@ -128,7 +128,7 @@ def test_passt_answers_for_the_gateway(driver: Driver) -> None:
 
 
 @routed
-def test_what_comes_while_it_is_stopped_is_lost(driver: Driver) -> None:
+def test_frames_during_a_stop_are_dropped(driver: Driver) -> None:
     driver.start()
     driver.device.stop()
     before = bytes(driver.memory.view(0, 0x8000))
@@ -140,7 +140,7 @@ def test_what_comes_while_it_is_stopped_is_lost(driver: Driver) -> None:
 
 
 @routed
-def test_frames_without_a_buffer_or_too_long_are_lost(driver: Driver) -> None:
+def test_frames_without_a_buffer_or_too_long_are_dropped(driver: Driver) -> None:
     driver.start()
     driver.device._deliver(bytes(1515))
     for number in range(12):
@@ -150,7 +150,7 @@ def test_frames_without_a_buffer_or_too_long_are_lost(driver: Driver) -> None:
 
 @routed
 @pytest.mark.parametrize(("size", "header"), [(0, HEADER), (1515, HEADER), (0, 4)])
-def test_a_frame_that_is_none_ends_the_guest(driver: Driver, size: int, header: int) -> None:
+def test_malformed_frame_raises_guest_fault(driver: Driver, size: int, header: int) -> None:
     driver.start()
     driver.send(bytes(size), header)
     fault = driver.fault()
@@ -159,7 +159,7 @@ def test_a_frame_that_is_none_ends_the_guest(driver: Driver, size: int, header: 
 
 
 @routed
-def test_a_buffer_too_small_ends_the_guest(driver: Driver) -> None:
+def test_small_receive_buffer_raises_guest_fault(driver: Driver) -> None:
     small = Driver(room=64)
     small.start()
     with pytest.raises(GuestFault, match="too small"):
@@ -168,7 +168,7 @@ def test_a_buffer_too_small_ends_the_guest(driver: Driver) -> None:
 
 
 @routed
-def test_its_end_is_told(driver: Driver) -> None:
+def test_end_of_passt_ends_the_machine(driver: Driver) -> None:
     driver.passt.process.kill()
     end = driver.fault()
     assert isinstance(end, MachineEnd)
@@ -176,7 +176,7 @@ def test_its_end_is_told(driver: Driver) -> None:
     assert "passt ended" in end.detail
 
 
-def test_without_passt_it_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_passt_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     threads = threading.active_count()
     with pytest.raises(ConfigError, match="passt: No such file") as caught:

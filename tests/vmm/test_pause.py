@@ -1,4 +1,4 @@
-"""Pausing: vCPUs leave the guest between two instructions, and go on as if nothing had been."""
+"""Pausing: vCPUs stop between two instructions and continue without a trace."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def count(machine: Machine) -> int:
 
 
 class Echo:
-    """Reads give 0, 1, 2...; every write must be what was read last."""
+    """Reads return 1, 2, 3...; every write must repeat the last read."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -45,7 +45,7 @@ class Echo:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Machine]:
-    """A machine that counts in memory for ever."""
+    """A machine that increments a counter in memory."""
     with in_process(COUNT, tmp_path) as machine:
         signal.signal(KICK_SIGNAL, lambda number, frame: None)
         machine.vcpus[0].start(lambda end: None)
@@ -53,11 +53,11 @@ def running(tmp_path: Path) -> Iterator[Machine]:
         yield machine
 
 
-def test_a_paused_counter_stands_and_goes_on(running: Machine) -> None:
+def test_pause_stops_and_resume_continues_a_counter(running: Machine) -> None:
     for _ in range(20):
         running.pause()
         seen, state = count(running), running.vcpus[0].registers()
-        running.pause()  # a second time changes nothing
+        running.pause()  # idempotent
         assert (count(running), running.vcpus[0].registers()) == (seen, state)
         running.resume()
         assert wait_until(lambda: count(running) != seen)  # noqa: B023
@@ -65,7 +65,7 @@ def test_a_paused_counter_stands_and_goes_on(running: Machine) -> None:
     assert not running.vcpus[0].run_control._parked
 
 
-def test_a_pause_right_after_a_resume_is_a_pause(running: Machine) -> None:
+def test_pause_right_after_resume_is_effective(running: Machine) -> None:
     for _ in range(200):
         running.pause()
         running.resume()
@@ -75,8 +75,8 @@ def test_a_pause_right_after_a_resume_is_a_pause(running: Machine) -> None:
         running.resume()
 
 
-def test_an_access_that_waits_is_completed_first(tmp_path: Path) -> None:
-    """What a device answered is in the register, not lost, wherever the pause comes."""
+def test_pause_completes_a_pending_access(tmp_path: Path) -> None:
+    """The value that a device returned is in the register, whenever the pause happens."""
     echo = Echo()
     with in_process(ASK, tmp_path, ports=echo) as machine:
         signal.signal(KICK_SIGNAL, lambda number, frame: None)
@@ -89,8 +89,8 @@ def test_an_access_that_waits_is_completed_first(tmp_path: Path) -> None:
         assert not echo.wrong
 
 
-class Slow(Echo):
-    """Keeps the first read until it is let go."""
+class SlowEcho(Echo):
+    """Blocks reads until `released` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,11 +102,11 @@ class Slow(Echo):
         return super().read(offset, size)
 
 
-def test_a_pause_that_comes_too_late_leaves_it_running(
+def test_pause_timeout_leaves_the_vcpu_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.vmm.run_control._PAUSE_TIMEOUT", 0.05)
-    slow = Slow()
+    slow = SlowEcho()
     with in_process(ASK, tmp_path, ports=slow) as machine:
         signal.signal(KICK_SIGNAL, lambda number, frame: None)
         machine.vcpus[0].start(lambda end: None)
@@ -119,24 +119,24 @@ def test_a_pause_that_comes_too_late_leaves_it_running(
         assert not slow.wrong
 
 
-def test_a_paused_machine_stops(running: Machine) -> None:
+def test_paused_machine_can_stop(running: Machine) -> None:
     running.pause()
     thread = running.vcpus[0].run_control.thread
     running.vcpus[0].run_control.stop()
     assert isinstance(thread, threading.Thread)
     thread.join(TIMEOUT)
     assert not thread.is_alive()
-    running.pause()  # of one that has ended: returns
+    running.pause()  # returns for a thread that has ended
 
 
-def test_vcpus_that_were_never_started_pause(tmp_path: Path) -> None:
+def test_pause_before_the_vcpus_start(tmp_path: Path) -> None:
     with in_process(FOR_EVER, tmp_path) as machine:
         machine.pause()
         machine.resume()
 
 
-def test_pause_and_resume_by_the_control_channel(run: Runner, supervisor: AgentClient) -> None:
-    """A halted guest and an application processor that nobody started are paused, too."""
+def test_control_channel_pauses_and_resumes(run: Runner, supervisor: AgentClient) -> None:
+    """A halted guest and an application processor that was not started can be paused."""
     source = HELLO + "1: in $0x60, %al ; jmp 1b"
     guest = run(source, vcpus=2)
     guest.wait_line("hi")

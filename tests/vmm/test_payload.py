@@ -20,7 +20,7 @@ from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, elf
 from tests.waiting import gone
 
 
-def test_console_and_power_off(run: Runner) -> None:
+def test_payload_writes_the_console_and_powers_off(run: Runner) -> None:
     guest = run(HELLO + POWER_OFF + FOR_EVER)
     assert guest.end().reason == "power-off"
     assert guest.lines == ["hi"]
@@ -34,7 +34,7 @@ def test_console_and_power_off(run: Runner) -> None:
         ("lidt 1f ; ud2\n1: .word 0 ; .long 0", "triple-fault"),
     ],
 )
-def test_ends_have_their_names(run: Runner, source: str, reason: str) -> None:
+def test_end_reasons(run: Runner, source: str, reason: str) -> None:
     assert run(source + "\n" + FOR_EVER).end().reason == reason
 
 
@@ -44,10 +44,10 @@ def test_stop_ends_a_halted_guest(run: Runner) -> None:
     guest.machine.stop()
     assert guest.end().reason == "stopped"
     assert not psutil.pid_exists(guest.machine.facts["pid"])
-    guest.machine.stop()  # a second time is harmless
+    guest.machine.stop()  # idempotent
 
 
-def test_kill_is_told_and_the_neighbour_goes_on(run: Runner) -> None:
+def test_killed_guest_is_reported_and_others_continue(run: Runner) -> None:
     guest, neighbour = run(HELLO + FOR_EVER, "a"), run(HELLO + FOR_EVER, "b")
     guest.wait_line("hi")
     neighbour.wait_line("hi")
@@ -70,7 +70,9 @@ def test_guests_end_with_their_supervisor(
     assert gone(own_supervisor.pid)
 
 
-def test_closing_the_control_pipe_ends_all(own_run: Runner, own_supervisor: AgentClient) -> None:
+def test_closing_the_control_pipe_ends_all_guests(
+    own_run: Runner, own_supervisor: AgentClient
+) -> None:
     guest = own_run(HELLO + FOR_EVER)
     guest.wait_line("hi")
     own_supervisor.close()
@@ -78,8 +80,8 @@ def test_closing_the_control_pipe_ends_all(own_run: Runner, own_supervisor: Agen
     assert gone(own_supervisor.pid)
 
 
-def test_ports_and_memory_that_nobody_answers(run: Runner) -> None:
-    """Reads are all ones at every width; each failed comparison would print nothing."""
+def test_unclaimed_ports_and_memory_read_all_ones(run: Runner) -> None:
+    """Reads return all ones at every width. A failed comparison prints nothing."""
     source = """
         mov $0xd00, %dx
         in %dx, %al ; cmp $0xff, %al ; jne 9f
@@ -93,7 +95,7 @@ def test_ports_and_memory_that_nobody_answers(run: Runner) -> None:
     assert guest.lines == ["hi"]
 
 
-def test_a_write_for_an_eventfd_causes_no_exit_to_us(run: Runner) -> None:
+def test_eventfd_write_causes_no_exit_to_user_space(run: Runner) -> None:
     writes = "mov $100, %ecx\n1: movl %ecx, {:#x} ; dec %ecx ; jnz 1b\n"
     served, other = 0xD000_1000, 0xD000_1004
     code = writes.format(served) + writes.format(other) + HELLO + FOR_EVER
@@ -111,14 +113,14 @@ def test_a_write_for_an_eventfd_causes_no_exit_to_us(run: Runner) -> None:
         [(0xD000_1000 + 4 * number, 0) for number in range(17)],
     ],
 )
-def test_eventfds_that_cannot_be(run: Runner, eventfds: list[tuple[int, int]]) -> None:
+def test_invalid_eventfds_are_refused(run: Runner, eventfds: list[tuple[int, int]]) -> None:
     given = [{"address": address, "vector": vector} for address, vector in eventfds]
     with pytest.raises(ProvisionError, match="eventfd"):
         run(FOR_EVER, eventfds=given)
 
 
 @pytest.mark.parametrize("field", ["address", "vector"])
-def test_an_eventfd_of_words(run: Runner, field: str) -> None:
+def test_eventfd_fields_must_be_integers(run: Runner, field: str) -> None:
     given = {"address": 0xD000_1000, "vector": 0, field: "x"}
     with pytest.raises(ProvisionError, match=f"{field} is no int"):
         run(FOR_EVER, eventfds=[given])
@@ -133,7 +135,7 @@ def test_exits_are_counted(run: Runner) -> None:
     assert statistics["user_exits"] >= statistics["user_exits_io"]
 
 
-def test_second_vcpu_waits_for_its_start(run: Runner) -> None:
+def test_second_vcpu_waits_for_sipi(run: Runner) -> None:
     guest = run(HELLO + POWER_OFF + FOR_EVER, vcpus=2)
     assert guest.end().reason == "power-off"
 
@@ -159,7 +161,7 @@ PCI_WRITE = """
 @pytest.mark.parametrize(
     ("queue", "what"), [("0x200000", "outside guest memory"), ("0x7ffffff0", "outside")]
 )
-def test_malformed_ring_ends_that_guest(run: Runner, tmp_path: Path, queue: str, what: str) -> None:
+def test_malformed_ring_ends_the_guest(run: Runner, tmp_path: Path, queue: str, what: str) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
     source = PCI_WRITE.replace("QUEUE", queue).replace("AVAILABLE", "0x201000")
@@ -186,7 +188,7 @@ def test_malformed_ring_ends_that_guest(run: Runner, tmp_path: Path, queue: str,
         ({"unknown": 1}, "unknown", ""),
     ],
 )
-def test_refusals_name_cause_and_mend(
+def test_refusal_has_cause_and_hint(
     run: Runner, supervisor: AgentClient, arguments: dict[str, Any], cause: str, hint: str
 ) -> None:
     with pytest.raises(ProvisionError) as refused:
@@ -213,7 +215,7 @@ def test_truncated_kernel_is_refused(run: Runner, tmp_path: Path, keep: int) -> 
         run(FOR_EVER, pvh=True, kernel=str(path))
 
 
-def test_unknown_operations_are_answered(run: Runner, supervisor: AgentClient) -> None:
+def test_unknown_operation_is_an_error(run: Runner, supervisor: AgentClient) -> None:
     guest = run(HELLO + FOR_EVER)
     with pytest.raises(HarnessError, match="unknown operation"):
         supervisor.request("dance", "guest")
@@ -223,17 +225,17 @@ def test_unknown_operations_are_answered(run: Runner, supervisor: AgentClient) -
     assert guest.machine.statistics()["cpu_ns"] > 0
 
 
-def test_capabilities_are_the_kernels(supervisor: AgentClient) -> None:
+def test_capabilities_are_read_from_kvm(supervisor: AgentClient) -> None:
     there = supervisor.request("capabilities")
     assert there["KVM_CAP_USER_MEMORY"] == 1
     assert there["KVM_CAP_IRQFD"] == 1
 
 
-def test_cycles_leave_nothing(run: Runner, supervisor: AgentClient) -> None:
+def test_repeated_guests_leave_nothing_behind(run: Runner, supervisor: AgentClient) -> None:
     process = psutil.Process(supervisor.pid)
     warm = run(HELLO + POWER_OFF + FOR_EVER, "warm")
     warm.end()
-    warm.machine.stop()  # until its process is gone, the supervisor holds its socket
+    warm.machine.stop()  # the supervisor holds the socket until the process has ended
     before = (process.num_fds(), process.num_threads())
     for number in range(30):
         guest = run(HELLO + POWER_OFF + FOR_EVER, f"g{number}")

@@ -87,7 +87,7 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> list[dict[str, objec
 
 
 def source(body: str, pvh: bool = False) -> str:
-    """pvh: for a kernel, which has no ports of PCI."""
+    """Assembly of a driver. pvh: for a kernel, which has no PCI ports."""
     board = Board(Memory(1 << 20), FakeBackend())
     places = f".set ECAM, {ECAM_START + (1 << 15):#x}\n" if pvh else ""
     places += f".set MSIX, {board.devices[0]._msix._capability} ; .set NOTIFY, {IO_START}\n"
@@ -96,7 +96,7 @@ def source(body: str, pvh: bool = False) -> str:
 
 
 @pytest.mark.parametrize("pvh", [False, True], ids=["ports", "memory"])
-def test_a_read_by_polling(run: Runner, disk: list[dict[str, object]], pvh: bool) -> None:
+def test_read_by_polling(run: Runner, disk: list[dict[str, object]], pvh: bool) -> None:
     body = f"""
         request 1
     1:  cmpw $1, USED + 2 ; jne 1b
@@ -111,9 +111,7 @@ def test_a_read_by_polling(run: Runner, disk: list[dict[str, object]], pvh: bool
     assert (end.reason, guest.lines) == ("power-off", ["sector one"]), end
 
 
-def test_interrupts_and_one_that_waits_while_masked(
-    run: Runner, disk: list[dict[str, object]]
-) -> None:
+def test_interrupts_and_a_masked_vector(run: Runner, disk: list[dict[str, object]]) -> None:
     body = f"""
         sti
         request 1                       /* every vector starts masked */
@@ -139,7 +137,7 @@ def test_interrupts_and_one_that_waits_while_masked(
     ), end
 
 
-def test_statistics_count_requests_and_no_exit_for_a_kick(
+def test_statistics_count_requests_and_kicks_cause_no_exit(
     run: Runner, disk: list[dict[str, object]]
 ) -> None:
     body = """
@@ -153,7 +151,7 @@ def test_statistics_count_requests_and_no_exit_for_a_kick(
     guest.wait_line("again")
     statistics = guest.machine.statistics()
     assert statistics["block_requests_d"] == 1
-    assert statistics["user_exits"] < 60  # configuration and console: not the kick
+    assert statistics["user_exits"] < 60  # by configuration and console, not by kicks
 
 
 OURS = [
@@ -182,10 +180,10 @@ RANDOM = """
 
 
 @pytest.mark.parametrize("device", ["block_requests_d", "rng_requests"])
-def test_a_request_costs_no_exit_to_user_space(
+def test_requests_cause_no_exit_to_user_space(
     run: Runner, disk: list[dict[str, object]], device: str
 ) -> None:
-    """However many there are: kicks go by ioeventfd, and the guest looks for itself."""
+    """Kicks use the ioeventfd, and the guest polls the used ring."""
     macro, disks = ("random", []) if device == "rng_requests" else ("request", disk)
     exits = []
     for count in (1, 50):
@@ -207,11 +205,11 @@ def test_a_request_costs_no_exit_to_user_space(
     [("process", *case) for case in OURS] + [("vhost-user", *case) for case in THE_DAEMONS],
     indirect=["disk"],
 )
-def test_a_malformed_request_ends_the_guest_and_is_named(
+def test_malformed_request_ends_the_guest(
     run: Runner, disk: list[dict[str, object]], change: str, what: str
 ) -> None:
     body = "request 1\n" + FOR_EVER
-    # before the request is to be seen: it may be served without its kick, by that of the start
+    # before the request is visible: the start's kick may already handle it
     publish = "movw $\\number, AVAILABLE + 2"
     wrong = change if change.endswith("AVAILABLE + 2") else f"{change} ; {publish}"
     end = run(source(body).replace(publish, wrong), disks=disk).end()

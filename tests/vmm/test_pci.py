@@ -1,5 +1,4 @@
-"""The PCI bridge and its functions by what a guest's driver does: at ports 0xCF8 and 0xCFC, or in
-memory."""
+"""The PCI bridge and its functions as a driver uses them: by ports 0xCF8 and 0xCFC, or by ECAM."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ COMMAND, BAR0, BAR2 = 0x04, 0x10, 0x18
 
 
 class Driver:
-    """A guest's view of a board with two virtio devices in slots 1 and 2."""
+    """A driver on a board with two virtio devices in slots 1 and 2."""
 
     def __init__(self) -> None:
         self.board = Board(MEMORY, FakeBackend(), FakeBackend())
@@ -51,7 +50,7 @@ class Driver:
 
 
 class MemoryDriver(Driver):
-    """One that reads configuration space as KVM lets a guest: from the memslot, without us."""
+    """A driver that reads configuration space from the memslot, as a guest does without an exit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +96,7 @@ def by_memory() -> Iterator[MemoryDriver]:
     made.board.close()
 
 
-def test_mapped_the_ports_are_nobodys_so_that_linux_takes_the_memory(
+def test_ports_are_unclaimed_if_ecam_is_enabled(
     by_memory: MemoryDriver,
 ) -> None:
     by_memory.pio.write(0xCF8, 4, 0x8000_0000)
@@ -105,15 +104,15 @@ def test_mapped_the_ports_are_nobodys_so_that_linux_takes_the_memory(
     assert by_memory.pio.read(0xCFC, 4) == 0xFFFF_FFFF
 
 
-def test_a_function_that_comes_later_is_in_memory_too(by_memory: MemoryDriver) -> None:
+def test_function_added_after_ecam_is_mapped(by_memory: MemoryDriver) -> None:
     assert by_memory.read(0, slot=3) == 0xFFFF_FFFF
     by_memory.board.bridge.add(Function(0x1AF4, 0x1042, 0x018000))
     assert by_memory.read(0, slot=3) == 0x1042_1AF4
 
 
 @pytest.mark.parametrize("at", [0x8000 - 8, 0x8100, 0x8104, 0x9000, 0x9004, 0xF_8004, 0xF_FFF8])
-def test_writes_where_no_register_is_change_nothing(by_memory: MemoryDriver, at: int) -> None:
-    """Of another function, of extended space, of a slot without a function."""
+def test_ecam_writes_outside_registers_are_dropped(by_memory: MemoryDriver, at: int) -> None:
+    """In another function, in extended space, in a slot without a function."""
     before = bytes(by_memory.space)
     for size in (1, 2, 4, 8):
         by_memory.mmio.write(ECAM_START + at, size, (1 << 8 * size) - 1)
@@ -121,12 +120,12 @@ def test_writes_where_no_register_is_change_nothing(by_memory: MemoryDriver, at:
     assert bytes(by_memory.space) == before
 
 
-def test_eight_bytes_are_two_registers(by_memory: MemoryDriver) -> None:
+def test_8_byte_access_covers_two_registers(by_memory: MemoryDriver) -> None:
     by_memory.write(BAR0, 0xFFFF_FFFF_FFFF_FFFF, 8)
     assert (by_memory.read(BAR0), by_memory.read(BAR0 + 4)) == (0xFFFF_C000, 0)
 
 
-def test_what_machines_share_cannot_be_written() -> None:
+def test_shared_unclaimed_space_is_sealed() -> None:
     space = unclaimed_config_space()
     with pytest.raises(PermissionError):
         os.pwrite(space, b"x", 0)
@@ -134,7 +133,7 @@ def test_what_machines_share_cannot_be_written() -> None:
         os.truncate(space, 1)
 
 
-def test_machines_do_not_see_each_others_space(by_memory: MemoryDriver) -> None:
+def test_ecam_is_private_to_each_machine(by_memory: MemoryDriver) -> None:
     other = MemoryDriver()
     other.board.bridge.add(Function(0x1AF4, 0x1042, 0x018000))
     other.write(COMMAND, 3, 2)
@@ -143,8 +142,8 @@ def test_machines_do_not_see_each_others_space(by_memory: MemoryDriver) -> None:
     other.board.close()
 
 
-def test_address_register_reads_back_and_is_32_bits_wide(by_ports: Driver) -> None:
-    """What Linux does to find mechanism #1."""
+def test_address_register_is_32_bits_and_reads_back(by_ports: Driver) -> None:
+    """Linux detects mechanism #1 this way."""
     by_ports.pio.write(0xCF8, 4, 0x8000_0000)
     assert by_ports.pio.read(0xCF8, 4) == 0x8000_0000
     by_ports.pio.write(0xCF8, 2, 0x1234)
@@ -153,7 +152,7 @@ def test_address_register_reads_back_and_is_32_bits_wide(by_ports: Driver) -> No
     assert by_ports.pio.read(0xCF8, 2) == 0xFFFF
 
 
-def test_every_width_at_every_place_sees_the_same_bytes(driver: Driver) -> None:
+def test_all_widths_and_offsets_read_the_same_bytes(driver: Driver) -> None:
     whole = b"".join(driver.read(at).to_bytes(4, "little") for at in range(0, 256, 4))
     assert whole == bytes(driver.board.devices[0].function.config)
     for at in range(256):
@@ -167,31 +166,31 @@ def test_every_width_at_every_place_sees_the_same_bytes(driver: Driver) -> None:
     [(3, 0), (31, 0), (1, 1 << 8), (1, 7 << 8)],
     ids=["slot 3", "slot 31", "function 1", "function 7"],
 )
-def test_what_is_not_there_reads_all_ones(driver: Driver, slot: int, extra: int) -> None:
+def test_absent_functions_read_all_ones(driver: Driver, slot: int, extra: int) -> None:
     for size in (1, 2, 4):
         assert driver.read(0, size, slot, extra) == (1 << 8 * size) - 1
-    driver.write(0, 0, slot=slot, extra=extra)  # and takes writes without a word
+    driver.write(0, 0, slot=slot, extra=extra)  # writes are dropped
 
 
 @pytest.mark.parametrize("bus", [1, 255])
-def test_there_is_one_bus(by_ports: Driver, bus: int) -> None:
+def test_other_buses_read_all_ones(by_ports: Driver, bus: int) -> None:
     for size in (1, 2, 4):
         assert by_ports.read(0, size, extra=bus << 16) == (1 << 8 * size) - 1
     by_ports.write(0, 0, extra=bus << 16)
 
 
-def test_without_the_enable_bit_nothing_answers(by_ports: Driver) -> None:
+def test_address_without_the_enable_bit_reads_all_ones(by_ports: Driver) -> None:
     by_ports.pio.write(0xCF8, 4, 1 << 11)
     assert by_ports.pio.read(0xCFC, 4) == 0xFFFF_FFFF
 
 
-def test_accesses_across_both_registers_are_nobodys(by_ports: Driver) -> None:
+def test_accesses_across_both_ports_are_unclaimed(by_ports: Driver) -> None:
     by_ports.select(0)
     assert by_ports.pio.read(0xCFA, 4) == 0xFFFF_FFFF
     assert by_ports.pio.read(0xCFE, 4) == 0xFFFF_FFFF
 
 
-def test_only_command_bars_and_interrupt_line_can_be_written(driver: Driver) -> None:
+def test_writable_registers_are_command_bars_and_interrupt_line(driver: Driver) -> None:
     function = driver.board.devices[0].function
     before = bytes(function.config)
     for at in range(0, 256, 4):
@@ -202,7 +201,7 @@ def test_only_command_bars_and_interrupt_line_can_be_written(driver: Driver) -> 
     assert bytes(function.config[4:6]) == b"\x07\x04"
 
 
-def test_bars_are_placed_apart_and_aligned_before_the_guest_runs(driver: Driver) -> None:
+def test_bars_are_aligned_and_disjoint_initially(driver: Driver) -> None:
     memory = [driver.read(BAR0, slot=slot) for slot in (1, 2)]
     ports = [driver.read(BAR2, slot=slot) & ~3 for slot in (1, 2)]
     assert memory == [MMIO_START, MMIO_START + 0x4000]
@@ -211,7 +210,7 @@ def test_bars_are_placed_apart_and_aligned_before_the_guest_runs(driver: Driver)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_sizing_works_by_bytes_too_and_leaves_the_type_bits(driver: Driver, size: int) -> None:
+def test_bar_sizing_works_in_any_width(driver: Driver, size: int) -> None:
     for bar, mask in ((BAR0, 0xFFFF_C000), (BAR2, 0xFFFF_FFF1)):
         for at in range(0, 4, size):
             driver.write(bar + at, (1 << 8 * size) - 1, size)
@@ -221,13 +220,13 @@ def test_sizing_works_by_bytes_too_and_leaves_the_type_bits(driver: Driver, size
         assert driver.read(bar) == mask & 1
 
 
-def test_bars_that_are_none_read_zero(driver: Driver) -> None:
+def test_absent_bars_read_zero(driver: Driver) -> None:
     for bar in (0x14, 0x1C, 0x20, 0x24, 0x30):
         driver.write(bar, 0xFFFF_FFFF)
         assert driver.read(bar) == 0
 
 
-def test_decoding_goes_on_and_off_by_kind(driver: Driver) -> None:
+def test_command_register_enables_decoding_by_kind(driver: Driver) -> None:
     device_id = MMIO_START + 0x2004
 
     def answers() -> tuple[bool, bool]:
@@ -244,18 +243,18 @@ def test_decoding_goes_on_and_off_by_kind(driver: Driver) -> None:
     assert answers() == (False, False)
 
 
-def test_a_bar_moves_while_it_decodes(driver: Driver) -> None:
+def test_bar_moves_while_enabled(driver: Driver) -> None:
     driver.write(COMMAND, 3, 2)
     driver.write(BAR0, MMIO_START + MMIO_SIZE - 0x4000)
     assert driver.mmio.read(MMIO_START + 0x2004, 4) == 0xFFFF_FFFF
     assert driver.mmio.read(MMIO_START + MMIO_SIZE - 0x4000 + 0x2004, 4) == 0x0706_0504
-    driver.write(BAR0, MMIO_START + MMIO_SIZE)  # outside of the bridge's window
+    driver.write(BAR0, MMIO_START + MMIO_SIZE)  # outside the bridge's window
     assert driver.mmio.read(MMIO_START + MMIO_SIZE + 0x2004, 4) == 0xFFFF_FFFF
     driver.write(BAR0, MMIO_START)
     assert driver.mmio.read(MMIO_START + 0x2004, 4) == 0x0706_0504
 
 
-def test_kicks_follow_the_notify_ports(driver: Driver) -> None:
+def test_ioeventfds_follow_the_notify_ports(driver: Driver) -> None:
     events = driver.board.vm.ioeventfds
     assert events == {}
     driver.write(COMMAND, 3, 2)
@@ -267,17 +266,17 @@ def test_kicks_follow_the_notify_ports(driver: Driver) -> None:
     assert events == {}
 
 
-def test_of_two_bars_at_one_place_the_first_keeps_it(driver: Driver) -> None:
+def test_first_of_two_bars_at_one_address_is_mapped(driver: Driver) -> None:
     for slot in (1, 2):
         driver.write(COMMAND, 3, 2, slot=slot)
     driver.write(BAR2, IO_START, slot=2)
     assert set(driver.board.vm.ioeventfds) == {IO_START, IO_START + 2}
     driver.write(BAR2, 0x2000, slot=1)
-    driver.write(COMMAND, 3, 2, slot=2)  # now there is room
+    driver.write(COMMAND, 3, 2, slot=2)  # the address is free now
     assert set(driver.board.vm.ioeventfds) == {0x2000, 0x2002, IO_START, IO_START + 2}
 
 
-def test_capabilities_are_a_chain_that_ends_and_does_not_overlap(driver: Driver) -> None:
+def test_capability_list_ends_and_does_not_overlap(driver: Driver) -> None:
     assert driver.read(0x06, 2) & 0x10
     at, found, taken = driver.read(0x34, 1), [], set(range(0x40))
     while at:
@@ -293,7 +292,7 @@ def test_capabilities_are_a_chain_that_ends_and_does_not_overlap(driver: Driver)
     assert [driver.read(at + 3, 1) for kind, at in found if kind == 9] == [1, 2, 3, 4]
 
 
-def test_virtio_capabilities_point_into_bars_that_are_there(driver: Driver) -> None:
+def test_virtio_capabilities_point_into_existing_bars(driver: Driver) -> None:
     at = driver.read(0x34, 1)
     sizes = {0: 0x4000, 2: 16}
     while driver.read(at, 1) == 9:
@@ -308,7 +307,7 @@ def test_virtio_capabilities_point_into_bars_that_are_there(driver: Driver) -> N
         at = driver.read(at + 1, 1)
 
 
-def test_a_bus_has_32_slots(driver: Driver) -> None:
+def test_bus_has_32_slots(driver: Driver) -> None:
     bridge = driver.board.bridge
     slots = [bridge.add(Function(0x1AF4, 0x1042, 0x018000)) for _ in range(29)]
     assert slots == list(range(3, 32))
@@ -317,7 +316,7 @@ def test_a_bus_has_32_slots(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize(("value", "resets"), [(6, True), (4, True), (2, False), (0, False)])
-def test_reset_control_takes_bytes_only(driver: Driver, value: int, resets: bool) -> None:
+def test_reset_control_accepts_bytes_only(driver: Driver, value: int, resets: bool) -> None:
     driver.board.bridge.on_reset_control = power.reset_control
     for size in (2, 4):
         driver.pio.write(0xCF9, size, value)

@@ -1,4 +1,4 @@
-"""virtio-pmem: a file that a guest of a few instructions reads as memory."""
+"""virtio-pmem: a payload reads a file as memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Kvm:
 
 
 class FakeVm:
-    """A VM that takes any memory."""
+    """A VM that accepts any memslot."""
 
     def __init__(self) -> None:
         self.kvm = Kvm()
@@ -44,13 +44,13 @@ class FakeVm:
         assert readonly
 
 
-def made(path: Path, size: int = 64 << 20, bits: int = 46) -> Pmem:
+def create_pmem(path: Path, size: int = 64 << 20, bits: int = 46) -> Pmem:
     vm = FakeVm()
     vm.kvm.bits = bits
     return Pmem(vm, Memory(size), str(path), lambda error: None)  # type: ignore[arg-type]
 
 
-def test_it_is_read_as_memory_and_never_written(run: Runner, image: Path) -> None:
+def test_file_is_readable_memory_and_is_never_written(run: Runner, image: Path) -> None:
     body = f"""
         say {START} {len(TEXT)}
         movl $1, {START}                        /* dropped */
@@ -69,7 +69,7 @@ def test_it_is_read_as_memory_and_never_written(run: Runner, image: Path) -> Non
     assert guest.machine.facts["devices"][0] == "virtio-pmem (in process)"
 
 
-def test_a_flush_is_done_by_itself(run: Runner, image: Path) -> None:
+def test_flush_succeeds(run: Runner, image: Path) -> None:
     body = """
         movl $0, HEADER ; movl $-1, STATUS
         movl $HEADER, QUEUE ; movl $4, QUEUE + 8 ; movl $0x00010001, QUEUE + 12
@@ -85,8 +85,8 @@ def test_a_flush_is_done_by_itself(run: Runner, image: Path) -> None:
     assert guest.lines == ["again"]
 
 
-def test_other_requests_are_refused(image: Path) -> None:
-    device, answer = made(image), memoryview(bytearray(4))
+def test_other_requests_fail(image: Path) -> None:
+    device, answer = create_pmem(image), memoryview(bytearray(4))
     assert device._handle_request(0, Chain(0, [memoryview(struct.pack("<I", 7))], [answer])) == 4
     assert answer == struct.pack("<I", 1)
     whole, part = memoryview(bytearray(4)), memoryview(bytearray(3))
@@ -95,25 +95,25 @@ def test_other_requests_are_refused(image: Path) -> None:
             device._handle_request(0, Chain(0, readable, writable))
 
 
-def test_it_lies_above_memory_and_outside_the_gap(image: Path) -> None:
+def test_address_is_above_memory_and_outside_the_gap(image: Path) -> None:
     for size, start in ((64 << 20, START), (GAP_START, GAP_END), (4 << 30, GAP_END + (1 << 30))):
-        device = made(image, size)
+        device = create_pmem(image, size)
         assert struct.unpack("<QQ", device.config) == (start, 2 << 20)
         assert (device.region.gpa, device.region.size) == (start, 2 << 20)
 
 
-def test_what_a_vcpu_cannot_address_is_refused(image: Path) -> None:
+def test_unaddressable_pmem_is_refused(image: Path) -> None:
     with pytest.raises(ConfigError, match="does not fit above guest memory"):
-        made(image, GAP_START, bits=32)
+        create_pmem(image, GAP_START, bits=32)
 
 
 @pytest.mark.parametrize(("path", "cause"), [("/none", "No such file"), ("/tmp", "neither a file")])
-def test_refusals(run: Runner, path: str, cause: str) -> None:
+def test_invalid_path_is_refused(run: Runner, path: str, cause: str) -> None:
     with pytest.raises(ProvisionError, match=f"pmem {path}: {cause}"):
         run(FOR_EVER, pmem=path)
 
 
-def test_an_empty_file_is_refused(run: Runner, tmp_path: Path) -> None:
+def test_empty_file_is_refused(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(ProvisionError, match="is empty"):
         run(FOR_EVER, pmem=str(tmp_path / "empty"))

@@ -1,4 +1,4 @@
-"""Kernels into guest memory, and what a PVH kernel finds there."""
+"""PVH boot: loading kernels and initramfs, start information."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def memory() -> Memory:
     return Memory(64 << 20)
 
 
-def written(tmp_path: Path, data: bytes) -> str:
+def write_kernel(tmp_path: Path, data: bytes) -> str:
     path = tmp_path / "file"
     path.write_bytes(data)
     return str(path)
@@ -39,16 +39,16 @@ def refused(call: object, *arguments: object) -> ConfigError:
     return caught.value
 
 
-def test_a_kernel_lies_where_it_says(memory: Memory, tmp_path: Path) -> None:
-    loaded = load(memory, written(tmp_path, elf(CODE)))
+def test_segments_are_loaded_at_their_addresses(memory: Memory, tmp_path: Path) -> None:
+    loaded = load(memory, write_kernel(tmp_path, elf(CODE)))
     assert (loaded.entry, loaded.end, loaded.long_mode) == (BASE, BASE + len(CODE), False)
     assert bytes(memory.view(BASE, len(CODE))) == CODE
 
 
-def test_a_kernels_bss_counts(memory: Memory, tmp_path: Path) -> None:
+def test_bss_extends_the_kernels_end(memory: Memory, tmp_path: Path) -> None:
     data = bytearray(elf(CODE))
     struct.pack_into("<Q", data, 64 + 40, 5 << 20)  # p_memsz
-    assert load(memory, written(tmp_path, bytes(data))).end == BASE + (5 << 20)
+    assert load(memory, write_kernel(tmp_path, bytes(data))).end == BASE + (5 << 20)
 
 
 def note(name: bytes, kind: int, body: bytes) -> bytes:
@@ -58,7 +58,7 @@ def note(name: bytes, kind: int, body: bytes) -> bytes:
     return struct.pack("<III", len(name), len(body), kind) + padded(name) + padded(body)
 
 
-def test_the_entry_is_found_among_other_notes() -> None:
+def test_entry_is_read_among_other_notes() -> None:
     others = note(b"GNU\0", 18, b"1234") + note(b"Xen\0", 6, b"linux\0") + note(b"", 0, b"")
     for size in (4, 8):
         entry = note(b"Xen\0", 18, (0x123_4567).to_bytes(size, "little"))
@@ -93,34 +93,34 @@ def test_the_entry_is_found_among_other_notes() -> None:
         ((64 + 56, b"\0"), "no PVH entry"),
     ],
 )
-def test_broken_kernels_are_refused(
+def test_invalid_kernel_is_refused(
     memory: Memory, tmp_path: Path, patch: tuple[int, bytes], cause: str
 ) -> None:
     data = bytearray(elf(CODE))
     at, value = patch
     data[at : at + len(value)] = value
-    error = refused(load, memory, written(tmp_path, bytes(data)))
+    error = refused(load, memory, write_kernel(tmp_path, bytes(data)))
     assert cause in error.cause
     assert error.hint
 
 
-def test_a_kernel_cut_anywhere_is_refused(memory: Memory, tmp_path: Path) -> None:
+def test_truncated_kernel_is_refused(memory: Memory, tmp_path: Path) -> None:
     whole = elf(CODE)
     for size in range(0, len(whole), 101):
-        error = refused(load, memory, written(tmp_path, whole[:size]))
+        error = refused(load, memory, write_kernel(tmp_path, whole[:size]))
         assert "truncated" in error.cause or "not a 64-bit ELF" in error.cause
 
 
-def test_too_little_memory_names_what_is_enough(tmp_path: Path) -> None:
+def test_hint_names_the_memory_that_a_kernel_needs(tmp_path: Path) -> None:
     data = bytearray(elf(CODE))
     struct.pack_into("<Q", data, 64 + 40, 30 << 20)
-    error = refused(load, Memory(16 << 20), written(tmp_path, bytes(data)))
+    error = refused(load, Memory(16 << 20), write_kernel(tmp_path, bytes(data)))
     assert "16 MiB" in error.cause
     assert "at least 63 MiB" in error.hint
 
 
 @pytest.mark.parametrize("path", ["/absent", "/proc", ""])
-def test_paths_that_are_no_kernel(memory: Memory, path: str) -> None:
+def test_path_that_is_not_a_kernel_is_refused(memory: Memory, path: str) -> None:
     assert refused(load, memory, path).hint == "check the path"
 
 
@@ -130,16 +130,18 @@ KERNEL = pvh.Kernel(BASE, 8 << 20)
 
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 1 << 20])
-def test_the_initramfs_lies_at_the_top_on_a_page(memory: Memory, tmp_path: Path, size: int) -> None:
+def test_initramfs_is_page_aligned_at_the_top_of_memory(
+    memory: Memory, tmp_path: Path, size: int
+) -> None:
     data = os.urandom(size)
-    address, length = pvh.load_initramfs(memory, written(tmp_path, data), KERNEL)
+    address, length = pvh.load_initramfs(memory, write_kernel(tmp_path, data), KERNEL)
     assert length == size
     assert address % 4096 == 0
     assert 0 <= memory.size - address - size < 4096
     assert bytes(memory.view(address, size)) == data
 
 
-def test_an_initramfs_without_room_names_what_is_enough(memory: Memory, tmp_path: Path) -> None:
+def test_hint_names_the_memory_that_an_initramfs_needs(memory: Memory, tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.touch()
     os.truncate(path, 25 << 20)
@@ -151,7 +153,7 @@ def test_an_initramfs_without_room_names_what_is_enough(memory: Memory, tmp_path
 
 
 @pytest.mark.parametrize("path", ["/absent", "/proc", "/dev/null"])
-def test_paths_that_are_no_initramfs(memory: Memory, path: str) -> None:
+def test_path_that_is_not_an_initramfs_is_refused(memory: Memory, path: str) -> None:
     error = refused(pvh.load_initramfs, memory, path, KERNEL)
     assert path in error.cause
     assert error.hint
@@ -166,7 +168,7 @@ def read_back(memory: Memory, at: int) -> dict[str, int]:
     return dict(zip(names.split(), values, strict=True))
 
 
-def test_start_information(memory: Memory) -> None:
+def test_start_info_has_cmdline_modules_and_memory_map(memory: Memory) -> None:
     info = read_back(memory, pvh.write_start_info(memory, "quiet panic=-1", (0x3F0_0000, 777), 2))
     assert (info["magic"], info["version"], info["flags"]) == (0x336EC578, 1, 0)
     assert bytes(memory.view(info["cmdline"], 15)) == b"quiet panic=-1\0"
@@ -179,7 +181,7 @@ def test_start_information(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize("size", [64 << 20, 3 << 30, 5 << 30])
-def test_the_memory_map_is_sorted_and_is_all_memory_but_the_bios_hole(size: int) -> None:
+def test_memory_map_is_sorted_and_covers_memory_without_the_bios_hole(size: int) -> None:
     memory = Memory(size)
     info = read_back(memory, pvh.write_start_info(memory, "", None, 1))
     entries = list(
@@ -197,7 +199,7 @@ def test_the_memory_map_is_sorted_and_is_all_memory_but_the_bios_hole(size: int)
     assert all(start <= info["map"] < end for start, end in ram[:1])
 
 
-def test_a_command_line_that_a_kernel_would_cut_is_refused(memory: Memory) -> None:
+def test_command_line_above_the_kernels_limit_is_refused(memory: Memory) -> None:
     pvh.write_start_info(memory, "x" * 2047, None, 1)
     error = refused(pvh.write_start_info, memory, "x" * 2048, None, 1)
     assert "2048" in error.cause

@@ -1,4 +1,4 @@
-"""The device side of a split virtqueue against a driver side written for the tests."""
+"""The device side of a split virtqueue, tested with a driver side of these tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEXT, WRITE, INDIRECT = 1, 2, 4
 
 
 class Driver:
-    """The guest's half."""
+    """The driver side."""
 
     def __init__(self, event_index: bool = False) -> None:
         self.memory = Memory(1 << 20)
@@ -46,7 +46,7 @@ class Driver:
 
 
 @pytest.mark.parametrize("event_index", [False, True])
-def test_requests_come_in_order_and_indices_wrap(event_index: bool) -> None:
+def test_requests_keep_order_while_indices_wrap(event_index: bool) -> None:
     driver = Driver(event_index)
     for turn in range(70_000):  # more than the 16 bits of an index
         head = turn % SIZE
@@ -60,7 +60,7 @@ def test_requests_come_in_order_and_indices_wrap(event_index: bool) -> None:
     assert ring[(70_000 - 1) % SIZE] == ((70_000 - 1) % SIZE, 3)
 
 
-def test_chain_of_readable_then_writable() -> None:
+def test_chain_has_readable_then_writable_buffers() -> None:
     driver = Driver()
     driver.describe(0, DATA, 4, NEXT, 5)
     driver.describe(5, DATA + 4, 8, NEXT | WRITE, 2)
@@ -73,7 +73,7 @@ def test_chain_of_readable_then_writable() -> None:
     assert bytes(driver.memory.view(DATA + 4, 8)) == b"12345678"
 
 
-def test_indirect_table() -> None:
+def test_indirect_table_is_followed() -> None:
     driver = Driver()
     entries = struct.pack("<QIHH", DATA, 4, NEXT, 1) + struct.pack("<QIHH", DATA + 64, 2, WRITE, 0)
     driver.memory.write(0x8000, entries)
@@ -83,7 +83,7 @@ def test_indirect_table() -> None:
     assert (chain.head, len(chain.readable), len(chain.writable)) == (3, 1, 1)
 
 
-def test_no_interrupt_when_the_driver_wants_none() -> None:
+def test_flag_suppresses_interrupts() -> None:
     driver = Driver()
     driver.describe(0, DATA, 4)
     driver.offer(0)
@@ -92,9 +92,9 @@ def test_no_interrupt_when_the_driver_wants_none() -> None:
     assert not driver.queue.push(chain, 0)
 
 
-def test_event_index_asks_for_one_interrupt_when_it_is_passed() -> None:
+def test_event_index_requests_one_interrupt() -> None:
     driver = Driver(event_index=True)
-    driver.memory.write(AVAILABLE + 4 + 2 * SIZE, struct.pack("<H", 2))  # tell me after the third
+    driver.memory.write(AVAILABLE + 4 + 2 * SIZE, struct.pack("<H", 2))  # interrupt after the third
     for head in range(4):
         driver.describe(head, DATA, 4)
         driver.offer(head)
@@ -105,25 +105,25 @@ def test_event_index_asks_for_one_interrupt_when_it_is_passed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("used", "event", "told"),
+    ("used", "event", "suppressed"),
     [
-        (0, 0, True),  # it waits for the first
+        (0, 0, True),  # the driver waits for the first
         (3, 3, True),
-        (3, 2, False),  # the third is used, and of that it is to be told
-        (2, 2 + SIZE, True),  # as late as can be
-        (2, 2 + SIZE + 1, False),  # nothing that a driver writes: better once too often
+        (3, 2, False),  # the third was used, and the driver waits for it
+        (2, 2 + SIZE, True),  # the latest valid event
+        (2, 2 + SIZE + 1, False),  # invalid: interrupt to be safe
         (0xFFFF, 1, True),
         (1, 0xFFFF, False),
     ],
 )
-def test_whether_an_interrupt_is_due(used: int, event: int, told: bool) -> None:
+def test_interrupt_suppressed(used: int, event: int, suppressed: bool) -> None:
     memory = Memory(1 << 20)
     memory.write(USED + 2, struct.pack("<H", used))
     memory.write(AVAILABLE + 4 + 2 * SIZE, struct.pack("<H", event))
-    assert RING.interrupt_suppressed(memory) is told
+    assert RING.interrupt_suppressed(memory) is suppressed
 
 
-def test_buffers_that_wait_in_a_ring() -> None:
+def test_posted_buffers() -> None:
     memory = Memory(1 << 20)
     memory.write(AVAILABLE + 2, struct.pack("<H", 1))
     memory.write(USED + 2, struct.pack("<H", 0xFFFE))
@@ -144,7 +144,7 @@ def test_buffers_that_wait_in_a_ring() -> None:
         ([(0, DATA, 16, INDIRECT | NEXT, 0)], "indirect"),
     ],
 )
-def test_malformed_chains_end_the_guest(
+def test_malformed_chain_raises_guest_fault(
     descriptors: list[tuple[int, int, int, int, int]], what: str
 ) -> None:
     driver = Driver()
@@ -155,7 +155,7 @@ def test_malformed_chains_end_the_guest(
         list(driver.queue.pop())
 
 
-def test_indirect_within_indirect_ends_the_guest() -> None:
+def test_nested_indirect_table_raises_guest_fault() -> None:
     driver = Driver()
     driver.memory.write(0x8000, struct.pack("<QIHH", 0x8000, 16, INDIRECT, 0))
     driver.describe(0, 0x8000, 16, INDIRECT)
@@ -164,14 +164,14 @@ def test_indirect_within_indirect_ends_the_guest() -> None:
         list(driver.queue.pop())
 
 
-def test_head_outside_the_table_ends_the_guest() -> None:
+def test_head_outside_the_table_raises_guest_fault() -> None:
     driver = Driver()
     driver.offer(SIZE)
     with pytest.raises(GuestFault, match="descriptor index"):
         list(driver.queue.pop())
 
 
-def test_index_far_ahead_ends_the_guest() -> None:
+def test_index_beyond_the_ring_raises_guest_fault() -> None:
     driver = Driver()
     driver.memory.write(AVAILABLE + 2, struct.pack("<H", SIZE + 1))
     with pytest.raises(GuestFault, match="requests in 8 entries"):
@@ -191,7 +191,7 @@ def test_index_far_ahead_ends_the_guest() -> None:
         Ring(SIZE, TABLE, 1 << 63, USED),
     ],
 )
-def test_rings_that_are_none(ring: Ring) -> None:
+def test_invalid_ring_raises_guest_fault(ring: Ring) -> None:
     with pytest.raises(GuestFault):
         Queue(Memory(1 << 20), ring, event_index=False)
 
@@ -202,10 +202,10 @@ def test_rings_that_are_none(ring: Ring) -> None:
     available=st.binary(min_size=6 + 2 * SIZE, max_size=6 + 2 * SIZE),
     event_index=st.booleans(),
 )
-def test_any_bytes_are_served_or_end_the_guest(
+def test_arbitrary_ring_contents_are_handled_or_raise_guest_fault(
     table: bytes, available: bytes, event_index: bool
 ) -> None:
-    """No other exception, no hang, and no view that leaves guest memory."""
+    """No other exception, no hang, and no view outside guest memory."""
     driver = Driver(event_index)
     driver.memory.write(TABLE, table)
     driver.memory.write(AVAILABLE, available)
@@ -219,7 +219,7 @@ def test_any_bytes_are_served_or_end_the_guest(
 
 
 class SharedMemory:
-    """Memory that another process sees, as a vCPU on another CPU does."""
+    """Memory that another process shares, like a vCPU on another CPU."""
 
     def __init__(self) -> None:
         self._bytes = memoryview(mmap.mmap(-1, 1 << 16))
@@ -228,8 +228,8 @@ class SharedMemory:
         return self._bytes[gpa : gpa + length]
 
 
-def test_a_guest_that_looks_meanwhile_never_sees_a_torn_index() -> None:
-    pushes = 30_000  # the index does not wrap, so however seldom we look, it only grows
+def test_concurrent_reader_never_sees_a_torn_index() -> None:
+    pushes = 30_000  # fewer than 2^16: the index does not wrap, so it only grows
     memory = SharedMemory()
     for _ in range(3):
         queue = Queue(cast(Memory, memory), RING, event_index=True)

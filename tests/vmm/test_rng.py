@@ -1,4 +1,4 @@
-"""virtio-rng: what a driver may ask, and what it gets."""
+"""virtio-rng: requests, limits, the device's thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.kvm.errors import GuestFault
 from harness.vmm.devices.virtio.queue import Queue
 from harness.vmm.devices.virtio.rng import Rng
 from harness.vmm.memory import Memory
-from tests.vmm.driver import WRITE, Descriptor, Driver, Started, serve
+from tests.vmm.driver import WRITE, Descriptor, Driver, RunningDevice, serve
 from tests.vmm.fakes import RING
 
 MEMORY = Memory(1 << 20)
@@ -39,13 +39,13 @@ def test_every_buffer_is_filled(driver: Driver) -> None:
     assert bytes(MEMORY.view(DATA + 0x2000 + 99, 64)) == bytes(64)
 
 
-def test_it_is_the_kernels_randomness(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_come_from_the_kernel(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "urandom", lambda size: b"r" * size)
     assert ask(driver, (DATA, 8, WRITE), table=TABLE) == 8
     assert bytes(MEMORY.view(DATA, 9)) == b"r" * 8 + b"\0"
 
 
-def test_one_request_gets_no_more_than_a_page(driver: Driver) -> None:
+def test_request_is_limited_to_a_page(driver: Driver) -> None:
     assert ask(driver, (DATA, 4000, WRITE), (DATA + 4000, 4000, WRITE)) == 4096
     assert bytes(MEMORY.view(DATA + 4096, 4000)) == bytes(4000)
 
@@ -55,16 +55,16 @@ def test_one_request_gets_no_more_than_a_page(driver: Driver) -> None:
     [[(DATA, 0, WRITE)], [(DATA, 64, 0)], [(DATA, 64, 0), (DATA + 64, 64, WRITE)]],
     ids=["empty", "to read", "to read and write"],
 )
-def test_requests_that_are_none_end_the_guest(
+def test_malformed_request_raises_guest_fault(
     driver: Driver, descriptors: list[Descriptor]
 ) -> None:
     with pytest.raises(GuestFault, match="virtio-rng"):
         ask(driver, *descriptors)
 
 
-def test_the_thread_answers_and_counts() -> None:
+def test_thread_completes_and_counts_requests() -> None:
     rng = Rng(lambda error: None)
-    started = Started(rng, MEMORY, 1)
+    started = RunningDevice(rng, MEMORY, 1)
     try:
         for turn in range(1, 4):
             started.drivers[0].offer([(DATA, 32, WRITE)])

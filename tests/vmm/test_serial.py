@@ -1,4 +1,4 @@
-"""The serial port's registers, one by one (PC16550D), and what Linux makes of them."""
+"""The serial port's registers (PC16550D), and how Linux detects the port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DLAB, LOOP = 0x80, 0x10
 
 
 class Port:
-    """A serial port with its output and its interrupt line's changes."""
+    """A serial port that records its output and its interrupt line's levels."""
 
     def __init__(self) -> None:
         self.out = bytearray()
@@ -24,13 +24,13 @@ class Port:
 
 
 @pytest.mark.parametrize(("control", "status"), [(1, 0x20), (2, 0x10), (4, 0x40), (8, 0x80)])
-def test_loopback_shows_each_output_at_its_input(control: int, status: int) -> None:
+def test_loopback_connects_outputs_to_inputs(control: int, status: int) -> None:
     port = Port()
     port.write(MCR, LOOP | control)
     assert port.read(MSR, 1) == status
 
 
-def test_nothing_leaves_in_loopback() -> None:
+def test_loopback_sends_no_output() -> None:
     port = Port()
     port.write(MCR, LOOP)
     port.write(DATA, ord("x"))
@@ -40,11 +40,11 @@ def test_nothing_leaves_in_loopback() -> None:
     assert port.out == b"y"
 
 
-def test_a_terminal_is_always_connected() -> None:
+def test_modem_status_shows_a_connected_terminal() -> None:
     assert Port().read(MSR, 1) & 0xB0 == 0xB0
 
 
-def test_divisor_hides_data_and_interrupt_enable() -> None:
+def test_divisor_latch_hides_data_and_interrupt_enable() -> None:
     port = Port()
     port.write(IER, 5)
     port.write(LCR, DLAB | 3)
@@ -66,15 +66,15 @@ def test_fifo_bits_follow_the_enable_bit() -> None:
     assert port.read(IIR, 1) == 0x01
 
 
-def test_scratch_keeps_all_bits_others_only_theirs() -> None:
+def test_registers_keep_only_their_implemented_bits() -> None:
     port = Port()
     for offset, mask in ((SCRATCH, 0xFF), (IER, 0x0F), (MCR, 0x1F), (LCR, 0x7F)):
         port.write(offset, mask | 0x60)
         assert port.read(offset, 1) == mask | (0x60 & mask)
 
 
-def test_linux_takes_it_for_a_16550a() -> None:
-    """The steps of 8250_port.c's autoconfig()."""
+def test_linux_detects_a_16550a() -> None:
+    """Follows autoconfig() in 8250_port.c."""
     port = Port()
     port.write(MCR, LOOP | 0x0A)
     assert port.read(MSR, 1) & 0xF0 == 0x90
@@ -87,15 +87,15 @@ def test_linux_takes_it_for_a_16550a() -> None:
     assert port.out == b""
 
 
-def test_linux_does_not_take_it_for_an_xscale() -> None:
-    """8250_port.c, autoconfig_16550a(): a port whose IER keeps bit 6 is one."""
+def test_linux_does_not_detect_an_xscale() -> None:
+    """A port whose IER keeps bit 6 is an XScale (8250_port.c, autoconfig_16550a())."""
     port = Port()
     port.write(IER, 0)
     port.write(IER, 0x40)
     assert port.read(IER, 1) & 0x40 == 0
 
 
-def test_status_registers_cannot_be_written() -> None:
+def test_status_registers_are_read_only() -> None:
     port = Port()
     before = port.read(LSR, 1), port.read(MSR, 1)
     port.write(LSR, 0)
@@ -103,7 +103,7 @@ def test_status_registers_cannot_be_written() -> None:
     assert (port.read(LSR, 1), port.read(MSR, 1)) == before == (0x60, 0xB0)
 
 
-def test_transmit_interrupt_is_raised_read_away_and_raised_again() -> None:
+def test_transmit_interrupt_is_acknowledged_and_raised_again() -> None:
     port = Port()
     port.write(IER, 2)
     for _ in range(3):
@@ -119,7 +119,7 @@ def test_transmit_interrupt_is_raised_read_away_and_raised_again() -> None:
     assert port.read(IIR, 1) & 0x0F == 2
 
 
-def test_enabling_what_is_enabled_raises_nothing() -> None:
+def test_enabling_an_enabled_interrupt_raises_nothing() -> None:
     port = Port()
     port.write(IER, 2)
     port.read(IIR, 1)
@@ -127,20 +127,20 @@ def test_enabling_what_is_enabled_raises_nothing() -> None:
     assert port.read(IIR, 1) & 0x0F == 1
 
 
-def test_received_data_comes_before_transmit_and_stays_until_read() -> None:
+def test_receive_interrupt_has_priority_until_read() -> None:
     port = Port()
     port.write(IER, 3)
     port.uart.receive(b"ab")
     assert port.read(IIR, 1) & 0x0F == 4
     assert port.read(IIR, 1) & 0x0F == 4
     assert [port.read(DATA, 1), port.read(DATA, 1)] == list(b"ab")
-    assert port.levels == [1]  # the line stayed up: the transmitter still waits
+    assert port.levels == [1]  # the line stays up: the transmit interrupt is still pending
     assert port.read(IIR, 1) & 0x0F == 2
     assert port.levels == [1, 0]
     assert (port.read(LSR, 1) & 1, port.read(DATA, 1)) == (0, 0)
 
 
-def test_typing_without_an_interrupt_waits_for_a_poll() -> None:
+def test_input_without_an_interrupt_waits_for_a_poll() -> None:
     port = Port()
     port.uart.receive(b"x")
     assert port.levels == []
@@ -149,7 +149,7 @@ def test_typing_without_an_interrupt_waits_for_a_poll() -> None:
     assert port.levels == [1]
 
 
-def test_a_wide_write_sends_one_byte() -> None:
+def test_wide_write_sends_one_byte() -> None:
     port = Port()
     port.write(DATA, 0x4241, 2)
     assert port.out == b"A"

@@ -1,4 +1,4 @@
-"""Snapshots of flat payloads: written, gone on from, and refused when somebody changed them."""
+"""Snapshots of payloads: written, restored, refused if they were changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAIT_KEY = """
 8:  mov $0x3fd, %dx ; in %dx, %al ; test $1, %al ; jz 8b
     mov $0x3f8, %dx ; in %dx, %al
 """
-# every key that is typed is answered by the counter, which goes on by one
+# prints the counter for each typed key, and increments it
 ANSWER = f"""
     incl {COUNTER:#x}
 1:  {WAIT_KEY}
@@ -53,12 +53,12 @@ def type_key(guest: Guest) -> None:
 
 
 def press(guest: Guest, line: str) -> None:
-    """Type a key; the line that answers it."""
+    """Type a key and wait for the line that answers it."""
     type_key(guest)
     guest.wait_line(line)
 
 
-def take(guest: Guest, folder: Path) -> Path:
+def take_snapshot(guest: Guest, folder: Path) -> Path:
     folder.mkdir()
     assert guest.machine.snapshot(str(folder)) > 0
     return folder
@@ -66,7 +66,7 @@ def take(guest: Guest, folder: Path) -> Path:
 
 @pytest.fixture
 def origin(run: Runner) -> Guest:
-    """A guest that has answered once."""
+    """A guest that has answered one key."""
     guest = run(HELLO + ANSWER, "origin")
     guest.wait_line("hi")
     press(guest, "1")
@@ -74,38 +74,38 @@ def origin(run: Runner) -> Guest:
 
 
 @pytest.fixture
-def taken(origin: Guest, tmp_path: Path) -> Path:
-    return take(origin, tmp_path / "taken")
+def snapshot_folder(origin: Guest, tmp_path: Path) -> Path:
+    return take_snapshot(origin, tmp_path / "snapshot_folder")
 
 
-def test_clones_go_on_from_one_point_and_apart(run: Runner, origin: Guest, taken: Path) -> None:
+def test_clones_continue_independently(run: Runner, origin: Guest, snapshot_folder: Path) -> None:
     press(origin, "2")
-    a = run.start("restore", "a", snapshot=str(taken))
+    a = run.start("restore", "a", snapshot=str(snapshot_folder))
     press(a, "2")
     press(a, "3")
-    b = run.start("restore", "b", snapshot=str(taken))
+    b = run.start("restore", "b", snapshot=str(snapshot_folder))
     press(b, "2")
     assert (a.lines, b.lines) == (["2", "3"], ["2"])
     press(origin, "3")
     press(a, "4")
-    again = run.start("restore", "c", snapshot=str(take(a, taken.parent / "of a clone")))
+    again = run.start(
+        "restore", "c", snapshot=str(take_snapshot(a, snapshot_folder.parent / "of a clone"))
+    )
     press(again, "5")
 
 
-def test_the_memory_file_is_sparse_and_stays_as_it_is(run: Runner, taken: Path) -> None:
-    file = taken / "memory"
+def test_memory_file_is_sparse_and_unchanged_by_clones(run: Runner, snapshot_folder: Path) -> None:
+    file = snapshot_folder / "memory"
     assert file.stat().st_blocks * 512 < 2 << 20
     before = file.read_bytes()
     assert len(before) == (64 << 20) + 4096
-    press(run.start("restore", "a", snapshot=str(taken)), "2")
+    press(run.start("restore", "a", snapshot=str(snapshot_folder)), "2")
     assert file.read_bytes() == before
 
 
-def test_a_paused_guest_stays_paused(
-    origin: Guest, supervisor: AgentClient, tmp_path: Path
-) -> None:
+def test_paused_guest_stays_paused(origin: Guest, supervisor: AgentClient, tmp_path: Path) -> None:
     supervisor.request("pause", "origin")
-    take(origin, tmp_path / "paused")
+    take_snapshot(origin, tmp_path / "paused")
     type_key(origin)
     before = origin.machine.statistics()["user_exits"]
     assert origin.machine.statistics()["user_exits"] == before
@@ -113,18 +113,18 @@ def test_a_paused_guest_stays_paused(
     origin.wait_line("2")
 
 
-def test_an_application_processor_that_waits_is_restored(run: Runner, tmp_path: Path) -> None:
+def test_waiting_application_processor_is_restored(run: Runner, tmp_path: Path) -> None:
     guest = run(HELLO + ANSWER, vcpus=2)
     guest.wait_line("hi")
-    clone = run.start("restore", "clone", snapshot=str(take(guest, tmp_path / "two")))
+    clone = run.start("restore", "clone", snapshot=str(take_snapshot(guest, tmp_path / "two")))
     press(clone, "1")
 
 
-def test_a_timer_and_its_interrupts_go_on(run: Runner, tmp_path: Path) -> None:
-    """The local APIC's periodic timer, behind its vector and the handler that counts."""
+def test_timer_interrupts_continue_in_a_clone(run: Runner, tmp_path: Path) -> None:
+    """The local APIC's periodic timer with a handler that counts."""
     guest = run(source(PERIODIC), "origin")
     guest.wait_line("again")
-    folder = take(guest, tmp_path / "timer")
+    folder = take_snapshot(guest, tmp_path / "timer")
     said = len(guest.lines)
     clones = [run.start("restore", name, snapshot=str(folder)) for name in ("a", "b")]
     for one in clones:
@@ -132,10 +132,10 @@ def test_a_timer_and_its_interrupts_go_on(run: Runner, tmp_path: Path) -> None:
     assert wait_until(lambda: len(guest.lines) > said + 3), guest.ends
 
 
-def test_a_disk_and_its_ring_go_on(
+def test_disk_ring_continues_in_a_clone(
     run: Runner, disk: list[dict[str, object]], tmp_path: Path
 ) -> None:
-    """The clone's request is the ring's second; its interrupt comes by the table of the origin."""
+    """The clone's request is the ring's second; its interrupt uses the restored MSI-X table."""
     body = f"""
         sti ; movl $0, BAR + 0x301c
         request 1
@@ -150,40 +150,40 @@ def test_a_disk_and_its_ring_go_on(
     """
     guest = run(source(body), disks=disk)
     guest.wait_line("again")
-    folder = take(guest, tmp_path / "disk-snapshot")
+    folder = take_snapshot(guest, tmp_path / "disk-snapshot")
     for name in ("a", "b"):
         press(run.start("restore", name, snapshot=str(folder)), "sector one")
     press(guest, "sector one")
 
 
-# what is refused
+# refusals
 
 
-def change(taken: Path, alter: Callable[[dict[str, Any]], None]) -> None:
-    """Change the body of a state file and make its check right again."""
-    head, body = map(json.loads, (taken / "state").read_text().splitlines())
+def change_state(snapshot_folder: Path, alter: Callable[[dict[str, Any]], None]) -> None:
+    """Change the body of a state file and update its checksum."""
+    head, body = map(json.loads, (snapshot_folder / "state").read_text().splitlines())
     alter(body)
     text = json.dumps(body)
     head["check"] = zlib.crc32(text.encode())
-    (taken / "state").write_text(f"{json.dumps(head)}\n{text}")
+    (snapshot_folder / "state").write_text(f"{json.dumps(head)}\n{text}")
 
 
 def msr(index: int, value: int) -> str:
     return encode_bytes(structs.MSR_ENTRY.pack(index, value))
 
 
-def refused(run: Runner, **arguments: Any) -> str:
-    """Why; a hint is told, too."""
+def refusal(run: Runner, **arguments: Any) -> str:
+    """The cause of a refused restore, which must have a hint."""
     with pytest.raises(ProvisionError) as caught:
         run.start("restore", "refused", **arguments)
     assert caught.value.hint
     return caught.value.cause
 
 
-def test_files_that_are_missing_or_damaged(run: Runner, taken: Path) -> None:
-    state, memory = taken / "state", taken / "memory"
+def test_missing_or_damaged_file_is_refused(run: Runner, snapshot_folder: Path) -> None:
+    state, memory = snapshot_folder / "state", snapshot_folder / "memory"
     text = state.read_text()
-    assert "No such file" in refused(run, snapshot=str(taken / "absent"))
+    assert "No such file" in refusal(run, snapshot=str(snapshot_folder / "absent"))
     for broken, why in (
         ("", "cannot be read"),
         (text[:-10], "cut short or was changed"),
@@ -192,14 +192,14 @@ def test_files_that_are_missing_or_damaged(run: Runner, taken: Path) -> None:
         (text.replace("tsc_khz", "tsc_kHz"), "was changed"),
     ):
         state.write_text(broken)
-        assert why in refused(run, snapshot=str(taken))
+        assert why in refusal(run, snapshot=str(snapshot_folder))
     state.write_text(text)
     os.truncate(memory, (64 << 20) - 4096)
-    assert "not this snapshot's memory" in refused(run, snapshot=str(taken))
+    assert "not this snapshot's memory" in refusal(run, snapshot=str(snapshot_folder))
     os.truncate(memory, (64 << 20) + 4096)
-    assert "not this snapshot's memory" in refused(run, snapshot=str(taken))
+    assert "not this snapshot's memory" in refusal(run, snapshot=str(snapshot_folder))
     memory.unlink()
-    assert "No such file" in refused(run, snapshot=str(taken))
+    assert "No such file" in refusal(run, snapshot=str(snapshot_folder))
 
 
 @pytest.mark.parametrize(
@@ -220,30 +220,34 @@ def test_files_that_are_missing_or_damaged(run: Runner, taken: Path) -> None:
         (lambda body: body.update(memory="ff"), "not this snapshot's memory"),
     ],
 )
-def test_states_that_cannot_be(
-    run: Runner, taken: Path, alter: Callable[[dict[str, Any]], None], why: str
+def test_invalid_state_is_refused(
+    run: Runner, snapshot_folder: Path, alter: Callable[[dict[str, Any]], None], why: str
 ) -> None:
-    change(taken, alter)
-    assert why in refused(run, snapshot=str(taken))
+    change_state(snapshot_folder, alter)
+    assert why in refusal(run, snapshot=str(snapshot_folder))
 
 
-def test_another_machines_devices(
-    run: Runner, disk: list[dict[str, object]], tmp_path: Path, taken: Path
+def test_state_of_other_devices_is_refused(
+    run: Runner, disk: list[dict[str, object]], tmp_path: Path, snapshot_folder: Path
 ) -> None:
-    assert "pci.functions: 1 of 2" in refused(run, snapshot=str(taken), config={"disks": disk})
-    assert "memory and vCPUs" in refused(run, snapshot=str(taken), config={"memory": 128})
+    assert "pci.functions: 1 of 2" in refusal(
+        run, snapshot=str(snapshot_folder), config={"disks": disk}
+    )
+    assert "memory and vCPUs" in refusal(run, snapshot=str(snapshot_folder), config={"memory": 128})
     with_disk = run(HELLO + FOR_EVER, "with a disk", disks=disk)
     with_disk.wait_line("hi")
-    folder = take(with_disk, tmp_path / "with")
+    folder = take_snapshot(with_disk, tmp_path / "with")
     larger = tmp_path / "larger"
     larger.write_bytes(bytes(4096))
     other = [{"path": str(larger), "serial": "d", "readonly": True}]
-    assert "virtio-blk is another" in refused(run, snapshot=str(folder), config={"disks": other})
+    assert "virtio-blk is another" in refusal(run, snapshot=str(folder), config={"disks": other})
 
 
-def test_what_cannot_be_snapshot(run: Runner, origin: Guest, taken: Path, tmp_path: Path) -> None:
+def test_machine_that_cannot_be_shared_is_refused(
+    run: Runner, origin: Guest, snapshot_folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(HarnessError, match="File exists") as caught:
-        origin.machine.snapshot(str(taken))
+        origin.machine.snapshot(str(snapshot_folder))
     assert caught.value.hint
     with pytest.raises(HarnessError, match="No such file"):
         origin.machine.snapshot(str(tmp_path / "absent"))
@@ -252,23 +256,27 @@ def test_what_cannot_be_snapshot(run: Runner, origin: Guest, taken: Path, tmp_pa
     disks = [{"path": str(path), "serial": "d", "readonly": False}]
     writer = run(HELLO + FOR_EVER, "writer", disks=disks)
     with pytest.raises(HarnessError, match="cannot be shared"):
-        take(writer, tmp_path / "never")
-    press(origin, "2")  # a refusal leaves it running
+        take_snapshot(writer, tmp_path / "never")
+    press(origin, "2")  # the guest still runs
 
 
-def test_a_clone_has_pages_of_its_own_from_the_start(run: Runner, taken: Path) -> None:
-    first = run.start("restore", "first", snapshot=str(taken))
+def test_prefault_pages_are_private_before_the_clone_runs(
+    run: Runner, snapshot_folder: Path
+) -> None:
+    first = run.start("restore", "first", snapshot=str(snapshot_folder))
     press(first, "2")
-    prefault_pages = first.machine.private_dirty_pages(str(taken))
+    prefault_pages = first.machine.private_dirty_pages(str(snapshot_folder))
     assert COUNTER // PAGE in pages(prefault_pages)
-    second = run.start("restore", "second", snapshot=str(taken), prefault_pages=prefault_pages)
-    assert pages(second.machine.private_dirty_pages(str(taken))) >= pages(prefault_pages)
-    third = run.start("restore", "third", snapshot=str(taken), prefault_pages=[0x300, 2])
-    assert {0x300, 0x301} <= pages(third.machine.private_dirty_pages(str(taken)))
+    second = run.start(
+        "restore", "second", snapshot=str(snapshot_folder), prefault_pages=prefault_pages
+    )
+    assert pages(second.machine.private_dirty_pages(str(snapshot_folder))) >= pages(prefault_pages)
+    third = run.start("restore", "third", snapshot=str(snapshot_folder), prefault_pages=[0x300, 2])
+    assert {0x300, 0x301} <= pages(third.machine.private_dirty_pages(str(snapshot_folder)))
     for clone in (second, third):
         press(clone, "2")
     with pytest.raises(HarnessError, match="cannot be seen: No such file") as caught:
-        third.machine.private_dirty_pages(str(taken / "absent"))
+        third.machine.private_dirty_pages(str(snapshot_folder / "absent"))
     assert caught.value.hint
 
 
@@ -293,24 +301,26 @@ def pages(runs: list[int]) -> set[int]:
     ],
     ids=str,
 )
-def test_pages_that_cannot_be_copied(
-    run: Runner, taken: Path, prefault_pages: Any, why: str
+def test_invalid_prefault_pages_are_refused(
+    run: Runner, snapshot_folder: Path, prefault_pages: Any, why: str
 ) -> None:
     with pytest.raises(ProvisionError, match=why) as caught:
-        run.start("restore", "refused", snapshot=str(taken), prefault_pages=prefault_pages)
+        run.start(
+            "restore", "refused", snapshot=str(snapshot_folder), prefault_pages=prefault_pages
+        )
     assert caught.value.hint or why.startswith("no ")
 
 
 @pytest.mark.parametrize(
     "identity", [{"name": 5}, {"name": ""}, {"name": "a b"}, {"Name": "a"}, {"name": "x" * 65}]
 )
-def test_identities_that_are_no_words(identity: dict[str, Any]) -> None:
+def test_invalid_identity_is_refused(identity: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"no (word|str)"):
         RestoreConfig.parse({"snapshot": "s", "identity": identity})
 
 
-class Kept:
-    """A device with one attribute of each kind."""
+class DeviceWithState:
+    """A device with an attribute of each kind."""
 
     STATE: ClassVar = {"number": 6, "flag": 2, "fixed": 0, "free": 4, "list": 3}
 
@@ -319,16 +329,16 @@ class Kept:
         self.fixed, self.free = bytearray(b"ab"), bytearray(b"abc")
 
 
-def test_attributes_go_round() -> None:
-    kept, blank = Kept(), Kept()
+def test_attributes_round_trip() -> None:
+    original, blank = DeviceWithState(), DeviceWithState()
     blank.number, blank.flag, blank.list = 0, False, [0, 0]
     blank.fixed[:], blank.free[:] = b"  ", b""
-    StateReader("it", json.loads(json.dumps(save_attributes(kept)))).restore_attributes(blank)
-    assert vars(blank) == vars(kept)
+    StateReader("it", json.loads(json.dumps(save_attributes(original)))).restore_attributes(blank)
+    assert vars(blank) == vars(original)
 
 
 @pytest.mark.parametrize(
-    "change",
+    "change_state",
     [
         *({"number": 6}, {"number": -1}, {"number": True}, {"number": None}, {"number": "5"}),
         *({"flag": 1}, {"flag": None}, {"fixed": "AAAA"}, {"fixed": 5}, {"fixed": "?"}),
@@ -336,12 +346,14 @@ def test_attributes_go_round() -> None:
     ],
     ids=str,
 )
-def test_attributes_are_checked_as_they_are_taken(change: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"snapshot: it.{next(iter(change))}"):
-        StateReader("it", {**save_attributes(Kept()), **change}).restore_attributes(Kept())
+def test_attributes_are_checked_when_restored(change_state: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"snapshot: it.{next(iter(change_state))}"):
+        StateReader(
+            "it", {**save_attributes(DeviceWithState()), **change_state}
+        ).restore_attributes(DeviceWithState())
 
 
-def test_parts_are_objects() -> None:
+def test_nested_objects_are_checked() -> None:
     saved = StateReader("it", {"number": 5, "list": [{}, 6]})
     for take_it in (
         lambda: saved.read_object("number"),

@@ -1,4 +1,4 @@
-"""Virtio over PCI and MSI-X by what a driver writes into the memory BAR."""
+"""Virtio over PCI and MSI-X as a driver uses them, through the memory BAR."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WIDTHS = {STATUS: 1, **dict.fromkeys((16, 18, 22, 24, 26, 28, 30), 2)}
 
 
 class Driver:
-    """A guest's driver of one device."""
+    """A driver of one device."""
 
     def __init__(self) -> None:
         self.backend = FakeBackend()
@@ -51,7 +51,7 @@ class Driver:
         self.board.buses.mmio.write(address + register, size, value)
 
     def status(self, *bits: int) -> int:
-        """Set status bits one after the other; returns what is read back."""
+        """Set status bits one after the other. Returns the status that reads back."""
         for bit in bits:
             self.write(STATUS, self.read(STATUS) | bit)
         return self.read(STATUS)
@@ -78,7 +78,7 @@ class Driver:
         self.write(ENABLE, 1)
 
     def start(self, features: int = 0) -> None:
-        """features: all that are offered, if none are given."""
+        """features: 0 for all that the device offers."""
         self.status(ACKNOWLEDGE, DRIVER)
         self.accept(features or self.offered())
         self.status(FEATURES_OK)
@@ -94,7 +94,7 @@ class Driver:
             self.write(TABLE + 16 * vector + 4 * at, value)
 
     def live(self) -> set[int]:
-        """Vectors that KVM would inject."""
+        """The vectors that KVM would inject."""
         fds = self.device._msix.eventfds
         return {fds.index(fd) for fd in self.vm.irqfds}
 
@@ -109,7 +109,7 @@ def driver() -> Iterator[Driver]:
 # negotiation and status
 
 
-def test_a_fresh_device(driver: Driver) -> None:
+def test_initial_registers(driver: Driver) -> None:
     assert driver.read(STATUS) == 0
     assert driver.read(QUEUES) == 2
     assert driver.read(CONFIG_VECTOR) == NONE
@@ -119,7 +119,7 @@ def test_a_fresh_device(driver: Driver) -> None:
     assert driver.read(21, 1) == 0  # config_generation: the configuration never changes
 
 
-def test_negotiation_to_the_start(driver: Driver) -> None:
+def test_negotiation_starts_the_backend(driver: Driver) -> None:
     driver.start()
     assert driver.read(STATUS) == 15
     assert driver.backend.accepted == driver.offered()
@@ -134,18 +134,18 @@ def test_negotiation_to_the_start(driver: Driver) -> None:
     [0, 0b101, 1 << 32 | 0b10, 1 << 33 | 1 << 32, 1 << 63 | 1 << 32],
     ids=["nothing", "no VERSION_1", "bit 1", "bit 33", "bit 63"],
 )
-def test_features_that_cannot_be_are_refused(driver: Driver, accepted: int) -> None:
+def test_unsupported_features_are_refused(driver: Driver, accepted: int) -> None:
     driver.status(ACKNOWLEDGE, DRIVER)
     driver.accept(accepted)
     assert driver.status(FEATURES_OK) == 3
     assert driver.status(DRIVER_OK) & FEATURES_OK == 0
     assert driver.backend.log == []
     driver.write(STATUS, 0)
-    driver.start()  # a second try with better ones
+    driver.start()  # the driver tries again with supported features
     assert driver.backend.log == ["start"]
 
 
-def test_features_are_frozen_once_they_are_ok(driver: Driver) -> None:
+def test_features_are_fixed_after_features_ok(driver: Driver) -> None:
     driver.status(ACKNOWLEDGE, DRIVER)
     driver.accept(1 << 32)
     driver.status(FEATURES_OK)
@@ -154,7 +154,7 @@ def test_features_are_frozen_once_they_are_ok(driver: Driver) -> None:
     assert driver.backend.accepted == 1 << 32
 
 
-def test_the_reset_takes_all_back_and_it_starts_again(driver: Driver) -> None:
+def test_reset_clears_the_device_and_it_starts_again(driver: Driver) -> None:
     driver.start()
     driver.write(STATUS, 0)
     assert driver.backend.log == ["start", "stop"]
@@ -163,26 +163,26 @@ def test_the_reset_takes_all_back_and_it_starts_again(driver: Driver) -> None:
     driver.write(QUEUE, 0)
     registers = (SIZE, VECTOR, ENABLE, DESCRIPTORS, AVAILABLE, USED)
     assert [driver.read(at) for at in registers] == [256, NONE, 0, 0, 0, 0]
-    driver.write(STATUS, 0)  # of what does not run: nothing
+    driver.write(STATUS, 0)  # a reset of a stopped device has no effect
     driver.start()
     assert driver.backend.log == ["start", "stop", "start"]
 
 
-def test_taking_a_running_devices_status_back_ends_the_guest(driver: Driver) -> None:
+def test_clearing_status_bits_without_a_reset_raises_guest_fault(driver: Driver) -> None:
     driver.start()
     with pytest.raises(GuestFault, match="fake"):
         driver.write(STATUS, 3)
     assert driver.backend.log == ["start"]
 
 
-def test_a_driver_that_gives_up_is_left_alone(driver: Driver) -> None:
+def test_failed_status_does_not_start_the_device(driver: Driver) -> None:
     assert driver.status(ACKNOWLEDGE, FAILED) == 0x81
 
 
 # queues
 
 
-def test_queue_registers_keep_what_is_written_in_any_width(driver: Driver) -> None:
+def test_queue_registers_read_back_in_any_width(driver: Driver) -> None:
     for number in (0, 1):
         driver.write(QUEUE, number)
         assert driver.read(NOTIFY_OFF) == number
@@ -200,7 +200,7 @@ def test_queue_registers_keep_what_is_written_in_any_width(driver: Driver) -> No
         assert (driver.read(USED), driver.read(USED + 4)) == (0, 7)
 
 
-def test_a_queue_that_is_not_there_has_size_zero(driver: Driver) -> None:
+def test_absent_queue_has_size_zero(driver: Driver) -> None:
     driver.write(QUEUE, 2)
     assert driver.read(SIZE) == 0
     assert (driver.read(SIZE), driver.read(DESCRIPTORS), driver.read(VECTOR)) == (0, 0, NONE)
@@ -209,7 +209,7 @@ def test_a_queue_that_is_not_there_has_size_zero(driver: Driver) -> None:
             driver.write(register, 1)
 
 
-def test_a_running_queue_cannot_be_moved(driver: Driver) -> None:
+def test_running_queue_cannot_be_changed(driver: Driver) -> None:
     driver.start()
     driver.write(QUEUE, 0)
     driver.write(DESCRIPTORS, 0x5000)
@@ -217,7 +217,7 @@ def test_a_running_queue_cannot_be_moved(driver: Driver) -> None:
     assert (driver.read(DESCRIPTORS), driver.read(ENABLE)) == (RING.descriptors, 1)
 
 
-def test_vectors_that_are_not_there_read_back_as_none(driver: Driver) -> None:
+def test_absent_vectors_read_back_as_no_vector(driver: Driver) -> None:
     driver.write(QUEUE, 0)
     for register in (CONFIG_VECTOR, VECTOR):
         driver.write(register, 2)
@@ -239,7 +239,7 @@ def test_vectors_that_are_not_there_read_back_as_none(driver: Driver) -> None:
         (DESCRIPTORS + 4, 1, "outside guest memory"),
     ],
 )
-def test_a_malformed_ring_ends_the_guest_at_the_start(
+def test_malformed_ring_raises_guest_fault_at_the_start(
     driver: Driver, register: int, value: int, what: str
 ) -> None:
     driver.status(ACKNOWLEDGE, DRIVER)
@@ -255,7 +255,7 @@ def test_a_malformed_ring_ends_the_guest_at_the_start(
 # the rest of the BAR
 
 
-def test_device_configuration_in_any_width_and_beyond_its_end(driver: Driver) -> None:
+def test_device_configuration_reads_in_any_width(driver: Driver) -> None:
     assert driver.read(CONFIG + 1, 1) == 1
     assert driver.read(CONFIG + 2, 2) == 0x0302
     assert driver.read(CONFIG + 4, 8) == 0x0B0A_0908_0706_0504
@@ -265,7 +265,7 @@ def test_device_configuration_in_any_width_and_beyond_its_end(driver: Driver) ->
     assert driver.read(CONFIG) == 0x0302_0100
 
 
-def test_a_kick_of_another_width_still_reaches_its_queue(driver: Driver) -> None:
+def test_kick_of_another_width_reaches_its_queue(driver: Driver) -> None:
     kicks = [driver.vm.ioeventfds[IO_START + 2 * number] for number in (0, 1)]
     driver.board.buses.pio.write(IO_START + 2, 4, 1)
     assert select.select(kicks, [], [], 0)[0] == [kicks[1]]
@@ -277,7 +277,7 @@ def test_a_kick_of_another_width_still_reaches_its_queue(driver: Driver) -> None
 # MSI-X
 
 
-def test_vectors_go_live_with_enable_and_unmask(driver: Driver) -> None:
+def test_vectors_need_enable_and_unmask(driver: Driver) -> None:
     driver.entry(0, 0xFEE0_1000, 0x31, masked=False)
     driver.entry(1, 0xFEE0_2000, 0x32, masked=True)
     assert driver.live() == set()
@@ -295,7 +295,7 @@ def test_vectors_go_live_with_enable_and_unmask(driver: Driver) -> None:
     assert driver.live() == set()
 
 
-def test_a_message_that_changes_while_live_is_routed_anew(driver: Driver) -> None:
+def test_changed_message_is_routed_again(driver: Driver) -> None:
     driver.message_control(MSIX_CONTROL_ENABLE)
     driver.entry(0, 0xFEE0_1000, 0x31, masked=False)
     gsi = driver.vm.irqfds[driver.device._msix.eventfds[0]]
@@ -304,23 +304,23 @@ def test_a_message_that_changes_while_live_is_routed_anew(driver: Driver) -> Non
     assert driver.vm.routes[gsi] == (0x1_FEE0_3000, 0x44)
 
 
-def test_an_event_while_masked_waits_in_its_eventfd(driver: Driver) -> None:
+def test_masked_event_waits_in_its_eventfd(driver: Driver) -> None:
     driver.message_control(MSIX_CONTROL_ENABLE)
     driver.entry(1, 0xFEE0_1000, 0x31, masked=True)
     fd = driver.device._msix.eventfds[1]
     os.write(fd, b"\1".ljust(8, b"\0"))
     driver.entry(1, 0xFEE0_1000, 0x31, masked=False)
     assert fd in driver.vm.irqfds
-    assert select.select([fd], [], [], 0)[0] == [fd]  # KVM finds it there when it is assigned
+    assert select.select([fd], [], [], 0)[0] == [fd]  # KVM reads it when the irqfd is assigned
 
 
-def test_the_table_reads_back_and_the_pending_bits_cannot_be_written(driver: Driver) -> None:
+def test_table_reads_back_and_pending_bits_are_read_only(driver: Driver) -> None:
     driver.entry(2, 0x1234_5678_9ABC_DEF0, 0xCAFE, masked=True)
     assert driver.read(TABLE + 32, 8) == 0x1234_5678_9ABC_DEF0
     assert driver.read(TABLE + 40, 8) == 1 << 32 | 0xCAFE
     pending = TABLE + 16 * 3
     driver.write(pending, 0xFFFF_FFFF)
-    driver.write(pending - 4, (1 << 64) - 1, 8)  # half in the table: dropped
+    driver.write(pending - 4, (1 << 64) - 1, 8)  # partly outside the table: dropped
     assert driver.read(pending) == 0
     assert driver.read(pending - 4) == 1
 
@@ -331,7 +331,7 @@ def test_all_vectors_start_masked(driver: Driver) -> None:
     assert driver.live() == set()
 
 
-def test_table_size_in_message_control_is_read_only(driver: Driver) -> None:
+def test_table_size_is_read_only(driver: Driver) -> None:
     capability = driver.device._msix._capability
     driver.message_control(0xFFFF)
     assert driver.function.read_config(capability + 2, 2) == 0xC000 | 2
@@ -348,8 +348,8 @@ def signalled(fd: int) -> bool:
 
 @pytest.mark.parametrize("features", [1 << 32, 1 << 32 | F_EVENT_INDEX])
 @pytest.mark.parametrize("used", [0, 1])
-def test_resume_tells_again_what_may_be_lost(driver: Driver, features: int, used: int) -> None:
-    """Used buffers, unless event indices show that the driver knows of all of them."""
+def test_resume_signals_events_that_may_be_lost(driver: Driver, features: int, used: int) -> None:
+    """Used buffers are signalled unless event indices show that the driver has seen them."""
     driver.device._device_features |= F_EVENT_INDEX
     driver.start(features)
     driver.board.memory.write(RING.used + 2, used.to_bytes(2, "little"))
@@ -362,9 +362,7 @@ def test_resume_tells_again_what_may_be_lost(driver: Driver, features: int, used
 
 
 @pytest.mark.parametrize("seen", [True, False])
-def test_resume_tells_again_of_a_configuration_that_was_not_read(
-    driver: Driver, seen: bool
-) -> None:
+def test_resume_signals_an_unread_configuration_change(driver: Driver, seen: bool) -> None:
     driver.write(CONFIG_VECTOR, 2)
     driver.start()
     driver.device._config_changed()
@@ -377,8 +375,8 @@ def test_resume_tells_again_of_a_configuration_that_was_not_read(
     assert signalled(config) is not seen
 
 
-def test_a_device_that_the_guest_resets_meanwhile_is_not_started_again(driver: Driver) -> None:
-    """A clone's guest may run before the last of its devices goes on."""
+def test_device_reset_before_resume_is_not_started(driver: Driver) -> None:
+    """A clone's guest may run before its last device resumes."""
     driver.start()
     driver.device.suspend()
     driver.write(STATUS, 0, 1)

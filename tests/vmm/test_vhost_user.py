@@ -35,7 +35,7 @@ def message(request: int, payload: bytes, flags: int = VERSION | REPLY) -> bytes
 
 
 def correct(request: int, payload: bytes) -> bytes:
-    """What a well-behaved back end answers."""
+    """The answer of a correct back end."""
     if request in ANSWERS:
         return message(request, struct.pack("<Q", ANSWERS[request]))
     if request == GET_CONFIG:
@@ -46,7 +46,7 @@ def correct(request: int, payload: bytes) -> bytes:
 
 
 class BackEnd:
-    """Takes messages apart as the specification has them, and answers by `answer`."""
+    """A back end that parses messages and answers by `answer`."""
 
     def __init__(self) -> None:
         ours, self.socket = socket.socketpair()
@@ -62,7 +62,7 @@ class BackEnd:
         while True:
             try:
                 head, fds, _, _ = socket.recv_fds(self.socket, 12, 8)
-            except ConnectionResetError:  # an answer of ours was not read
+            except ConnectionResetError:  # the front end did not read an answer
                 return
             if len(head) < 12:
                 return
@@ -88,14 +88,14 @@ def back() -> Iterator[BackEnd]:
     made.close()
 
 
-def test_it_agrees_on_what_it_needs(back: BackEnd) -> None:
+def test_negotiation_requests_the_required_features(back: BackEnd) -> None:
     assert back.front.negotiate() == FEATURES & ~(1 << 30)
     assert [one[0] for one in back.seen] == [GET_FEATURES, GET_PROTOCOL, SET_PROTOCOL, SET_OWNER]
     assert back.seen[2][1] == struct.pack("<Q", 1 << 9 | 1 << 3)
     assert back.front.read_config(4) == bytes(range(4))
 
 
-def test_memory_and_a_ring_are_handed_over(back: BackEnd) -> None:
+def test_memory_and_ring_are_sent(back: BackEnd) -> None:
     memory = Memory(4 << 20, shared_file=create_memory_file())
     memory.write(0x1234, b"seen by both")
     kick, call = os.pipe()
@@ -121,7 +121,7 @@ def test_memory_and_a_ring_are_handed_over(back: BackEnd) -> None:
         os.close(fd)
 
 
-def test_a_queue_without_interrupt_has_an_eventfd_all_the_same(back: BackEnd) -> None:
+def test_queue_without_interrupt_has_a_call_eventfd(back: BackEnd) -> None:
     memory = Memory(1 << 20, shared_file=create_memory_file())
     kick, other = os.pipe()
     back.front.negotiate()
@@ -155,41 +155,41 @@ def u64(value: int) -> bytes:
         (GET_BASE, message(GET_BASE, struct.pack("<II", 0, 1 << 16)), "ring 0 at 65536"),
     ],
 )
-def test_a_wrong_answer_is_named(
+def test_wrong_answer_is_an_error(
     back: BackEnd, request_number: int, answer: bytes, what: str
 ) -> None:
     back.answer = lambda request, payload: (
         answer if request == request_number else correct(request, payload)
     )
 
-    def converse() -> None:
+    def negotiate_and_request() -> None:
         back.front.negotiate()
         back.front.read_config(8)
         back.front.stop_queue(0)
 
     with pytest.raises(VhostUserError, match=what):
-        converse()
+        negotiate_and_request()
 
 
-def test_an_answer_in_pieces_is_whole(back: BackEnd) -> None:
-    def dribble(request: int, payload: bytes) -> bytes:
+def test_answer_in_pieces_is_assembled(back: BackEnd) -> None:
+    def send_in_pieces(request: int, payload: bytes) -> bytes:
         *most, last = correct(request, payload)
         for byte in most:
             back.socket.sendall(bytes([byte]))
         return bytes([last])
 
-    back.answer = dribble
+    back.answer = send_in_pieces
     assert back.front.negotiate() == FEATURES & ~(1 << 30)
 
 
-def test_silence_has_an_end(back: BackEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_answer_times_out(back: BackEnd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vhost_user, "TIMEOUT", 0.2)
-    back.answer = lambda request, payload: b"\x01\0"  # and nothing more
+    back.answer = lambda request, payload: b"\x01\0"  # an incomplete answer
     with pytest.raises(VhostUserError, match="no answer within"):
         back.front.negotiate()
 
 
-def test_a_hang_up_is_seen(back: BackEnd) -> None:
+def test_closed_connection_is_detected(back: BackEnd) -> None:
     assert not back.front.disconnected
     back.front.negotiate()
     back.socket.shutdown(socket.SHUT_RDWR)

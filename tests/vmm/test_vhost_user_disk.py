@@ -1,4 +1,4 @@
-"""Disks that qemu-storage-daemon serves: the real one, to guests of a few instructions."""
+"""Disks of a real qemu-storage-daemon, used by payloads."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def idle(run: Runner, base: Path) -> Guest:
     return guest
 
 
-def test_what_is_offered_is_what_the_vmm_itself_offers(base: Path) -> None:
+def test_features_equal_the_in_process_disk(base: Path) -> None:
     for readonly in (True, False):
         wanted = DiskConfig(str(base), "d", readonly)
         daemon = StorageDaemon([wanted])
@@ -77,13 +77,13 @@ def test_what_is_offered_is_what_the_vmm_itself_offers(base: Path) -> None:
         daemon.close()
 
 
-def test_facts_say_who_serves(run: Runner, base: Path) -> None:
+def test_facts_name_the_backend(run: Runner, base: Path) -> None:
     guest = run(HELLO + FOR_EVER, disks=disk(base, backend="auto"))
     assert guest.machine.facts["devices"][0] == "virtio-blk (vhost-user)"
     assert guest.machine.facts["aio"] in ("io_uring", "native", "threads")
 
 
-def test_a_reset_and_a_new_start(run: Runner, base: Path) -> None:
+def test_device_works_after_a_reset(run: Runner, base: Path) -> None:
     again = (
         "movb $0, BAR + 20 ; movw $0, AVAILABLE + 2 ; movw $0, USED + 2 ; movb $0, DATA\nstart\n"
     )
@@ -94,7 +94,7 @@ def test_a_reset_and_a_new_start(run: Runner, base: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
-def test_an_overlay_takes_the_writes(run: Runner, base: Path, tmp_path: Path, format: str) -> None:
+def test_overlay_takes_the_writes(run: Runner, base: Path, tmp_path: Path, format: str) -> None:
     if format == "qcow2":
         raw, base = base, tmp_path / "base.qcow2"
         subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, base], check=True)
@@ -105,16 +105,16 @@ def test_an_overlay_takes_the_writes(run: Runner, base: Path, tmp_path: Path, fo
     end = guest.end()
     assert (end.reason, guest.lines) == ("power-off", ["sector one", "e win"]), end
     assert base.read_bytes() == before
-    assert set(tmp_path.iterdir()) - names == {tmp_path / "guest"}  # the payload's own folder
+    assert set(tmp_path.iterdir()) - names == {tmp_path / "guest"}  # the payload's folder
 
 
-def test_a_write_without_an_overlay_reaches_the_disk(run: Runner, base: Path) -> None:
+def test_write_without_an_overlay_reaches_the_disk(run: Runner, base: Path) -> None:
     guest = run(source(WRITE.format(1) + "2:\n" + POWER_OFF), disks=disk(base, readonly=False))
     assert guest.end().reason == "power-off"
     assert base.read_bytes()[512:518] == b"e win\n"
 
 
-def test_a_write_to_a_read_only_disk_is_an_error(run: Runner, base: Path) -> None:
+def test_write_to_a_read_only_disk_is_an_error(run: Runner, base: Path) -> None:
     refused = WRITE.format(1) + "jmp 3f\n2: say again 6\n3:\n"
     guest = run(source(refused + POWER_OFF), disks=disk(base))
     guest.end()
@@ -123,7 +123,7 @@ def test_a_write_to_a_read_only_disk_is_an_error(run: Runner, base: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_daemons_end_is_the_guests(idle: Guest, number: signal.Signals) -> None:
+def test_end_of_the_daemon_ends_the_guest(idle: Guest, number: signal.Signals) -> None:
     daemon = daemon_of(idle)
     started = time.monotonic()
     daemon.send_signal(number)
@@ -134,20 +134,20 @@ def test_the_daemons_end_is_the_guests(idle: Guest, number: signal.Signals) -> N
         assert "signal 9 (SIGKILL)" in end.detail
 
 
-def test_the_daemon_ends_with_the_guest(idle: Guest) -> None:
+def test_daemon_ends_with_the_guest(idle: Guest) -> None:
     daemon = daemon_of(idle)
     assert os.getpgid(daemon.pid) == daemon.pid
     idle.machine.stop()
     assert gone(daemon.pid)
 
 
-def test_the_daemon_ends_with_a_guest_that_is_killed(idle: Guest) -> None:
+def test_daemon_ends_with_a_killed_guest(idle: Guest) -> None:
     daemon = daemon_of(idle)
     os.kill(idle.machine.facts["pid"], signal.SIGKILL)
     assert gone(daemon.pid)
 
 
-def test_neighbours_share_a_read_only_disk(run: Runner, base: Path) -> None:
+def test_guests_share_a_read_only_disk(run: Runner, base: Path) -> None:
     guests = [run(source(READ.format(1) + SAY + HELD), name, disks=disk(base)) for name in "ab"]
     for guest in guests:
         guest.wait_line("sector one")
@@ -177,7 +177,7 @@ def test_one_daemon_serves_all_disks(run: Runner, base: Path, tmp_path: Path) ->
         ({"backend": "process", "format": "qcow2"}, "only qemu-storage-daemon", "qemu-utils"),
     ],
 )
-def test_refusals_name_cause_and_mend(
+def test_refusal_has_cause_and_hint(
     run: Runner, base: Path, more: dict[str, Any], cause: str, hint: str
 ) -> None:
     with pytest.raises(ProvisionError) as refused:
@@ -186,7 +186,7 @@ def test_refusals_name_cause_and_mend(
     assert hint in refused.value.hint
 
 
-def test_what_the_daemon_refuses_is_told_in_its_words(run: Runner, tmp_path: Path) -> None:
+def test_refusal_by_the_daemon_has_its_message(run: Runner, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", broken, "1M"], check=True)
     with broken.open("r+b") as file:
@@ -196,14 +196,14 @@ def test_what_the_daemon_refuses_is_told_in_its_words(run: Runner, tmp_path: Pat
         run(FOR_EVER, disks=disk(broken, format="qcow2"))
 
 
-def test_mergeable_memory_has_its_disks_in_process(run: Runner, base: Path) -> None:
+def test_mergeable_memory_uses_in_process_disks(run: Runner, base: Path) -> None:
     guest = run(HELLO + FOR_EVER, disks=disk(base, backend="auto"), mergeable=True)
     assert guest.machine.facts["devices"][0] == "virtio-blk (in process)"
     with pytest.raises(ProvisionError, match="mergeable memory cannot be shared"):
         run(FOR_EVER, "other", disks=disk(base), mergeable=True)
 
 
-def test_without_the_daemon_disks_are_in_process(
+def test_disks_are_in_process_without_the_daemon(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/none")
@@ -215,7 +215,7 @@ def test_without_the_daemon_disks_are_in_process(
 
 
 @pytest.mark.parametrize("size", [512, 1 << 20, 5 << 40])
-def test_an_empty_overlay_is_a_sound_image(tmp_path: Path, size: int) -> None:
+def test_empty_overlay_is_a_valid_image(tmp_path: Path, size: int) -> None:
     fd = storage_daemon._create_overlay(size, str(tmp_path))
     assert list(tmp_path.iterdir()) == []
     image = f"/proc/self/fd/{fd}"
@@ -226,7 +226,7 @@ def test_an_empty_overlay_is_a_sound_image(tmp_path: Path, size: int) -> None:
     os.close(fd)
 
 
-def test_nobody_else_gets_in(base: Path) -> None:
+def test_other_clients_cannot_connect(base: Path) -> None:
     client, listener = storage_daemon._listening_pair()
     name = client.getpeername()
     with socket.socket(socket.AF_UNIX) as other:
@@ -250,34 +250,36 @@ daemon.recv(1)
 """
 
 
-def beside(peer: Guest) -> list[psutil.Process]:
-    """A peer, and what the agent runs for it."""
+def children_of_relay(peer: Guest) -> list[psutil.Process]:
+    """A peer and the processes that the agent runs for it."""
     relay = psutil.Process(peer.machine.facts["pid"]).parent()
     assert relay is not None
     return list(relay.children())
 
 
-def test_a_peer_has_its_disks_of_a_daemon_and_ends_with_it(peers: Runner, base: Path) -> None:
+def test_peer_ends_with_its_daemon(peers: Runner, base: Path) -> None:
     argv = [sys.executable, "-c", ASK, "{disk0}"]
     guest = peers.start("exec", "peer", argv=argv, disks=disk(base))
     guest.wait_line("features 010000000500000008000000")
-    (daemon,) = (child for child in beside(guest) if child.name().startswith("qemu-storage-da"))
+    (daemon,) = (
+        child for child in children_of_relay(guest) if child.name().startswith("qemu-storage-da")
+    )
     daemon.kill()
     end = guest.end()
     assert (end.reason, "SIGKILL" in end.detail) == ("backend-lost", True)
 
 
-def test_a_peers_daemon_ends_with_it(peers: Runner, base: Path) -> None:
+def test_daemon_ends_with_its_peer(peers: Runner, base: Path) -> None:
     guest = peers.start("exec", "peer", argv=["sleep", "100"], disks=disk(base))
-    children = beside(guest)
+    children = children_of_relay(guest)
     guest.machine.stop()
     assert guest.end().reason == "stopped"
     assert len(children) == 2
     assert all(gone(child.pid) for child in children)
 
 
-def test_a_daemon_that_says_much_is_kept_short(idle: Guest) -> None:
-    """Its standard error is read on: it is not held up, and only the end is kept."""
+def test_only_the_end_of_the_daemons_output_is_kept(idle: Guest) -> None:
+    """The daemon's standard error is drained, and its end is kept."""
     with Path(f"/proc/{daemon_of(idle).pid}/fd/2").open("wb", buffering=0) as stderr:
         for _ in range(100):
             stderr.write(b"x" * 4000 + b"\n")

@@ -1,1 +1,1 @@
-"""What a machine starts from: kernel, start information, ACPI tables."""
+"""Boot images and boot parameters: kernel, start information, ACPI tables."""

@@ -1,1 +1,1 @@
-"""Virtio 1.2 devices (OASIS virtio-v1.2) on PCI: transport, split rings, and one device a file."""
+"""Virtio 1.2 devices (OASIS virtio-v1.2) on PCI: transport, split rings, devices."""

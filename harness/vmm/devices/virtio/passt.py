@@ -19,7 +19,7 @@ from .userspace import UserspaceDevice
 
 _RECEIVE, _TRANSMIT = 0, 1
 _MAX_FRAME = 1514
-_ONE_BUFFER = b"\x01\0".rjust(HEADER, b"\0")  # num_buffers; no offload is taken
+_ONE_BUFFER = b"\x01\0".rjust(HEADER, b"\0")  # num_buffers is 1; no offload
 
 
 class PasstConnection(Protocol):
