@@ -34,7 +34,11 @@ def read_kernel_package(archive: bytes) -> tuple[str, bytes, dict[str, bytes]]:
             else:
                 image, release = stream.read(), base.removeprefix("vmlinuz-")
     if image is None or release is None:
-        raise ImageError("the kernel package has no boot/vmlinuz-*", stage="image")
+        raise ImageError(
+            "the kernel package has no boot/vmlinuz-*",
+            hint="download it again: python -m images clean",
+            stage="image",
+        )
     return release, image, modules
 
 
@@ -55,7 +59,11 @@ def load_order(names: Iterable[str], modules: Mapping[str, bytes]) -> list[str]:
         if name in order:
             return
         if name not in modules:
-            raise ImageError(f"the kernel has no module {name} (for {required_by})", stage="image")
+            raise ImageError(
+                f"the kernel has no module {name} (for {required_by})",
+                hint="remove the module from images/*/recipe.toml, or use another kernel package",
+                stage="image",
+            )
         for dependency in dependencies(modules[name]):
             visit(dependency, name)
         order.append(name)

@@ -28,7 +28,7 @@ def require_programs(path: str | None = None) -> None:
     if missing:
         raise ImageError(
             f"programs to build images are missing: {', '.join(missing)}",
-            hint=f"on Debian: apt-get install {' '.join(missing.values())}",
+            hint=f"on Debian, run apt-get install {' '.join(missing.values())}",
             stage="image",
         )
 
@@ -46,6 +46,7 @@ def run(
         output = (done.stderr or done.stdout).decode(errors="replace").strip()
         raise ImageError(
             f"{argv[0]} ended with status {done.returncode}: {output[-1500:] or '(no output)'}",
+            hint="fix the error that the program names, and run again",
             stage="image",
         )
     return done.stdout

@@ -94,7 +94,8 @@ def start_container(config: ContainerConfig, channel: Channel) -> ExternalProgra
     except (OSError, subprocess.SubprocessError) as error:
         os.close(error_write)
         cause = os.read(error_read, 4096).decode() or str(error)
-        raise ConfigError(f"no container on this host: {cause}") from error
+        hint = "check that this kernel has namespaces and loop devices, or use --virt-host=emulated"
+        raise ConfigError(f"no container on this host: {cause}", hint) from error
     finally:
         with contextlib.suppress(OSError):
             libc.setns(own_namespace, _CLONE_NEWPID)  # otherwise this process cannot start threads
@@ -214,4 +215,6 @@ def _add_interface(config: ContainerConfig, pid: int) -> None:
             raise ConfigError(f"ip: {error.strerror}", "install iproute2 on the host") from error
         if done.returncode:
             cause = f"no network for the container: {done.stderr.strip()}"
-            raise ConfigError(cause, "load the module veth" if "Unknown device" in cause else "")
+            missing = "Unknown device" in cause
+            hint = "load the module veth" if missing else "check the bridge on the host: ip link"
+            raise ConfigError(cause, hint)

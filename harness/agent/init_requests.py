@@ -58,7 +58,9 @@ class RestoreConfig:
             raise ConfigError(cause, "pass the result of private_dirty_pages, or nothing")
         for name, value in config.identity.items():
             if not _WORD.fullmatch(f"{name}={value}"):
-                raise ConfigError(f"identity: no word: {name!r:.40}={value!r:.80}")
+                cause = f"identity: no word: {name!r:.40}={value!r:.80}"
+                hint = "use a lower-case name and 1 to 64 printable characters without blanks"
+                raise ConfigError(cause, hint)
         return config
 
 

@@ -140,5 +140,6 @@ def _add_bridge() -> None:
             interface_up(control, BRIDGE)
             interface_up(control, "lo")
     except OSError as error:
-        hint = "load the module bridge" if error.errno in (errno.ENOPKG, errno.ENOSYS) else ""
+        missing = error.errno in (errno.ENOPKG, errno.ENOSYS)
+        hint = "load the module bridge" if missing else "run as root, or use --virt-host=emulated"
         raise ConfigError(f"no bridge for the guests: {error.strerror}", hint) from error

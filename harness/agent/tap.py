@@ -40,7 +40,8 @@ def open_tap(bridge: str) -> int:
             interface_up(control, name)
     except OSError as error:
         os.close(fd)
-        raise ConfigError(f"no tap on bridge {bridge!r}: {error.strerror}") from error
+        hint = "check that the bridge exists, and that the limit of open files is not reached"
+        raise ConfigError(f"no tap on bridge {bridge!r}: {error.strerror}", hint) from error
     return fd
 
 

@@ -114,7 +114,7 @@ def test_read_kernel_returns_the_file_unchanged(tmp_path: Path) -> None:
 def test_disk_image_is_no_kernel(tmp_path: Path, reader: Callable[[Path], bytes]) -> None:
     with pytest.raises(ImageError, match="is a disk with a DOS/MBR boot sector") as caught:
         reader(write(tmp_path, bytes(510) + b"\x55\xaa" + bytes(4096)))
-    assert "the kernel and the initramfs that are in it" in caught.value.hint
+    assert "extract its kernel and initramfs" in caught.value.hint
 
 
 def test_missing_file_raises_image_error(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_kernel_that_is_none(inner: Inner) -> None:
     result.stdout.fnmatch_lines(
         [
             "*ImageError: *stage image* kernel /etc/passwd is no Linux kernel: neither ELF *",
-            "*hint: give a bzImage or vmlinux of Linux *",
+            "*hint: use a bzImage or vmlinux of Linux *",
         ]
     )
 

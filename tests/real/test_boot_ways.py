@@ -91,7 +91,7 @@ def test_a_whole_disk_is_refused(
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
         [
-            "*ImageError: *a disk with a DOS/MBR boot sector, which boots by firmware*",
+            "*ImageError: *a disk with a DOS/MBR boot sector, which needs firmware to boot*",
             "*hint: extract its kernel and initramfs, and pass those*",
         ]
     )
