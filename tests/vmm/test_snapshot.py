@@ -275,7 +275,7 @@ def test_prefault_pages_are_private_before_the_clone_runs(
     assert {0x300, 0x301} <= pages(third.machine.private_dirty_pages(str(snapshot_folder)))
     for clone in (second, third):
         press(clone, "2")
-    with pytest.raises(HarnessError, match="cannot be seen: No such file") as caught:
+    with pytest.raises(HarnessError, match="cannot be read: No such file") as caught:
         third.machine.private_dirty_pages(str(snapshot_folder / "absent"))
     assert caught.value.hint
 
