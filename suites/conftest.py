@@ -1,23 +1,17 @@
-"""What the suites have in common: how many boots each of their tests takes, and a second try where
-the host's CPU is software."""
+"""What the suites share: the bare program, the end of guests, a rerun after a host's fault."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.errors import HarnessError
 from harness.plugin import rerun
-from harness.plugin.fixtures import release_all
 from harness.plugin.session import Session, session_of
 from suites import bare
-
-# by profile; a module's own BOOTS comes first. 6 are the fewest whose interval can cover 95 %, and
-# 8 the fewest by which one figure among some hundred can be shown to differ (2 / 12,870)
-BOOTS = {"short": 3, "full": 8}
 
 
 @pytest.fixture(scope="session")
@@ -27,40 +21,30 @@ def bare_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def guests_end_with_their_test(harness_session: Session) -> Iterator[None]:
-    """What a failing test leaves on would be in the way of others': QEMU locks a disk's file."""
-    before = list(harness_session.guests)
+def end_guests_of_test(harness_session: Session) -> Iterator[None]:
+    """End the guests that a failing test leaves running. They would disturb the next tests: QEMU
+    locks the file of a disk."""
+    guests = harness_session.guests
+    before = list(guests.running)
     yield
-    known = [*before, *harness_session.kept]
-    release_all(harness_session, [one for one in harness_session.guests if one not in known])
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with the argument `boot` gets a fresh guest so often: boots are what repeats."""
-    if "boot" in metafunc.fixturenames:
-        boots = getattr(metafunc.module, "BOOTS", BOOTS)
-        metafunc.parametrize("boot", range(boots[session_of(metafunc.config).settings.profile]))
+    known = [*before, *guests.kept]
+    guests.release_all([one for one in guests.running if one not in known])
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Once more, where a guest of the emulated host fell to a fault of its CPU's.
+    """Run a test of the suites again after a fault of an emulated host's CPU.
 
-    pytest asks for every test of the session, also those of other folders.
+    pytest calls this for all tests of the session, also for those of other folders.
     """
     session = session_of(item.config)
-    if Path(__file__).parent not in item.path.parents or (
-        session.host is not None and not session.host.emulated
-    ):
+    host = session.hosts.host
+    if Path(__file__).parent not in item.path.parents or (host is not None and not host.emulated):
         return None
 
-    def blame(said: Sequence[str]) -> bool:
-        host = session.host
-        return bool(host and host.emulated and (rerun.signs(said) or host.tainted))
-
-    def between() -> None:
-        """A host that is worn is replaced before the next test, once nobody is left on it."""
-        for guest in session.used:
+    def stop_guests() -> None:
+        """The plugin replaces a host that needs it once no guest runs on it."""
+        for guest in session.guests.used:
             with contextlib.suppress(HarnessError):
                 guest.stop()
 
-    return rerun.protocol(item, nextitem, blame, between)
+    return rerun.protocol(item, nextitem, lambda: session.hosts.host, stop_guests)

@@ -36,6 +36,8 @@ class EmulatedHosts:
             self._host = host
         return self._host
 
+    emulated = True  # as a host says it
+
     @property
     def tainted(self) -> bool:
         """Whether guests of the host may have failed for a fault of QEMU's."""

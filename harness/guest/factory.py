@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from harness.errors import HarnessError, ProvisionError, hide_frames
 from harness.guest.guest import Guest
+from harness.guest.guest_options import GUEST_OPTION_NAMES, GuestOptions, unknown_name
 from harness.guest.snapshot import Snapshot
-from harness.hypervisors.base import DEFAULT_ROOT, Disk, GuestSpec, Hypervisor
+from harness.hypervisors.base import DEFAULT_ROOT, GuestSpec, Hypervisor
 from harness.hypervisors.capabilities import SupportsClone
 
 if TYPE_CHECKING:
-    from harness.guest.devices import PciDevice, PortDevice
     from images.image import GuestImage
 
 __tracebackhide__ = hide_frames
+_DEFAULTS = ("image", "vcpus", "memory", "boot_timeout", "boot", "network", "ssh", "root")
 
 
 @dataclass
@@ -51,38 +52,22 @@ class GuestFactory:
     count: int = field(default=0, init=False)
     _templates: dict[str, Snapshot] = field(default_factory=dict, init=False)
 
-    def launch(
-        self,
-        label: str = "",
-        *,
-        vcpus: int | None = None,
-        memory: int | None = None,
-        boot_timeout: float | None = None,
-        disks: Sequence[Disk] = (),
-        cmdline: str = "",
-        image: GuestImage | None = None,
-        devices: Sequence[PciDevice | PortDevice] = (),
-        **more: Any,
-    ) -> Guest:
+    def launch(self, label: str = "", **options: Unpack[GuestOptions]) -> Guest:
         """Start a guest and return at once. The caller then calls `wait_ready()`.
 
-        label: the end of its name. memory: MiB. boot_timeout: seconds. disks: in addition to the
-        root disk. cmdline: added to the kernel's command line. image: replaces the session's image.
-        devices: emulated by the test. more: other fields of GuestSpec, such as cpu_limit=0.5.
-        Raises ProvisionError (stage "create"), ImageError when the image is missing or damaged,
-        HarnessError when the hypervisor does not support the devices.
+        label: the end of its name. Raises TypeError for an unknown option, ProvisionError (stage
+        "create"), ImageError when the image is missing or damaged, HarnessError when the hypervisor
+        does not support the devices.
         """
-        spec = GuestSpec(
-            name=self._name(label),
-            image=self.image if image is None else image,
-            vcpus=self.vcpus if vcpus is None else vcpus,
-            memory=self.memory if memory is None else memory,
-            boot_timeout=self.boot_timeout if boot_timeout is None else boot_timeout,
-            disks=tuple(disks),
-            cmdline=cmdline,
-            devices=tuple(devices),
-            **{**self._defaults(), **more},
-        )
+        for name in options:
+            if name not in GUEST_OPTION_NAMES:
+                problem, hint = unknown_name(name, GUEST_OPTION_NAMES)
+                raise TypeError(f"a guest cannot be made: {problem}\nhint: {hint}")
+        chosen = {name: value for name, value in options.items() if value is not None}
+        arguments: dict[str, Any] = {**self._defaults(), **chosen}
+        for name in ("disks", "devices"):
+            arguments[name] = tuple(arguments.get(name, ()))
+        spec = GuestSpec(name=self._name(label), **arguments)
         self.check(spec.image)
         return self._create(spec)
 
@@ -96,8 +81,9 @@ class GuestFactory:
         self.on_create(guest)
         return guest
 
-    def _defaults(self) -> dict[str, str]:
-        return {name: getattr(self, name) for name in ("boot", "network", "ssh", "root")}
+    def _defaults(self) -> dict[str, Any]:
+        """The options of a guest for which the caller gives none."""
+        return {name: getattr(self, name) for name in _DEFAULTS}
 
     def move_to(self, hypervisor: Hypervisor, image: GuestImage) -> None:
         """Switch to another host. The templates on the old host are dropped."""
@@ -121,31 +107,31 @@ class GuestFactory:
             )
         return self._create(replace(snapshot.spec, name=self._name(label)), snapshot)
 
-    def launch_from_template(self, label: str = "", **arguments: Any) -> Guest:
+    def launch_from_template(self, label: str = "", **options: Unpack[GuestOptions]) -> Guest:
         """Like launch(), but start a clone where that is possible.
 
         The first guest with the same arguments is booted as the template of the session's clones.
         """
-        if not self._can_clone(**arguments):
-            return self.launch(label, **arguments)
-        return self.launch_clone(self._template(**arguments), label)
+        if not self._can_clone(**options):
+            return self.launch(label, **options)
+        return self.launch_clone(self._template(**options), label)
 
-    def _can_clone(self, **arguments: Any) -> bool:
-        """Whether guests with these arguments can be clones: SSH by vsock, no private resources."""
+    def _can_clone(self, **options: Unpack[GuestOptions]) -> bool:
+        """Whether guests with these options can be clones: SSH by vsock, no private resources."""
         private = ("disks", "devices", "hugepages", "mergeable")
-        options = {**self._defaults(), **arguments}
+        chosen = {**self._defaults(), **options}
         return (
             isinstance(self.hypervisor, SupportsClone)
-            and not any(arguments.get(name) for name in private)
-            and options["ssh"] != "network"
-            and options["network"] != "passt"
+            and not any(options.get(name) for name in private)
+            and chosen["ssh"] != "network"
+            and chosen["network"] != "passt"
         )
 
-    def _template(self, **arguments: Any) -> Snapshot:
+    def _template(self, **options: Unpack[GuestOptions]) -> Snapshot:
         """The snapshot of a guest that has just booted, without its SSH session."""
-        key = repr(sorted(arguments.items()))
+        key = repr(sorted(options.items()))
         if key not in self._templates:
-            guest = self("template", **arguments)
+            guest = self("template", **options)
             try:
                 guest.ssh.disconnect()
                 self._templates[key] = guest.snapshot()
@@ -153,36 +139,13 @@ class GuestFactory:
                 guest.stop()
         return self._templates[key]
 
-    def __call__(
-        self,
-        label: str = "",
-        *,
-        vcpus: int | None = None,
-        memory: int | None = None,
-        boot_timeout: float | None = None,
-        disks: Sequence[Disk] = (),
-        cmdline: str = "",
-        image: GuestImage | None = None,
-        devices: Sequence[PciDevice | PortDevice] = (),
-        **more: Any,
-    ) -> Guest:
+    def __call__(self, label: str = "", **options: Unpack[GuestOptions]) -> Guest:
         """Create a ready guest with the arguments of `launch`.
 
         It runs until its `stop()` or the session's end. Raises ProvisionError with the stage that
         was not reached, GuestEnded when the guest ends during its boot.
         """
-        guest = self.launch(
-            label,
-            vcpus=vcpus,
-            memory=memory,
-            boot_timeout=boot_timeout,
-            disks=disks,
-            cmdline=cmdline,
-            image=image,
-            devices=devices,
-            **more,
-        )
-        return wait_ready_or_stop(guest)
+        return wait_ready_or_stop(self.launch(label, **options))
 
 
 def guest_name(prefix: str, number: int, label: str) -> str:

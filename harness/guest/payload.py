@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,12 @@ class PayloadFactory:
         guest = PayloadGuest(self.hypervisor, replace(spec, name=name), console)
         self.on_create(guest)
         return guest
+
+
+def payload_options() -> list[str]:
+    """The names of build_spec()'s options, which the marker payload takes."""
+    parameters = inspect.signature(build_spec).parameters.values()
+    return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
 
 
 def build_spec(

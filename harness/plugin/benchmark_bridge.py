@@ -1,81 +1,77 @@
-"""What guests measured, handed to pytest-benchmark while the session goes on.
+"""Gives samples from guests to pytest-benchmark while the session runs.
 
-So its own options hold for it: --benchmark-json, --benchmark-save, --benchmark-autosave,
+So its own options apply to them: --benchmark-json, --benchmark-save, --benchmark-autosave,
 --benchmark-compare, --benchmark-compare-fail, --benchmark-histogram, --benchmark-only and
---benchmark-skip. Without any of them there is nothing to hand over: our own report tells it all.
-What is a benchmark, and in which unit: harness/results/exchange/benchmark_json.py.
+--benchmark-skip. Without these options it gets no samples. Which samples are benchmarks, and in
+which unit: harness/results/exchange/benchmark_json.py.
 """
 
-# ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
+# ruff: noqa: PLC0415 - every pytest run loads this module, so heavy imports are inside functions
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.plugin.item_usage import measures
+from harness.plugin.pytest_compat import benchmark_session
+
 if TYPE_CHECKING:
     from harness.results.schema import Sample
 
-_ASKED = ("json", "save", "autosave", "compare", "histogram", "only")
-_ABOUT = ("metric", "unit", "better", "hypervisor", "backend", "host", "image", "suite", "test")
+_OPTIONS = ("json", "save", "autosave", "compare", "histogram", "only")
+_IDENTITY = ("metric", "unit", "better", "hypervisor", "backend", "host", "image", "suite", "test")
 
 
-def _session_of(config: pytest.Config) -> Any:
-    """Pytest-benchmark's own session; None where the plugin is not active."""
-    return getattr(config, "_benchmarksession", None)
-
-
-class Feed:
-    """Hands samples over: every sample is a round of its benchmark."""
+class BenchmarkFeed:
+    """Makes every sample a round of its benchmark in pytest-benchmark's session."""
 
     def __init__(self, config: pytest.Config) -> None:
-        theirs = _session_of(config)
-        asked = any(config.getoption(f"benchmark_{name}", None) for name in _ASKED)
-        takes = theirs is not None and asked and not theirs.disabled
-        self._to = theirs.benchmarks if takes else None
-        self._made: dict[str, Any] = {}
-        self._tried: dict[tuple[str, str], list[float]] = {}  # first attempts, by test
+        theirs = benchmark_session(config)
+        requested = any(config.getoption(f"benchmark_{name}", None) for name in _OPTIONS)
+        active = theirs is not None and requested and not theirs.disabled
+        self._benchmarks = theirs.benchmarks if active else None
+        self._by_name: dict[str, Any] = {}
+        # values of first attempts, by benchmark and test
+        self._first_attempts: dict[tuple[str, str], list[float]] = {}
 
     def add(self, sample: Sample) -> None:
-        """One more; what is no time and no rate is left out."""
-        if self._to is None:
+        """Add one sample. Samples that are neither a time nor a rate are ignored."""
+        if self._benchmarks is None:
             return
         from harness.results.exchange.benchmark_json import OPTIONS, in_seconds, named
 
         if (seconds := in_seconds(sample.value, sample.unit, sample.better)) is None:
             return
-        about = {name: str(getattr(sample, name)) for name in _ABOUT}
-        about["test"] = sample.test.partition("[")[0]
-        known = named(about, sample.parameters)
-        if known["fullname"] not in self._made:
+        identity = {name: str(getattr(sample, name)) for name in _IDENTITY}
+        identity["test"] = sample.test.partition("[")[0]
+        fields = named(identity, sample.parameters)
+        name = fields["fullname"]
+        if name not in self._by_name:
             from pytest_benchmark.stats import Metadata
 
-            fixture = SimpleNamespace(**known, cprofile_stats=None, has_error=False)
-            metadata: Any = Metadata  # which has no types
-            made = self._made[known["fullname"]] = metadata(fixture, 1, dict(OPTIONS))
-            self._to.append(made)
-        rounds = self._made[known["fullname"]]
-        tried = self._tried.setdefault((known["fullname"], sample.test), [])
+            fixture = SimpleNamespace(**fields, cprofile_stats=None, has_error=False)
+            metadata: Any = Metadata  # it has no annotations
+            self._by_name[name] = metadata(fixture, 1, dict(OPTIONS))
+            self._benchmarks.append(self._by_name[name])
+        benchmark = self._by_name[name]
+        first_attempt = self._first_attempts.setdefault((name, sample.test), [])
         if sample.attempt == 1:
-            tried.append(seconds)
-        while sample.attempt > 1 and tried:  # of a test that runs once more, the second one counts
-            rounds.stats.data.remove(tried.pop())
-        rounds.update(seconds)
+            first_attempt.append(seconds)
+        while sample.attempt > 1 and first_attempt:  # the last attempt of a test counts
+            benchmark.stats.data.remove(first_attempt.pop())
+        benchmark.update(seconds)
 
 
-def choose(
-    config: pytest.Config,
-    items: Sequence[pytest.Item],
-    measures: Callable[[pytest.Item], bool],
-) -> None:
-    """--benchmark-only and --benchmark-skip, with tests that measure in guests among the
-    benchmarks."""
-    theirs = _session_of(config)
-    if theirs is None:
+def apply_selection(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Apply --benchmark-only and --benchmark-skip with tests that measure in guests among the
+    benchmarks. Changes nothing when no test measures in guests."""
+    theirs = benchmark_session(config)
+    if theirs is None or not any(map(measures, items)):
         return
-    only, theirs.only = theirs.only, False  # it would skip those that have not its own fixture
+    only, theirs.only = theirs.only, False  # it would skip tests without its own fixture
     for item in items:
         if "benchmark" in getattr(item, "fixturenames", ()):
             continue

@@ -1,4 +1,4 @@
-"""How long the tests that are still to come will take, by what their like took."""
+"""Estimates how long the remaining tests take, from the durations of similar ones."""
 
 from __future__ import annotations
 
@@ -7,42 +7,47 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-EVERY = 60.0  # seconds between two estimates
+INTERVAL = 60.0  # seconds between two estimates
 
 
-class TimeLeft:
-    """kinds: of the tests to come, one each: tests of one kind (a function's parameters) take about
-    the same time. clock: seconds."""
+class TimeEstimate:
+    """The remaining time of a session.
+
+    kinds: the kind of each test to come. Tests of one kind, such as the parameters of one function,
+    take about the same time. clock: returns seconds.
+    """
 
     def __init__(self, kinds: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
-        self._left = Counter(kinds)
-        self._all = self._left.total()
-        self._took: dict[str, list[float]] = {}
+        self._remaining = Counter(kinds)
+        self._total = self._remaining.total()
+        self._durations: dict[str, list[float]] = {}
         self._clock = clock
-        self._start = self._last = self._told = clock()
+        self._start = self._last = self._last_line = clock()
 
-    def done(self, kind: str) -> str:
-        """One has ended. A line for the terminal once in a while, else ""."""
+    def finish(self, kind: str) -> str:
+        """Count a finished test. Returns a line for the terminal once in INTERVAL, else ""."""
         now = self._clock()
-        self._took.setdefault(kind, []).append(now - self._last)
+        self._durations.setdefault(kind, []).append(now - self._last)
         self._last = now
-        self._left[kind] -= 1
-        if now - self._told < EVERY or not (+self._left).total():
+        self._remaining[kind] -= 1
+        remaining = (+self._remaining).total()
+        if now - self._last_line < INTERVAL or not remaining:
             return ""
-        self._told = now
-        done = self._all - (+self._left).total()
-        return f"{done} of {self._all} tests in {_minutes(now - self._start)}, about " + (
-            f"{_minutes(self.seconds)} left"
+        self._last_line = now
+        return (
+            f"{self._total - remaining} of {self._total} tests in {_text(now - self._start)}, "
+            + (f"about {_text(self.seconds)} left")
         )
 
     @property
     def seconds(self) -> float:
-        """What is left, as far as that can be known: a kind of which none has run yet takes as long
-        as the median of those that have."""
-        typical = {kind: statistics.mean(values) for kind, values in self._took.items()}
-        other = statistics.median(typical.values()) if typical else 0.0
-        return sum(count * typical.get(kind, other) for kind, count in (+self._left).items())
+        """The estimate of the remaining time. A kind that has not run yet counts with the median of
+        the kinds that have."""
+        means = {kind: statistics.mean(values) for kind, values in self._durations.items()}
+        other = statistics.median(means.values()) if means else 0.0
+        remaining = (+self._remaining).items()
+        return sum(number * means.get(kind, other) for kind, number in remaining)
 
 
-def _minutes(seconds: float) -> str:
+def _text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

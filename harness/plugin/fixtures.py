@@ -1,12 +1,11 @@
-"""The fixtures that tests see. All of them need `hypervisor`: that is how they are recognised."""
+"""The fixtures that tests see. A test that uses guests depends on the fixture `hypervisor`."""
 
-# ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
+# ruff: noqa: PLC0415 - every pytest run loads this module, so heavy imports are inside functions
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import pytest
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from harness.guest.base import BaseGuest
     from harness.guest.factory import GuestFactory
     from harness.guest.guest import Guest
+    from harness.guest.guest_options import GuestOptions
     from harness.guest.guest_ssh import GuestSSH
     from harness.guest.payload import PayloadFactory, PayloadGuest
     from harness.hosts.base import Host
@@ -26,35 +26,43 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = hide_frames
 
-
-_OF_AN_IMAGE = {"guest", "shared_guest", "guest_factory", "guest_group"}
+_BOOT_AN_IMAGE = {"guest", "shared_guest", "guest_factory", "guest_group"}
 
 
 class RecordSample(Protocol):
-    """What the record_sample fixture is."""
+    """The type of the fixture record_sample."""
 
     def __call__(
         self,
         metric: str,
         value: float,
         unit: str,
-        better: str = "",
+        better: str,
         parameters: Mapping[str, Parameter] | None = None,
         *,
         hypervisor: str | None = None,
-        boot: int = 0,
+        boot: int | None = None,
         batch: int = 0,
     ) -> None:
-        """Keep one measured value.
+        """Record one measured value.
 
-        better: "lower", "higher" or "". hypervisor: "native" for what was measured on the host
-        itself. boot, batch: numbers from 0. Raises ResultError for a value that is no number.
+        better: "lower", "higher", or "none" for a value that is neither. hypervisor: "native" for
+        a value measured on the host itself. boot: number from 0; None for the value of the fixture
+        `boot`, or 0 without it. batch: number from 0. Raises ResultError for a value that is not a
+        finite number.
         """
+
+
+class GuestGroup(Protocol):
+    """The type of the fixture guest_group."""
+
+    def __call__(self, count: int, **options: Unpack[GuestOptions]) -> list[Guest]:
+        """`count` ready guests. Raises as GuestFactory does."""
 
 
 @pytest.fixture(scope="session")
 def harness_session(pytestconfig: pytest.Config) -> Iterator[Session]:
-    """All that the harness holds, started; closed when no test needs it any more."""
+    """The plugin's session, started. It ends when no test needs it any more."""
     session = session_of(pytestconfig)
     session.start()
     yield session
@@ -63,24 +71,27 @@ def harness_session(pytestconfig: pytest.Config) -> Iterator[Session]:
 
 @pytest.fixture(scope="session")
 def hypervisor(harness_session: Session, request: pytest.FixtureRequest) -> Hypervisor:
-    """The session's hypervisor, on the session's host; of several, the one whose turn it is."""
-    session = harness_session
-    if session.broken is not None:
-        raise session.broken
-    if problem := session.usage_problem():
+    """The hypervisor that the test runs on. With several, the test runs on each."""
+    hosts = harness_session.hosts
+    if hosts.image_error is not None:
+        raise hosts.image_error
+    if problem := hosts.usage_problem():
         raise pytest.UsageError(problem)
-    if session.unusable is not None:
-        cause, hint = session.unusable.cause, session.unusable.hint
-        pytest.skip(f"no hypervisor is usable here: {cause}" + (f"; hint: {hint}" if hint else ""))
-    chosen = session.target(getattr(request, "param", ""))
-    if chosen is None:
-        pytest.skip(f"no baseline of this host: {session.no_baseline}")
-    return chosen
+    if hosts.unusable is not None:
+        pytest.skip(f"no hypervisor is usable here: {_cause_and_hint(hosts.unusable)}")
+    target = hosts.target(getattr(request, "param", ""))
+    if target is None:
+        pytest.skip(f"this host runs no native guests: {hosts.native_error}")
+    return target
+
+
+def _cause_and_hint(error: HarnessError) -> str:
+    return error.cause + (f"; hint: {error.hint}" if error.hint else "")
 
 
 @pytest.fixture(scope="session")
 def virt_profile(harness_session: Session) -> str:
-    """How much a suite is to measure, "short" or "full": the option --virt-profile."""
+    """How much a suite measures, "short" or "full": the option --virt-profile."""
     return harness_session.settings.profile
 
 
@@ -90,21 +101,32 @@ def virt_host(hypervisor: Hypervisor) -> Host:
     return hypervisor.host
 
 
+@pytest.fixture
+def boot(request: pytest.FixtureRequest) -> int:
+    """The number of the present boot, from 0: the test runs once for each, with a fresh guest.
+
+    Statistics are over boots, since values of one boot depend on each other. The marker
+    `boots(short=3, full=8)` says how many boots each profile has.
+    """
+    number: int = request.param
+    return number
+
+
 @pytest.fixture(scope="session")
 def guest_factory(hypervisor: Hypervisor, harness_session: Session) -> GuestFactory:
-    """Makes guests: `guest_factory(vcpus=2)` is ready, `guest_factory.launch()` not yet.
+    """Makes guests: `guest_factory(vcpus=2)` is ready, `guest_factory.launch()` does not wait.
 
-    They live until the session's end, or their `stop()`.
+    They run until the session ends, or until their `stop()`.
     """
-    return harness_session.factory(hypervisor)
+    return harness_session.provisioner.factory(hypervisor)
 
 
 @pytest.fixture(scope="module")
 def shared_guests(request: pytest.FixtureRequest) -> Iterator[dict[str, Guest]]:
-    """The module's shared guests by hypervisor: each outlives the others' turns."""
-    made: dict[str, Guest] = {}
-    yield made
-    release_all(session_of(request.config), list(made.values()))
+    """The module's shared guests by hypervisor. Each runs until the module's last test."""
+    guests: dict[str, Guest] = {}
+    yield guests
+    session_of(request.config).guests.release_all(list(guests.values()))
 
 
 @pytest.fixture(scope="module")
@@ -113,96 +135,103 @@ def shared_guest(
     shared_guests: dict[str, Guest],
     request: pytest.FixtureRequest,
 ) -> Guest:
-    """A guest that the module's tests share. One that died is replaced before the next test.
+    """A guest that the module's tests share. One that ended is replaced before the next test.
 
-    The module's `pytestmark` may say `guest(vcpus=, memory=)`; a single test's marker cannot.
+    The module's `pytestmark` may say `guest(vcpus=, memory=)`; a test's own marker has no effect.
     """
     name = guest_factory.hypervisor.name
     if name in shared_guests and shared_guests[name].ended.is_set():
-        session = session_of(request.config)
-        session.replace_dead(shared_guests[name])
-        session.release(shared_guests.pop(name))
+        registry = session_of(request.config).guests
+        registry.replace_ended(shared_guests[name])
+        registry.release(shared_guests.pop(name))
     if name not in shared_guests:
-        marker = request.node.get_closest_marker("guest")
         label = Path(request.node.path).stem
-        shared_guests[name] = guest_factory(label, **guest_arguments(marker))
+        shared_guests[name] = guest_factory(label, **_marked_options(request))
     return shared_guests[name]
 
 
 @pytest.fixture
 def guest(guest_factory: GuestFactory, request: pytest.FixtureRequest) -> Iterator[Guest]:
     """A fresh guest for this test alone, as the marker `guest(vcpus=, memory=)` says."""
-    made = guest_factory(
-        request.node.name, **guest_arguments(request.node.get_closest_marker("guest"))
-    )
-    yield made
-    session_of(request.config).release(made)
+    started = guest_factory(request.node.name, **_marked_options(request))
+    yield started
+    session_of(request.config).guests.release(started)
 
 
 @pytest.fixture
 def guest_group(
     guest_factory: GuestFactory, request: pytest.FixtureRequest
-) -> Iterator[Callable[..., list[Guest]]]:
-    """`guest_group(3, memory=128)`: that many fresh guests, started at the same time: clones of
-    one that was booted for them, where the hypervisor makes clones."""
+) -> Iterator[GuestGroup]:
+    """`guest_group(3, memory=128)`: fresh guests that start at the same time.
+
+    Where the hypervisor makes clones, they are clones of one guest that boots before them.
+    """
     from harness.guest.factory import wait_ready_or_stop
 
-    session = session_of(request.config)
-    made: list[Guest] = []
-    common = guest_arguments(request.node.get_closest_marker("guest"))
+    guests: list[Guest] = []
+    common = _marked_options(request)
 
-    def group(count: int, **arguments: Any) -> list[Guest]:
-        wanted = {**common, **arguments}
-        first = len(made)
+    def group(count: int, **options: Unpack[GuestOptions]) -> list[Guest]:
+        first = len(guests)
+        chosen: GuestOptions = {**common, **options}
         for _ in range(count):
-            one = guest_factory.launch_from_template(request.node.name, **wanted)
-            made.append(one)  # at once: a later one that fails must not hide this one
-        return [wait_ready_or_stop(one) for one in made[first:]]
+            # Each is registered before the next one starts, so that an error loses none.
+            guests.append(  # noqa: PERF401
+                guest_factory.launch_from_template(request.node.name, **chosen)
+            )
+        return [wait_ready_or_stop(one) for one in guests[first:]]
 
     yield group
-    release_all(session, made)
+    session_of(request.config).guests.release_all(guests)
+
+
+def _marked_options(request: pytest.FixtureRequest) -> GuestOptions:
+    """The arguments of the marker guest, which were checked at collection."""
+    marker = request.node.get_closest_marker("guest")
+    options: Any = dict(marker.kwargs) if marker else {}
+    checked: GuestOptions = options
+    return checked
 
 
 @pytest.fixture
 def payload(request: pytest.FixtureRequest) -> Iterator[PayloadFactory]:
     """Runs flat code as guests: `payload(code, mode="long")`, see PayloadFactory.
 
-    In a test with the fixture `hypervisor`, on that one. Else on this machine's KVM where it may be
-    used, even if that runs no stock guest, or where the session's guests run. The marker
-    `payload(...)` has arguments for all of a test's.
+    In a test with the fixture `hypervisor`, on that one. Else on this machine's KVM where it is
+    usable, even if that runs no stock guest, or on the host of the session's guests. The marker
+    `payload(...)` has arguments for all payloads of a test.
     """
     session = session_of(request.config)
-    runs = _runs_payloads(session, request)
+    runs = _payload_hypervisor(session, request)
     marker = request.node.get_closest_marker("payload")
-    made: list[BaseGuest] = []
+    guests: list[BaseGuest] = []
     arguments = dict(marker.kwargs) if marker else {}
     factory = session.payloads.factory(runs, request.node.name, arguments)
-    note = factory.on_create
+    register = factory.on_create
 
     def on_create(guest: PayloadGuest) -> None:
-        made.append(guest)
-        note(guest)
+        guests.append(guest)
+        register(guest)
 
     factory.on_create = on_create
     yield factory
-    release_all(session, made)
+    session.guests.release_all(guests)
 
 
-def _runs_payloads(session: Session, request: pytest.FixtureRequest) -> SupportsPayloads:
+def _payload_hypervisor(session: Session, request: pytest.FixtureRequest) -> SupportsPayloads:
     """What runs the payloads of a test."""
     if "hypervisor" in request.node.fixturenames:
-        chosen = request.getfixturevalue("hypervisor")
-        if not isinstance(chosen, SupportsPayloads):
-            pytest.skip(f"{chosen.name} runs no payload guests")
-        return chosen
+        own = request.getfixturevalue("hypervisor")
+        if not isinstance(own, SupportsPayloads):
+            pytest.skip(f"{own.name} runs no payload guests")
+        return own
+    session.start_payloads()
     payloads = session.payloads
-    payloads.start()
     if problem := payloads.usage_problem():
         raise pytest.UsageError(problem)
     if payloads.unusable is not None:
-        cause, hint = payloads.unusable.cause, payloads.unusable.hint
-        pytest.skip(f"no payload guest can run here: {cause}" + (f"; hint: {hint}" if hint else ""))
-    assert payloads.hypervisor is not None  # noqa: S101 - it is usable
+        pytest.skip(f"no payload guest can run here: {_cause_and_hint(payloads.unusable)}")
+    assert payloads.hypervisor is not None  # noqa: S101 - it is not unusable
     return payloads.hypervisor
 
 
@@ -210,33 +239,36 @@ def _runs_payloads(session: Session, request: pytest.FixtureRequest) -> Supports
 def ssh(request: pytest.FixtureRequest, guest_factory: GuestFactory) -> GuestSSH:
     """Commands in the test's guest (`shared_guest` if it has that): `ssh.run(["uname", "-r"])`."""
     name = "shared_guest" if "shared_guest" in request.fixturenames else "guest"
-    found: Guest = request.getfixturevalue(name)
-    return found.ssh
+    target: Guest = request.getfixturevalue(name)
+    return target.ssh
 
 
 @pytest.fixture
 def record_sample(request: pytest.FixtureRequest) -> RecordSample:
-    """Keeps measured values; run, host, image, commit, time and test are filled in."""
+    """Records a measured value with its run, host, image, commit, time and test."""
     names = request.node.fixturenames
-    payloads = "payload" in names and "hypervisor" not in names
-    if payloads:
+    on_payload_host = "payload" in names and "hypervisor" not in names
+    if on_payload_host:
         request.getfixturevalue("payload")
     session = session_of(request.config)
-    ran_on = session.payloads.hypervisor if payloads else request.getfixturevalue("hypervisor")
-    assert ran_on is not None  # noqa: S101 - the fixture has looked
+    ran_on = (
+        session.payloads.hypervisor if on_payload_host else request.getfixturevalue("hypervisor")
+    )
+    assert ran_on is not None  # noqa: S101 - the fixture payload skips without one
     recorder = session.need_recorder()
-    test = request.node.nodeid
-    suite = suite_of(Path(request.node.path))
+    present_boot: int = request.getfixturevalue("boot") if "boot" in names else 0
+    imageless = "payload" in names and not {*names} & _BOOT_AN_IMAGE
+    test, suite = request.node.nodeid, suite_of(Path(request.node.path))
 
     def record(
         metric: str,
         value: float,
         unit: str,
-        better: str = "",
+        better: str,
         parameters: Mapping[str, Parameter] | None = None,
         *,
         hypervisor: str | None = None,
-        boot: int = 0,
+        boot: int | None = None,
         batch: int = 0,
     ) -> None:
         recorder.sample(
@@ -246,50 +278,21 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
             better,
             parameters,
             ran_on=ran_on,
-            imageless="payload" in names and not {*names} & _OF_AN_IMAGE,
+            imageless=imageless,
             hypervisor=hypervisor,
             suite=suite,
             test=test,
-            boot=boot,
+            boot=present_boot if boot is None else boot,
             batch=batch,
         )
 
     return record
 
 
-def guest_arguments(marker: pytest.Mark | None) -> dict[str, Any]:
-    """The arguments of a guest marker. Raises pytest.UsageError for others than it knows."""
-    from harness.hypervisors.base import GuestSpec
-
-    if marker is None:
-        return {}
-    known = {field.name for field in fields(GuestSpec)} - {"name", "image", "disks"}
-    unknown = set(marker.kwargs) - known
-    if unknown or marker.args:
-        raise pytest.UsageError(
-            f"the marker guest takes {', '.join(f'{name}=' for name in sorted(known))}, not "
-            f"{', '.join([*map(repr, marker.args), *sorted(unknown)])}"
-        )
-    return dict(marker.kwargs)
-
-
 def suite_of(path: Path) -> str:
-    """The folder below the last "suites" of a test's path; else the folder that it is in."""
+    """A test's suite: the folders below the last "suites" of its path, else its own folder."""
     parents = path.parent.parts
     if "suites" in parents:
         below = parents[len(parents) - parents[::-1].index("suites") :]
         return "/".join(below) or path.stem.removeprefix("test_")
     return path.parent.name
-
-
-def release_all(session: Session, guests: Sequence[BaseGuest]) -> None:
-    errors: list[Exception] = []
-    for one in guests:
-        try:
-            session.release(one)
-        except HarnessError as error:
-            errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ExceptionGroup("guests of a group", errors)

@@ -1,13 +1,14 @@
-"""Kept guests: wait at the terminal while somebody looks into them by ordinary ssh.
+"""Kept guests: the session waits at the terminal while the user inspects them by ordinary ssh.
 
-A guest lives no longer than its session (that is how nothing ever stays behind), so keeping
-means that the session waits. Its SSH server listens on vsock, perhaps of another machine: a
-forwarder on an ephemeral loopback port lets the stock `ssh` in, which still needs the key.
+A guest never outlives its session, so the session waits to keep it. The guest's SSH server listens
+on vsock, perhaps on another machine. A forwarder on an ephemeral loopback port lets the stock `ssh`
+reach it; the client key is still required.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import socket
 import threading
@@ -24,28 +25,37 @@ CHUNK = 1 << 16
 
 
 def offer(guests: Sequence[Guest], progress: Progress) -> None:
-    """Print an ssh line for every guest, then wait for Enter (or the terminal's end)."""
-    alive = [guest for guest in guests if not guest.ended.is_set()]
-    if not alive:
+    """Print an ssh line for every running guest, then wait for Enter or the terminal's end."""
+    running = [guest for guest in guests if not guest.ended.is_set()]
+    if not running:
         return
     with contextlib.ExitStack() as stack:
-        lines = [stack.enter_context(reachable(guest)) for guest in alive]
-        for guest, line in zip(alive, lines, strict=True):
+        lines = [stack.enter_context(reachable(guest)) for guest in running]
+        for guest, line in zip(running, lines, strict=True):
             progress(f"kept {guest.name}: {line}")
-        progress("these guests live until you press Enter here")
+        progress("these guests run until you press Enter here")
         with progress.uncaptured():
             wait_for_enter(lines)
 
 
+def has_terminal() -> bool:
+    """Whether a user sits at a terminal, so that the session can wait."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return not os.environ.get("CI")
+
+
 def wait_for_enter(lines: Sequence[str]) -> None:
-    """Wait at the terminal itself: standard input is not ours under pytest."""
+    """Wait at the terminal itself: pytest captures standard input."""
     with contextlib.suppress(OSError), Path("/dev/tty").open() as terminal:
         terminal.readline()
 
 
 @contextlib.contextmanager
 def reachable(guest: Guest) -> Iterator[str]:
-    """Forward a loopback port to the guest's SSH server; gives the ssh command line for it."""
+    """Forward a loopback port to the guest's SSH server. Yields the ssh command line for it."""
     with scratch.directory() as folder, _listener() as listener:
         known = folder / "known_hosts"
         known.write_text(f"{guest.name} {guest.spec.image.host_key}\n", encoding="utf-8")
@@ -96,7 +106,7 @@ def _accept(listener: socket.socket, guest: Guest) -> None:
 
 
 def _pump(source: Stream, sink: Stream) -> None:
-    """Copy until either side ends, then close both: SSH has no use for half a connection."""
+    """Copy until either side ends, then close both: SSH cannot use half a connection."""
     with contextlib.suppress(OSError, EOFError):
         source.settimeout(None)
         while data := source.recv(CHUNK):

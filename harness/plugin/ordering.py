@@ -1,46 +1,58 @@
-"""The order of tests that run on several hypervisors: A B C, C B A, A B C, ..., or by chance."""
+"""The order of measurements on several targets: A B, B A, A B, ..., or drawn by a seed.
+
+What drifts with time (heat, load, caches) then affects all targets alike.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
-T = TypeVar("T", bound=pytest.Item)
+T = TypeVar("T")
+ItemT = TypeVar("ItemT", bound="pytest.Item")
+
+
+def alternate(targets: Sequence[T], turn: int) -> list[T]:
+    """The order of the targets in a turn: as given in even turns, reversed in odd ones."""
+    return list(targets) if turn % 2 == 0 else list(targets)[::-1]
 
 
 def interleave(
-    items: Sequence[T], label_of: Callable[[T], str], seed: int | None = None
-) -> list[T]:
-    """One test on all hypervisors, then the next; every second one the other way round, or with a
-    seed each in an order that is drawn.
+    items: Sequence[ItemT], label_of: Callable[[ItemT], str], seed: int | None = None
+) -> list[ItemT]:
+    """Each test on all hypervisors before the next test. Without a seed the hypervisors alternate;
+    with one each turn's order is drawn.
 
-    label_of: a test's hypervisor, "" for none. Modules and what is not for several keep their
-    places: a test comes where its first twin was.
+    label_of: a test's hypervisor, "" for none. Other tests keep their places; a test comes where
+    its first twin was.
     """
-    twins: dict[tuple[object, ...], list[T]] = {}
+    twins: dict[tuple[object, ...], list[ItemT]] = {}
     for item in items:
-        twins.setdefault(_without(item, label_of(item)), []).append(item)
-    turn = count()
-    chance = None if seed is None else random.Random(seed)  # noqa: S311 - to be repeatable
-    ordered: list[T] = []
+        twins.setdefault(_key_without_hypervisor(item, label_of(item)), []).append(item)
+    turns = count()
+    generator = None if seed is None else random.Random(seed)  # noqa: S311 - must be repeatable
+    ordered: list[ItemT] = []
     for group in twins.values():
-        if chance is not None:
-            chance.shuffle(group)
-        elif len(group) > 1 and next(turn) % 2:
-            group.reverse()
-        ordered += group
+        if generator is not None:
+            generator.shuffle(group)
+            ordered += group
+        elif len(group) > 1:
+            ordered += alternate(group, next(turns))
+        else:
+            ordered += group
     return ordered
 
 
-def _without(item: pytest.Item, label: str) -> tuple[object, ...]:
-    """What tells a test from others but not from its twins."""
+def _key_without_hypervisor(item: pytest.Item, label: str) -> tuple[object, ...]:
+    """Equal for a test's twins, which differ by their hypervisor alone."""
     if not label:
         return (item.nodeid,)
-    # twins have the very same values, of which nobody said that they can be compared
+    # Twins share the very same values. Values need not be comparable or hashable.
     others = {**item.callspec.params, "hypervisor": None}  # type: ignore[attr-defined]
     values = sorted((name, id(value)) for name, value in others.items())
     return (item.nodeid.partition("[")[0], *values)

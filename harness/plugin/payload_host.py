@@ -1,55 +1,62 @@
-"""Where a session's payload guests run: this machine's KVM, though it run no stock guests."""
+"""What runs a session's payload guests: this machine's KVM, even one that runs no stock guests."""
 
-# ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
+# ruff: noqa: PLC0415 - every pytest run loads this module, so heavy imports are inside functions
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, HostError
+from harness.plugin.context import RunContext
+from harness.plugin.host_manager import HostManager
 
 if TYPE_CHECKING:
-    from harness.guest.payload import PayloadFactory
+    from harness.guest.payload import PayloadFactory, PayloadGuest
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor
     from harness.hypervisors.capabilities import SupportsPayloads
     from harness.hypervisors.kvm import KvmHypervisor
-    from harness.plugin.session import Session
 
 
-class Payloads:
-    """What runs a session's payload guests. Nothing starts before `start`.
+class PayloadHost:
+    """The built-in VMM for payload guests. Nothing starts before start().
+
+    on_guest: called with every payload guest that a factory starts.
 
     Attributes:
-        hypervisor: what runs them: the session's own where that can; None before `start`, or when
-            there is none. unusable: why there is none.
+        hypervisor: the session's own one, where that runs payloads, else one on this machine's KVM;
+            None before start(), and when there is none.
+        unusable: why there is none.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(
+        self, context: RunContext, hosts: HostManager, on_guest: Callable[[PayloadGuest], None]
+    ) -> None:
+        self._context = context
+        self._hosts = hosts
+        self._on_guest = on_guest
         self._numbers = itertools.count()
-        self._host: Host | None = None  # of our own, not the session's
+        self._own_host: Host | None = None
         self.started = False
         self.hypervisor: KvmHypervisor | None = None
         self.unusable: HarnessError | None = None
 
     def start(self) -> None:
-        """Take a hypervisor. Never raises HarnessError: see unusable."""
+        """Choose or start a hypervisor, once. See `unusable` for failures."""
         if self.started:
             return
         self.started = True
-        self._session.end_on_sigterm()
         try:
-            self.hypervisor = self._take()
+            self.hypervisor = self._choose()
         except HarnessError as error:
             self.unusable = error
 
-    def _take(self) -> KvmHypervisor:
+    def _choose(self) -> KvmHypervisor:
         from harness.hosts.probe import probe_local, probe_payloads
         from harness.hypervisors.kvm import KvmHypervisor
 
-        session, settings = self._session, self._session.settings
+        settings = self._context.settings
         if not {"auto", "kvm"} & set(settings.hypervisors):
             raise HarnessError(
                 f"payload guests run on the built-in VMM, not on {settings.hypervisor}",
@@ -60,26 +67,27 @@ class Payloads:
             if lack is None:
                 from harness.hosts.local import LocalHost
 
-                self._host = LocalHost("this machine's KVM runs payload guests")
-                return KvmHypervisor(self._host, session.progress)
+                self._own_host = LocalHost("this machine's KVM runs payload guests")
+                return KvmHypervisor(self._own_host, self._context.progress)
             if settings.host == "local":
                 raise HostError(lack.cause, hint=lack.hint, stage="host")
-        session.start()
-        for hypervisor in session.hypervisors.values():
+        hosts = self._hosts
+        hosts.start()
+        for hypervisor in hosts.hypervisors.values():
             if isinstance(hypervisor, KvmHypervisor):
                 return hypervisor
-        none = HostError("the session has no hypervisor", stage="host")
-        raise session.unusable or session.broken or none
+        missing = HostError("the session has no hypervisor", stage="host")
+        raise hosts.unusable or hosts.image_error or missing
 
-    def forget(self, gone: Iterable[Hypervisor]) -> None:
-        """Of the session's hypervisors, which are closed: start() takes another one."""
-        if any(one is self.hypervisor for one in gone):
+    def forget(self, closed: Iterable[Hypervisor]) -> None:
+        """Forget a hypervisor that the session closes. start() then chooses another one."""
+        if any(hypervisor is self.hypervisor for hypervisor in closed):
             self.started, self.hypervisor = False, None
 
     def usage_problem(self) -> str | None:
-        """What makes a session with payload tests a usage error: a host was named and has no KVM
-        for them."""
-        settings = self._session.settings
+        """Why a session with payload tests is a usage error: a host was named that has no KVM for
+        them. None when it is none."""
+        settings = self._context.settings
         if not isinstance(self.unusable, HostError) or not settings.explicit:
             return None
         return f"--hypervisor={settings.hypervisor} --virt-host={settings.host}: {self.unusable}"
@@ -87,25 +95,29 @@ class Payloads:
     def factory(
         self, hypervisor: SupportsPayloads, label: str, arguments: dict[str, Any]
     ) -> PayloadFactory:
-        """hypervisor: ours, or one of the session's."""
+        """A factory of payload guests.
+
+        hypervisor: this object's, or one of the session's. label: ends the guests' names.
+        arguments: defaults of harness.guest.payload.build_spec.
+        """
         from harness.guest.payload import PayloadFactory
 
         return PayloadFactory(
             hypervisor=hypervisor,
-            prefix=self._session.prefix,
+            prefix=self._context.prefix,
             numbers=self._numbers,
             label=label,
-            consoles=self._session.artifacts,
-            on_create=self._session.made,
+            consoles=self._context.artifacts,
+            on_create=self._on_guest,
             arguments=arguments,
         )
 
     def close(self) -> None:
-        """End what is our own. Raises HarnessError (stage "teardown")."""
-        if self._host is None:
+        """End the host that start() started here. Raises HarnessError (stage "teardown")."""
+        if self._own_host is None:
             return
         try:
             if self.hypervisor is not None:
                 self.hypervisor.close()
         finally:
-            self._host.close()
+            self._own_host.close()

@@ -1,96 +1,92 @@
-"""Takes the run's samples, fills in what a test need not say, and has the reports made."""
+"""Collects the run's samples, and fills in what a test does not say."""
 
-# ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from harness.errors import HarnessError
-from harness.git import git
 from harness.guest.factory import parse_guest_name
 from harness.hypervisors.base import Hypervisor
-from harness.plugin.benchmark_bridge import Feed
-from harness.plugin.session import Session
+from harness.plugin.benchmark_bridge import BenchmarkFeed
+from harness.plugin.context import RunContext
+from harness.plugin.host_manager import NATIVE, HostManager
+from harness.plugin.payload_host import PayloadHost
+from harness.plugin.run_facts import checkout_commit, run_facts
 from harness.results.schema import Parameter, RunFacts, Sample
 from harness.results.spool import RunWriter, recover
-from harness.urls import without_passwords
 
-if TYPE_CHECKING:
-    from harness.plugin.gate import Gate
-
-# of the host's and the guests' utilization, by name or the name's first part
+# of utilization metrics, by name or by the name's first part
 UNITS = {
     **{"cpu": "%", "memory": "MiB", "pressure": "%", "power": "W"},
     **{"disk": "MiB/s", "disk.requests": "1/s"},
 }
-DISTRIBUTIONS = ("pytest-hypervisor", "pytest", "paramiko", "pandas", "pyarrow", "numpy", "scipy")
-
-
-@dataclass
-class Outputs:
-    """What a run left: files, lines for the terminal, and what went wrong.
-
-    comparison: the page. compared: lines on the baseline; regressed: how many figures did;
-    has_power: whether one alone could have been shown.
-    """
-
-    samples: str = ""
-    report: str = ""
-    comparison: str = ""
-    benchmark: str = ""
-    figures: list[str] = field(default_factory=list)
-    compared: list[str] = field(default_factory=list)
-    regressed: int = 0
-    has_power: bool = False
-    problems: list[str] = field(default_factory=list)
 
 
 class Recorder:
     """One run's samples. Safe to use from threads.
 
-    Raises ResultError when the store cannot be written: before anything was measured.
+    Args:
+        image_digest: returns the digest of the image that a hypervisor's guests boot.
+        note: prints a line, now and in the summary.
+
+    Attributes:
+        outcomes: number of tests by outcome, in pytest's words.
+        problem: the first error of recording utilization; "" for none.
+
+    Raises ResultError when the store is not writable.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._commit = commit(session.config.rootpath)
-        self._ticks: Counter[str] = Counter()  # of each hypervisor
-        self._retired: dict[str, float] = {}  # MiB that each keeps
-        self._trouble = ""
-        problems: list[str] = []
-        for path in recover(session.settings.results, problems):  # of sessions that died
-            session.progress(f"samples of an interrupted run kept: {path}")
-        for problem in problems:
-            session.note(problem)
-        self._writer = RunWriter(session.settings.results, self._facts(), run=session.run)
-        self._feed = Feed(session.config)
+    def __init__(
+        self,
+        context: RunContext,
+        hosts: HostManager,
+        payloads: PayloadHost,
+        image_digest: Callable[[Hypervisor], str],
+        note: Callable[[str], None],
+    ) -> None:
+        self._context = context
+        self._hosts = hosts
+        self._payloads = payloads
+        self._image_digest = image_digest
+        self._commit = checkout_commit(context.config.rootpath)
+        self._ticks: Counter[str] = Counter()  # by hypervisor
+        self._quarantined: dict[str, float] = {}  # MiB, by hypervisor
+        self.problem = ""
         self.outcomes: dict[str, int] = {}
+        problems: list[str] = []
+        for path in recover(context.settings.results, problems):
+            context.progress(f"samples of an interrupted run are now in {path}")
+        for problem in problems:
+            note(problem)
+        facts = run_facts(context, self._main, hosts.hypervisors, self._commit)
+        self._writer = RunWriter(context.settings.results, facts, run=context.run)
+        self._feed = BenchmarkFeed(context.config)
 
     @property
     def _main(self) -> Hypervisor:
-        """What the run is about: guests, else payload guests."""
-        found = self._session.hypervisor or self._session.payloads.hypervisor
-        assert found is not None  # noqa: S101 - there is no recorder without
-        return found
+        """The hypervisor that the run's facts describe: that of guests, else of payload guests."""
+        hypervisor = self._hosts.hypervisor or self._payloads.hypervisor
+        assert hypervisor is not None  # noqa: S101 - a recorder is made after a hypervisor
+        return hypervisor
+
+    @property
+    def image_digest(self) -> str:
+        """The digest of the image that the run's guests booted; "" for none."""
+        return self._image_digest(self._main)
 
     def sample(
         self,
         metric: str,
         value: float,
         unit: str,
-        better: str = "",
+        better: str,
         parameters: Mapping[str, Parameter] | None = None,
         *,
         ran_on: Hypervisor | None = None,
@@ -101,38 +97,42 @@ class Recorder:
         boot: int = 0,
         batch: int = 0,
     ) -> None:
-        """Keep one value; see Sample for what the fields mean. ran_on: None for the session's.
-        imageless: measured in payload guests, in which no image has a part."""
-        session = self._session
+        """Record one value; see Sample for the fields.
+
+        ran_on: None for the session's first hypervisor. imageless: the test uses payload guests
+        only, which boot no image. hypervisor: overrides the name of `ran_on`.
+        """
+        context = self._context
         ran_on = ran_on or self._main
         facts = ran_on.host.facts
-        without_image = imageless or hypervisor == "native"  # natively: beside the guests
-        made = Sample(
+        # A native value is measured on the host itself, beside the guests.
+        without_image = imageless or hypervisor == NATIVE
+        sample = Sample(
             metric=metric,
             value=float(value),
             unit=unit,
             better=better,
-            run=session.run,
+            run=context.run,
             suite=suite,
             test=test,
             parameters=dict(parameters or {}),
             hypervisor=hypervisor or ran_on.name,
             backend=facts.backend,
             host=facts.fingerprint,
-            image="" if without_image else session.image_digest(ran_on),
+            image="" if without_image else self._image_digest(ran_on),
             commit=self._commit,
             time=datetime.now(UTC),
             boot=boot,
             batch=batch,
-            attempt=session.attempt if test else 1,
+            attempt=context.attempt if test else 1,
         )
-        self._writer.add(made)
+        self._writer.add(sample)
         if test:
-            self._feed.add(made)
+            self._feed.add(sample)
 
     def watch(self) -> None:
-        """Keep the utilization of the session's host and guests from now on."""
-        for hypervisor in self._session.hypervisors.values():
+        """Record the utilization of the session's host and guests from now on."""
+        for hypervisor in self._hosts.hypervisors.values():
             hypervisor.watch(partial(self.utilization, hypervisor))
 
     def utilization(
@@ -142,37 +142,37 @@ class Recorder:
         values: Mapping[str, float],
         guests: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        """One tick of a hypervisor's; see harness.hypervisors.base.OnUtilization. The host is the
-        same for all of them: the first one tells of it. What each keeps of ended guests' memory is
-        used by nobody.
+        """Record one report of a hypervisor; see harness.hypervisors.base.OnUtilization.
 
-        A guest's samples go by its label, which other runs' guests have, too; its number is their
-        boot. `time_ns` is of the host's clock; a sample's time is that of its arrival here.
+        All hypervisors report the same host, so only the first one's values of it count. The
+        samples do not count quarantined memory as used. A guest's samples carry its label, which
+        guests of other runs share; the number in its name is their boot. time_ns: of the host's
+        clock; a sample has the time at which it arrives here.
         """
         tick = self._ticks[ran_on.name]
         self._ticks[ran_on.name] += 1
-        told = dict(values)
-        self._retired[ran_on.name] = told.pop("memory.quarantined", 0.0)
-        if ran_on is self._session.hypervisor:
-            if "memory.used" in told:
-                told["memory.used"] -= sum(self._retired.values())
-            self._keep("host", told, hypervisor="native", batch=tick)
+        host_values = dict(values)
+        self._quarantined[ran_on.name] = host_values.pop("memory.quarantined", 0.0)
+        if ran_on is self._hosts.hypervisor:
+            if "memory.used" in host_values:
+                host_values["memory.used"] -= sum(self._quarantined.values())
+            self._record_all("host", host_values, hypervisor=NATIVE, batch=tick)
         for name, load in (guests or {}).items():
-            boot, label = parse_guest_name(name, self._session.prefix, ran_on.name, "payload")
+            boot, label = parse_guest_name(name, self._context.prefix, ran_on.name, "payload")
             about = {"guest": label}
-            self._keep("guest", load, parameters=about, ran_on=ran_on, boot=boot, batch=tick)
+            self._record_all("guest", load, parameters=about, ran_on=ran_on, boot=boot, batch=tick)
 
-    def _keep(self, whose: str, values: Mapping[str, float], **more: Any) -> None:
+    def _record_all(self, whose: str, values: Mapping[str, float], **more: Any) -> None:
         for name, value in values.items():
             unit = UNITS.get(name) or UNITS.get(name.partition(".")[0], "")
             try:
-                self.sample(f"{whose}.{name}", value, unit, **more)
+                self.sample(f"{whose}.{name}", value, unit, "none", **more)
             except HarnessError as error:
-                # A full disk must not end the thread that brings all guests' news.
-                self._trouble = self._trouble or f"utilization of the {whose}: {error}"
+                # A full disk must not end the thread that reads all guests' events.
+                self.problem = self.problem or f"utilization of the {whose}: {error}"
 
     def count(self, report: pytest.TestReport) -> None:
-        """Take a test's report into the run's outcomes, in pytest's own words."""
+        """Count a test's report among the run's outcomes."""
         if report.passed and report.when != "call":
             return
         outcome: str = report.outcome
@@ -182,144 +182,7 @@ class Recorder:
             outcome = "error"
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
-    def close(self, exit_status: int) -> Outputs:
-        """Write samples, report and pytest-benchmark JSON. Never raises: see Outputs.problems."""
-        session, made = self._session, Outputs()
-        if self._trouble:
-            made.problems.append(self._trouble)
-        image = session.image_digest(self._main)
-        end: RunFacts = {
-            "exit_status": exit_status,
-            "outcomes": dict(self.outcomes),
-            "stages": {name: round(took, 3) for name, took in session.progress.stages.items()},
-            "notes": [*session.notes, *(f"left behind: {leak}" for leak in session.leaks)],
-        }
-        if image:
-            end["image"] = image
-        try:
-            parquet = self._writer.close(end)
-        except HarnessError as error:
-            made.problems.append(f"samples: {error}")
-            return made
-        made.samples = str(parquet)
-        if session.settings.remote is not None:
-            try:
-                session.settings.remote.push()
-            except HarnessError as error:
-                made.problems.append(f"samples: {error}")
-        self._reports(parquet, made)
-        if session.gate is not None:
-            self._compare(session.gate, parquet, made)
-        return made
-
-    def _reports(self, parquet: Path, made: Outputs) -> None:
-        """A report that cannot be made must not take the samples with it."""
-        settings = self._session.settings
-        folder = self._session.run_directory
-
-        def benchmark() -> None:
-            from harness.results.exchange.benchmark_json import write
-
-            made.benchmark = str(write(parquet, folder / "benchmark.json"))
-
-        def html() -> None:
-            from reports.run import render
-
-            out = settings.report or folder / "report.html"
-            out.parent.mkdir(parents=True, exist_ok=True)
-            render(parquet, out)
-            made.report = str(out)
-
-        def figures() -> None:
-            from reports.terminal import lines
-
-            made.figures = list(lines(parquet))
-
-        steps = [("pytest-benchmark JSON", benchmark), ("figures", figures)]
-        if not settings.no_report:
-            steps.append(("report", html))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, step in steps:
-            try:
-                step()
-            except Exception as error:
-                made.problems.append(f"{name}: {type(error).__name__}: {error}")
-
-    def _compare(self, gate: Gate, parquet: Path, made: Outputs) -> None:
-        """With the baseline; what cannot be compared is told, and fails a session that must not
-        get worse."""
-        from harness.plugin.gate import lines
-
-        settings = self._session.settings
-        try:
-            found = gate.compare(parquet)
-        except Exception as error:  # as of all that is made of samples: they are safe by now
-            told = made.problems if settings.gate == "fail" else made.compared
-            cause = error if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-            told.append(f"comparison: {cause}")
-            return
-        made.compared, made.regressed = list(lines(found)), found.counts["regressed"]
-        made.has_power = found.has_power
-        if settings.no_report:
-            return
-        try:
-            from reports.compare import render
-
-            made.comparison = str(render(found, self._session.run_directory / "compare.html"))
-        except Exception as error:
-            made.problems.append(f"comparison: {type(error).__name__}: {error}")
-
-    def _facts(self) -> RunFacts:
-        session, hypervisor = self._session, self._main
-        host, facts = hypervisor.host, hypervisor.host.facts
-        return {
-            "hypervisor": ", ".join(session.hypervisors) or hypervisor.name,
-            "host": host.name,
-            "hostname": facts.hostname,
-            "why": host.reason,
-            "emulated": host.emulated,
-            "backend": facts.backend,
-            "fingerprint": facts.fingerprint,
-            "cpu_model": facts.cpu_model,
-            "cpus": facts.cpus,
-            "memory": facts.memory,
-            "kernel": facts.kernel,
-            "microcode": facts.microcode,
-            "governor": facts.governor,
-            "smt": facts.smt,
-            "mitigations": dict(facts.mitigations),
-            "commit": self._commit,
-            "versions": versions(),
-            "command": command(session.config),
-            "profile": session.settings.profile,
-        }
-
-
-def command(config: pytest.Config) -> str:
-    words = [without_passwords(str(word)) for word in config.invocation_params.args]
-    return shlex.join(["pytest", *words])
-
-
-def versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def commit(directory: Path) -> str:
-    """The checkout's commit, with "-dirty" when tracked files differ; "" outside of one."""
-    try:
-        head = git(directory, "rev-parse", "HEAD", timeout=20)
-        changed = git(directory, "status", "--porcelain", "--untracked-files=no", timeout=20)
-    except HarnessError:
-        return ""
-    return f"{head}-dirty" if changed else head
-
-
-def as_json(made: Outputs) -> dict[str, Any]:
-    """Plain data: what an xdist worker can send."""
-    return dict(json.loads(json.dumps(made.__dict__)))
+    def close(self, end: RunFacts) -> Path:
+        """Write the samples to the store, with what the end adds to the facts. Raises
+        HarnessError."""
+        return self._writer.close(end)

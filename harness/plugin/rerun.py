@@ -1,77 +1,97 @@
-"""A test that failed for a fault of the emulated host's CPU is run once more, and that is told.
+"""Runs a test a second time when a fault of the emulated host's CPU failed it, and reports that.
 
-For tests of the emulated host alone: what a guest of real hardware does is never tried again.
+For tests on an emulated host alone: a test on real hardware never runs a second time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import pytest
-from _pytest.runner import runtestprotocol
 
+from harness.plugin import pytest_compat
 from harness.plugin.session import session_of
 
-# What becomes of a guest that QEMU's CPU gave an interrupt that there was not (CODE_BUFFER in
-# harness/hosts/qemu.py): it ends, or it hangs.
+# What a guest's failure looks like after QEMU's CPU delivered an interrupt twice (CODE_BUFFER in
+# harness/hosts/qemu.py): the guest ends, or it hangs.
 EMULATION_FAULT_PATTERNS = (
     "triple-fault: vCPU",
     "Fatal exception in interrupt",
     "did not take its identity",
     "SSHLate",
-    # a triple fault of a guest of QEMU's, before and after its monitor was there to say so
+    # a triple fault of a guest of QEMU's, before its monitor can report it
     "power-off (it ended while it booted)",
+    # and after
     "QEMU tells the two alike",
 )
-UNCOUNTED = pytest.StashKey[bool]()  # a test whose attempts are not all its outcome
+UNCOUNTED = pytest.StashKey[bool]()  # protocol() itself counts the outcome of such a test
 
 
-def signs(said: Iterable[str]) -> bool:
-    """Whether one of a test's errors is what that fault leads to."""
-    return any(sign in text for text in said for sign in EMULATION_FAULT_PATTERNS)
+class EmulatedHostState(Protocol):
+    """What is_host_fault() needs of a host."""
+
+    @property
+    def emulated(self) -> bool: ...
+    @property
+    def tainted(self) -> bool: ...
 
 
-def _leave(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
-    """End what the next test has no use for; a report if that fails."""
-    call = pytest.CallInfo.from_call(
-        lambda: item.session._setupstate.teardown_exact(nextitem), "teardown"
+def is_host_fault(host: EmulatedHostState | None, errors: Iterable[str]) -> bool:
+    """Whether a fault of an emulated host's CPU explains one of a test's errors.
+
+    host: the host that the test ran on. If it is tainted, any failure on it may be such a fault.
+    """
+    if host is None or not host.emulated:
+        return False
+    return host.tainted or any(
+        pattern in error for error in errors for pattern in EMULATION_FAULT_PATTERNS
     )
-    if call.excinfo is None:
-        return []
-    report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
-    return [report]
 
 
 def protocol(
     item: pytest.Item,
     nextitem: pytest.Item | None,
-    blame: Callable[[Sequence[str]], bool],
-    between: Callable[[], None],
+    host: Callable[[], EmulatedHostState | None],
+    prepare: Callable[[], None],
 ) -> bool:
-    """Run a test, for pytest_runtest_protocol. blame: given the errors of a test that failed,
-    whether that is the host's fault. between: what is to be done before it runs again."""
+    """Run a test, and once more after a fault of its host. For pytest_runtest_protocol.
+
+    host: returns the host that the test ran on. prepare: called before the second attempt.
+    """
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     session = session_of(item.config)
     item.stash[UNCOUNTED] = True
-    # what outlives this test must not end with its first attempt
-    stays: Any = item.parent
-    reports = runtestprotocol(item, nextitem=stays, log=False)
-    said = [one.longreprtext for one in reports if one.failed]
-    if said and blame(said):
-        why = next((text.strip().splitlines()[-1] for text in said if text.strip()), "")
-        session.note(f"{item.nodeid}: once more, for a fault of the emulated CPU's ({why})")
-        between()
-        session.attempt = 2  # what it measures now is what counts of it
+    # Fixtures of a wider scope than the test's must survive its first attempt.
+    scope_keeper: pytest.Item = item.parent  # type: ignore[assignment]
+    reports = pytest_compat.run_phases(item, scope_keeper)
+    errors = [report.longreprtext for report in reports if report.failed]
+    if errors and is_host_fault(host(), errors):
+        lines = (error.strip().splitlines() for error in errors)
+        reason = next((text[-1] for text in lines if text), "")
+        session.note(f"{item.nodeid}: run again after a fault of the emulated CPU ({reason})")
+        prepare()
+        session.context.attempt = 2
         try:
-            reports = runtestprotocol(item, nextitem=nextitem, log=False)
+            reports = pytest_compat.run_phases(item, nextitem)
         finally:
-            session.attempt = 1
+            session.context.attempt = 1
     else:
-        reports += _leave(item, nextitem)
+        reports += _teardown_reports(item, nextitem)
     for report in reports:
         if session.recorder is not None:
             session.recorder.count(report)
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def _teardown_reports(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    """Tear down what the next test does not need. Returns a report if that fails."""
+    call = pytest.CallInfo.from_call(
+        lambda: pytest_compat.teardown(item.session, nextitem), "teardown"
+    )
+    if call.excinfo is None:
+        return []
+    report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
+    return [report]

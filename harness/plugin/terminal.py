@@ -1,6 +1,6 @@
-"""What people read: the header, sections of failed tests, the summary, the last lines."""
+"""What the plugin prints: sections of failed tests, the summary, and the last lines."""
 
-# ruff: noqa: PLC0415 - every pytest run loads the plugin: heavy imports wait for a test in need
+# ruff: noqa: PLC0415 - every pytest run loads this module, so heavy imports are inside functions
 from __future__ import annotations
 
 from collections.abc import Generator
@@ -17,20 +17,8 @@ if TYPE_CHECKING:
 CONSOLE_LINES = 40
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """What will be used; the facts of the host follow when it is started."""
-    chosen = session_of(config).settings
-    host = f"host {chosen.host}"
-    if chosen.host == "auto":
-        host += " (chosen when the first test needs it)"
-    return (
-        f"hypervisor: {chosen.hypervisor} on {host}; guests of {chosen.vcpus} vCPU, "
-        f"{chosen.memory} MiB"
-    )
-
-
 def sections(guest: BaseGuest) -> list[tuple[str, str]]:
-    """Titles and texts for a failed test's report."""
+    """Titles and texts on a guest for a failed test's report."""
     from harness.guest.base import describe_end
 
     console = guest.console.tail(CONSOLE_LINES)
@@ -38,7 +26,7 @@ def sections(guest: BaseGuest) -> list[tuple[str, str]]:
     return [
         (
             f"guest {guest.name}: last {len(console)} console lines{where}",
-            "\n".join(console) or "(nothing came)",
+            "\n".join(console) or "(the console is empty)",
         ),
         (f"guest {guest.name}: boot timeline", "\n".join(guest.timeline.lines())),
         (f"guest {guest.name}: end", describe_end(guest.end)),
@@ -46,55 +34,58 @@ def sections(guest: BaseGuest) -> list[tuple[str, str]]:
 
 
 def shorten(report: pytest.TestReport, error: HarnessError) -> None:
-    """The line of pytest's short summary begins with the cause: it is cut at the terminal's end,
-    except in CI, where it would be as many lines as the error has."""
+    """Reduce the error's line in pytest's short summary to the first line of its cause.
+
+    pytest cuts that line at the terminal's width, but not in CI, where it prints all lines.
+    """
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and error.cause:
         crash.message = error.cause.splitlines()[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    state = session_of(terminalreporter.config)
-    parts = _summary(state)
+    """Print the session's report, if it has any line."""
+    parts = _summary(session_of(terminalreporter.config))
     if not any(lines for _, lines, _ in parts):
         return
     terminalreporter.section("hypervisors and guests")
-    for title, lines, bad in parts:
+    for title, lines, is_error in parts:
         if not lines:
             continue
         if title:
-            terminalreporter.write_line(f"{title}:", red=bad, bold=bad)
+            terminalreporter.write_line(f"{title}:", red=is_error, bold=is_error)
         for line in lines:
             terminalreporter.write_line(f"  {line}" if title else line)
 
 
-def _summary(state: Session) -> list[tuple[str, list[str], bool]]:
-    """Title, lines, whether it is bad news."""
-    figures = [line for made in state.outputs for line in made["figures"]]
-    problems = [line for made in state.outputs for line in made["problems"]]
-    timed = {name: took for name, took in state.progress.stages.items() if took >= 0.05}
-    stages = ", ".join(f"{name} {took:.1f} s" for name, took in timed.items())
+def _summary(session: Session) -> list[tuple[str, list[str], bool]]:
+    """For each part of the summary: its title, its lines, whether they are errors."""
+    report = session.report
+    figures = [line for outputs in report.outputs for line in outputs["figures"]]
+    problems = [line for outputs in report.outputs for line in outputs["problems"]]
+    stages = {name: took for name, took in session.progress.stages.items() if took >= 0.05}
+    durations = ", ".join(f"{name} {took:.1f} s" for name, took in stages.items())
     return [
         ("", figures, False),
-        ("usage error", state.remote_usage, True),
-        ("kept until the end", [guest.name for guest in state.kept], False),
-        ("notes", state.notes, False),
-        *(("baseline", made["compared"], made["regressed"] > 0) for made in state.outputs),
-        ("left behind", state.leaks, True),
+        ("usage error", report.usage_errors, True),
+        ("kept until the end", [guest.name for guest in session.guests.kept], False),
+        ("notes", report.notes, False),
+        *(("baseline", one["compared"], one["regressed"] > 0) for one in report.outputs),
+        ("left behind", report.leaks, True),
         ("could not be written", problems, True),
-        ("stages", [stages] if stages else [], False),
+        ("stages", [durations] if durations else [], False),
     ]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
-    """After all else, pytest's own last line too: where the files are."""
+    """Print the paths of the outputs after pytest's own last line."""
     result = yield
-    state = session.config.stash.get(KEY, None)
+    ours = session.config.stash.get(KEY, None)
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    if state is not None and terminal is not None:
-        for made in state.outputs:
+    if ours is not None and terminal is not None:
+        for outputs in ours.report.outputs:
             for name in ("report", "comparison", "samples"):
-                if made[name]:
-                    terminal.write_line(f"{name}: {made[name]}")
+                if outputs[name]:
+                    terminal.write_line(f"{name}: {outputs[name]}")
     return result

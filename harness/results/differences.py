@@ -64,7 +64,7 @@ def comparable(frame: pd.DataFrame) -> pd.DataFrame:
     net = subtract_control(frame)
     figures = frame[~frame["metric"].str.match(rf"exit\.|{UTILIZATION}")]
     both = pd.concat([figures, net.loc[net["kind"] == "ns", [*frame.columns]]])
-    return both[both["better"] != ""]
+    return both[both["better"] != "none"]
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import pyarrow as pa
 
 from harness.errors import ResultError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_KEY = b"harness.schema_version"
 FACTS_KEY = b"harness.facts"
 RUN_KEY = b"harness.run"
 
 Parameter = str | int | float
 
-BETTER = ("lower", "higher", "")
+BETTER = ("lower", "higher", "none")
 
 
 class RunFacts(TypedDict, total=False):
@@ -68,7 +68,7 @@ class RunFacts(TypedDict, total=False):
 class Sample:
     """One measured value with all that says how it came about.
 
-    value: finite, in `unit`. better: "lower", "higher" or "" (neither). backend: "vmx", "svm",
+    value: finite, in `unit`. better: "lower", "higher" or "none". backend: "vmx", "svm",
     "pvm", "emulated", "lguest" or "none". host: the fingerprint of the host's stable facts.
     image: the guest image's digest. time: UTC. boot, batch: from 0; one boot is one cluster of
     dependent values, so statistics resample boots, not batches. attempt: from 1; a test that is run
@@ -102,7 +102,7 @@ class Sample:
         if not self.metric:
             raise _wrong(self, "metric", "a name")
         if self.better not in BETTER:
-            raise _wrong(self, "better", 'one of "lower", "higher", ""')
+            raise _wrong(self, "better", 'one of "lower", "higher", "none"')
         if not _is_number(self.value):
             raise _wrong(self, "value", "a finite number")
         for name, least in (("boot", 0), ("batch", 0), ("attempt", 1)):
@@ -207,7 +207,9 @@ COLUMNS = tuple(SCHEMA.names)
 
 # By version: the columns that its rows lack to be of the next one, and what these are in all of
 # them. A spool has no version: its lines are read by the same table.
-MIGRATIONS: Mapping[int, Mapping[str, Parameter]] = {1: {"attempt": 1}}
+MIGRATIONS: Mapping[int, Mapping[str, Parameter]] = {1: {"attempt": 1}, 2: {}}
+# Before this version a sample that is neither better high nor low had "" as `better`, now "none".
+BETTER_IS_NAMED = 3
 
 
 def lacking(version: int) -> dict[str, Parameter]:

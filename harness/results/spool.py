@@ -231,6 +231,7 @@ def _lines(stream: BinaryIO) -> Lines:
                 continue
             entry = {**older, **entry, "time": datetime.fromisoformat(entry["time"])}
             row = {name: entry[name] for name in COLUMNS}
+            row["better"] = row["better"] or "none"  # lines of older versions have ""
             if any(type(row[name]) not in kinds for name, kinds in _KINDS.items()):
                 raise ValueError("a value of a wrong type")
             rows.append(row)

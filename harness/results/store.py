@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from harness.errors import ResultError
 from harness.results.schema import (
+    BETTER_IS_NAMED,
     COLUMNS,
     FACTS_KEY,
     SCHEMA,
@@ -95,6 +96,8 @@ def load(path: Path, run: str | None = None) -> tuple[RunFacts, pd.DataFrame]:
         kind = SCHEMA.field(name)
         table = table.append_column(kind, pa.repeat(pa.scalar(value, kind.type), len(table)))
     frame: pd.DataFrame = table.select(list(COLUMNS)).to_pandas()
+    if footer.version < BETTER_IS_NAMED:
+        frame["better"] = frame["better"].replace("", "none")
     facts = cast(RunFacts, json.loads(footer.facts))
     finite = np.isfinite(frame["value"].to_numpy(dtype=np.float64, na_value=np.nan))
     if lost := int((~finite).sum()):
@@ -202,8 +205,13 @@ def _samples(files: Iterable[Path]) -> str:
         alike.setdefault((footer.version, footer.attempts > 1), []).append(str(path))
     parts: list[str] = []
     for (version, retried), paths in alike.items():
-        lacks = lacking(version)
-        columns = ", ".join(f'{lacks[c]!r} AS "{c}"' if c in lacks else f'"{c}"' for c in COLUMNS)
+        converted = {name: repr(value) for name, value in lacking(version).items()}
+        if version < BETTER_IS_NAMED:
+            converted["better"] = "CASE better WHEN '' THEN 'none' ELSE better END"
+        columns = ", ".join(
+            f'{converted[name]} AS "{name}"' if name in converted else f'"{name}"'
+            for name in COLUMNS
+        )
         listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
         part = f"SELECT {columns} FROM read_parquet([{listed}]) WHERE isfinite(value)"  # noqa: S608
         if retried:

@@ -190,7 +190,7 @@ def record_interrupts(
         record_sample(metric, value, "us", "lower", parameters, boot=boot, batch=number)
     if startup_exits is not None and measured.exits is not None:
         exits = (measured.exits - startup_exits) / (interrupts_per_op * measured.operations)
-        record_sample(f"{metric}.exits", exits, "exits/op", "", parameters, boot=boot)
+        record_sample(f"{metric}.exits", exits, "exits/op", "none", parameters, boot=boot)
 
 
 def _startup_exits(payload: PayloadFactory, program: Path, vcpus: int, boot: int) -> int | None:

@@ -12,10 +12,10 @@ from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
-from harness.plugin.session import BASELINE
+from harness.plugin.host_manager import NATIVE
 from suites.boot import stages
 
-BOOTS = {"short": 6, "full": 12}
+pytestmark = pytest.mark.boots(short=6, full=12)
 # Largest difference between the host's console time stamps and the guest's clock, in seconds, by
 # whether the host is emulated. A console line takes time to reach the host.
 CLOCK_TOLERANCE = {False: 0.02, True: 0.25}
@@ -33,7 +33,7 @@ def test_timeline(
     by_guest_clock = (clock["sshd"] - clock["init"]) / 1e9
     tolerance = CLOCK_TOLERANCE[virt_host.emulated]
     assert seconds["sshd"] - seconds["init"] == pytest.approx(by_guest_clock, abs=tolerance)
-    if boot == 0 and guest_factory.hypervisor.name != BASELINE:
+    if boot == 0 and guest_factory.hypervisor.name != NATIVE:
         check_kernel(guest)
     guest.stop()
 

@@ -17,8 +17,7 @@ from suites import bare
 from suites.hypercall import exits
 from suites.hypercall.exits import BATCHES, ExitCase
 
-pytestmark = pytest.mark.requires_vm
-BOOTS = exits.BOOTS
+pytestmark = [pytest.mark.requires_vm, exits.BOOTS]
 SHORT_CONTROL = ExitCase("control", 1_000, 1_000)
 CONTROL = ExitCase("control", 2_000_000, 10_000_000)
 CASES = (

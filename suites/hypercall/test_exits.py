@@ -15,7 +15,7 @@ from suites.hypercall import exits
 from suites.hypercall.exits import BATCHES, ExitCase
 from suites.timing_tools import ToolRun, run_tool
 
-BOOTS = exits.BOOTS
+pytestmark = exits.BOOTS
 CONTROL = ExitCase("control", 2_000_000, 10_000_000)
 SHORT_CONTROL_OPS = 1_000
 CASES = (

@@ -15,8 +15,7 @@ from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 from suites import bare
 
-pytestmark = pytest.mark.requires_vm
-BOOTS = {"short": 5, "full": 12}
+pytestmark = [pytest.mark.requires_vm, pytest.mark.boots(short=5, full=12)]
 OPS, EMULATED_OPS = 2_000, 50
 
 

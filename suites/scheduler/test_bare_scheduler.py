@@ -15,7 +15,7 @@ from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 from suites import bare
 
-BOOTS = {"short": 5, "full": 12}
+pytestmark = pytest.mark.boots(short=5, full=12)
 OPS, EMULATED_OPS = 2_000, 50
 
 

@@ -14,7 +14,7 @@ from harness.guest.factory import GuestFactory, wait_ready_or_stop
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
-from harness.plugin.session import BASELINE
+from harness.plugin.host_manager import NATIVE
 from suites.cpus import can_confine, confine
 from suites.timing_tools import record_batches, run_tool
 
@@ -40,7 +40,7 @@ def test_scheduler(
         if not can_confine(guest):
             pytest.skip("the host gives guests no cgroup with cpuset, to share a CPU by")
         confine(guest, virt_host.facts.cpu_numbers[-1:])
-    if guest_factory.hypervisor.name != BASELINE:  # a container's /proc/stat is the host's
+    if guest_factory.hypervisor.name != NATIVE:  # a container's /proc/stat is the host's
         measure_steal((one, other), record_sample, boot)
     measure_wakeup(one, other, record_sample, boot)
     for guest in (one, other):
@@ -85,7 +85,7 @@ def measure_steal(guests: Sequence[Guest], record_sample: RecordSample, boot: in
         accounted = STEAL_SECONDS - cpu_seconds[-1]
         for source, seconds in (("reported", reported), ("accounted", accounted)):
             percent = 100 * seconds / STEAL_SECONDS
-            record_sample(f"scheduler.steal.{source}", percent, "%", "", boot=boot)
+            record_sample(f"scheduler.steal.{source}", percent, "%", "none", boot=boot)
         assert reported == pytest.approx(accounted, abs=STEAL_TOLERANCE * STEAL_SECONDS)
     unfairness = 100 * abs(cpu_seconds[0] - cpu_seconds[1]) / sum(cpu_seconds)
     record_sample("scheduler.unfairness", unfairness, "%", "lower", boot=boot)

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from harness.guest.guest_options import GUEST_OPTION_NAMES
 from harness.hypervisors.base import GuestSpec
-from harness.plugin.hooks import MARKERS
+from harness.plugin.markers import MARKERS
 from harness.plugin.options import OPTIONS
 from tests.docs.examples import ROOT
 
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 # fixtures that the public ones use
 INTERNAL_FIXTURES = {"harness_session", "shared_guests"}
-# arguments that the plugin gives
-INTERNAL_GUEST_FIELDS = {"name", "image"}
 
 
 def table(heading: str) -> list[list[str]]:
@@ -67,13 +66,12 @@ def test_fixtures_and_their_scopes() -> None:
 
 
 def test_markers() -> None:
-    defined = [re.split(r"[(:]", marker)[0] for marker in MARKERS]
-    assert sorted(names("Markers")) == sorted(defined)
+    assert sorted(names("Markers")) == sorted(marker.name for marker in MARKERS)
 
 
 def test_guest_options() -> None:
-    defined = {field.name for field in fields(GuestSpec)} - INTERNAL_GUEST_FIELDS
-    assert set(names("Guest options")) == defined
+    assert set(names("Guest options")) == set(GUEST_OPTION_NAMES)
+    assert {field.name for field in fields(GuestSpec)} - {"name"} == set(GUEST_OPTION_NAMES)
 
 
 def test_environment_variables() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ for module in (
 ):
     importlib.import_module(module)
 
+ROOT = Path(__file__).parents[2]
 Run = Callable[..., pytest.RunResult]
 
 
@@ -42,7 +44,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
         # Hypothesis takes a second at the end of every inner run.
         plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", *named, *arguments]
         if apart:
-            monkeypatch.setenv("PYTHONPATH", str(pytester.path))
+            monkeypatch.setenv("PYTHONPATH", f"{pytester.path}{os.pathsep}{ROOT}")
             return pytester.runpytest_subprocess(*plain)
         # Running in our own process is why modules are there before they can be rewritten.
         return pytester.runpytest_inprocess(

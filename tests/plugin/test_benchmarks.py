@@ -18,7 +18,7 @@ MEASURED = """
         for batch, value in enumerate((1500, 2500)):
             record_sample("exit.cpuid", value * {factor}, "ns", "lower", {{"vcpus": 1}}, boot=boot)
         record_sample("io.iops", 1000, "1/s", "higher")
-        record_sample("exit.cpuid.exits_per_op", 1.0, "exits/op")
+        record_sample("exit.cpuid.exits_per_op", 1.0, "exits/op", "none")
 
     def test_with_theirs(benchmark):
         benchmark.pedantic(int, rounds=3)

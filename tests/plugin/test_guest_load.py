@@ -35,7 +35,8 @@ def test_guests_samples_are_like_the_hosts(run: Run, twice: bool) -> None:
         assert list(mine.batch) == [1, 1, 1, 2], "the first tick was of the host alone"
         assert set(mine.value) == {80.0}
         assert set(mine.unit) == {"%"}
-        assert set(mine.better) == set(mine.test) == set(mine.suite) == {""}
+        assert set(mine.better) == {"none"}
+        assert set(mine.test) == set(mine.suite) == {""}
     memory = frame[frame.metric == "guest.memory.used"]
     assert set(memory.unit) == {"MiB"}
     # one host, of which one hypervisor tells

@@ -21,11 +21,11 @@ SOURCE = """
         assert virt_host is seen[-1]
 
     def test_wears_it(guest, virt_host, kept, record_sample):
-        record_sample("boot.ready", 1.0, "s", boot=0)
+        record_sample("boot.ready", 1.0, "s", "lower", boot=0)
         virt_host.needs_replacement = True  # what an emulated host says of itself
 
     def test_has_another(guest, virt_host, kept, hypervisor, record_sample):
-        record_sample("boot.ready", 1.0, "s", boot=1)
+        record_sample("boot.ready", 1.0, "s", "lower", boot=1)
         assert virt_host is kept is hypervisor.host is not seen[0]
         assert len(seen) == 2
         assert guest.hypervisor is hypervisor
@@ -44,7 +44,9 @@ SOURCE = """
 def test_between_two_tests(run: Run, pytester: pytest.Pytester) -> None:
     result = run(SOURCE, "--virt-no-report")
     result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines("harness: the emulated host is worn: another one takes its place")
+    result.stdout.fnmatch_lines(
+        "harness: The emulated host must be replaced before the next test. Another one starts now."
+    )
     _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert sorted(frame[frame.metric == "boot.ready"]["boot"]) == [0, 1]
     # both hosts were watched, as one run

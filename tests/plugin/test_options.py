@@ -94,8 +94,6 @@ def test_our_markers_are_known_and_no_other_plugin_s_clash(run: Run) -> None:
         @pytest.mark.guest(vcpus=1, memory=32, network="bridge", ssh="network")
         @pytest.mark.requires_kvm_cap("IRQCHIP")
         @pytest.mark.exclusive_host
-        @pytest.mark.slow
-        @pytest.mark.emulated
         @pytest.mark.benchmark(group="x")
         def test_it(guest):
             assert guest.spec.memory == 32
@@ -119,8 +117,13 @@ def test_a_guest_marker_with_unknown_words_is_refused(run: Run) -> None:
         def test_it(guest): pass
         """
     )
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*the marker guest takes *vcpus=*, not cores"])
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(
+        [
+            "ERROR: *::test_it: marker guest: there is no argument cores=",
+            "hint: choose among *vcpus*",
+        ]
+    )
 
 
 def test_another_plugin_s_fixture_of_our_name_starts_nothing(
@@ -150,7 +153,7 @@ def test_kept_guests_are_offered_with_an_ssh_line_that_works(
 ) -> None:
     if shutil.which("ssh") is None:
         pytest.skip("no ssh here: apt-get install openssh-client")
-    monkeypatch.setattr("harness.plugin.session.can_wait", lambda: True)
+    monkeypatch.setattr("harness.plugin.kept_guests.has_terminal", lambda: True)
     said: list[str] = []
 
     def somebody(shown: list[str]) -> None:

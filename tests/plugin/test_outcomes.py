@@ -288,7 +288,7 @@ def test_an_end_after_the_test_is_an_error_of_its_teardown(run: Run) -> None:
         """
     )
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*GuestEnded: *power-off: *no test noticed*"])
+    result.stdout.fnmatch_lines(["*GuestEnded: *power-off: *unexpectedly, between tests*"])
 
 
 def test_ssh_lost_between_commands_is_connected_again(run: Run) -> None:
@@ -402,7 +402,7 @@ def test_a_failing_test_of_the_suites_leaves_no_guest(run: Run) -> None:
     result = run(
         """
         import pytest
-        from suites.conftest import guests_end_with_their_test
+        from suites.conftest import end_guests_of_test
 
         @pytest.fixture(scope="module")
         def neighbour(guest_factory):
@@ -414,7 +414,7 @@ def test_a_failing_test_of_the_suites_leaves_no_guest(run: Run) -> None:
 
         def test_next(neighbour, harness_session):
             neighbour.check_alive()
-            assert harness_session.guests == [neighbour]
+            assert harness_session.guests.running == [neighbour]
         """
     )
     result.assert_outcomes(failed=1, passed=1)

@@ -143,7 +143,7 @@ def test_samples_of_payload_guests_are_this_hosts(run: Run, pytester: pytest.Pyt
             record_sample("exit.test", 1.5, "us", "lower")
             from harness.plugin.session import session_of
             session = session_of(pytestconfig)
-            assert session.host is None
+            assert session.hosts.host is None
     """
     result = run(source, hypervisor="")
     result.assert_outcomes(passed=1)

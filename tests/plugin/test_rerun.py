@@ -11,10 +11,12 @@ from harness.results.store import load
 from tests.plugin.conftest import Run
 
 CONFTEST = """
+    import types
     from harness.plugin import rerun
 
     def pytest_runtest_protocol(item, nextitem):
-        return rerun.protocol(item, nextitem, rerun.signs, lambda: None)
+        host = types.SimpleNamespace(emulated=True, tainted=False)
+        return rerun.protocol(item, nextitem, lambda: host, lambda: None)
 """
 SOURCE = """
     import pytest
@@ -30,7 +32,7 @@ SOURCE = """
     def test_sign(guest, shared, record_sample):
         assert shared == [], "what outlives the test does not end with its first attempt"
         tries["sign"] += 1
-        record_sample("x", tries["sign"], "s")
+        record_sample("x", tries["sign"], "s", "lower")
         assert tries["sign"] == 2, "triple-fault: vCPU 0"
 
     def test_other():
@@ -50,7 +52,11 @@ def test_once_more(run: Run, pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=2, failed=1)
     (theirs,) = json.loads((pytester.path / "benchmark.json").read_text())["benchmarks"]
     assert theirs["stats"]["data"] == [2.0], "of pytest-benchmark's rounds neither"
-    told = [line for line in result.outlines if line.startswith("  ") and "once more" in line]
+    told = [
+        line
+        for line in result.outlines
+        if line.startswith("  ") and "run again after a fault" in line
+    ]
     assert len(told) == 2, "the summary names them"
     facts, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert facts["outcomes"] == {"passed": 2, "failed": 1}

@@ -68,7 +68,7 @@ def test_a_value_that_is_no_number_fails_the_test(run: Run) -> None:
     result = run(
         """
         def test_it(guest, record_sample):
-            record_sample("x", float("nan"), "s")
+            record_sample("x", float("nan"), "s", "lower")
         """
     )
     result.assert_outcomes(failed=1)

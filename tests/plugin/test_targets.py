@@ -155,7 +155,7 @@ def test_what_cannot_be_is_skipped_with_its_reason(
     result.assert_outcomes(passed=3, skipped=2)
     result.stdout.fnmatch_lines_random(
         [
-            "SKIPPED*no baseline of this host*Operation not permitted*",
+            "SKIPPED*this host runs no native guests*Operation not permitted*",
             "SKIPPED*is for kvm, not for processes*",
         ]
     )

@@ -37,7 +37,9 @@ def test_measured_tests_with_several_workers_are_a_usage_error(run: Run) -> None
 
 
 def test_one_worker_may_measure_and_the_controller_says_where(run: Run) -> None:
-    result = run("def test_it(record_sample): record_sample('x', 1, 's')", "-n1", apart=True)
+    result = run(
+        "def test_it(record_sample): record_sample('x', 1, 's', 'lower')", "-n1", apart=True
+    )
     result.assert_outcomes(passed=1)
     assert [line.partition(":")[0] for line in result.outlines[-2:]] == ["report", "samples"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from harness.hosts.base import Host
 from harness.hosts.emulated import EmulatedHost
 from harness.hypervisors.base import Hypervisor
 from harness.hypervisors.kvm import KvmHypervisor
-from harness.plugin import rerun
+from harness.plugin import pytest_compat, rerun
 from harness.plugin.session import session_of
 from images import store
 from images.image import GuestImage
@@ -57,24 +57,20 @@ print(json.dumps(found))
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Once more, on a new emulated host, where a guest of one fell to a fault of QEMU's.
+    """Run a test again, on a new emulated host, after a fault of QEMU's.
 
-    pytest asks for every test of the session, also those of other folders.
+    pytest calls this for all tests of the session, also for those of other folders.
     """
     if "emulated_host" not in getattr(item, "fixturenames", ()):
         return None
 
-    def blame(said: Sequence[str]) -> bool:
-        hosts = item.config.stash.get(HOSTS, None)
-        return rerun.signs(said) or (hosts is not None and hosts.tainted)
-
-    def between() -> None:
+    def close_host() -> None:
         try:
-            item.session._setupstate.teardown_exact(None)
-        except Exception as error:  # what was on the host went with it
-            session_of(item.config).progress(f"{item.nodeid}: its host left with: {error}")
+            pytest_compat.teardown(item.session, None)
+        except Exception as error:  # everything on the host ended with it
+            session_of(item.config).progress(f"{item.nodeid}: the old host's end: {error}")
 
-    return rerun.protocol(item, nextitem, blame, between)
+    return rerun.protocol(item, nextitem, lambda: item.config.stash.get(HOSTS, None), close_host)
 
 
 class Lent:

@@ -27,7 +27,7 @@ def load_of(maker: Synthetic, label: str, busy: list[float], boot: int = 0) -> I
         for name, value in {**values, "pressure.cpu": 2.0 * tick}.items():
             more = {"boot": boot, "batch": tick, "parameters": {"guest": label}}
             where = {"suite": "", "test": "", **more}
-            yield maker.sample(f"guest.{name}", value, PARTS[name], "", **where)
+            yield maker.sample(f"guest.{name}", value, PARTS[name], "none", **where)
 
 
 def made(folder: Path, guests: dict[str, list[float]]) -> Path:

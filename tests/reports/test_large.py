@@ -56,7 +56,7 @@ def million() -> pd.DataFrame:
             more = {"hypervisor": name, "parameters": canonical({"depth": number}), "batches": 30}
             blocks.append(block("io.iops", "IOPS", "higher", 4000, **more))
     blocks += [
-        block(f"host.cpu.{part}", "%", "", 15, boots=1, batches=41_000)
+        block(f"host.cpu.{part}", "%", "none", 15, boots=1, batches=41_000)
         for part in ("user", "system", "guest", "iowait", "steal", "idle")
     ]
     return pd.concat(blocks, ignore_index=True)

@@ -88,7 +88,7 @@ class Synthetic:
                     yield self.sample(f"exit.{case}.cycles", cycles, "cycles", "lower", **where)
                 where = {"boot": boot, "parameters": parameters}
                 found = count + (0.31 if case == "pio_kernel" else 0.0007)
-                yield self.sample(f"exit.{case}.exits_per_op", found, "exits/op", "", **where)
+                yield self.sample(f"exit.{case}.exits_per_op", found, "exits/op", "none", **where)
 
     def io(self) -> Iterator[Sample]:
         for hypervisor, factor in (("native", 1.0), (self.hypervisor, 0.78)):
@@ -123,7 +123,7 @@ class Synthetic:
                 # each value is stamped when it arrives: no two of a tick at the same time
                 moment = START + timedelta(seconds=tick, microseconds=40 * i)
                 more: dict[str, Any] = {"suite": "", "test": "", "batch": tick, "time": moment}
-                yield self.sample(f"host.{name}", value, unit, "", **more)
+                yield self.sample(f"host.{name}", value, unit, "none", **more)
 
     def everything(self) -> Iterator[Sample]:
         for part in (self.boot, self.exits, self.io, self.utilization):

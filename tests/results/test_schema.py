@@ -26,6 +26,7 @@ GOOD = next(Synthetic("20260102T030405Z-abcdef").boot())
         ("unit", None),
         ("test", "no UTF-8: \udcff"),
         ("better", "faster"),
+        ("better", ""),
         ("boot", -1),
         ("boot", 1.0),
         ("batch", True),

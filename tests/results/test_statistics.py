@@ -165,7 +165,7 @@ def test_cost_below_the_control_is_flagged() -> None:
     ],
 )
 def test_exits_off_their_expectation(case: str, count: float, flagged: bool) -> None:
-    counts = boots(f"exit.{case}.exits_per_op", [[count]] * 6, unit="exits", better="")
+    counts = boots(f"exit.{case}.exits_per_op", [[count]] * 6, unit="exits", better="none")
     samples = frame([*boots(f"exit.{case}", [[9.0]] * 6), *counts])
     costs = statistics.summarise(samples[samples["unit"] == "ns"]).assign(case=case)
     found = row(statistics.with_exits(costs, samples))
@@ -244,7 +244,7 @@ def test_whoever_is_the_baseline_is_compared_with() -> None:
         *boots("net.x", [[3.0]] * 6, hypervisor="kvm", better="higher"),
         *boots("net.y", [[3.0]] * 6, hypervisor="kvm", better="higher"),
         *boots("net.z", [[1.0]] * 6, hypervisor="qemu"),
-        *boots("net.z", [[1.0]] * 6, hypervisor="kvm", better=""),
+        *boots("net.z", [[1.0]] * 6, hypervisor="kvm", better="none"),
     ]
     found = row(differences.overheads(frame(samples), "qemu"))
     assert (found["metric"], found["hypervisor"]) == ("net.x", "kvm")
@@ -358,7 +358,7 @@ def test_nothing_in_nothing_out() -> None:
 
 def test_utilization_mean_and_peak() -> None:
     samples = [
-        MAKER.sample("host.cpu.user", value, "%", "", batch=i)
+        MAKER.sample("host.cpu.user", value, "%", "none", batch=i)
         for i, value in enumerate([0, 10, 50])
     ]
     found = row(statistics.utilization(frame(samples)))
@@ -379,7 +379,7 @@ def costs(ops: int = 100_000, batches: int = 30, **more: Any) -> list[Sample]:
 
 def counts(value: float, **parameters: int) -> list[Sample]:
     metric = "exit.cpuid.exits_per_op"
-    return boots(metric, [[value]] * 6, unit="exits/op", better="", parameters=parameters)
+    return boots(metric, [[value]] * 6, unit="exits/op", better="none", parameters=parameters)
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_a_broken_run_is_told_and_passed_over(tmp_path: Path) -> None:
 def test_nothing_to_track(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="holds no runs"):
         track(tmp_path)
-    night(tmp_path, 0, {"a.it": 10.0}, better="")
+    night(tmp_path, 0, {"a.it": 10.0}, better="none")
     with pytest.raises(ResultError, match="no figure that can become better or worse"):
         track(tmp_path)
 

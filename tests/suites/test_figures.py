@@ -83,11 +83,11 @@ class SampleRecorder:
         value: float,
         unit: str,
         *args: Any,
-        boot: int = 0,
+        boot: int | None = None,
         batch: int = 0,
         **kwargs: Any,
     ) -> None:
-        self.values[metric, unit, boot, batch] = value
+        self.values[metric, unit, boot or 0, batch] = value
 
 
 def test_batches_are_recorded_per_operation() -> None:

@@ -67,7 +67,7 @@ def _counts(ends: list[re.Match[str]], facts: RunFacts, start: datetime) -> Iter
     for end in ends:
         if counts := _COUNTS.fullmatch(end[3] or ""):
             for what, number in counts.groupdict(default="0").items():
-                better = "lower" if what == "failures" else ""
+                better = "lower" if what == "failures" else "none"
                 more = {"unit": "tests", "better": better, "parameters": {"name": end[2]}}
                 yield _sample(f"kvm_unit_tests.{what}", number, end[2], facts, start, **more)
 

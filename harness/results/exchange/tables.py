@@ -18,9 +18,9 @@ import pandas as pd
 from harness.errors import ResultError
 from harness.results.exchange.foreign import Foreign, Source
 from harness.results.schema import (
+    BETTER_IS_NAMED,
     COLUMNS,
     SCHEMA_VERSION,
-    Parameter,
     RunFacts,
     Sample,
     check_facts,
@@ -74,15 +74,18 @@ def read(source: Source) -> Foreign:
         raise source.wrong(_WANTED, f"its facts cannot be read ({error})") from error
     if not isinstance(rows, list):
         raise source.wrong(_WANTED, "there are no samples")
-    samples = [_sample(source, row, lacking(version)) for row in rows]
+    samples = [_sample(source, row, version) for row in rows]
     if strange := next((one for one in samples if one.run != facts["run"]), None):
         raise source.wrong(_WANTED, f"a sample is of run {strange.run!r}, not {facts['run']!r}")
     return Foreign(cast(RunFacts, facts), samples)
 
 
-def _sample(source: Source, row: Any, older: dict[str, Parameter]) -> Sample:
+def _sample(source: Source, row: Any, version: int) -> Sample:
     try:
-        return Sample(**{**older, **row, "time": datetime.fromisoformat(row["time"])})
+        fields = {**lacking(version), **row, "time": datetime.fromisoformat(row["time"])}
+        if version < BETTER_IS_NAMED:
+            fields["better"] = fields["better"] or "none"
+        return Sample(**fields)
     except ResultError:
         raise
     except (KeyError, TypeError, ValueError) as error:
