@@ -133,7 +133,11 @@ def test_the_nth_request_of_a_disk_is_an_io_error(reached: Guest) -> None:
 
 @pytest.mark.parametrize("example", examples(boots_kernel=True), ids=lambda one: one.name)
 def test_the_examples_with_a_kernel(inner: Inner, example: Example) -> None:
-    inner(example.source).assert_outcomes(passed=example.test_count)
+    outcomes = inner(example.source).parseoutcomes()
+    outcomes.pop("warnings", None)
+    passed = outcomes.pop("passed")
+    assert not outcomes
+    assert passed >= example.test_count  # a test with the fixture boot runs several times
 
 
 def test_payloads_run_on_an_emulated_host_too(inner: Inner, emulated_host: Host) -> None:
