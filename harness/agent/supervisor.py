@@ -78,9 +78,10 @@ All have "event" and "guest" (but for "utilization"). "time_ns" is the host's CL
     monitor            "text": one line of QMP.
     exit, access       "call", ...: an exit hook or a callback device; the operation "reply" answers
                        (see introspection).
-    end                "reason", "detail", "time_ns": exactly once for each guest. The reasons are
-                       those of harness.hypervisors.base.End.
-    process_exit       Last of all: its process and cgroup are removed, and its name is free.
+    end                "reason", "detail", "time_ns": exactly once for each guest with a process.
+                       The reasons are those of harness.hypervisors.base.End.
+    process_exit       The last event: the process, its cgroup and its directory are removed,
+                       and the name is free.
     utilization        "time_ns", "values", "guests": once a second (see utilization).
 
 End

@@ -46,13 +46,13 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
-def _pressure(before: str, after: str = "") -> dict[str, float]:
-    """before, after: the path in front of a resource's name, and behind it."""
+def _pressure(prefix: str, suffix: str = "") -> dict[str, float]:
+    """The pressure of each resource; prefix, suffix: the path around the resource's name."""
     pressures = {}
     for name in _PRESSURES:
         try:
             # the first line, "some": microseconds in which at least one task waited
-            some = _read(f"{before}{name}{after}").partition(b"\n")[0]
+            some = _read(f"{prefix}{name}{suffix}").partition(b"\n")[0]
             pressures[f"pressure.{name}"] = int(some.rpartition(b"total=")[2]) / 1e4
         except (OSError, ValueError):  # EOPNOTSUPP without psi=1 on the kernel command line
             continue
