@@ -60,6 +60,10 @@ class HostError(HarnessError):
     """The host cannot fulfil a request: it has no KVM, denies access, or is not reachable."""
 
 
+class ProcessEnded(HostError):
+    """A process on the host has ended, so it does not answer a request: a VMM or the agent."""
+
+
 class ImageError(HarnessError):
     """An image cannot be built, is damaged, or is missing."""
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import GuestEnded, HarnessError, hide_frames
+from harness.errors import GuestEnded, HarnessError, ProcessEnded, hide_frames
 from harness.guest.callbacks import Callbacks
 from harness.guest.console import Console
 from harness.guest.timeline import Timeline
@@ -212,11 +212,7 @@ class BaseGuest:
         Raises HarnessError when the hypervisor has no introspection.
         """
         if not isinstance(self.machine, SupportsIntrospection):
-            raise HarnessError(
-                f"a machine of {self.facts.get('vmm', 'this hypervisor')} has no introspection",
-                hint="run this test with --hypervisor=kvm, the built-in VMM",
-                guest=self.name,
-            )
+            raise self._missing_capability("introspection")
         ask = self.machine.ask
         self.callbacks.ask = ask
         return VirtualMachine(self._checked(ask), self.callbacks, self._vcpus)
@@ -231,7 +227,7 @@ class BaseGuest:
                 return ask(operation, **arguments)
             except HarnessError as error:
                 self.callbacks.raise_error()
-                if "is gone" in error.cause and self.ended.wait(0.5):
+                if isinstance(error, ProcessEnded) and self.ended.wait(0.5):
                     raise self.ended_error(f"it ended before it answered {operation!r}") from error
                 raise
 
@@ -260,11 +256,7 @@ class BaseGuest:
         """
         self.check_alive()
         if not isinstance(self.machine, SupportsBalloon):
-            raise HarnessError(
-                "this hypervisor's machines have no balloon that the harness controls",
-                hint="run this test with --hypervisor=kvm, the built-in VMM",
-                guest=self.name,
-            )
+            raise self._missing_capability("balloon that the harness controls")
         return self.machine.balloon(mib)
 
     def limit_exits(self, limit: int) -> None:
@@ -276,12 +268,15 @@ class BaseGuest:
         """
         self.check_alive()
         if not isinstance(self.machine, SupportsExitLimit):
-            raise HarnessError(
-                "this hypervisor's machines have no limit of exits",
-                hint="run this test with --hypervisor=kvm, the built-in VMM",
-                guest=self.name,
-            )
+            raise self._missing_capability("limit of exits")
         self.machine.limit_exits(limit)
+
+    def _missing_capability(self, capability: str) -> HarnessError:
+        return HarnessError(
+            f"a machine of {self.facts.get('vmm', 'this hypervisor')} has no {capability}",
+            hint="run this test with --hypervisor=kvm, the built-in VMM",
+            guest=self.name,
+        )
 
     def check_alive(self) -> None:
         """Raise GuestEnded if the guest has ended."""

@@ -17,7 +17,7 @@ from subprocess import DEVNULL, PIPE
 from typing import Any
 
 from harness import scratch
-from harness.errors import CommandError, HostError
+from harness.errors import CommandError, HostError, ProcessEnded
 from harness.hosts.base import HostFacts
 from harness.hosts.facts import read_facts
 from harness.ssh import relay
@@ -183,7 +183,7 @@ class LocalProcess:
             self._process.stdin.write(data)
             self._process.stdin.flush()
         except (OSError, ValueError) as error:
-            raise HostError(
+            raise ProcessEnded(
                 f"{self._program} is gone: {self.stderr_tail().strip() or error}", stage="run"
             ) from error
 

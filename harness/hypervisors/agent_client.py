@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.errors import HarnessError, HostError, hide_frames
+from harness.errors import HarnessError, HostError, ProcessEnded, hide_frames
 from harness.hosts.base import Host
 from harness.hypervisors.archive import START, archive
 from harness.hypervisors.base import End, Events, OnUtilization
@@ -143,7 +143,7 @@ class AgentClient:
         """Answer the open requests of one guest, or of all (None), with an error."""
         for owner, answers in list(self._answers.values()):
             if guest in (None, owner):
-                answers.put({"error": {"cause": cause}})
+                answers.put({"error": {"cause": cause}, "process_ended": True})
 
     def _disconnect(self) -> None:
         detail = self._process.stderr_tail().strip()
@@ -193,7 +193,8 @@ class AgentClient:
             del self._answers[identifier]
         if "error" in answer:
             error = answer["error"]
-            raise HarnessError(error["cause"], hint=error.get("hint", ""), guest=guest)
+            kind = ProcessEnded if answer.get("process_ended") else HarnessError
+            raise kind(error["cause"], hint=error.get("hint", ""), guest=guest)
         return answer["result"]
 
     def connect(self, guest: str, events: Events) -> GuestConnection:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import paramiko
 from paramiko.pipe import make_or_pipe
 
-from harness.errors import HostError
+from harness.errors import ProcessEnded
 
 CHUNK = 1 << 18  # bytes
 # shell built-ins, which some systems do not have as programs
@@ -70,7 +70,7 @@ class ChannelProcess:
         try:
             self._channel.sendall(data)
         except (OSError, EOFError) as error:
-            raise HostError(
+            raise ProcessEnded(
                 f"a process on {self._server_name} is gone: {self.stderr_tail() or error}",
                 stage="run",
             ) from error
