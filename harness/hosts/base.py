@@ -59,9 +59,9 @@ class Host(Protocol):
         name: "local", "emulated" or "ssh://user@name".
         emulated: True when software emulates its CPU. Its figures say nothing about hardware.
         reason: one line that says why this host was chosen.
-        needs_replacement: True when its next guests may fail, or be measured, for a fault of the
-            host; only of an emulated host, which a session then replaces.
-        tainted: True when its guests so far may have failed for a fault of the host.
+        needs_replacement: True when a fault of the host may break or slow later guests. Only
+            emulated hosts have such faults; a session then replaces the host.
+        tainted: True when a fault of the host may have broken earlier guests.
     """
 
     name: str
@@ -75,8 +75,10 @@ class Host(Protocol):
     def tainted(self) -> bool: ...
 
     def request_replacement(self, reason: str) -> None:
-        """Make needs_replacement true, for a sentence's part that says why. Only an emulated host
-        does so: others have no state that an earlier guest leaves."""
+        """Set needs_replacement on an emulated host. Other hosts ignore the request.
+
+        reason: the rest of a sentence that begins with the host.
+        """
 
     @property
     def facts(self) -> HostFacts: ...

@@ -110,15 +110,17 @@ class EmulatedHost(RemoteHost):
 
     @property
     def needs_replacement(self) -> bool:
-        """True when later guests may fail or be slow for a fault of QEMU's: see CODE_BUFFER in
-        qemu.py, and request_replacement()."""
+        """See Host. True when a fault of QEMU's may break or slow later guests.
+
+        The fault is described at CODE_BUFFER in qemu.py.
+        """
         buffer = self._qemu.code_buffer()
         full = buffer is None or buffer[0] > MAX_CODE_BUFFER_FILL or buffer[1] > 0
         return full or bool(self._replacement_reason)
 
     @property
     def replacement_reason(self) -> str:
-        """Why the host needs replacement, for a sentence that begins with its name."""
+        """The reason for a replacement, as the rest of a sentence that begins with the host."""
         return self._replacement_reason or "its CPU emulator's code buffer is almost full"
 
     def request_replacement(self, reason: str) -> None:
@@ -127,7 +129,7 @@ class EmulatedHost(RemoteHost):
 
     @property
     def tainted(self) -> bool:
-        """True when earlier guests may have failed for that fault."""
+        """See Host. True when that fault may have broken earlier guests."""
         buffer = self._qemu.code_buffer()
         return buffer is None or buffer[1] > 0
 

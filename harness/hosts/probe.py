@@ -13,6 +13,7 @@ from harness.hosts import kvm_probe
 from harness.hosts.facts import parse_cpuinfo
 
 PROBE_TIMEOUT = 2.0  # seconds; a VM of one page takes a few milliseconds
+_OTHER_MACHINE_HINT = "use a machine with vmx or svm, or enable nested virtualization for this one"
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,15 @@ def probe_local(
     if not device.exists():
         return Verdict("none", (_no_device(root, flag),))
     if (root / "sys/module/kvm_pvm").exists():
-        obstacle = Obstacle(
-            "/dev/kvm is a software KVM (module kvm_pvm), which does not boot stock kernels",
-            "use a machine with vmx or svm, or enable nested virtualization for this one",
-        )
-        return Verdict("pvm", (obstacle,))
+        cause = "/dev/kvm is a software KVM (module kvm_pvm), which does not boot stock kernels"
+        return Verdict("pvm", (Obstacle(cause, _OTHER_MACHINE_HINT),))
     if not flag:
-        obstacle = Obstacle(
-            "/dev/kvm exists, but the CPU shows neither vmx nor svm",
-            "use a machine with vmx or svm, or enable nested virtualization for this one",
-        )
-        return Verdict("none", (obstacle,))
+        cause = "/dev/kvm exists, but the CPU shows neither vmx nor svm"
+        return Verdict("none", (Obstacle(cause, _OTHER_MACHINE_HINT),))
     if not access(device, os.R_OK | os.W_OK):
         return Verdict(flag, (_no_rights(device),))
     if problem := vm_probe(device):
-        obstacle = Obstacle(f"KVM does not run a guest: {problem}", "read KVM's messages in dmesg")
-        return Verdict(flag, (obstacle,))
+        return Verdict(flag, (_failed_probe(problem),))
     return Verdict(flag)
 
 
@@ -105,8 +99,12 @@ def probe_payloads(
     if not access(device, os.R_OK | os.W_OK):
         return _no_rights(device)
     if problem := vm_probe(device):
-        return Obstacle(f"KVM does not run a guest: {problem}", "read KVM's messages in dmesg")
+        return _failed_probe(problem)
     return None
+
+
+def _failed_probe(problem: str) -> Obstacle:
+    return Obstacle(f"KVM does not run a guest: {problem}", "read KVM's messages in dmesg")
 
 
 def _virtualization_flag(root: Path) -> str:
