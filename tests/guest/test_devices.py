@@ -201,7 +201,7 @@ class AnyFunction(PciDevice):
         ({"device": 1 << 16}, "device 65536"),
         ({"class_code": -1}, "class -1"),
         ({"vectors": 65}, "count of vectors 65"),
-        ({"bars": [Bar(48)]}, "no power of two"),
+        ({"bars": [Bar(48)]}, "not a power of two"),
         ({"bars": [Bar(8)]}, "size of a BAR 8"),
         ({"bars": [Bar(32 << 20)]}, "size of a BAR"),
         ({"bars": [Bar(512, io=True)]}, "size of a BAR 512"),
@@ -218,7 +218,7 @@ def test_invalid_pci_function_is_refused(
 
 def test_pci_function_of_a_running_guest_is_refused(payload: PayloadFactory) -> None:
     guest = payload(assemble(FOR_EVER))
-    with pytest.raises(HarnessError, match="must be there before"):
+    with pytest.raises(HarnessError, match="add PCI devices before"):
         guest.vm.add_device(Adder())
 
 
