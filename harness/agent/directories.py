@@ -20,9 +20,9 @@ class Directories:
     def __init__(self) -> None:
         self._parent = f"{tempfile.gettempdir()}/pytest-hypervisor-{os.geteuid()}"
         self._root = f"{self._parent}/{process_id(os.getpid())}"
-        self._sweep()
+        self._remove_stale()
 
-    def _sweep(self) -> None:
+    def _remove_stale(self) -> None:
         with contextlib.suppress(OSError):
             for name in os.listdir(self._parent):
                 if not is_process(name):

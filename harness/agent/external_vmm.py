@@ -121,8 +121,8 @@ def start_external_vmm(
                 with open(f"{directory}/{name}", "w", encoding="utf-8") as file:
                     file.write(resources.fill(text))
         argv = [resources.fill(word) for word in config.argv]
-        added = {name: resources.fill(text) for name, text in config.environment.items()}
-        process = _start(argv, {**os.environ, **added}, resources.descriptors)
+        extra = {name: resources.fill(text) for name, text in config.environment.items()}
+        process = _start(argv, {**os.environ, **extra}, resources.descriptors)
     finally:
         resources.close()
     return ExternalProgram(
