@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.errors import HostError, ProvisionError, hide_frames
+from harness.errors import HostError, hide_frames
 from harness.hosts.base import Host
 from harness.hypervisors.base import Events, GuestSpec, Machine
 from harness.hypervisors.machines import SupervisedMachine
 from harness.hypervisors.supervised import SupervisedHypervisor
+from harness.hypervisors.unsupported import refuse
 
 __tracebackhide__ = hide_frames
 _CONTROLLERS = "/sys/fs/cgroup/cgroup.controllers"
@@ -51,7 +52,7 @@ class NativeHypervisor(SupervisedHypervisor):
         self._placed: list[tuple[SupervisedMachine, Sequence[int]]] = []
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
-        _refuse(spec)
+        refuse(spec.name, _unsupported(spec))
         spec = replace(spec, ssh="network", cpus=spec.cpus or self._cpus(spec.vcpus))
         access = self.connectivity(spec)
         arguments: dict[str, Any] = {
@@ -79,27 +80,25 @@ class NativeHypervisor(SupervisedHypervisor):
         return next((slot for slot in slots if not taken & set(slot)), slots[0])
 
 
-def _refuse(spec: GuestSpec) -> None:
-    """Raises ProvisionError for what only a machine has."""
-    for asked, cause, way in (
+def _unsupported(spec: GuestSpec) -> Iterator[tuple[object, str, str]]:
+    """Condition, cause and hint of what only a machine has."""
+    complex_disks = any(disk.overlay or disk.format != "raw" for disk in spec.disks)
+    for condition, cause, hint in (
         (spec.vmm, f"vmm={dict(spec.vmm)} is for the built-in VMM", "leave it out"),
-        (spec.exit_limit, "without a machine there are no exits", "leave exit_limit out"),
-        (spec.devices, "without a machine there are no devices", "leave devices out"),
-        (spec.pin, "without a machine there are no vCPUs to pin", "give cpus= instead"),
+        (spec.exit_limit, "it causes no exits", "leave exit_limit out"),
+        (spec.devices, "it has no devices of a test", "leave devices out"),
+        (spec.pin, "it has no vCPUs to pin", "give cpus= instead"),
         (spec.hugepages or spec.mergeable, "its memory is the host's own", "leave these out"),
         (spec.network in ("passt", "none"), "it has the guests' bridge", "use network=bridge"),
         (spec.ssh == "vsock", "it has no vsock", "leave --guest-ssh out"),
         (
-            any(disk.overlay or disk.format != "raw" for disk in spec.disks),
+            complex_disks,
             "its disks are the host's files: raw, without an overlay",
             "give raw ones, writable or readonly",
         ),
     ):
-        if asked:
-            hint = f"{way}, or take another hypervisor"
-            raise ProvisionError(
-                f"a native guest is a container: {cause}",
-                hint=hint,
-                stage="create",
-                guest=spec.name,
-            )
+        yield (
+            condition,
+            f"a native guest is a container: {cause}",
+            f"{hint}, or use another hypervisor",
+        )

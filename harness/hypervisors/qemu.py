@@ -1,19 +1,15 @@
-"""QEMU with KVM, under the same supervisor: the peer to measure beside."""
+"""QEMU with KVM, under the same agent as the built-in VMM: the hypervisor to compare with."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+import itertools
 from dataclasses import replace
-from pathlib import PurePosixPath
-from typing import Any
 
-from harness.errors import HostError, ProvisionError
-from harness.hosts.base import Host
-from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
+from harness.hypervisors.base import Disk, Events, GuestSpec, Machine, PayloadSpec
 from harness.hypervisors.machines import PAYLOAD_TIMEOUT, start_machine
 from harness.hypervisors.payload_file import parse_elf
-from harness.hypervisors.supervised import SupervisedHypervisor
+from harness.hypervisors.process import ProcessHypervisor, VmConfig, VmmCommand
+from harness.hypervisors.unsupported import refuse
 
 PROGRAM = "qemu-system-x86_64"
 # the built-in VMM's machine has them, too
@@ -24,30 +20,48 @@ _RNG_AND_BALLOON = (
 )
 
 
-class QemuHypervisor(SupervisedHypervisor):
-    """See harness.hypervisors.base.Hypervisor."""
+class QemuHypervisor(ProcessHypervisor):
+    """QEMU's microvm: the fewest devices with which it has PCI, virtio and a console. The clock is
+    there because a PC's kernel waits for seconds for a clock that the ACPI tables do not deny."""
 
     name = "qemu"
-    payload_eventfds = False
+    program = PROGRAM
+    package = "qemu-system-x86"
+    features = frozenset({"hugepages", "mergeable", "overlay", "qcow2"})
     vhost_user_disks = True
-    # of microvm, the fewest devices with which it finds PCI, virtio and a console; and the clock
-    # that its ACPI tables do not deny: a PC's kernel waits for seconds when there is none
+    payload_eventfds = False
     machine = "microvm,acpi=on,pcie=on,rtc=on,isa-serial=on"
 
-    def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
-        if host.run(["sh", "-c", f"command -v {PROGRAM}"], check=False).status:
-            raise HostError(
-                f"there is no {PROGRAM} on {host.name}",
-                hint="install qemu-system-x86 there",
-                stage="host",
-            )
-        super().__init__(host, progress)
-        self._regular: dict[str, str] = {}
+    def create(self, spec: GuestSpec, events: Events) -> Machine:
+        """See Hypervisor. microvm has no room for persistent memory: the root is a disk then."""
+        return super().create(replace(spec, root="disk") if spec.root == "pmem" else spec, events)
 
-    def _backend(self, spec: GuestSpec) -> str:
-        """Its memory: in a file of the agent's where a daemon is to map it, and on an emulated host
-        (see harness/agent/memory_quarantine.py), but for KSM, which merges private memory alone.
-        QEMU would put a file of its own where no huge page fits."""
+    def command(self, config: VmConfig) -> VmmCommand:
+        """See ProcessHypervisor."""
+        spec = config.spec
+        argv = [
+            *self._machine_arguments(spec, f",{_memory_options(spec)}"),
+            *("-kernel", config.vmlinux, "-initrd", config.initramfs),
+            *("-append", config.command_line),
+            *("-object", self._memory_backend(spec)),
+            *_RNG_AND_BALLOON,
+        ]
+        if config.cid:
+            argv += ["-device", f"vhost-vsock-pci,guest-cid={config.cid}"]
+        sockets = itertools.count()
+        for number, disk in enumerate(config.disks):
+            if disk.backend == "vhost-user":
+                argv += _vhost_user(number, next(sockets))
+            else:
+                argv += _disk(number, disk)
+        if config.mac:
+            argv += _network(config.mac)
+        return VmmCommand(argv)
+
+    def _memory_backend(self, spec: GuestSpec) -> str:
+        """The guest's memory: in the agent's file where a daemon maps it, and on an emulated host
+        (see harness/agent/memory_quarantine.py). KSM merges private memory alone. QEMU creates
+        a file with huge pages itself, since the agent's file has none."""
         size = f"id=memory,size={spec.memory}M"
         if spec.hugepages:
             return f"memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize=2M"
@@ -57,36 +71,26 @@ class QemuHypervisor(SupervisedHypervisor):
         path = "/proc/self/fd/{memory}"
         return f"memory-backend-file,{size},mem-path={path},align=2M,share=on"
 
-    def _file(self, placed: str, size: int) -> str:
-        """QEMU wants a regular file of the true length for kernel and initramfs; a large file
-        placed on the emulated host is a padded block device."""
-        if placed.startswith("/dev/") and placed not in self._regular:
-            copy = f"{self.host.scratch()}/{PurePosixPath(placed).name}.{size}"
-            with_size = f"iflag=count_bytes,fullblock count={size}".split()
-            self.host.run(
-                ["dd", f"if={placed}", f"of={copy}", "bs=1M", "status=none", *with_size],
-                timeout=60,
-            )
-            self._regular[placed] = copy
-        return self._regular.get(placed, placed)
-
-    def _argv(self, spec: GuestSpec | PayloadSpec, options: str = "") -> list[str]:
-        """What its machines have in common. options: of -machine, each after a comma."""
+    def _machine_arguments(self, spec: GuestSpec | PayloadSpec, options: str = "") -> list[str]:
+        """What all machines have in common. options: of -machine, each after a comma."""
+        # without it an exit ends the time in which a full code buffer does harm (see kvm.py)
+        pv_eoi = ",kvm-pv-eoi=off" if self.host.emulated else ""
         return [
-            *(PROGRAM, "-machine", self.machine + options, "-accel", "kvm"),
-            # with all that the host's has, as the built-in VMM; pv-eoi: see kvm.py
-            *("-cpu", f"host,migratable=off{',kvm-pv-eoi=off' * self.host.emulated}"),
+            *(self.program_path, "-machine", self.machine + options, "-accel", "kvm"),
+            # all features of the host's CPU, as the built-in VMM
+            *("-cpu", f"host,migratable=off{pv_eoi}"),
             *("-smp", str(spec.vcpus), "-m", str(spec.memory), "-no-reboot"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
             *("-chardev", "socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
         ]
 
     def create_payload(self, spec: PayloadSpec, events: Events) -> Machine:
-        """A machine that runs an ELF with a PVH entry, which is how QEMU starts one that is not
-        Linux: in protected mode, at that entry. As create()."""
+        """See SupportsPayloads. QEMU starts an ELF file that is not Linux by its PVH entry, in
+        protected mode."""
         _refuse_payload(spec)
         (path,) = {segment.path for segment in spec.segments}
-        argv = [*self._argv(spec), "-kernel", self.host.place(path)]
+        kernel = self.host.place(path, regular=True)
+        argv = [*self._machine_arguments(spec), "-kernel", kernel]
         machine = start_machine(
             self.agent,
             "exec",
@@ -99,95 +103,35 @@ class QemuHypervisor(SupervisedHypervisor):
         machine.facts = {**machine.facts, "cid": 0}
         return machine
 
-    def create(self, spec: GuestSpec, events: Events) -> Machine:
-        _refuse(spec)
-        if spec.root == "pmem":  # microvm has no room for persistent memory
-            spec = replace(spec, root="disk")
-        image = spec.image
-        kernel = self._file(self.host.place(image.kernel), image.kernel.stat().st_size)
-        initramfs = self._file(self.host.place(image.initramfs), image.initramfs.stat().st_size)
-        access = self.connectivity(spec)
-        cid = random.SystemRandom().randint(3, 0xFFFF_FFFE) if access.vsock else 0
-        argv = [
-            *self._argv(spec, f",{_memory(spec)}"),
-            *("-kernel", kernel, "-initrd", initramfs),
-            *("-append", self.command_line(spec, access)),
-            *("-object", self._backend(spec)),
-            *_RNG_AND_BALLOON,
-        ]
-        if cid:
-            argv += ["-device", f"vhost-vsock-pci,guest-cid={cid}"]
-        served: list[dict[str, Any]] = []
-        for number, disk in enumerate(self.disks(spec)):
-            if disk["backend"] == "vhost-user":
-                argv += _vhost_user(number, len(served))
-                served.append(disk)
-            else:
-                argv += _disk(number, disk)
-        arguments: dict[str, Any] = {"argv": argv, "disks": served}
-        if access.network == "bridge":
-            argv += _network(access.mac)
-            arguments["bridge"] = access.bridge
-        machine = self.start("exec", spec, arguments, access, events)
-        machine.facts = {**machine.facts, "cid": cid}
-        return machine
-
 
 class Q35Hypervisor(QemuHypervisor):
-    """As a PC of today: with firmware, and the devices that one has."""
+    """QEMU's PC of today: with firmware and the devices of such a PC."""
 
     name = "qemu-q35"
     machine = "q35"
 
 
-def _refuse(spec: GuestSpec) -> None:
-    """Raises ProvisionError for what only the built-in VMM gives."""
-    for asked, cause, way in (
-        (spec.vmm, f"vmm={dict(spec.vmm)} is for the built-in VMM", "leave it out"),
-        (
-            spec.boot == "linux64",
-            "QEMU enters a kernel by PVH, or by its own firmware",
-            "leave --guest-boot out",
-        ),
-        (spec.exit_limit, "QEMU's guests have no exit_limit", "leave it out"),
-        (
-            spec.pin,
-            "QEMU's vCPUs cannot be pinned one by one",
-            "give cpus=, which holds for all its threads",
-        ),
-        (spec.network == "passt", "guests of qemu have no passt here", "use network=bridge"),
-    ):
-        if asked:
-            hint = f"{way}, or take --hypervisor=kvm"
-            raise ProvisionError(cause, hint=hint, stage="create", guest=spec.name)
-
-
 def _refuse_payload(spec: PayloadSpec) -> None:
-    """Raises ProvisionError for what only the built-in VMM gives a payload."""
+    """Raises ProvisionError for what only the built-in VMM offers to a payload."""
     file = spec.segments[0].path
     one, out = 'give one such file, with mode="protected"', "leave it out"
     several = any(segment.path != file for segment in spec.segments)
-    for asked, what, way in (
+    rows: list[tuple[object, str, str]] = [
         (several, "a payload of several files", one),
         (spec.mode != "protected", f"a payload in {spec.mode} mode", one),
         (spec.registers, "registers of a payload", out),
         (spec.devices or spec.disks or spec.testdev, "a payload's devices or disks", out),
         (spec.eventfds, "a payload's eventfds", out),
-        (spec.paused, "a payload that waits", "have it start at once"),
+        (spec.paused, "a payload that waits", "start it at once"),
         (spec.exit_limit, "an exit_limit", out),
-    ):
-        if asked:
-            raise _for_ours(spec, what, way)
-    if spec.entry != parse_elf(file.read_bytes()).entry:
-        raise _for_ours(spec, "an entry that is not the file's own", out)
-
-
-def _for_ours(spec: PayloadSpec, what: str, way: str) -> ProvisionError:
-    return ProvisionError(
-        f"{what} is for the built-in VMM: QEMU starts an ELF by its PVH entry",
-        hint=f"{way}, or take --hypervisor=kvm",
-        stage="create",
-        guest=spec.name,
+    ]
+    if not any(row[0] for row in rows):
+        other_entry = spec.entry != parse_elf(file.read_bytes()).entry
+        rows.append((other_entry, "an entry that is not the file's own", out))
+    reason = "is for the built-in VMM: QEMU starts an ELF by its PVH entry"
+    refuse(
+        spec.name,
+        ((when, f"{what} {reason}", f"{how}, or use --hypervisor=kvm") for when, what, how in rows),
     )
 
 
@@ -201,7 +145,7 @@ def _network(mac: str) -> list[str]:
     ]
 
 
-def _memory(spec: GuestSpec) -> str:
+def _memory_options(spec: GuestSpec) -> str:
     return f"memory-backend=memory,mem-merge={'on' if spec.mergeable else 'off'}"
 
 
@@ -213,16 +157,16 @@ def _vhost_user(number: int, served: int) -> list[str]:
     ]
 
 
-def _disk(number: int, disk: dict[str, Any]) -> list[str]:
+def _disk(number: int, disk: Disk) -> list[str]:
     # a comma in a file name would start another option: QEMU's escape is to double it
-    path = disk["path"].replace(",", ",,")
-    snapshot = "on" if disk["overlay"] else "off"
-    readonly = "on" if disk["readonly"] and not disk["overlay"] else "off"
-    cache = "none" if disk["direct"] else "writeback"
+    path = disk.path.replace(",", ",,")
+    snapshot = "on" if disk.overlay else "off"
+    readonly = "off" if disk.writable else "on"
+    cache = "none" if disk.direct else "writeback"
     return [
         "-drive",
-        f"if=none,id=disk{number},format={disk['format']},file={path},readonly={readonly},"
+        f"if=none,id=disk{number},format={disk.format},file={path},readonly={readonly},"
         f"cache={cache},snapshot={snapshot}",
         "-device",
-        f"virtio-blk-pci,drive=disk{number},serial={disk['serial']}",
+        f"virtio-blk-pci,drive=disk{number},serial={disk.serial}",
     ]

@@ -1,0 +1,260 @@
+"""The public base class of hypervisors whose machines are one VMM process each.
+
+docs/writing-a-hypervisor.md is its manual. QEMU's drivers in qemu.py are subclasses, too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from harness.errors import HostError, hide_frames
+from harness.hosts.base import Host
+from harness.hypervisors.base import ROOT_DISK, Disk, Events, GuestSpec, Machine
+from harness.hypervisors.connectivity import Connectivity
+from harness.hypervisors.supervised import SupervisedHypervisor
+from harness.hypervisors.unsupported import refuse
+
+__tracebackhide__ = hide_frames
+_MEMORY_REASON = "guests of {} leave memory behind that slows the boots of later guests"
+
+
+@dataclass(frozen=True)
+class VmmCommand:
+    """How to start the VMM process of one machine.
+
+    argv: program and arguments. environment: variables beside those of the agent. files: name to
+    text of files in the machine's directory. All these texts may contain placeholders:
+
+        {memory}     descriptor of an empty file for the guest's memory; the VMM sets its size and
+                     maps it shared: /proc/self/fd/{memory} is its path
+        {tap}        descriptor of the guest's tap on the session's bridge, with IFF_VNET_HDR
+        {vhost}      descriptor of /dev/vhost-net
+        {monitor}    descriptor of a connected socket, on which the VMM serves QMP
+        {disk0}      descriptor of a connected socket to the vhost-user server of the first disk of
+                     VmConfig.vhost_user_disks; {disk1} of the second, ...
+        {directory}  path of a private, empty directory for sockets and the like; it is removed
+                     when the process has ended
+
+    exit_reasons: exit status to End.reason, for each status that is an orderly end. With status 0 a
+    reset is told from a power-off by the kernel's last message.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    exit_reasons: Mapping[int, str] = field(default_factory=lambda: {0: "power-off"})
+
+    def contains(self, text: str) -> bool:
+        """Whether any text of the command has `text` in it."""
+        texts = (*self.argv, *self.environment.values(), *self.files.values())
+        return any(text in one for one in texts)
+
+
+@dataclass(frozen=True)
+class VmConfig:
+    """One machine, as ProcessHypervisor.command() needs it. All paths are on the host.
+
+    Attributes:
+        spec: what the test requested; the base class has refused what the VMM does not support.
+        boot: how the kernel is entered: one of ProcessHypervisor.boots.
+        command_line: complete; pass it on as it is.
+        disks: the root disk first, read-only. The guest must find them in this order.
+        cid: the guest's vsock address; 0 without a vsock device.
+        mac: the address of its network device; "" without one.
+    """
+
+    spec: GuestSpec
+    host: Host
+    boot: str
+    command_line: str
+    disks: Sequence[Disk]
+    cid: int
+    mac: str
+
+    @property
+    def vcpus(self) -> int:
+        return self.spec.vcpus
+
+    @property
+    def memory(self) -> int:
+        """MiB."""
+        return self.spec.memory
+
+    @property
+    def vmlinux(self) -> str:
+        """The kernel as an ELF file with a PVH entry."""
+        return self.host.place(self.spec.image.kernel, regular=True)
+
+    @property
+    def bzimage(self) -> str:
+        """The kernel as a bzImage: for boot="linux16", "linux64" and firmware."""
+        return self.host.place(self.spec.image.bzimage, regular=True)
+
+    @property
+    def initramfs(self) -> str:
+        return self.host.place(self.spec.image.initramfs, regular=True)
+
+    @property
+    def vhost_user_disks(self) -> list[Disk]:
+        """Those that qemu-storage-daemon serves."""
+        return [disk for disk in self.disks if disk.backend == "vhost-user"]
+
+
+class ProcessHypervisor(SupervisedHypervisor):
+    """A hypervisor whose machines are one process each. Subclasses set the attributes and write
+    command().
+
+    The agent on the host starts the process in a cgroup with the guest's limits, stamps the console
+    (the standard output), counts what the process costs, and ends it. This class places the files,
+    makes the network, and explains how a machine ended.
+
+    Attributes:
+        name: for --hypervisor.
+        program: the VMM, in the host's PATH. package: the Debian package that has it.
+        boots: the words of GuestSpec.boot that the VMM supports; the first one is "auto".
+        has_network, has_vsock: whether the VMM can have such a device.
+        features: which of FEATURES it supports.
+    """
+
+    FEATURES = frozenset({"hugepages", "mergeable", "pmem", "overlay", "qcow2"})
+
+    program: ClassVar[str] = ""
+    package: ClassVar[str] = ""
+    boots: ClassVar[Sequence[str]] = ("pvh",)
+    has_network: ClassVar[bool] = True
+    has_vsock: ClassVar[bool] = True
+    features: ClassVar[frozenset[str]] = frozenset()
+    vhost_user_disks = False
+
+    def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
+        """Raises HostError where the program is missing or no agent starts."""
+        self.program_path = self.find_program(host)
+        super().__init__(host, progress)
+
+    def find_program(self, host: Host) -> str:
+        """The program's path on the host. Raises HostError. A subclass that brings its program
+        returns host.place(path, executable=True)."""
+        found = host.run(["sh", "-c", 'command -v "$1"', "sh", self.program], check=False)
+        if found.status:
+            raise HostError(
+                f"there is no {self.program} on {host.name}",
+                hint=f"install {self.package or self.program} there",
+                stage="host",
+            )
+        return found.stdout.strip()
+
+    def command(self, config: VmConfig) -> VmmCommand:
+        """How to start the VMM of this machine. Raises ProvisionError (stage "create")."""
+        raise NotImplementedError
+
+    def create(self, spec: GuestSpec, events: Events) -> Machine:
+        """See Hypervisor."""
+        refuse(spec.name, self._unsupported(spec))
+        spec = self._with_devices(spec)
+        connectivity = self.connectivity(spec)
+        config = self._config(spec, connectivity)
+        command = self.command(config)
+        _check(command, config, connectivity)
+        arguments: dict[str, Any] = {
+            "argv": list(command.argv),
+            "environment": dict(command.environment),
+            "files": dict(command.files),
+            "exit_reasons": {str(status): why for status, why in command.exit_reasons.items()},
+            "disks": [self.disk(disk) for disk in config.vhost_user_disks],
+            "bridge": connectivity.bridge,
+        }
+        machine = self.start("exec", spec, arguments, connectivity, events)
+        machine.facts = {**machine.facts, "cid": config.cid, "boot": config.boot}
+        if self.host.emulated and not command.contains("{memory}"):
+            self.host.request_replacement(_MEMORY_REASON.format(self.name))
+        return machine
+
+    def _config(self, spec: GuestSpec, connectivity: Connectivity) -> VmConfig:
+        root = [Disk(self.host.place(spec.image.disk), ROOT_DISK)] if spec.root == "disk" else []
+        return VmConfig(
+            spec=spec,
+            host=self.host,
+            boot=self.boots[0] if spec.boot == "auto" else spec.boot,
+            command_line=self.command_line(spec, connectivity),
+            disks=(*root, *spec.disks),
+            cid=random.SystemRandom().randint(3, 0xFFFF_FFFE) if connectivity.vsock else 0,
+            mac=connectivity.mac,
+        )
+
+    def _with_devices(self, spec: GuestSpec) -> GuestSpec:
+        """The specification with "auto" only where the VMM has the device."""
+        if not self.has_network and spec.network == "auto":
+            spec = replace(spec, network="none")
+        if not self.has_vsock and spec.ssh == "auto":
+            spec = replace(spec, ssh="network")
+        return spec
+
+    def _unsupported(self, spec: GuestSpec) -> list[tuple[object, str, str]]:
+        """Condition, cause and hint of all that can be unsupported."""
+        name, other = self.name, "or use --hypervisor=kvm"
+        boots, features = ", ".join(self.boots), self.features
+        formats = {"raw", "qcow2"} if "qcow2" in features else {"raw"}
+        vhost_user = any(disk.backend == "vhost-user" for disk in spec.disks)
+        rows: list[tuple[object, str, str]] = [
+            (spec.vmm, f"vmm={dict(spec.vmm)} is for the built-in VMM", f"leave it out, {other}"),
+            (
+                spec.boot not in ("auto", *self.boots),
+                f"{name} does not enter a kernel by boot={spec.boot}; it supports {boots}",
+                f"leave --guest-boot out, {other}",
+            ),
+            (spec.exit_limit, f"{name} has no exit_limit", f"leave it out, {other}"),
+            (spec.devices, f"{name} has no devices of a test", f"leave devices out, {other}"),
+            (spec.pin, f"{name} does not pin single vCPUs", "give cpus= for all of its threads"),
+            (spec.network == "passt", f"{name} has no passt network", "use network=bridge"),
+            (
+                spec.network == "bridge" and not self.has_network,
+                f"{name} has no network device",
+                f"use network=none, {other}",
+            ),
+            (
+                spec.ssh == "vsock" and not self.has_vsock,
+                f"{name} has no vsock device",
+                f"use ssh=network, {other}",
+            ),
+            (
+                vhost_user and not self.vhost_user_disks,
+                f"{name} has no vhost-user disks",
+                f'leave backend="vhost-user" out, {other}',
+            ),
+            (
+                any(disk.format not in formats for disk in spec.disks),
+                f"{name} has no qcow2 disks",
+                f"give raw ones, {other}",
+            ),
+        ]
+        for feature, requested in (
+            ("hugepages", spec.hugepages),
+            ("mergeable", spec.mergeable),
+            ("pmem", spec.root == "pmem"),
+            ("overlay", any(disk.overlay for disk in spec.disks)),
+        ):
+            missing = requested and feature not in features
+            rows.append((missing, f"{name} does not support {feature}", f"leave it out, {other}"))
+        return rows
+
+
+def _check(command: VmmCommand, config: VmConfig, connectivity: Connectivity) -> None:
+    """Raises ProvisionError for a command that leaves a device out that the guest is reached by."""
+    refuse(
+        config.spec.name,
+        (
+            (
+                connectivity.network == "bridge" and not command.contains("{tap}"),
+                "the VMM's command line has no {tap}, but the guest has a network",
+                "pass {tap} where VmConfig.mac is set, or set has_network = False",
+            ),
+            (
+                config.cid and not command.contains(str(config.cid)),
+                "the VMM's command line has no vsock device, but the guest has a vsock address",
+                "pass VmConfig.cid where it is not 0, or set has_vsock = False",
+            ),
+        ),
+    )

@@ -1,0 +1,193 @@
+"""ProcessHypervisor with a shell in a VMM's place: no KVM, no kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.errors import HostError, ProvisionError
+from harness.hosts.local import LocalHost
+from harness.hypervisors.base import Disk, End, Events, GuestSpec
+from harness.hypervisors.command_line import kernel_command_line
+from harness.hypervisors.connectivity import Connectivity
+from harness.hypervisors.process import ProcessHypervisor, VmConfig, VmmCommand
+from images.image import GuestImage
+from tests.waiting import wait_until
+
+SCRIPT = """
+echo "$COMMAND_LINE"; echo "$DISKS"; cat "$1" "$2"; echo memory {memory}
+case $3 in status-*) exit "${3#status-}";; esac; exec cat
+"""
+
+
+class ShellHypervisor(ProcessHypervisor):
+    name = "shell"
+    program = "sh"
+    boots = ("linux16", "pvh")
+    has_network = False
+
+    def command(self, config: VmConfig) -> VmmCommand:
+        name = config.spec.name
+        return VmmCommand(
+            [self.program_path, "-c", SCRIPT, "sh", config.bzimage, config.initramfs, name],
+            environment={
+                "COMMAND_LINE": config.command_line,
+                "DISKS": " ".join(f"{disk.serial}={disk.path}" for disk in config.disks),
+                "CID": str(config.cid),
+            },
+            exit_reasons={0: "power-off", 3: "reset"},
+        )
+
+
+@pytest.fixture
+def host() -> Iterator[LocalHost]:
+    host = LocalHost("tests")
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def hypervisor(host: LocalHost) -> Iterator[ShellHypervisor]:
+    hypervisor = ShellHypervisor(host, lambda text: None)
+    yield hypervisor
+    hypervisor.close()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> GuestSpec:
+    files: dict[str, Any] = {}
+    for name in ("kernel", "bzimage", "initramfs", "disk"):
+        files[name] = tmp_path / name
+        files[name].write_text(f"the {name}\n")
+    keys: dict[str, Any] = {"client_key": tmp_path, "host_key": "", "folder": tmp_path}
+    image = GuestImage(**files, digest="0" * 16, release="", packages={}, **keys)
+    return GuestSpec("guest", image, ssh="vsock")
+
+
+class Recorder(SimpleNamespace):
+    """The events of a machine."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.ends: list[End] = []
+        self.events = Events(
+            lambda at, text: self.lines.append(text), lambda stage, at: None, self.ends.append
+        )
+
+    def end(self) -> End:
+        assert wait_until(lambda: self.ends)
+        return self.ends[0]
+
+
+def test_the_command_gets_placed_files_and_the_complete_command_line(
+    hypervisor: ShellHypervisor, spec: GuestSpec
+) -> None:
+    recorder = Recorder()
+    disk = Disk("/dev/null", "extra")
+    machine = hypervisor.create(
+        dataclasses.replace(spec, disks=(disk,), cmdline="own=word"), recorder.events
+    )
+    assert wait_until(lambda: len(recorder.lines) >= 5)
+    command_line, disks, *files, memory = recorder.lines
+    assert command_line.split()[0] == "console=ttyS0"
+    assert "harness.disks=root,extra own=word" in command_line
+    assert disks == f"root={spec.image.disk} extra=/dev/null"
+    assert files == ["the bzimage", "the initramfs"]
+    assert memory.split()[1].isdigit()
+    assert machine.facts["boot"] == "linux16"
+    assert machine.facts["cid"] > 2
+    assert machine.facts["vmm"] == "sh"
+    assert machine.statistics()["cpu_ns"] >= 0
+    machine.stop()
+    assert recorder.end().reason == "stopped"
+
+
+@pytest.mark.parametrize(("status", "reason"), [(0, "power-off"), (3, "reset"), (4, "vmm-error")])
+def test_exit_statuses_are_mapped(
+    hypervisor: ShellHypervisor, spec: GuestSpec, status: int, reason: str
+) -> None:
+    recorder = Recorder()
+    named = dataclasses.replace(spec, name=f"status-{status}")
+    machine = hypervisor.create(named, recorder.events)
+    assert recorder.end().reason == reason
+    machine.stop()
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"boot": "linux64"}, "does not enter a kernel by boot=linux64; it supports linux16, pvh"),
+        ({"vmm": {"rng": False}}, "is for the built-in VMM"),
+        ({"exit_limit": 5}, "has no exit_limit"),
+        ({"pin": [0]}, "does not pin single vCPUs"),
+        ({"hugepages": True}, "does not support hugepages"),
+        ({"root": "pmem"}, "does not support pmem"),
+        ({"network": "bridge"}, "has no network device"),
+        ({"disks": (Disk("/x", "x", overlay=True),)}, "does not support overlay"),
+        ({"disks": (Disk("/x", "x", format="qcow2"),)}, "has no qcow2 disks"),
+        ({"disks": (Disk("/x", "x", backend="vhost-user"),)}, "has no vhost-user disks"),
+    ],
+)
+def test_unsupported_options_are_refused(
+    hypervisor: ShellHypervisor, spec: GuestSpec, changes: dict[str, Any], cause: str
+) -> None:
+    with pytest.raises(ProvisionError, match=cause) as caught:
+        hypervisor.create(dataclasses.replace(spec, **changes), Recorder().events)
+    assert caught.value.hint
+    assert caught.value.stage == "create"
+
+
+def test_a_command_without_its_vsock_device_is_refused(host: LocalHost, spec: GuestSpec) -> None:
+    class Forgetful(ShellHypervisor):
+        def command(self, config: VmConfig) -> VmmCommand:
+            return VmmCommand(["true"])
+
+    hypervisor = Forgetful(host, lambda text: None)
+    with pytest.raises(ProvisionError, match="no vsock device") as caught:
+        hypervisor.create(spec, Recorder().events)
+    assert "has_vsock = False" in caught.value.hint
+    hypervisor.close()
+
+
+def test_a_missing_program_has_a_hint(host: LocalHost) -> None:
+    class Missing(ShellHypervisor):
+        program = "no-such-vmm"
+        package = "the-package"
+
+    with pytest.raises(HostError, match="there is no no-such-vmm on local") as caught:
+        Missing(host, lambda text: None)
+    assert caught.value.hint == "install the-package there"
+
+
+def test_memory_outside_the_agents_file_replaces_an_emulated_host(
+    host: LocalHost, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PrivateMemory(ShellHypervisor):
+        def command(self, config: VmConfig) -> VmmCommand:
+            return VmmCommand(["echo", str(config.cid)])
+
+    reasons: list[str] = []
+    monkeypatch.setattr(host, "emulated", True)
+    monkeypatch.setattr(host, "request_replacement", reasons.append)
+    for kind in (ShellHypervisor, PrivateMemory):
+        hypervisor = kind(host, lambda text: None)
+        hypervisor.create(spec, Recorder().events).stop()
+        hypervisor.close()
+    assert len(reasons) == 1
+    assert "guests of shell leave memory behind" in reasons[0]
+
+
+def test_the_command_line_is_composed_in_one_place(spec: GuestSpec) -> None:
+    network = Connectivity("bridge", vsock=True, configuration="10.1.0.2/24,10.1.0.1")
+    there = kernel_command_line(spec, network, emulated_host=True, console="hvc0").split()
+    assert there[0] == "console=hvc0"
+    assert there[-2:] == ["harness.ip=10.1.0.2/24,10.1.0.1", "norandmaps"]
+    bare = dataclasses.replace(spec, root="pmem")
+    here = kernel_command_line(bare, Connectivity("none", vsock=True), emulated_host=False)
+    assert "harness.root=pmem" in here
+    assert "norandmaps" not in here
