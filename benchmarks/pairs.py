@@ -19,9 +19,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from harness.guest.factory import GuestFactory
+from harness.hypervisors import registry
 from harness.hypervisors.base import Hypervisor
-from harness.hypervisors.kvm import KvmHypervisor
-from harness.hypervisors.qemu import QemuHypervisor
 from harness.results.statistics import CONFIDENCE, interval
 
 SUBJECT, REFERENCE = "kvm", "qemu"
@@ -34,8 +33,8 @@ def guest_factories(
     """A guest factory for each hypervisor, on the session's host, during the block."""
     with contextlib.ExitStack() as stack:
         factories: dict[str, GuestFactory] = {}
-        for kind in (KvmHypervisor, QemuHypervisor):
-            side = kind(hypervisor.host, lambda text: None)
+        for name in (SUBJECT, REFERENCE):
+            side = registry.load(name)(hypervisor.host, lambda text: None)
             stack.callback(side.close)
             prefix = f"{factory.prefix}-{side.name}"
             factories[side.name] = dataclasses.replace(factory, hypervisor=side, prefix=prefix)

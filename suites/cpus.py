@@ -23,5 +23,5 @@ def confine(guest: Guest, cpus: Sequence[int]) -> None:
 
 
 def _file(guest: Guest) -> str:
-    cgroup = guest.facts["cgroup"]
+    cgroup = guest.facts.get("cgroup")
     return f"{cgroup}/cpuset.cpus" if cgroup else ""

@@ -7,6 +7,7 @@ reports subtract. A boot is one cluster of samples.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -97,5 +98,10 @@ def record(
         exits_per_op[run.case] = value
         metric = f"exit.{run.case}.exits_per_op"
         record_sample(metric, value, "exits/op", "none", parameters, boot=boot)
+    if background is None:
+        warnings.warn(
+            "the hypervisor's statistics have no count of exits: exits/op is not recorded",
+            stacklevel=2,
+        )
     # Without an exit, a case measures nothing. Reports flag a deviation of 5 % from one exit.
     assert all(value > 0.5 for value in exits_per_op.values()), exits_per_op

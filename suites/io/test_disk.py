@@ -16,7 +16,8 @@ import pytest
 from harness.errors import HarnessError
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
-from harness.hypervisors.base import Disk
+from harness.hypervisors.base import Disk, Hypervisor
+from harness.hypervisors.capabilities import has_vhost_user_disks
 from harness.plugin.fixtures import RecordSample
 from suites.cost import UsageMeter
 from suites.io.fio import FULL, SHORT, parse_figures
@@ -48,22 +49,24 @@ def backing_file(virt_host: Host, backing_files: dict[Host, str]) -> str:
     return path
 
 
-@pytest.fixture(scope="module")
-def backend(virt_host: Host) -> str:
-    """Who serves every machine's disk: by default QEMU would do it by itself, by threads."""
-    found = virt_host.run(["sh", "-c", "command -v qemu-storage-daemon"], check=False).status == 0
-    return "vhost-user" if found else "process"
+def disk_backend(hypervisor: Hypervisor) -> str:
+    """The daemon, where the hypervisor's guests can use it and the host has it: it is the same for
+    all of them. QEMU would serve the disk itself by default."""
+    if not has_vhost_user_disks(hypervisor):
+        return "auto"
+    find = ["sh", "-c", "command -v qemu-storage-daemon"]
+    return "auto" if hypervisor.host.run(find, check=False).status else "vhost-user"
 
 
 def test_disk(
     guest_factory: GuestFactory,
     record_sample: RecordSample,
     backing_file: str,
-    backend: str,
     virt_profile: str,
     boot: int,
 ) -> None:
     """All jobs of the profile in one fresh guest: fio's figures, and host cost per request."""
+    backend = disk_backend(guest_factory.hypervisor)
     disk = Disk(backing_file, SERIAL, readonly=False, direct=True, backend=backend)
     guest = guest_factory("disk", disks=[disk])
     device = f"/dev/disk/by-serial/{SERIAL}"
