@@ -38,6 +38,7 @@ _SHUTDOWN_CAUSES = {
 _SHUTDOWN = re.compile(
     r"(?:^|\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )reboot: (Restarting system|Power down|System halted)"
 )
+_HALT_GRACE = 2.0  # seconds for a VMM to end after the kernel's last message
 _INIT = "harness: init"  # shows that messages of the guest's kernel reach the console
 
 
@@ -57,12 +58,19 @@ class ShutdownMessages:
             self._announced = match[1]
         self._has_console = self._has_console or _INIT in line
 
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the kernel has done its last work: it needs no more time."""
+        return self._announced in ("Power down", "System halted")
+
     def correct(self, reason: str) -> tuple[str, str]:
         """Reason and detail of an orderly end that the VMM's exit status calls `reason`."""
         if reason != POWER_OFF or self._announced == "Power down":
             return reason, ""
         if self._announced == "Restarting system":
             return "reset", "the guest's kernel announced a restart"
+        if self._announced == "System halted":
+            return reason, "the guest's kernel halted"
         if self._has_console:
             return "reset", "the VMM ended, and the guest's kernel announced no power-off"
         return reason, ""
@@ -97,6 +105,8 @@ class ExternalProgram:
         self._stopped = False
         self.read_cgroup: Callable[[], dict[str, int]] = dict
         self._shutdown = ShutdownMessages()
+        self._halt_timer: threading.Timer | None = None
+        self._halted = False
         self._console = Console(self._report_line)
         self._kvm = kvm
         self._counters = OverheadCorrectedCounters(self._cgroup_counters)
@@ -111,6 +121,15 @@ class ExternalProgram:
     def _report_line(self, time_ns: int, text: str) -> None:
         self._shutdown.read(text)
         self._channel.event("console", time_ns=time_ns, text=text)
+        if self._shutdown.has_stopped and not self._halt_timer:
+            # A VMM without ACPI has no power-off: it would run the halted guest for ever.
+            self._halt_timer = threading.Timer(_HALT_GRACE, self._end_halted)
+            self._halt_timer.daemon = True
+            self._halt_timer.start()
+
+    def _end_halted(self) -> None:
+        self._halted = True
+        self._kill()
 
     def run(self) -> None:
         """Relay the console until the program ends, then report the end."""
@@ -161,6 +180,8 @@ class ExternalProgram:
             return "panic", panic
         if self._storage_end:
             return "backend-lost", self._storage_end
+        if self._halted and status < 0:
+            return self._shutdown.correct(POWER_OFF)
         if status not in self._exit_reasons:
             killed = "killed", f"signal {-status}"
             return killed if status < 0 else ("vmm-error", f"status {status}: {errors}")

@@ -1,4 +1,5 @@
-"""What every hypervisor gives: machines made from a specification, with events and statistics."""
+"""The hypervisor protocol: a hypervisor creates machines by a specification; machines report events
+and statistics. capabilities.py has what is optional."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 NETWORKS = ("auto", "bridge", "passt", "none")
 SSH_WAYS = ("auto", "vsock", "network")
 ROOTS = ("disk", "pmem", "initramfs")
+BOOTS = ("auto", "pvh", "linux64", "linux16")
 DEFAULT_ROOT = "disk"
-ROOT_DISK = "root"  # its serial
+ROOT_DISK = "root"  # the serial of the root disk
 
 
 class EmulatedDevice(Protocol):
@@ -35,11 +37,11 @@ class EmulatedDevice(Protocol):
 class Disk:
     """A disk of a guest.
 
-    path: on the host. serial: its name in the guest, /dev/disk/by-serial/NAME, <= 20 ASCII bytes.
-    direct: bypass the host's page cache (O_DIRECT), for measuring the disk and not the cache.
-    format: "raw" or "qcow2". overlay: the guest may write, but not to `path`: to a temporary file
-    that ends with the guest. backend: "vhost-user" (qemu-storage-daemon), "process" (the VMM's
-    own, raw files only), or "auto" for the first that can be had.
+    path: on the host. serial: at most 20 ASCII bytes; the guest has /dev/disk/by-serial/SERIAL.
+    direct: bypass the host's page cache (O_DIRECT), to measure the disk and not the cache. format:
+    "raw" or "qcow2". overlay: the guest's writes go to a temporary file that ends with the guest.
+    backend: "vhost-user" (qemu-storage-daemon), "process" (the VMM itself, raw files only), or
+    "auto": the VMM's default.
     """
 
     path: str
@@ -52,17 +54,17 @@ class Disk:
 
     @property
     def writable(self) -> bool:
-        """As the guest sees it."""
+        """Whether the guest can write to it."""
         return self.overlay or not self.readonly
 
 
-def _check_numbers(guest: str, **lists: Any) -> None:
-    """Raises ProvisionError where a number stands for a list of the host's CPUs."""
+def _check_cpu_lists(guest: str, **lists: Any) -> None:
+    """Raises ProvisionError for a number where a list of the host's CPUs is needed."""
     for name, value in lists.items():
         if isinstance(value, int):
             raise ProvisionError(
-                f"{name}={value!r}: these are numbers of the host's CPUs",
-                hint="give a list; how many CPUs the guest has is vcpus",
+                f"{name}={value!r} is one number, not a list of the host's CPUs",
+                hint=f"write {name}=[{value}]; the guest's number of CPUs is vcpus=",
                 stage="create",
                 guest=guest,
             )
@@ -70,23 +72,34 @@ def _check_numbers(guest: str, **lists: Any) -> None:
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """What a guest is made of. memory: MiB. boot_timeout: seconds until ready.
+    """What a test requests for a guest. A hypervisor refuses what it does not support.
 
-    Of its cgroup: cpu_limit: how many CPUs' worth of time; cpus: which of the host's CPUs it runs
-    on; memory_limit: MiB of the host's, its VMM included, past which it ends. 0 and () are none.
-    Of the built-in VMM: pin: the host's CPU for each vCPU. exit_limit: exits to user space a second
-    that end it; 0 for none, None for the VMM's default. sandbox: False to look into its process.
-    vmm: what else it is to do otherwise, by its own names: {"balloon": False}.
+    memory: MiB. boot_timeout: seconds from the start until SSH has logged in.
 
-    network: "bridge" (its hypervisor's private one), "passt" (the host's, by user-mode sockets),
-    "none", or "auto": the bridge where the host allows it. ssh: "vsock", "network" (then there is
-    no vsock), or "auto": vsock where the host has it. Raises ValueError for another word.
+    Limits of its cgroup, 0 and () for none. cpu_limit: CPUs' worth of time. cpus: numbers of the
+    host's CPUs. memory_limit: MiB of the host's memory, the VMM's included; a guest that needs more
+    ends.
 
-    boot: how its kernel is entered, of "auto", "pvh", "linux64". root: "disk" or "pmem": its root
-    file system is a virtio disk, or persistent memory that maps the image; "initramfs": it has no
-    other than its initramfs. hugepages: its memory is of the host's reserved huge pages. mergeable:
-    the host's KSM may merge it with equal pages. devices: of the test's own, there before its first
-    instruction.
+    For the built-in VMM. pin: the host's CPU of each vCPU. exit_limit: exits to user space a second
+    that end the guest; 0 for no limit, None for the default. sandbox: False to look into the VMM's
+    process. vmm: options by the VMM's names: {"balloon": False}. devices: emulated by the test, and
+    present before the first instruction.
+
+    network: "bridge" (the session's private network), "passt" (user-mode sockets), "none", or
+    "auto": the bridge where the host allows one. ssh: "vsock", "network" (the guest has no vsock),
+    or "auto": vsock where the host has it.
+
+    boot: how the kernel is entered.
+        "pvh": the entry of the ELF file's PVH note, in 32-bit protected mode.
+        "linux64": the bzImage's 64-bit entry (64-bit boot protocol).
+        "linux16": the bzImage's setup code in real mode (16-bit boot protocol), by the VMM or its
+            firmware. The kernel decompresses itself.
+        "auto": what the hypervisor does best.
+    root: "disk" (a virtio disk), "pmem" (persistent memory that maps the image), "initramfs" (no
+    other root than that). hugepages: memory from the host's reserved huge pages. mergeable: the
+    host's KSM may merge its memory with equal pages.
+
+    Raises ValueError for an unknown word.
     """
 
     name: str
@@ -115,18 +128,18 @@ class GuestSpec:
         for name, words in (("network", NETWORKS), ("ssh", SSH_WAYS), ("root", ROOTS)):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {words}")
-        _check_numbers(self.name, cpus=self.cpus, pin=self.pin)
+        _check_cpu_lists(self.name, cpus=self.cpus, pin=self.pin)
 
     @property
     def limits(self) -> dict[str, Any]:
-        """What its cgroup is told."""
-        asked = {"cpu": self.cpu_limit, "cpus": list(self.cpus), "memory": self.memory_limit}
-        return {name: value for name, value in asked.items() if value}
+        """The limits of its cgroup, as the agent takes them."""
+        limits = {"cpu": self.cpu_limit, "cpus": list(self.cpus), "memory": self.memory_limit}
+        return {name: value for name, value in limits.items() if value}
 
 
 @dataclass(frozen=True)
 class Segment:
-    """`size` bytes of a file of this machine, from `offset` on, for a guest-physical address."""
+    """`size` bytes of a local file, from `offset` on, to be loaded at a guest-physical address."""
 
     gpa: int
     path: Path
@@ -136,15 +149,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class PayloadSpec:
-    """A guest that is flat code: what lies where, and how its first vCPU starts.
+    """A guest that is flat code: what is loaded where, and how its first vCPU starts.
 
-    mode: "real", "protected" or "long" (harness/vmm/boot/flat.py says what each finds). entry: a
-    guest-physical address. registers: by name, the others are 0. memory: MiB. exit_limit: as of
-    GuestSpec. paused: nothing runs before Machine.ask("resume"). testdev: with the devices that
-    kvm-unit-tests need. eventfds: guest-physical addresses, multiples of 4 from 0xC0000000 on,
-    where KVM takes a write of 4 bytes for an eventfd, and the interrupt vector (16 to 255) that
-    this raises on the first vCPU by irqfd, 0 for none. cpus: the host's CPUs that its threads may
-    run on; all if there are none.
+    mode: "real", "protected" or "long"; harness/vmm/boot/flat.py has the state of each. entry: a
+    guest-physical address. registers: by name; the others are 0. memory: MiB. exit_limit, cpus: as
+    of GuestSpec. paused: nothing runs before the operation "resume". testdev: has the devices that
+    kvm-unit-tests need. eventfds: guest-physical addresses (multiples of 4 from 0xC0000000 on)
+    where KVM turns a write of 4 bytes into an eventfd; each with the interrupt vector (16 to 255)
+    that the eventfd raises on the first vCPU by irqfd, or 0 for none.
     """
 
     name: str
@@ -163,25 +175,27 @@ class PayloadSpec:
     cpus: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        _check_numbers(self.name, cpus=self.cpus)
+        _check_cpu_lists(self.name, cpus=self.cpus)
 
     @property
     def limits(self) -> dict[str, Any]:
-        """As the agent's cgroups want them."""
+        """The limits of its cgroup, as the agent takes them."""
         return {"cpus": list(self.cpus)} if self.cpus else {}
 
 
 @dataclass(frozen=True)
 class End:
-    """How a machine ended.
+    """How a machine ended. time_ns: the host's CLOCK_MONOTONIC.
 
-    reason: "power-off", "reset", "panic", "triple-fault", "killed" (by a signal), "stopped" (on
-    request), "debug-exit" (by the test device; detail: what was written to it), "guest-fault" (it
-    did what no correct driver does), "exit-storm" (it kept its VMM busy with exits),
-    "out-of-memory" (it reached its memory_limit), "refused" (it could not be made), "backend-lost"
-    (the process that served a device ended), "callback-error" (a callback or device of the test
-    raised an exception), "vmm-error", "lost" (the control connection broke). time_ns: host
-    CLOCK_MONOTONIC.
+    Every hypervisor reports these reasons:
+        "power-off", "reset", "panic"; "killed": the VMM got a signal; "stopped": by Machine.stop();
+        "out-of-memory": the guest reached its memory_limit; "vmm-error": the VMM failed.
+    Some report more:
+        "triple-fault"; "debug-exit": by the test device, `detail` is what was written to it;
+        "guest-fault": the guest did what no correct driver does; "exit-storm": it exceeded its
+        exit_limit; "refused": it was not created; "backend-lost": the process behind a device
+        ended; "callback-error": a callback or device of the test raised an exception; "lost": the
+        control connection broke.
     """
 
     reason: str
@@ -191,13 +205,16 @@ class End:
 
 @dataclass
 class Events:
-    """Where a machine reports; called from the hypervisor's reader thread, so be quick.
+    """The callbacks of a machine. The hypervisor calls them from its reader thread: they return
+    quickly.
 
-    on_console(time_ns, text): whole console lines as they end, stamped on the host.
-    on_mark(stage, time_ns): "create" and "kernel" (first guest instruction), host monotonic ns;
-    a clone's "restored" (it goes on) and "adopted" (its identity is its own) in place of "kernel".
-    on_end(end): once, last.
-    on_callback(message): an access that the test's own code is to answer (see guest.callbacks).
+    on_console(time_ns, text): each console line when it ends, stamped on the host.
+    on_mark(stage, time_ns): a stage of the boot, in ns of the host's CLOCK_MONOTONIC. "create" is
+        required. "kernel" is the guest's first instruction; a hypervisor that cannot know it leaves
+        it out. The guest's own lines on the console mark "init" and "sshd". A clone has "restored"
+        (it continues) and "adopted" (its identity is its own) in place of "kernel".
+    on_end(end): once, as the last call.
+    on_callback(message): an access that a callback of the test answers; see guest.callbacks.
     """
 
     on_console: Callable[[int, str], None]
@@ -207,66 +224,60 @@ class Events:
 
 
 class Machine(Protocol):
-    """One running virtual machine, seen from its hypervisor. Not yet SSH: that is harness.guest.
+    """One running machine, as its hypervisor sees it. harness.guest adds SSH.
 
-    facts: "vmm", "pid", "cid", "devices" and whatever else says how it is built; "address" and
-    "mac" where it is in a network.
-
-    One that can be reached into has `ask(operation, **arguments)`, too: the operations of
-    harness/agent/introspection.py, and HarnessError for what the machine refuses.
+    facts: required are "vmm" (the program) and "pid"; "cid" (0 without vsock); "address" and "mac"
+    where it has a network. "cgroup" is its cgroup's directory on the host, if it has one.
     """
 
     facts: Mapping[str, Any]
 
     def connect(self, port: int, timeout: float) -> Stream:
-        """A stream to the guest's port (vsock, or TCP without it); OSError when refused or late."""
+        """A stream to a port of the guest, by vsock or TCP. Raises OSError when the guest refuses
+        or does not answer within `timeout` seconds."""
 
     def statistics(self) -> dict[str, int]:
-        """KVM's binary statistics, vCPU counters summed over vCPUs, and the VMM's own counters:
-        "exits", "halt_exits", "io_exits", ..., "user_exits" (exits that reached the VMM),
-        "user_exits_io", "user_exits_mmio", "cpu_ns" (CPU time of the VMM process with its vCPUs).
-        Of its cgroup, where it has one: "cgroup_cpu_usec" (all of its processes, and the kernel's
-        work for them, without what it takes a VMM to tell all this), "cgroup_memory",
+        """Counters by name. One that the hypervisor cannot know is absent, never 0.
+
+        KVM's binary statistics, those of vCPUs summed: "exits", "halt_exits", "io_exits", ... Of
+        the VMM: "user_exits", "user_exits_io", "user_exits_mmio" (exits that reached it), "cpu_ns"
+        (CPU time of its process). Of the cgroup: "cgroup_cpu_usec" (all processes, with the
+        kernel's work for them, without the cost of these requests), "cgroup_memory",
         "cgroup_memory_peak" (bytes), "cgroup_oom_kills".
         """
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End it (power button is the guest's affair: this is the plug). Idempotent."""
+        """End it at once, as pulling the plug does. Idempotent. Raises HarnessError (stage
+        "teardown") when it still runs after `timeout` seconds."""
 
 
 class Hypervisor(Protocol):
-    """A way to make machines on a host.
+    """Creates machines on a host.
 
-    name: as given to --hypervisor. backend: as in HostFacts.
-
-    One that can clone has `clone(folder, spec, events, prefault_pages=()) -> Machine`, too: as
-    create(), going on from the snapshot in that folder on the host. Its machines have
-    `snapshot(folder) -> bytes kept`, and may have `private_dirty_pages(folder) -> pages`: the pages
-    that a clone has written. The next clones copy them before they run.
+    name: the session sets it to the label on the command line. host: where the machines run.
     """
 
     name: str
     host: Host
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
-        """Start a machine. Raises ProvisionError (stage "create") naming cause and hint."""
+        """Start a machine. Raises ProvisionError (stage "create") with cause and hint, also for
+        what the hypervisor does not support."""
 
     def capabilities(self) -> Mapping[str, int]:
-        """KVM_CHECK_EXTENSION's answers by name ("KVM_CAP_IRQFD": 1); 0 or missing: not there."""
+        """KVM_CHECK_EXTENSION's answers by name: {"KVM_CAP_IRQFD": 1}; 0 or absent: missing."""
 
     def watch(self, callback: OnUtilization) -> None:
-        """Report the utilization of the host and of our guests from now on, about once a second;
-        called once at most."""
+        """Report the utilization of the host and of the guests from now on, about once a second.
+        It is called once at most."""
 
     def close(self) -> None:
-        """End every machine and whatever serves them. Idempotent.
-
-        Raises HarnessError (stage "teardown") that names what could not be ended.
-        """
+        """End every machine and all processes behind them. Idempotent. Raises HarnessError (stage
+        "teardown") that names what did not end."""
 
 
 class OnUtilization(Protocol):
-    """Wants to know how busy a host is. It is quick."""
+    """Receives the utilization of a host. It returns quickly."""
 
     def __call__(
         self,
@@ -275,20 +286,16 @@ class OnUtilization(Protocol):
         guests: Mapping[str, Mapping[str, float]] | None = None,
         /,
     ) -> None:
-        """time_ns: the host's monotonic clock. values: cpu.user, cpu.system, cpu.iowait, cpu.steal,
+        """time_ns: the host's CLOCK_MONOTONIC. values: cpu.user, cpu.system, cpu.iowait, cpu.steal,
         cpu.guest, cpu.idle (percent of all CPUs), memory.used, memory.total (MiB), ...;
         memory.quarantined is the part of memory.used that the agent withholds from reuse. guests:
-        by name, of those whose use can be told: cpu.user, cpu.system (percent of one CPU),
-        memory.used, pressure.cpu, pressure.memory, pressure.io (percent of the time)."""
+        by name, where they are known: cpu.user, cpu.system (percent of one CPU), memory.used,
+        pressure.cpu, pressure.memory, pressure.io (percent of the time)."""
 
 
 class HypervisorFactory(Protocol):
-    """What an entry point of the group `harness.hypervisors` gives: mostly the class itself.
-
-    It may have two attributes more. `needs_kvm` (default True): False takes the local machine
-    without asking whether its KVM can run guests. `guest_image(progress) -> GuestImage`: what its
-    guests boot, in place of the image store's own.
-    """
+    """What an entry point of the group `harness.hypervisors` names: mostly the class itself."""
 
     def __call__(self, host: Host, progress: Callable[[str], None]) -> Hypervisor:
-        """Get ready to make machines. Raises HostError when this host cannot."""
+        """Prepare to create machines. progress: prints a line for the user. Raises HostError when
+        this host cannot run them."""

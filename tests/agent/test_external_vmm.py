@@ -95,6 +95,13 @@ def test_console_distinguishes_reset_and_power_off(peers: Runner, script: str, r
     assert peers.start("exec", "g", **shell(script)).end().reason == reason
 
 
+@pytest.mark.parametrize("message", ["Power down", "System halted"])
+def test_a_halted_guest_has_powered_off(peers: Runner, message: str) -> None:
+    """Some VMMs have no power-off: they run the halted guest for ever."""
+    guest = peers.start("exec", "g", **shell(f"echo 'reboot: {message}'; exec sleep 100"))
+    assert guest.end().reason == "power-off"
+
+
 def test_only_kernel_messages_announce_an_end() -> None:
     messages = ShutdownMessages()
     messages.read("harness: init 1")

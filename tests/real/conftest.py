@@ -160,7 +160,8 @@ def bare(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def go(source: str, *arguments: str) -> pytest.RunResult:
-        pytester.makepyfile(source)
+        if source:
+            pytester.makepyfile(source)
         # Hypothesis takes a second at the end of every inner run, rewriting is not possible
         plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
         plain += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
@@ -171,13 +172,13 @@ def bare(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
 
 @pytest.fixture
 def inner(bare: Inner, emulated_host: Host, monkeypatch: pytest.MonkeyPatch) -> Inner:
-    """`inner(source, *arguments)`: --hypervisor=kvm on the emulated host, at no boot's cost."""
+    """`inner(source, *arguments, hypervisor="kvm")`: a session on the test's emulated host."""
     lent = Lent(emulated_host)
     monkeypatch.setattr("harness.hosts.select.select_host", lambda name, progress: lent)
 
-    def go(source: str, *arguments: str) -> pytest.RunResult:
+    def go(source: str, *arguments: str, hypervisor: str = "kvm") -> pytest.RunResult:
         before = kvm_pids(emulated_host)
-        result = bare(source, "--hypervisor=kvm", f"--guest-memory={MEMORY}", *arguments)
+        result = bare(source, f"--hypervisor={hypervisor}", f"--guest-memory={MEMORY}", *arguments)
         assert kvm_pids(emulated_host) == before, "the session left a guest"
         return result
 

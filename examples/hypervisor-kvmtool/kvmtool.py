@@ -1,0 +1,49 @@
+"""kvmtool (lkvm) as a hypervisor. Debian 12 has no package of it: build `lkvm-static` yourself.
+
+LKVM=/path/to/lkvm-static pytest --hypervisor=kvmtool
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.hosts.base import Host
+from harness.hypervisors.process import ProcessHypervisor, VmConfig, VmmCommand
+
+
+class KvmtoolHypervisor(ProcessHypervisor):
+    """See harness.hypervisors.process.ProcessHypervisor.
+
+    kvmtool enters a bzImage in real mode, and has no ACPI: a guest that powers off only halts. It
+    keeps a guest's memory in a mapping of its own, so an emulated host is replaced afterwards.
+    """
+
+    name = "kvmtool"
+    program = "lkvm"
+    package = "kvmtool"
+    boots = ("linux16",)
+
+    def find_program(self, host: Host) -> str:
+        """The program of the variable LKVM, copied to the host; else the host's own."""
+        path = os.environ.get("LKVM")
+        return host.place(Path(path), executable=True) if path else super().find_program(host)
+
+    def command(self, config: VmConfig) -> VmmCommand:
+        """The command line of one machine."""
+        argv = [
+            *(self.program_path, "run", "--name", "guest", "--console", "serial", "--rng"),
+            *("--cpus", str(config.vcpus), "--mem", str(config.memory)),
+            *("--kernel", config.bzimage, "--initrd", config.initramfs),
+            *("--params", config.command_line),
+        ]
+        for disk in config.disks:
+            # one option per disk: kvmtool cannot have a disk both read-only and direct
+            option = ",direct" if disk.direct else ""
+            argv += ["--disk", disk.path + (option if disk.writable else ",ro")]
+        if config.cid:
+            argv += ["--vsock", str(config.cid)]
+        network = f"mode=tap,fd={{tap}},script=none,vhost=1,guest_mac={config.mac}"
+        argv += ["--network", network if config.mac else "mode=none"]
+        # the control socket of each machine is a file in the home directory
+        return VmmCommand(argv, environment={"HOME": "{directory}"})

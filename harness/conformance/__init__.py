@@ -1,0 +1,7 @@
+"""The conformance suite of the hypervisor protocol, for every hypervisor and every host:
+
+    pytest --pyargs harness.conformance --hypervisor=NAME
+
+A test of an optional capability is skipped where the hypervisor does not declare it. Seven guests
+boot, most of them at the same time.
+"""
