@@ -13,7 +13,7 @@ from harness.hypervisors.process import ProcessHypervisor, VmConfig, VmmCommand
 
 
 class KvmtoolHypervisor(ProcessHypervisor):
-    """See harness.hypervisors.process.ProcessHypervisor.
+    """See ProcessHypervisor.
 
     kvmtool enters a bzImage in real mode, and has no ACPI: a guest that powers off only halts. It
     keeps a guest's memory in a mapping of its own, so an emulated host is replaced afterwards.

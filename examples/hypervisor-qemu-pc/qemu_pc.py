@@ -9,7 +9,7 @@ from harness.hypervisors.process import ProcessHypervisor, VmConfig, VmmCommand
 
 
 class QemuPcHypervisor(ProcessHypervisor):
-    """See harness.hypervisors.process.ProcessHypervisor."""
+    """See ProcessHypervisor."""
 
     name = "qemu-pc"
     program = "qemu-system-x86_64"

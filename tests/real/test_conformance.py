@@ -1,7 +1,8 @@
-"""The conformance suite, run with the built-in hypervisors and with the example of docs/."""
+"""The conformance suite, run with the built-in hypervisors and with the examples."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,27 @@ def test_a_built_in_hypervisor(inner: Inner, name: str) -> None:
     conforms(inner, name)
 
 
-def test_the_example_of_the_manual(
-    inner: Inner, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("qemu-pc", "qemu_pc:QemuPcHypervisor"),
+        pytest.param(
+            "kvmtool",
+            "kvmtool:KvmtoolHypervisor",
+            marks=pytest.mark.skipif(
+                "LKVM" not in os.environ, reason="LKVM does not name a kvmtool program"
+            ),
+        ),
+    ],
+)
+def test_an_example(
+    inner: Inner,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    target: str,
 ) -> None:
-    entry_point(pytester.path, "qemu-pc", "qemu_pc:QemuPcHypervisor")
+    entry_point(pytester.path, name, target)
     monkeypatch.syspath_prepend(pytester.path)
-    monkeypatch.syspath_prepend(EXAMPLES / "hypervisor-qemu-pc")
-    conforms(inner, "qemu-pc")
+    monkeypatch.syspath_prepend(EXAMPLES / f"hypervisor-{name}")
+    conforms(inner, name)
