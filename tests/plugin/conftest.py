@@ -30,7 +30,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     hypervisor: another name, or "" for none. apart: in a process of its own (slower).
     """
     shutil.copy(Path(__file__).with_name("processes.py"), pytester.path)
-    entry_point(pytester.path, "processes", "processes:ProcessHypervisor")
+    entry_point(pytester.path, "processes", "processes:ShellHypervisor")
     monkeypatch.syspath_prepend(pytester.path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(pytester.path / "run"))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)

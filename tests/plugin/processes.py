@@ -1,17 +1,18 @@
-"""A complete third-party hypervisor in one file: its "machines" are processes with an SSH server.
+"""A complete hypervisor of a third party, whose machines are shell scripts with an SSH server.
 
-It serves the plugin's own tests, and shows what a plugin for a hypervisor of your own must give.
+It implements the protocol of harness/hypervisors/base.py directly. The plugin's own tests use it.
+docs/writing-a-hypervisor.md describes the protocol, and a shorter way for a VMM that is a program.
 Its distribution names the class in an entry point:
 
     [project.entry-points."harness.hypervisors"]
-    processes = "processes:ProcessHypervisor"
+    processes = "processes:ShellHypervisor"
 
-and `pytest --hypervisor=processes` finds it. A machine is a shell that prints what a guest's
-console would; words of GuestSpec.cmdline steer how it boots:
+A machine is a shell that prints what a guest's console would. Words of GuestSpec.cmdline choose how
+it boots:
 
-    hang=init       never gets to that stage        panic=boot     panics instead of coming up
-    failed=WHAT     its init says that WHAT failed  refuse         boots, but SSH is refused
-    stubborn        cannot be stopped               poweroff=boot  ends cleanly instead
+    hang=init       does not reach that stage        panic=boot     panics while it boots
+    failed=WHAT     its init reports that WHAT failed  refuse       boots, but refuses SSH
+    stubborn        does not stop                    poweroff=boot  powers off while it boots
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ from paramiko.common import (
 from harness.errors import HarnessError, HostError, ImageError, ProvisionError
 from harness.hosts.base import Host
 from harness.hypervisors.base import End, Events, GuestSpec, OnUtilization
+from harness.hypervisors.capabilities import DeclaresKvmUse, SupportsOwnImage
 from harness.ssh.process import Stream
 from images.image import GuestImage
 from images.keys import Keys, ensure_keys
 
-# What a guest's kernel and init would print. It ends by itself when whoever started it is gone.
+# What a guest's kernel and init would print. It ends when its standard input closes.
 BOOT = """
 echo "booting $NAME"
 for word in $CMDLINE; do case $word in
@@ -67,8 +69,8 @@ done
 ENDS = {0: "power-off", 3: "reset", 4: "stopped", -signal.SIGKILL: "killed"}
 
 
-class ProcessHypervisor:
-    """See Hypervisor and HypervisorFactory."""
+class ShellHypervisor(DeclaresKvmUse, SupportsOwnImage):
+    """See Hypervisor. It declares two optional capabilities."""
 
     name = "processes"
     needs_kvm = False
@@ -77,12 +79,12 @@ class ProcessHypervisor:
         if os.environ.get("PROCESSES_REFUSE"):
             raise HostError("processes are not wanted here", hint="unset PROCESSES_REFUSE")
         self.host = host
-        self._machines: list[ProcessMachine] = []
+        self._machines: list[ShellMachine] = []
         self._folder = tempfile.TemporaryDirectory(prefix="processes-")
         self.keys: Keys = ensure_keys(Path(self._folder.name) / "keys")
 
     def guest_image(self, progress: Callable[[str], None]) -> GuestImage:
-        """There is nothing to boot; only the keys are real."""
+        """See SupportsOwnImage. Nothing boots this image; only the keys are real."""
         if os.environ.get("PROCESSES_NO_IMAGE"):
             raise ImageError("the disk is truncated", hint="build it again", stage="image")
         folder = Path(self._folder.name)
@@ -99,13 +101,13 @@ class ProcessHypervisor:
             folder=folder,
         )
 
-    def create(self, spec: GuestSpec, events: Events) -> ProcessMachine:
+    def create(self, spec: GuestSpec, events: Events) -> ShellMachine:
         """See Hypervisor."""
         if spec.memory < 16:
             raise ProvisionError(
                 f"{spec.memory} MiB of memory is too little", hint="give 16", stage="create"
             )
-        machine = ProcessMachine(self, spec, events)
+        machine = ShellMachine(self, spec, events)
         self._machines.append(machine)
         return machine
 
@@ -114,7 +116,7 @@ class ProcessHypervisor:
         return {"KVM_CAP_IRQCHIP": 1, "KVM_CAP_PIT2": 0}
 
     def watch(self, callback: OnUtilization) -> None:
-        """See Hypervisor; one tick is enough here, unless a test makes more by `tick`."""
+        """See Hypervisor. One report is enough here; a test makes more by `tick`."""
         self.tick = callback
         callback(time.monotonic_ns(), {"cpu.user": 12.5, "memory.used": 512.0})
 
@@ -128,10 +130,10 @@ class ProcessHypervisor:
             raise HarnessError(f"cgroup {left} is still there", hint="rmdir", stage="teardown")
 
 
-class ProcessMachine:
+class ShellMachine:
     """See Machine."""
 
-    def __init__(self, maker: ProcessHypervisor, spec: GuestSpec, events: Events) -> None:
+    def __init__(self, maker: ShellHypervisor, spec: GuestSpec, events: Events) -> None:
         self._maker, self._spec, self._events = maker, spec, events
         self._servers: list[paramiko.Transport] = []
         self._stopped = False
@@ -145,7 +147,7 @@ class ProcessMachine:
             process_group=0,
         )
         events.on_mark("kernel", time.monotonic_ns())
-        self.facts: Mapping[str, Any] = {"vmm": "sh", "pid": self.process.pid}
+        self.facts: Mapping[str, Any] = {"vmm": "sh", "pid": self.process.pid, "cid": 0}
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -160,19 +162,19 @@ class ProcessMachine:
             server.close()
         reason = "stopped" if self._stopped else ENDS.get(status, "vmm-error")
         detail = f"status {status}"
-        if reason == "reset" and panic:  # only who runs a machine can tell this from its words
+        if reason == "reset" and panic:
             reason, detail = "panic", panic
         self._events.on_end(End(reason, detail, time.monotonic_ns()))
 
     def connect(self, port: int, timeout: float) -> Stream:
-        """See Machine: an SSH server of its own at the other end of a socket pair."""
+        """See Machine. Each connection has its own SSH server, by a socket pair."""
         if "refuse" in self._spec.cmdline.split() or self.process.poll() is not None:
             raise ConnectionRefusedError(f"nobody listens on port {port}")
         near, far = socket.socketpair()
         server = paramiko.Transport(far)
         server.add_server_key(paramiko.Ed25519Key.from_private_key_file(_host_key(self._maker)))
-        server.set_log_channel("harness.ssh")  # it talks to nobody
-        # With an event it does not wait for its client, who is our caller.
+        server.set_log_channel("harness.ssh")
+        # With an event it does not wait for its client, which connects after this returns.
         login = _Login(self, self._maker.keys.client_public)
         server.start_server(event=threading.Event(), server=login)
         self._servers.append(server)
@@ -191,8 +193,8 @@ class ProcessMachine:
             server.close()
 
     def statistics(self) -> dict[str, int]:
-        """See Machine."""
-        return {"exits": 0}
+        """See Machine. This hypervisor knows no counter: each one is absent."""
+        return {}
 
     def stop(self, timeout: float = 5.0) -> None:
         """See Machine."""
@@ -206,14 +208,14 @@ class ProcessMachine:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def _host_key(maker: ProcessHypervisor) -> str:
+def _host_key(maker: ShellHypervisor) -> str:
     return str(maker.keys.folder / "host")
 
 
 class _Login(paramiko.ServerInterface):
-    """Lets root in with the store's client key, and runs commands as child processes."""
+    """Accepts root with the store's client key, and runs commands as child processes."""
 
-    def __init__(self, machine: ProcessMachine, client_public: str) -> None:
+    def __init__(self, machine: ShellMachine, client_public: str) -> None:
         self._machine = machine
         self._client = client_public.split()[1]
 
@@ -228,7 +230,7 @@ class _Login(paramiko.ServerInterface):
         return OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        # Not at once: paramiko answers the request only after we have returned.
+        # Later: paramiko answers the request only after this returns.
         threading.Timer(0.02, self._execute, (channel, command)).start()
         return True
 

@@ -41,7 +41,7 @@ def test_a_guest_boots_runs_commands_and_is_gone(run: Run, pytester: pytest.Pyte
 def test_auto_with_nothing_usable_skips_with_one_reason(
     run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry_point(pytester.path, "kvm", "processes:ProcessHypervisor")
+    entry_point(pytester.path, "kvm", "processes:ShellHypervisor")
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
     result = run(
         """
@@ -72,7 +72,7 @@ def test_a_named_hypervisor_that_cannot_be_used_is_a_usage_error(
 def test_a_named_host_counts_as_named(
     run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry_point(pytester.path, "kvm", "processes:ProcessHypervisor")
+    entry_point(pytester.path, "kvm", "processes:ShellHypervisor")
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
     assert run(ONE_TEST, "--virt-host=local", hypervisor="").ret == USAGE
 

@@ -269,7 +269,7 @@ def test_a_session_sends_its_run(tmp_path: Path, writable: bool) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[harness.hypervisors]\nprocesses = processes:ProcessHypervisor\n"
+        "[harness.hypervisors]\nprocesses = processes:ShellHypervisor\n"
     )
     (project / "test_it.py").write_text(MEASURED)
     if not writable:
