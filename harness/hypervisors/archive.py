@@ -1,4 +1,4 @@
-"""What is sent to a host: the agent and all that it needs, for whatever Python is there."""
+"""The archive with the agent and all that it imports, for the Python of any host."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import harness
 
 _PACKAGES = ("agent", "kvm", "vmm")
 _MAIN = "from harness.agent.supervisor import main\n\nmain()\n"
-# What the host's Python runs: the archive comes by standard input, before the protocol, into a file
-# without a name: one command for the host, and nothing of it stays there.
+# The host's Python runs this. It reads the archive from standard input, before the protocol, into
+# a file without a name: this takes one command on the host, and no file remains there.
 START = f"""\
 import os, sys
 fd = os.memfd_create("agent")
@@ -23,16 +23,17 @@ while left and (data := os.read(0, min(left, 65536))):
     left -= os.write(fd, data)
 sys.path.insert(0, f"/proc/self/fd/{{fd}}")
 {_MAIN}"""
-_UNCHECKED_HASH = (1).to_bytes(4, "little")  # PEP 552: a .pyc that is never compared to its source
+_UNCHECKED_HASH = (1).to_bytes(4, "little")  # PEP 552: Python never compares the .pyc to its source
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same sources give the same archive
 
 
 @cache
 def archive() -> bytes:
-    """harness.agent, vmm and kvm as a zipapp: runs with `python3 FILE` on any host.
+    """harness.agent, vmm and kvm as a zipapp, which `python3 FILE` runs.
 
-    With every module compiled, too: on an emulated host that saves a second of each start. Another
-    version of Python sees by its magic number that this is not for it, and takes the sources.
+    Each module is there compiled, too, which saves a second of each start on an emulated host.
+    Another version of Python sees by the magic number that it cannot use the compiled modules, and
+    takes the sources.
     """
     root = Path(harness.__file__).parent
     sources = {

@@ -1,4 +1,4 @@
-"""How a guest is reached: which network it gets, and by which way SSH comes in."""
+"""How a guest is reached: its network, and whether SSH comes by vsock or by that network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _PASST_ADDRESS, _PASST_PREFIX, _PASST_GATEWAY = "10.2.0.2", 24, "10.2.0.1"
 
 @dataclass(frozen=True)
 class Connectivity:
-    """network: "bridge", "passt" or "none". vsock: whether the guest has one; then SSH goes there.
+    """network: "bridge", "passt" or "none". vsock: whether the guest has a vsock device; SSH then
+    uses it.
 
-    address: in the guests' network, "" without it. configuration: what its init is told of it.
-    why: there is no network although nobody said so.
+    mac: of its network device. address: on the session's bridge, "" without it. bridge: its name on
+    the host. configuration: "address/prefix,gateway" for the guest's init. missing_network: why
+    there is no network although the test accepts one.
     """
 
     network: str
@@ -27,11 +29,11 @@ class Connectivity:
     address: str = ""
     bridge: str = ""
     configuration: str = ""
-    why: str = ""
+    missing_network: str = ""
 
     @property
     def cmdline(self) -> str:
-        """What its kernel is told of it."""
+        """The words for the kernel's command line."""
         return f"harness.ip={self.configuration}" if self.configuration else ""
 
     @property
@@ -44,43 +46,48 @@ class Connectivity:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For a guest's own."""
-        found = {"network": self.network, "ssh": "vsock" if self.vsock else "network"}
-        more = {"mac": self.mac, "address": self.address, "no_network": self.why}
-        return {**found, **{name: value for name, value in more.items() if value}}
+        """For Machine.facts."""
+        optional = {"mac": self.mac, "address": self.address, "no_network": self.missing_network}
+        return {
+            "network": self.network,
+            "ssh": "vsock" if self.vsock else "network",
+            **{name: value for name, value in optional.items() if value},
+        }
 
 
-def resolve_connectivity(spec: GuestSpec, ways: Mapping[str, Any], number: int) -> Connectivity:
-    """What this guest gets of what the host has.
+def resolve_connectivity(spec: GuestSpec, offer: Mapping[str, Any], number: int) -> Connectivity:
+    """The guest's part of what the host offers.
 
-    ways: the supervisor's answer to "connectivity". number: from 0, another for each guest. Raises
-    ProvisionError (stage "create") for what was asked for and is not there.
+    offer: the agent's answer to "connectivity". number: from 0, different for each guest. Raises
+    ProvisionError (stage "create") for a request that the host cannot satisfy.
     """
-    lacks = "" if "network" in ways else str(ways["cause"])
+    missing = "" if "network" in offer else str(offer["cause"])
     network = spec.network
     if network == "auto":
-        network = "none" if lacks else "bridge"
-    elif network == "bridge" and lacks:
-        raise _refused(spec, f"no network for the guest: {lacks}", str(ways["hint"]))
-    vsock = spec.ssh == "vsock" or (spec.ssh == "auto" and (ways["vsock"] or network != "bridge"))
+        network = "none" if missing else "bridge"
+    elif network == "bridge" and missing:
+        raise _refused(spec, f"no network for the guest: {missing}", str(offer["hint"]))
+    vsock = spec.ssh == "vsock" or (spec.ssh == "auto" and (offer["vsock"] or network != "bridge"))
     if not vsock and network != "bridge":
-        cause = f"SSH cannot come by network={network}" + (f": {lacks}" if lacks else "")
-        raise _refused(spec, cause, "leave SSH to vsock, or give the guest network=bridge")
+        cause = f"SSH cannot use network={network}" + (f": {missing}" if missing else "")
+        raise _refused(spec, cause, "let SSH use vsock, or request network=bridge")
     if network == "none":
-        return Connectivity(network, vsock, why=lacks if spec.network == "auto" else "")
+        reason = missing if spec.network == "auto" else ""
+        return Connectivity(network, vsock, missing_network=reason)
     if network == "passt":
-        told = f"{_PASST_ADDRESS}/{_PASST_PREFIX},{_PASST_GATEWAY}"
-        return Connectivity(network, vsock, _mac(_PASST_ADDRESS), configuration=told)
-    own = ways["network"]
-    # the first is the bridge's; after 64 thousand guests the first ones are long gone
-    room = (1 << (32 - own["prefix"])) - 3
-    address = str(IPv4Address(own["address"]) + 1 + number % room)
-    told = f"{address}/{own['prefix']},{own['address']}"
-    return Connectivity(network, vsock, _mac(address), address, own["bridge"], told)
+        configuration = f"{_PASST_ADDRESS}/{_PASST_PREFIX},{_PASST_GATEWAY}"
+        return Connectivity(network, vsock, _mac(_PASST_ADDRESS), configuration=configuration)
+    bridge = offer["network"]
+    # The first address is the bridge's. Addresses repeat after 64 thousand guests; the first
+    # guests have ended by then.
+    count = (1 << (32 - bridge["prefix"])) - 3
+    address = str(IPv4Address(bridge["address"]) + 1 + number % count)
+    configuration = f"{address}/{bridge['prefix']},{bridge['address']}"
+    return Connectivity(network, vsock, _mac(address), address, bridge["bridge"], configuration)
 
 
 def _mac(address: str) -> str:
-    """A locally administered one that shows the address."""
+    """A locally administered MAC address that contains the IPv4 address."""
     return "02:00:" + IPv4Address(address).packed.hex(":")
 
 

@@ -16,24 +16,26 @@ HOST_NAME_MAX = 64
 
 
 class KvmHypervisor(SupervisedHypervisor):
-    """See harness.hypervisors.base.Hypervisor."""
+    """See Hypervisor. It declares SupportsClone, SupportsPayloads, SupportsVhostUserDisks and
+    SupportsHostNetwork."""
 
     name = "kvm"
     payload_eventfds = True
     vhost_user_disks = True
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
-        access = self.connectivity(spec)
+        """See Hypervisor."""
+        connectivity = self.connectivity(spec)
         # the kernel would prefer a ttyS0 even if it had no port
         console = "hvc0" if spec.vmm.get("console") == "virtio" else "ttyS0"
         arguments: dict[str, Any] = {
             "kernel": self.host.place(spec.image.kernel),
             "boot": spec.boot,
             "initramfs": self.host.place(spec.image.initramfs),
-            "cmdline": self.command_line(spec, access, console),
+            "cmdline": self.command_line(spec, connectivity, console),
             "vcpus": spec.vcpus,
             "memory": spec.memory,
-            "vsock": access.vsock,
+            "vsock": connectivity.vsock,
             "pin": list(spec.pin),
             "sandbox": spec.sandbox,
             "disks": self.disks(spec),
@@ -41,19 +43,21 @@ class KvmHypervisor(SupervisedHypervisor):
             "hugepages": spec.hugepages,
             "mergeable": spec.mergeable,
             "paused": bool(spec.devices),
-            # the exit ends the time in which a full code buffer does harm (harness/hosts/qemu.py)
+            # The exit of each end of interrupt shortens the time in which a full code buffer does
+            # harm: see CODE_BUFFER in harness/hosts/qemu.py.
             "pv_eoi": not self.host.emulated,
             **spec.vmm,
         }
-        if access.network != "none":
-            arguments["networks"] = [access.device]
+        if connectivity.network != "none":
+            arguments["networks"] = [connectivity.device]
         if spec.exit_limit is not None:
             arguments["exit_limit"] = spec.exit_limit
-        return self.start("create", spec, arguments, access, events)
+        return self.start("create", spec, arguments, connectivity, events)
 
     def create_payload(self, spec: PayloadSpec, events: Events) -> Machine:
-        """A machine that runs flat code: no kernel, no image, no vsock. As create()."""
-        placed = {path: self.host.place(path) for path in {one.path for one in spec.segments}}
+        """See SupportsPayloads."""
+        paths = {segment.path for segment in spec.segments}
+        placed = {path: self.host.place(path) for path in paths}
         segments = [{**asdict(one), "path": placed[one.path]} for one in spec.segments]
         arguments: dict[str, Any] = {
             "payload": segments,
@@ -85,19 +89,17 @@ class KvmHypervisor(SupervisedHypervisor):
     def clone(
         self, folder: str, spec: GuestSpec, events: Events, prefault_pages: Sequence[int] = ()
     ) -> Machine:
-        """A machine that goes on from the snapshot in a folder of the host, with an identity of
-        its own: vsock and network addresses, random numbers, wall clock, host name.
-        prefault_pages: from BuiltInMachine.private_dirty_pages of an earlier clone."""
-        access = self.connectivity(spec)
+        """See SupportsClone."""
+        connectivity = self.connectivity(spec)
         identity = {"name": spec.name[:HOST_NAME_MAX]}
         config: dict[str, Any] = {"networks": []}
-        if access.network != "none":
-            config["networks"] = [access.device]
-            identity |= {"mac": access.mac, "ip": access.configuration}
+        if connectivity.network != "none":
+            config["networks"] = [connectivity.device]
+            identity |= {"mac": connectivity.mac, "ip": connectivity.configuration}
         arguments = {
             "snapshot": folder,
             "identity": identity,
             "config": config,
             "prefault_pages": list(prefault_pages),
         }
-        return self.start("restore", spec, arguments, access, events)
+        return self.start("restore", spec, arguments, connectivity, events)

@@ -1,4 +1,4 @@
-"""No hypervisor: the guest image as a container on the host's own kernel, the baseline of all."""
+"""The baseline: the guest image as a container on the host's kernel, without a machine."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from harness.hypervisors.unsupported import refuse
 
 __tracebackhide__ = hide_frames
 _CONTROLLERS = "/sys/fs/cgroup/cgroup.controllers"
-_TRY = "unshare --mount --uts --net --pid --fork ip link add type veth"
+_TRIAL = "unshare --mount --uts --net --pid --fork ip link add type veth"
 
 
 class NativeHypervisor(SupervisedHypervisor):
-    """See harness.hypervisors.base.Hypervisor.
+    """See Hypervisor.
 
-    A guest of it has the same programs, the same way in and a network device on the same bridge as
-    any other, and as many of the host's CPUs as another has vCPUs; of memory it has all, unless it
-    is given a memory_limit. Its kernel is the host's.
+    A guest has the same programs as any other, a network device on the same bridge, SSH by the
+    network, and as many of the host's CPUs as another has vCPUs. It has all of the host's memory
+    without a memory_limit. Its kernel is the host's.
     """
 
     name = "native"
@@ -31,53 +31,54 @@ class NativeHypervisor(SupervisedHypervisor):
     taps = False
 
     def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
-        """Raises HostError where such a container cannot be made."""
-        done = host.run([*_TRY.split()], check=False)
+        """Raises HostError where the user cannot create such a container."""
+        done = host.run([*_TRIAL.split()], check=False)
         if done.status:
-            said = (done.stderr.strip() or f"status {done.status}").splitlines()[-1]
+            message = (done.stderr.strip() or f"status {done.status}").splitlines()[-1]
             raise HostError(
-                f"{host.name} lets us make no container: {said}",
-                hint="it needs root, the programs unshare and ip, and the module veth; "
-                "or take --virt-host=emulated",
+                f"a container cannot be created on {host.name}: {message}",
+                hint="run as root, with the programs unshare and ip and the module veth; or use "
+                "--virt-host=emulated",
                 stage="host",
             )
         if host.run(["grep", "-qw", "cpuset", _CONTROLLERS], check=False).status:
             raise HostError(
-                f"{host.name} has no controller cpuset in cgroup v2, by which a container gets its "
-                "share of the CPUs",
-                hint="boot it with cgroup v2 alone, or take --virt-host=emulated",
+                f"{host.name} has no controller cpuset in cgroup v2, which gives a container its "
+                "CPUs",
+                hint="boot it with cgroup v2 only, or use --virt-host=emulated",
                 stage="host",
             )
         super().__init__(host, progress)
-        self._placed: list[tuple[SupervisedMachine, Sequence[int]]] = []
+        self._containers: list[tuple[SupervisedMachine, Sequence[int]]] = []
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:
+        """See Hypervisor."""
         refuse(spec.name, _unsupported(spec))
         spec = replace(spec, ssh="network", cpus=spec.cpus or self._cpus(spec.vcpus))
-        access = self.connectivity(spec)
+        connectivity = self.connectivity(spec)
         arguments: dict[str, Any] = {
             "initramfs": self.host.place(spec.image.initramfs),
             "root": self.host.place(spec.image.disk),
-            "cmdline": " ".join(filter(None, (spec.cmdline, access.cmdline))),
-            "bridge": access.bridge,
-            "mac": access.mac,
+            "cmdline": " ".join(filter(None, (spec.cmdline, connectivity.cmdline))),
+            "bridge": connectivity.bridge,
+            "mac": connectivity.mac,
             "disks": [self.disk(disk) for disk in spec.disks],
         }
-        machine = self.start("create_container", spec, arguments, access, events)
+        machine = self.start("create_container", spec, arguments, connectivity, events)
         machine.facts = {**machine.facts, "cid": 0}
-        self._placed.append((machine, spec.cpus))
+        self._containers.append((machine, spec.cpus))
         return machine
 
     def _cpus(self, count: int) -> Sequence[int]:
-        """The host's last ones that no other has: interrupts and the harness are mostly on the
-        first."""
-        there = self.host.facts.cpu_numbers
-        if count >= len(there):
+        """The host's last CPUs that no other container has. Interrupts and the harness are mostly
+        on the first ones."""
+        host_cpus = self.host.facts.cpu_numbers
+        if count >= len(host_cpus):
             return ()
-        self._placed = [(one, cpus) for one, cpus in self._placed if not one.ended]
-        slots = [there[end - count : end] for end in range(len(there), count - 1, -count)]
-        taken = {cpu for _, cpus in self._placed for cpu in cpus}
-        return next((slot for slot in slots if not taken & set(slot)), slots[0])
+        self._containers = [(one, cpus) for one, cpus in self._containers if not one.ended]
+        slots = [host_cpus[end - count : end] for end in range(len(host_cpus), count - 1, -count)]
+        used = {cpu for _, cpus in self._containers for cpu in cpus}
+        return next((slot for slot in slots if not used & set(slot)), slots[0])
 
 
 def _unsupported(spec: GuestSpec) -> Iterator[tuple[object, str, str]]:

@@ -1,4 +1,4 @@
-"""A payload's ELF file, read on the controller before a machine is made of it."""
+"""Reads a payload's ELF file on the controller, before the machine is created."""
 
 from __future__ import annotations
 

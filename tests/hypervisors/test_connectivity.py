@@ -53,9 +53,9 @@ def test_what_is_asked_and_what_is_there(
     ("ways", "network", "ssh", "cause"),
     [
         (NO_NETWORK, "bridge", "auto", "no tun"),
-        (NO_NETWORK, "auto", "network", "SSH cannot come by network=none: no tun"),
-        (ALL, "passt", "network", "SSH cannot come by network=passt"),
-        (ALL, "none", "network", "SSH cannot come by network=none"),
+        (NO_NETWORK, "auto", "network", "SSH cannot use network=none: no tun"),
+        (ALL, "passt", "network", "SSH cannot use network=passt"),
+        (ALL, "none", "network", "SSH cannot use network=none"),
     ],
 )
 def test_what_cannot_be(ways: dict[str, Any], network: str, ssh: str, cause: str) -> None:

@@ -133,7 +133,7 @@ def test_ssh_lost_between_commands_is_connected_again(standing: Guest) -> None:
 def test_lguest_is_not_there_yet(bare: Inner) -> None:
     result = bare(ONE_TEST, "--hypervisor=lguest")
     assert result.ret == USAGE
-    result.stderr.fnmatch_lines(["ERROR: *'lguest' is not implemented*", "hint: take one of: *"])
+    result.stderr.fnmatch_lines(["ERROR: *no hypervisor 'lguest'*", "hint: use one of: *"])
 
 
 def test_a_named_local_host_that_cannot_is_a_usage_error(bare: Inner) -> None:
