@@ -1,4 +1,4 @@
-"""A monitor that is bridge as text, against a peer of ours."""
+"""The QMP client over relayed text, against a simulated VMM."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ from harness.hypervisors.qmp_bridge import QmpBridge
 GREETING = '{"QMP": {"version": {}, "capabilities": []}}'
 
 
-class Peer:
-    """Answers each command with its name, but for one that it keeps to itself."""
+class SimulatedVmm:
+    """Answers each command with its name, except "stop"."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.commands: list[str] = []
         self.bridge = QmpBridge(self.take)
         self.bridge.receive(GREETING)
 
     def take(self, text: str) -> None:
         request = json.loads(text)
-        self.asked.append(request["execute"])
+        self.commands.append(request["execute"])
         if request["execute"] != "stop":
             answer = {"return": {"did": request["execute"]}, "id": request.get("id")}
             self.bridge.receive(json.dumps(answer))
 
 
 @pytest.fixture
-def peer() -> Iterator[Peer]:
-    made = Peer()
-    yield made
-    made.bridge.close()
-    made.bridge.close()
+def vmm() -> Iterator[SimulatedVmm]:
+    vmm = SimulatedVmm()
+    yield vmm
+    vmm.bridge.close()
+    vmm.bridge.close()  # idempotent
 
 
-def test_there_and_back(peer: Peer) -> None:
-    assert peer.bridge.monitor.execute("query-status") == {"did": "query-status"}
-    assert peer.asked == ["qmp_capabilities", "query-status"]
+def test_commands_and_answers_pass(vmm: SimulatedVmm) -> None:
+    assert vmm.bridge.monitor.execute("query-status") == {"did": "query-status"}
+    assert vmm.commands == ["qmp_capabilities", "query-status"]
 
 
-def test_a_peer_that_does_not_answer(peer: Peer) -> None:
+def test_a_missing_answer_is_an_error(vmm: SimulatedVmm) -> None:
     with pytest.raises(HostError, match="does not answer stop"):
-        peer.bridge.monitor.execute("stop", timeout=0.2)
+        vmm.bridge.monitor.execute("stop", timeout=0.2)
 
 
-def test_more_than_can_be_kept_ends_it(peer: Peer) -> None:
-    """Who hears must not wait, whatever a peer says."""
-    peer.bridge.monitor.execute("query-status")
-    told = json.dumps({"event": "NOISE", "data": {"text": "x" * 4096}})
-    done = threading.Event()
+def test_a_full_queue_ends_the_monitor(vmm: SimulatedVmm) -> None:
+    """receive() never waits, however much a VMM sends."""
+    vmm.bridge.monitor.execute("query-status")
+    line = json.dumps({"event": "NOISE", "data": {"text": "x" * 4096}})
+    flooded = threading.Event()
 
     def flood() -> None:
         for _ in range(100_000):
-            peer.bridge.receive(told)
-        done.set()
+            vmm.bridge.receive(line)
+        flooded.set()
 
     threading.Thread(target=flood, daemon=True).start()
-    assert done.wait(60)
+    assert flooded.wait(60)
     with pytest.raises(HostError, match="gone"):
-        peer.bridge.monitor.execute("query-status", timeout=5)
+        vmm.bridge.monitor.execute("query-status", timeout=5)
 
 
-def test_once_it_is_closed(peer: Peer) -> None:
-    peer.bridge.monitor.execute("query-status")
-    peer.bridge.close()
+def test_a_closed_monitor_refuses_commands(vmm: SimulatedVmm) -> None:
+    vmm.bridge.monitor.execute("query-status")
+    vmm.bridge.close()
     with pytest.raises(HostError, match="gone"):
-        peer.bridge.monitor.execute("query-status", timeout=5)
+        vmm.bridge.monitor.execute("query-status", timeout=5)
