@@ -24,7 +24,7 @@ def select_image(
     Args:
         folder: an image's folder (--guest-image); None for the store's.
         other_kernel: a vmlinux or bzImage that replaces the image's (--guest-kernel).
-        boot: how the kernel is entered; "linux64" takes the kernel's file unchanged.
+        boot: how the kernel is entered; "linux64" and "linux16" take the kernel's file unchanged.
         scratch: directory for the unpacked kernel.
 
     Raises:
@@ -43,7 +43,7 @@ def with_kernel(image: GuestImage, path: Path, boot: str, scratch: Path) -> Gues
     Raises:
         ImageError: the file is no kernel.
     """
-    if boot == "linux64":
+    if boot in ("linux64", "linux16"):
         kernel, data = path, read_kernel(path)
     else:
         kernel, data = scratch / "vmlinux", read_vmlinux(path, pvh=boot == "pvh")

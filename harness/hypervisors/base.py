@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NETWORKS = ("auto", "bridge", "passt", "none")
 SSH_WAYS = ("auto", "vsock", "network")
 ROOTS = ("disk", "pmem", "initramfs")
-BOOTS = ("auto", "pvh", "linux64", "linux16")
+BOOT_PROTOCOLS = ("auto", "pvh", "linux64", "linux16")
 DEFAULT_ROOT = "disk"
 ROOT_DISK = "root"  # the serial of the root disk
 

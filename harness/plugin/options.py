@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from harness.errors import ResultError
-from harness.hypervisors.base import DEFAULT_ROOT, NETWORKS, ROOTS, SSH_WAYS
+from harness.hypervisors.base import BOOT_PROTOCOLS, DEFAULT_ROOT, NETWORKS, ROOTS, SSH_WAYS
 from harness.urls import is_url
-from harness.vmm.config import BOOT_PROTOCOLS
 
 if TYPE_CHECKING:
     from harness.results.remote import Remote
@@ -93,9 +92,10 @@ OPTIONS = (
     Option(
         "--guest-boot",
         "auto",
-        "{auto,pvh,linux64}",
+        "{auto,pvh,linux64,linux16}",
         "how its kernel is entered: pvh (its note; a bzImage is unpacked first), linux64 (Linux's "
-        "64-bit boot protocol, the file as it is), auto (the first it has) (default: auto)",
+        "64-bit boot protocol, the file as it is), linux16 (the same in real mode), auto (the "
+        "hypervisor's choice) (default: auto)",
         _one_of(BOOT_PROTOCOLS),
     ),
     Option("--guest-vcpus", "1", "N", "vCPUs of a guest (default: 1)", _count),

@@ -66,7 +66,7 @@ def test_the_ini_file_sets_what_the_command_line_does_not(
         (["--guest-network=lan"], "must be one of auto, bridge, passt, none"),
         (["--guest-ssh=telnet"], "must be one of auto, vsock, network"),
         (["--guest-keep=some"], "must be one of no, failed, always"),
-        (["--guest-boot=floppy"], "must be one of auto, pvh, linux64"),
+        (["--guest-boot=floppy"], "must be one of auto, pvh, linux64, linux16"),
         (["--virt-gate=maybe"], "must be one of off, report, fail"),
         (["--virt-results=nowhere://x"], "nowhere"),
         (["--virt-results=sftp://me:secret@host/x"], "password"),
