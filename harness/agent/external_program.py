@@ -189,8 +189,10 @@ class ExternalProgram:
             reason, detail = _SHUTDOWN_CAUSES.get(
                 self._qmp.shutdown, (self._exit_reasons[status], "")
             )
-        else:
+        elif status == 0:
             reason, detail = self._shutdown.correct(self._exit_reasons[status])
+        else:  # a container's init, or a VMM whose statuses are not ambiguous
+            reason, detail = self._exit_reasons[status], ""
         return reason, "; ".join(filter(None, (detail, errors)))
 
     def _serve(self) -> None:

@@ -76,9 +76,9 @@ def test_text_reaches_standard_input(peers: Runner) -> None:
 
 
 def test_exit_statuses_have_reasons(peers: Runner) -> None:
-    reasons = {"0": "power-off", "7": "reset"}
-    guest = peers.start("exec", "g", **shell("exit 7", exit_reasons=reasons))
-    assert guest.end().reason == "reset"
+    reasons = {"0": "reset", "7": "power-off"}
+    guest = peers.start("exec", "g", **shell("echo harness: init 1; exit 7", exit_reasons=reasons))
+    assert guest.end().reason == "power-off"
 
 
 @pytest.mark.parametrize(

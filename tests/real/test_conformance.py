@@ -12,7 +12,7 @@ from tests.real.conftest import Inner
 
 pytestmark = [pytest.mark.emulated, pytest.mark.slow]
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SUITE = ("--pyargs", "harness.conformance", "-rs")
+SUITE = ("--pyargs", "harness.conformance", "-rs", "--virt-host=emulated")
 
 
 def conforms(inner: Inner, hypervisor: str) -> None:
