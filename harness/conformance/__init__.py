@@ -3,5 +3,5 @@
     pytest --pyargs harness.conformance --hypervisor=NAME
 
 A test of an optional capability is skipped where the hypervisor does not declare it. Seven guests
-boot, most of them at the same time.
+boot, one after the other.
 """
