@@ -34,10 +34,10 @@ def guest_factories(
     with contextlib.ExitStack() as stack:
         factories: dict[str, GuestFactory] = {}
         for name in (SUBJECT, REFERENCE):
-            side = registry.load(name)(hypervisor.host, lambda text: None)
-            stack.callback(side.close)
-            prefix = f"{factory.prefix}-{side.name}"
-            factories[side.name] = dataclasses.replace(factory, hypervisor=side, prefix=prefix)
+            target = registry.load(name)(hypervisor.host, lambda text: None)
+            stack.callback(target.close)
+            prefix = f"{factory.prefix}-{name}"
+            factories[name] = dataclasses.replace(factory, hypervisor=target, prefix=prefix)
         yield factories
 
 

@@ -22,8 +22,10 @@ def bare_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def end_guests_of_test(harness_session: Session) -> Iterator[None]:
-    """End the guests that a failing test leaves running. They would disturb the next tests: QEMU
-    locks the file of a disk."""
+    """End the guests that a failing test leaves running.
+
+    They would disturb the next tests: QEMU locks the file of a disk.
+    """
     guests = harness_session.guests
     before = list(guests.running)
     yield

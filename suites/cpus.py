@@ -9,7 +9,7 @@ from harness.guest.guest import Guest
 
 def can_confine(guest: Guest) -> bool:
     """Whether the guest has a cgroup with the cpuset controller."""
-    file = _file(guest)
+    file = _cpuset_file(guest)
     return bool(file) and guest.hypervisor.host.run(["test", "-e", file], check=False).status == 0
 
 
@@ -19,9 +19,10 @@ def confine(guest: Guest, cpus: Sequence[int]) -> None:
     Requires `can_confine`. Call this after the boot: a guest boots faster on several CPUs.
     """
     cpu_list = ",".join(map(str, cpus))
-    guest.hypervisor.host.run(["sh", "-c", 'echo "$1" > "$2"', "sh", cpu_list, _file(guest)])
+    guest.hypervisor.host.run(["sh", "-c", 'echo "$1" > "$2"', "sh", cpu_list, _cpuset_file(guest)])
 
 
-def _file(guest: Guest) -> str:
+def _cpuset_file(guest: Guest) -> str:
+    """The path of the cgroup's cpuset.cpus; empty without a cgroup."""
     cgroup = guest.facts.get("cgroup")
     return f"{cgroup}/cpuset.cpus" if cgroup else ""

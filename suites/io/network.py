@@ -33,8 +33,10 @@ class Client(Protocol):
 
 
 def on_host(guest: Guest) -> Client:
-    """A client on the guest's host, in the guests' network. Skips the test where the hypervisor
-    does not let the host into that network."""
+    """A client on the guest's host, in the guests' network.
+
+    Skips the test if the hypervisor gives the host no access to that network.
+    """
     hypervisor, host = guest.hypervisor, guest.hypervisor.host
     if not isinstance(hypervisor, SupportsHostNetwork):
         pytest.skip(f"{hypervisor.name} has no guest network that the host can use")

@@ -50,8 +50,10 @@ def backing_file(virt_host: Host, backing_files: dict[Host, str]) -> str:
 
 
 def disk_backend(hypervisor: Hypervisor) -> str:
-    """The daemon, where the hypervisor's guests can use it and the host has it: it is the same for
-    all of them. QEMU would serve the disk itself by default."""
+    """The disk's back end: "vhost-user" if hypervisor and host support it, else "auto".
+
+    All hypervisors then have the same back end. By default QEMU would serve the disk itself.
+    """
     if not has_vhost_user_disks(hypervisor):
         return "auto"
     find = ["sh", "-c", "command -v qemu-storage-daemon"]

@@ -41,7 +41,7 @@ def test_balloon(guest_factory: GuestFactory, record_sample: RecordSample, boot:
     reclaimed = (before - guest.statistics()["cgroup_memory"]) / (1 << 20)
     parameters = {"mib": BALLOON}
     record_sample("memory.balloon.time", seconds, "s", "lower", parameters, boot=boot)
-    record_sample("memory.balloon.reclaimed", reclaimed, "MiB", "", parameters, boot=boot)
+    record_sample("memory.balloon.reclaimed", reclaimed, "MiB", "none", parameters, boot=boot)
     assert guest.ssh.run(["true"]).status == 0
     guest.stop()
     assert reclaimed > MIN_RECLAIMED * BALLOON, "the host does not reclaim the balloon's memory"
@@ -85,8 +85,8 @@ def test_ksm(guest_factory: GuestFactory, virt_host: Host, record_sample: Record
     used = sum(one.statistics()["cgroup_memory"] for one in guests)
     parameters = {"guests": len(guests)}
     share = 100 * reclaimed / (used + reclaimed)
-    record_sample("memory.ksm.reclaimed", reclaimed / (1 << 20), "MiB", "", parameters)
-    record_sample("memory.ksm.reclaimed_share", share, "%", "", parameters)
+    record_sample("memory.ksm.reclaimed", reclaimed / (1 << 20), "MiB", "none", parameters)
+    record_sample("memory.ksm.reclaimed_share", share, "%", "none", parameters)
     for guest in guests:
         assert guest.ssh.run(["true"]).status == 0
         guest.stop()
