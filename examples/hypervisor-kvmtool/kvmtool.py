@@ -43,7 +43,8 @@ class KvmtoolHypervisor(ProcessHypervisor):
             argv += ["--disk", disk.path + (option if disk.writable else ",ro")]
         if config.cid:
             argv += ["--vsock", str(config.cid)]
-        network = f"mode=tap,fd={{tap}},script=none,vhost=1,guest_mac={config.mac}"
-        argv += ["--network", network if config.mac else "mode=none"]
+        # kvmtool configures a descriptor as a new tap, unless tapif is the path of a device
+        device = f"tapif=/dev/net/tun,fd={{tap}},vhost=1,guest_mac={config.mac}"
+        argv += ["--network", f"mode=tap,{device}" if config.mac else "mode=none"]
         # the control socket of each machine is a file in the home directory
         return VmmCommand(argv, environment={"HOME": "{directory}"})
