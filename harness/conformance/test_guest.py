@@ -30,8 +30,7 @@ BUSY = "n=0; while [ $n -lt 20000 ]; do n=$((n + 1)); done"
 def declares(subject: object, capability: type) -> None:
     """Skip the test where a hypervisor or machine does not declare a capability."""
     if not isinstance(subject, capability):
-        name = getattr(subject, "name", type(subject).__name__)
-        pytest.skip(f"{name} does not declare {capability.__name__}")
+        pytest.skip(f"{type(subject).__name__} does not declare {capability.__name__}")
 
 
 # -- boot ----------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ class Host(Protocol):
         reason: one line that says why this host was chosen.
         needs_replacement: True when a fault of the host may break or slow later guests. Only
             emulated hosts have such faults; a session then replaces the host.
+        replacement_reason: the reason that request_replacement() got, "" without a request.
         tainted: True when a fault of the host may have broken earlier guests.
     """
 
@@ -72,13 +73,14 @@ class Host(Protocol):
     def needs_replacement(self) -> bool: ...
 
     @property
+    def replacement_reason(self) -> str: ...
+
+    @property
     def tainted(self) -> bool: ...
 
     def request_replacement(self, reason: str) -> None:
-        """Set needs_replacement on an emulated host. Other hosts ignore the request.
-
-        reason: the rest of a sentence that begins with the host.
-        """
+        """Make needs_replacement true. The session then replaces the host before the next test and
+        notes the reason. Only the emulated host does so: guests leave no state on other hosts."""
 
     @property
     def facts(self) -> HostFacts: ...

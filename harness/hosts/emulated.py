@@ -120,8 +120,8 @@ class EmulatedHost(RemoteHost):
 
     @property
     def replacement_reason(self) -> str:
-        """The reason for a replacement, as the rest of a sentence that begins with the host."""
-        return self._replacement_reason or "its CPU emulator's code buffer is almost full"
+        """See Host."""
+        return self._replacement_reason
 
     def request_replacement(self, reason: str) -> None:
         """See Host."""

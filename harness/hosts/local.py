@@ -33,6 +33,7 @@ class LocalHost:
     name = "local"
     emulated = False
     needs_replacement = False
+    replacement_reason = ""
     tainted = False
 
     def __init__(self, reason: str = "requested") -> None:

@@ -29,6 +29,11 @@ class RemoteHost:
         return False
 
     @property
+    def replacement_reason(self) -> str:
+        """See Host."""
+        return ""
+
+    @property
     def tainted(self) -> bool:
         """See Host."""
         return False

@@ -88,6 +88,8 @@ class Session:
     def replace_host(self) -> None:
         """Continue on another host of the same kind, with the same hypervisors."""
         self.payloads.forget(self.hosts.hypervisors.values())
+        if self.hosts.host is not None and (reason := self.hosts.host.replacement_reason):
+            self.note(f"the emulated host was replaced: {reason}")
         self.hosts.replace()
         self.provisioner.move_to_new_host()
         if self.recorder is not None:

@@ -23,6 +23,7 @@ SOURCE = """
     def test_wears_it(guest, virt_host, kept, record_sample):
         record_sample("boot.ready", 1.0, "s", "lower", boot=0)
         virt_host.needs_replacement = True  # what an emulated host says of itself
+        virt_host.replacement_reason = "guests of processes left memory behind"
 
     def test_has_another(guest, virt_host, kept, hypervisor, record_sample):
         record_sample("boot.ready", 1.0, "s", "lower", boot=1)
@@ -46,6 +47,9 @@ def test_between_two_tests(run: Run, pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         "harness: The emulated host must be replaced before the next test. Another one starts now."
+    )
+    result.stdout.fnmatch_lines(
+        "*the emulated host was replaced: guests of processes left memory behind"
     )
     _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert sorted(frame[frame.metric == "boot.ready"]["boot"]) == [0, 1]

@@ -78,6 +78,7 @@ class Lent:
     is its owner's to see to."""
 
     needs_replacement = False
+    replacement_reason = ""
 
     def __init__(self, host: Host) -> None:
         self._host = host
