@@ -29,7 +29,7 @@ class GuestFactory:
     Args:
         image: the image that they boot.
         vcpus, memory (MiB), boot_timeout (seconds): defaults for every guest.
-        prefix: the start of every guest's name, made of run and worker.
+        prefix: the start of every guest's name, with run and worker.
         boot, network, ssh, root: defaults for every guest; see GuestSpec.
         consoles: directory for console files, one per guest.
         on_create: called with every guest, even if its boot fails later.
@@ -62,7 +62,7 @@ class GuestFactory:
         for name in options:
             if name not in GUEST_OPTION_NAMES:
                 problem, hint = unknown_name(name, GUEST_OPTION_NAMES)
-                raise TypeError(f"a guest cannot be made: {problem}\nhint: {hint}")
+                raise TypeError(f"a guest cannot be created: {problem}\nhint: {hint}")
         chosen = {name: value for name, value in options.items() if value is not None}
         arguments: dict[str, Any] = {**self._defaults(), **chosen}
         for name in ("disks", "devices"):

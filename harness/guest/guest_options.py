@@ -1,4 +1,4 @@
-"""What a guest is made of: the arguments of guest_factory(), guest_group() and the marker guest."""
+"""The options of a guest, for guest_factory(), guest_group() and the marker `guest`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class GuestOptions(TypedDict, total=False):
-    """All are optional; see harness.hypervisors.base.GuestSpec for what each means.
+    """Optional fields of a guest; harness.hypervisors.base.GuestSpec describes each.
 
-    memory, memory_limit: MiB. boot_timeout: seconds. disks: besides the root disk. cmdline: added
-    to the kernel's command line. image: another one than the session's. devices: of the test's own.
+    memory, memory_limit: MiB. boot_timeout: seconds. disks: in addition to the root disk. cmdline:
+    added to the kernel's command line. image: replaces the session's image. devices: emulated by
+    the test.
     """
 
     vcpus: int

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Bytes from which a file becomes a disk: SSH takes 0.4 s and 17 MB/s, a new disk 0.12 s.
 DISK_THRESHOLD = 1 << 20
-TARGETS = 256  # per virtio-scsi bus; more disks become further units of each target
+SCSI_TARGETS = 256  # per virtio-scsi bus; more disks become further units of each target
 MAX_CODE_BUFFER_FILL = 0.65  # fraction of QEMU's code buffer
 RESERVED_MEMORY = 1024  # MiB of the host's memory that snapshots leave for guests
 # prints in MiB: available memory, free space in /dev/shm
@@ -162,7 +162,7 @@ class EmulatedHost(RemoteHost):
         """Attach a file as a SCSI disk. Returns the path of its block device."""
         with self._disk_lock:
             number, self._disks = self._disks, self._disks + 1
-        target, unit = number % TARGETS, number // TARGETS
+        target, unit = number % SCSI_TARGETS, number // SCSI_TARGETS
         node = f"placed{number}"
         qmp = self._qemu.qmp
         try:

@@ -49,7 +49,7 @@ def main(device: str) -> str:
         fcntl.ioctl(vcpu, KVM_RUN, 0)
         (reason,) = struct.unpack_from("=I", run, 8)
         if reason != expected:
-            return f"a one-page guest made exit {reason}, not {expected}"
+            return f"a one-page guest exited with reason {reason}, not {expected}"
         if reason == EXIT_IO:
             _direction, _size, port, _count, offset = struct.unpack_from("=BBHIQ", run, 32)
             if (port, run[offset]) != (0x10, 0x5A):

@@ -60,7 +60,7 @@ class LocalHost:
         try:
             out, err = process.communicate(input, timeout)
         except subprocess.TimeoutExpired as error:
-            _kill_group(process, late=True)
+            _kill_group(process, include_ended=True)
             output = printed(error.stdout or b"")
             raise HostError(
                 f"{' '.join(argv)!r} did not end in {timeout:g} s{output}",
@@ -130,13 +130,13 @@ class LocalHost:
         """See Host."""
         if not command_prefix:
             return socket.create_connection((address, port), timeout)
-        ours, theirs = socket.socketpair()
+        our_end, peer_end = socket.socketpair()
         target = relay.Target(relay.AF_INET, address, port, tuple(command_prefix))
-        with theirs:
-            process = _start(target.argv(timeout), stdin=theirs, stdout=theirs, stderr=DEVNULL)
+        with peer_end:
+            process = _start(target.argv(timeout), stdin=peer_end, stdout=peer_end, stderr=DEVNULL)
         threading.Thread(target=process.wait, daemon=True).start()  # it ends with the stream
-        relay.await_answer(ours, target, timeout, self.name)
-        return ours
+        relay.await_answer(our_end, target, timeout, self.name)
+        return our_end
 
     def close(self) -> None:
         """See Host."""
@@ -171,7 +171,7 @@ class LocalProcess:
         return self._process.poll() is None
 
     def _drain_stderr(self) -> None:
-        assert self._process.stderr is not None  # noqa: S101 - _start() made the pipe
+        assert self._process.stderr is not None  # noqa: S101 - _start() creates the pipe
         with self._process.stderr as pipe, contextlib.suppress(OSError, ValueError):
             while data := os.read(pipe.fileno(), 65536):
                 self._tail += data
@@ -243,12 +243,12 @@ def _start(argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
         ) from error
 
 
-def _kill_group(process: subprocess.Popen[bytes], *, late: bool = False) -> None:
+def _kill_group(process: subprocess.Popen[bytes], *, include_ended: bool = False) -> None:
     """Kill a running process with its process group, and reap it.
 
-    late: kill the group of a process that has ended, too: its children still run.
+    include_ended: kill the group of an ended process as well, since its children may run.
     """
-    if process.poll() is None or late:
+    if process.poll() is None or include_ended:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -87,19 +87,19 @@ class Qemu:
         self._started = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_error: OSError | None = None
-        ours, theirs = socket.socketpair()
-        self.qmp = Monitor(ours)
-        argv = command(kernel, initramfs, disk, cpus=cpus, memory=memory, qmp_fd=theirs.fileno())
+        our_end, peer_end = socket.socketpair()
+        self.qmp = Monitor(our_end)
+        argv = command(kernel, initramfs, disk, cpus=cpus, memory=memory, qmp_fd=peer_end.fileno())
         # the file chardev opens the set in append mode, so its descriptor must have that mode
         console = os.open(f"/proc/self/fd/{self._console}", os.O_WRONLY | os.O_APPEND)
         argv += ["-add-fd", f"fd={console},set=1"]
         self._thread = threading.Thread(
-            target=self._run, args=(argv, (theirs.fileno(), console)), daemon=True
+            target=self._run, args=(argv, (peer_end.fileno(), console)), daemon=True
         )
         try:
             self._thread.start()
             self._started.wait()
-            theirs.close()
+            peer_end.close()
             os.close(console)
             if self._start_error is not None:
                 raise HostError(

@@ -32,7 +32,7 @@ class Deadline:
         return max(self._end - time.monotonic(), 0.001)
 
     @property
-    def over(self) -> bool:
+    def expired(self) -> bool:
         """True once the point has passed."""
         return time.monotonic() >= self._end
 
@@ -175,7 +175,7 @@ def drain(channel: paramiko.Channel, out: bytearray, err: bytearray, deadline: D
             err += channel.recv_stderr(CHUNK)
         if ended:
             return True
-        if deadline.over:
+        if deadline.expired:
             return False
         # At most 0.5 s: the buffers share the event, and one may clear what the other just set.
         data_event.wait(min(deadline.remaining(), 0.5))

@@ -1,7 +1,7 @@
 """One SSH connection: the byte stream, the key exchange and the login, within one deadline.
 
 The connection uses paramiko's Transport without SSHClient: SSHClient's host key policies accept
-keys that nobody has checked. Here the caller names the one host key to accept.
+unknown keys. Here the caller names the one host key to accept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.ssh.process import Stream
 
 __tracebackhide__ = hide_frames
 # Measured against a host in software emulation: a login takes 0.25 s with either cipher. GCM moves
-# 17 to 21 MB/s and needs no MAC. CTR is for dropbear, which may lack GCM. paramiko has no ChaCha20.
+# 17 to 21 MB/s and needs no MAC. CTR is for dropbear without GCM. paramiko has no ChaCha20.
 CIPHERS = ("aes128-gcm@openssh.com", "aes128-ctr")
 DIGESTS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-256")
 KEX = ("curve25519-sha256@libssh.org", "ecdh-sha2-nistp256")
@@ -39,7 +39,7 @@ class SSHConnection:
 
     Args:
         server: the peer, for errors.
-        open_stream: returns a connected stream within the given number of seconds, or raises
+        open_stream: returns a connected stream within a number of seconds, or raises
             OSError.
         user, keys: the login; the keys are tried in order.
         host_key: "ssh-ed25519 AAAA...": the only host key that is accepted.
@@ -118,10 +118,10 @@ class SSHConnection:
                 raise server.other_key(self._key_type, "none of that type") from error
             raise server.error(SSHError, f"{server.name}: no common algorithm: {error}") from error
         except (paramiko.SSHException, EOFError, OSError) as error:
-            if deadline.over:
+            if deadline.expired:
                 raise server.late("the key exchange", self._timeout) from error
             raise server.refused(f"closed before the key exchange ended ({error})") from error
-        if deadline.over:
+        if deadline.expired:
             raise server.late("the key exchange", self._timeout)
         key = transport.get_remote_server_key()
         if key.asbytes() != self._key_bytes:
@@ -134,7 +134,7 @@ class SSHConnection:
             try:
                 transport.auth_publickey(self._user, key)
             except paramiko.AuthenticationException as error:
-                if deadline.over:
+                if deadline.expired:
                     raise server.late("the login", self._timeout) from error
                 if not transport.is_active():
                     raise server.error(

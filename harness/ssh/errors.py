@@ -63,7 +63,7 @@ class Server:
     ) -> SSHLate:
         """The error for a step that missed its deadline.
 
-        timeout: seconds; 0 when the step has no limit of its own. output: what it printed.
+        timeout: seconds; 0 when the step has no limit. output: the text that it printed.
         """
         limit = f" in {timeout:g} s" if timeout else ""
         return SSHLate(

@@ -54,7 +54,7 @@ class SSHSession:
         """Open the stream, exchange keys and log in, all within `timeout` seconds.
 
         Args:
-            open_stream: returns a connected stream within the given number of seconds, or raises
+            open_stream: returns a connected stream within a number of seconds, or raises
                 OSError.
             client_key: a private key file of mode 0600, or loaded keys.
             host_key: "ssh-ed25519 AAAA...": the only host key that is accepted.
@@ -174,7 +174,7 @@ class SSHSession:
             channel.settimeout(None)
             channel.exec_command(command.encode())
         except (paramiko.SSHException, EOFError, OSError) as error:
-            if deadline.over:
+            if deadline.expired:
                 raise self._server.late(f"the start of {command!r}", stage="run") from error
             cause = f"{self._server.name} did not start {command!r}: {error}"
             if transport.is_active():

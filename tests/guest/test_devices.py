@@ -38,7 +38,7 @@ INTERRUPTS = """
 ISR = """
 idt_register: .word 0x7ff ; .long IDT
 isr: incl COUNT ; movl $0, 0xfee000b0
-    push 8(%esp) ; popf ; ret $8         /* like iret, which KVM's emulator may lack */
+    push 8(%esp) ; popf ; ret $8         /* like iret, which KVM's emulator may not implement */
 """
 
 

@@ -40,14 +40,14 @@ class FakeMonitor:
 @pytest.fixture
 def pair() -> Iterator[tuple[Monitor, FakeMonitor]]:
     """A client and its monitor, after the greeting."""
-    ours, theirs = socket.socketpair()
-    monitor, script = Monitor(ours), FakeMonitor(theirs)
+    our_end, peer_end = socket.socketpair()
+    monitor, script = Monitor(our_end), FakeMonitor(peer_end)
     script.send(GREETING)
     assert script.answer(**{"return": {}})["execute"] == "qmp_capabilities"
     yield monitor, script
     monitor.close()
     monitor.close()
-    theirs.close()
+    peer_end.close()
 
 
 def test_execute_skips_events_and_hyphenates_names(pair: tuple[Monitor, FakeMonitor]) -> None:
@@ -93,19 +93,19 @@ def test_late_answer_and_lost_monitor_are_errors(pair: tuple[Monitor, FakeMonito
 
 
 def test_missing_greeting_is_an_error() -> None:
-    ours, theirs = socket.socketpair()
-    monitor = Monitor(ours, greeting_timeout=0.1)
+    our_end, peer_end = socket.socketpair()
+    monitor = Monitor(our_end, greeting_timeout=0.1)
     with pytest.raises(HostError, match="does not answer the greeting in time"):
         monitor.execute("query-status")
     monitor.close()
-    theirs.close()
+    peer_end.close()
 
 
 def test_server_that_is_not_a_monitor_is_an_error() -> None:
-    ours, theirs = socket.socketpair()
-    monitor = Monitor(ours)
-    theirs.sendall(b"SSH-2.0-nobody\r\n")
+    our_end, peer_end = socket.socketpair()
+    monitor = Monitor(our_end)
+    peer_end.sendall(b"SSH-2.0-server\r\n")
     with pytest.raises(HostError, match="gone at the greeting"):
         monitor.execute("query-status")
     monitor.close()
-    theirs.close()
+    peer_end.close()

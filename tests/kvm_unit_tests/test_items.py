@@ -170,20 +170,20 @@ def test_failure_shows_reports_and_console(session: Session, built: Path) -> Non
 def test_arguments_and_environment_reach_the_test(
     session: Session, built: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session(built, "-k", "arguments", "--guest-artifacts=kept").assert_outcomes(
+    session(built, "-k", "arguments", "--guest-artifacts=artifacts").assert_outcomes(
         passed=1, deselected=14
     )
-    (console,) = (pytester.path / "kept").iterdir()
+    (console,) = (pytester.path / "artifacts").iterdir()
     assert 'arguments.flat one "two three"' in console.read_text()
     assert "QEMU_ACCEL=kvm" in console.read_text()
     assert "KERNEL_VERSION=" in console.read_text()
     console.unlink()
     (pytester.path / "environment").write_text("MINE=1\0")
     monkeypatch.setenv("KVM_UNIT_TESTS_ENV", str(pytester.path / "environment"))
-    session(built, "-k", "arguments", "--guest-artifacts=kept").assert_outcomes(
+    session(built, "-k", "arguments", "--guest-artifacts=artifacts").assert_outcomes(
         passed=1, deselected=14
     )
-    (console,) = (pytester.path / "kept").iterdir()
+    (console,) = (pytester.path / "artifacts").iterdir()
     assert "MINE=1" in console.read_text()
     assert "QEMU_ACCEL" not in console.read_text()
 
@@ -211,9 +211,9 @@ def test_folder_may_be_relative_or_a_link(
 def test_other_tests_run_too_when_named(
     session: Session, built: Path, pytester: pytest.Pytester
 ) -> None:
-    path = pytester.makepyfile("def test_beside(): pass")
+    path = pytester.makepyfile("def test_other(): pass")
     session(built, "-k", "passes").assert_outcomes(passed=1, deselected=14)
-    both = session(built, "-k", "passes or beside", str(path))
+    both = session(built, "-k", "passes or test_other", str(path))
     both.assert_outcomes(passed=2, deselected=14)
 
 

@@ -183,18 +183,18 @@ class TestLogin:
             connect(server)
 
     def test_end_of_file_before_the_banner_is_refused(self, server: LoopbackServer) -> None:
-        ours, theirs = socket.socketpair()
-        theirs.close()
+        our_end, peer_end = socket.socketpair()
+        peer_end.close()
         with pytest.raises(SSHRefused, match="closed before the key exchange"):
-            connect(server, open_stream=lambda _timeout: ours)
-        assert ours.fileno() == -1  # closed
+            connect(server, open_stream=lambda _timeout: our_end)
+        assert our_end.fileno() == -1  # closed
 
     def test_silent_server_times_out_and_leaves_no_thread(self, server: LoopbackServer) -> None:
         before = threading.active_count()
-        ours, theirs = socket.socketpair()
+        our_end, peer_end = socket.socketpair()
         start = time.monotonic()
-        with theirs, pytest.raises(SSHLate, match="did not end in"):
-            connect(server, open_stream=lambda _timeout: ours, timeout=0.5)
+        with peer_end, pytest.raises(SSHLate, match="did not end in"):
+            connect(server, open_stream=lambda _timeout: our_end, timeout=0.5)
         assert time.monotonic() - start < 5
         assert threading.active_count() == before
 
