@@ -42,9 +42,8 @@ class Console:
                 self._start = time_ns
             self._lines.append((time_ns, text))
             self._count += 1
-            if (
-                self._size < self._max_bytes
-            ):  # a guest that prints without end must not fill the disk
+            # a guest that prints without end must not fill the disk
+            if self._size < self._max_bytes:
                 self._write(f"[{(time_ns - self._start) / 1e9:10.6f}] {text}\n")
                 self._written += 1
             self._changed.notify_all()

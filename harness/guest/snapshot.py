@@ -30,10 +30,11 @@ class Snapshot:
     """
 
     def __init__(self, spec: GuestSpec, machine: Machine, hypervisor: Hypervisor) -> None:
-        """Save a guest. It prepares for a few seconds at most, then is paused until the end.
+        """Save a guest.
 
-        The guest's init prepares what each clone needs first. Raises HarnessError
-        (stage "run") when the hypervisor has no snapshots, or the guest writes to a disk.
+        Its init first prepares what each clone needs, for a few seconds at most. The guest is then
+        paused until the snapshot is complete. Raises HarnessError (stage "run") when the hypervisor
+        has no snapshots, or the guest writes to a disk.
         """
         self.spec = spec
         self.prefault_pages: Sequence[int] = ()
