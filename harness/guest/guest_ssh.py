@@ -53,7 +53,7 @@ class GuestSSH:
             client_key=image.client_key,
             host_key=image.host_key,
             timeout=timeout,
-            who=f"guest {guest.name}",
+            server_name=f"guest {guest.name}",
             guest=guest.name,
         )
         with self._lock:

@@ -80,7 +80,7 @@ class EmulatedHost(RemoteHost):
                     client_key=image.client_key,
                     host_key=image.host_key,
                     timeout=max(end - time.monotonic(), 1.0),
-                    who="the emulated host",
+                    server_name="the emulated host",
                 )
             except SSHRefused:
                 if qemu.ended:

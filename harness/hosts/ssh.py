@@ -57,7 +57,7 @@ class SSHHost(RemoteHost):
                 client_key=client_keys(keys),
                 host_key=known_host_key(name, port, known_hosts),
                 timeout=timeout,
-                who=f"host {name}",
+                server_name=f"host {name}",
             )
         except SSHError as error:
             raise HostError(error.cause, hint=error.hint, stage="host") from error

@@ -48,7 +48,7 @@ class SSHSession:
         client_key: Path | Sequence[paramiko.PKey],
         host_key: str,
         timeout: float,
-        who: str,
+        server_name: str,
         guest: str = "",
     ) -> SSHSession:
         """Open the stream, exchange keys and log in, all within `timeout` seconds.
@@ -58,14 +58,14 @@ class SSHSession:
                 OSError.
             client_key: a private key file of mode 0600, or loaded keys.
             host_key: "ssh-ed25519 AAAA...": the only host key that is accepted.
-            who: names the server in errors.
+            server_name: names the server in errors.
             guest: the guest's name for HarnessError.guest; empty for a host.
 
         Raises SSHRefused, SSHLate, HostKeyError or SSHAuthError, each an SSHError.
         """
         keys = [load_client_key(client_key)] if isinstance(client_key, Path) else client_key
         connection = SSHConnection(
-            Server(who, guest),
+            Server(server_name, guest),
             open_stream,
             user=user,
             keys=keys,

@@ -203,7 +203,7 @@ def test_ssh_refused(guests: GuestFactory, image: GuestImage, tmp_path: Path) ->
     for guest, cause, hint in zip(
         pair,
         ("does not accept the client key for user 'root'", "has another host key than the known"),
-        ("put the public key into authorized_keys", "find out who answers there"),
+        ("add the public key to authorized_keys", "check which machine answers"),
         strict=True,
     ):
         with pytest.raises(SSHError, match=cause) as caught:

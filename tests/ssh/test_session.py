@@ -37,7 +37,7 @@ def connect(
         client_key=client_key or server.client_key,
         host_key=host_key or server.host_key,
         timeout=timeout,
-        who="the test server",
+        server_name="the test server",
         guest="g1",
     )
 
