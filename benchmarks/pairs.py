@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from harness.guest.factory import GuestFactory
 from harness.hypervisors import registry
 from harness.hypervisors.base import Hypervisor
+from harness.plugin.ordering import alternate
 from harness.results.statistics import CONFIDENCE, interval
 
 SUBJECT, REFERENCE = "kvm", "qemu"
@@ -45,7 +46,7 @@ def in_turn(names: Iterable[str], count: int) -> Iterator[tuple[int, str]]:
     """The number of each pair and whose turn it is: A B, B A, A B, ..."""
     order = list(names)
     for pair in range(count):
-        for name in order if pair % 2 == 0 else order[::-1]:
+        for name in alternate(order, pair):
             yield pair, name
 
 

@@ -36,7 +36,7 @@ class EmulatedHosts:
             self._host = host
         return self._host
 
-    emulated = True  # as a host says it
+    emulated = True  # like Host.emulated
 
     @property
     def tainted(self) -> bool:
@@ -60,6 +60,19 @@ class EmulatedHosts:
 
 
 HOSTS = pytest.StashKey[EmulatedHosts]()
+# Tests that depend on one of these fixtures get the marker emulated.
+BOOTING_FIXTURES = {"boots_emulated_machine", "emulated_hosts"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test that boots an emulated machine by its fixtures, so that no test is missed."""
+    if BOOTING_FIXTURES & set(getattr(item, "fixturenames", ())):
+        item.add_marker("emulated")
+
+
+@pytest.fixture(scope="session")
+def boots_emulated_machine() -> None:
+    """For tests that boot an emulated machine by other means than the fixture emulated_host."""
 
 
 @pytest.fixture(scope="session")

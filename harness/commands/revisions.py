@@ -18,6 +18,7 @@ from typing import Any
 from harness import scratch
 from harness.errors import HarnessError, ResultError
 from harness.git import commit_of, git
+from harness.plugin.ordering import alternate
 from harness.results import new_run_id
 from harness.results.compare import SERIES, figure, levels, worse_by
 from harness.results.paired import enough, paired
@@ -107,7 +108,7 @@ class Measurer:
         """Pairs of runs, base and new, measured A B B A, as many as are taken."""
         for number in itertools.count():
             self.tell(f"pair {number + 1}: {base[:12]}, {new[:12]}")
-            order = (base, new) if number % 2 == 0 else (new, base)
+            order = alternate((base, new), number)
             made = {commit: self.measure(commit) for commit in order}
             yield made[base], made[new]
 

@@ -22,7 +22,7 @@ from images.image import HostImage
 from images.store import host_image
 from tests.waiting import gone
 
-emulated = pytest.mark.emulated
+boots = pytest.mark.usefixtures("boots_emulated_machine")
 
 
 def descriptors() -> int:
@@ -36,7 +36,6 @@ def test_missing_qemu_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert caught.value.hint == "apt install qemu-system-x86"
 
 
-@emulated
 class TestShared:
     """Tests that share one host."""
 
@@ -117,7 +116,7 @@ class TestShared:
         assert emulated_host.run(["python3", "-c", script], check=False).status == 1
 
 
-@emulated
+@boots
 def test_killed_qemu_is_reported_and_leaves_nothing() -> None:
     before, threads = descriptors(), threading.active_count()
     host = EmulatedHost(host_image())
@@ -133,7 +132,7 @@ def test_killed_qemu_is_reported_and_leaves_nothing() -> None:
     assert threading.active_count() <= threads
 
 
-@emulated
+@boots
 def test_sigkill_of_the_parent_ends_qemu() -> None:
     code = (
         "import time\nfrom images.store import host_image\nfrom harness.hosts.qemu import Qemu\n"
@@ -168,7 +167,7 @@ def _empty_disk(image: HostImage, folder: Path) -> HostImage:
     return dataclasses.replace(image, disk=folder / "disk")
 
 
-@emulated
+@boots
 @pytest.mark.parametrize(
     ("breakage", "error"),
     [
@@ -188,7 +187,7 @@ def test_broken_image_is_an_error(
     assert descriptors() <= before
 
 
-@emulated
+@boots
 def test_late_boot_ends_qemu() -> None:
     threads = threading.active_count()
     with pytest.raises(HostError, match="was not ready in"):
@@ -196,7 +195,7 @@ def test_late_boot_ends_qemu() -> None:
     assert threading.active_count() <= threads
 
 
-@emulated
+@boots
 def test_interrupt_during_boot_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pids: list[int] = []
 

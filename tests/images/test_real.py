@@ -109,16 +109,19 @@ def machine(image: Image, folder: Path, memory: int) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def guest(
+    boots_emulated_machine: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
     yield from machine(store.guest_image(), tmp_path_factory.mktemp("guest"), 512)
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def host(
+    boots_emulated_machine: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
     yield from machine(store.host_image(), tmp_path_factory.mktemp("host"), 1024)
 
 
-@pytest.mark.emulated
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
@@ -139,14 +142,12 @@ def test_guest_has_the_programs_of_the_suites(guest: Machine, command: str, expe
     assert expected in guest.run(command)
 
 
-@pytest.mark.emulated
 def test_guest_powers_off(guest: Machine) -> None:
     """This test must be the last one of this module that uses the guest."""
     guest.run("(sleep 0.2; poweroff) > /dev/null 2>&1 < /dev/null &")
     assert guest.process.wait(30) == 0
 
 
-@pytest.mark.emulated
 @pytest.mark.parametrize(
     ("command", "expected"),
     [

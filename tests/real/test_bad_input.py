@@ -21,7 +21,6 @@ from images.keys import Keys, ensure_keys
 from suites.io.fio import Job
 from tests.real.conftest import Inner, Lent, factory, kvm_pids
 
-pytestmark = pytest.mark.emulated
 ONE_TEST = "def test_it(guest): pass"
 
 

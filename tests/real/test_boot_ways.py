@@ -15,8 +15,6 @@ from images import cpio
 from images.image import GuestImage
 from tests.real.conftest import Inner
 
-pytestmark = pytest.mark.emulated
-
 UNKNOWN_LOADER = "255"  # which no PVH kernel sees: it says Xen's
 
 

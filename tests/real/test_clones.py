@@ -16,7 +16,6 @@ from images.image import GuestImage
 from tests.real.conftest import Inner, factory, kvm_pids
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.emulated
 HOLDS = """
 import json, os, sys
 def count(path):

@@ -14,7 +14,6 @@ from harness.hosts.base import Host
 from harness.hypervisors.supervised import SupervisedHypervisor
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.emulated
 PATIENCE = 30.0
 LINES = 50
 MIB = 1 << 20

@@ -18,7 +18,6 @@ from images.image import GuestImage
 from suites.io.fio import Job, parse_figures
 from tests.real.conftest import MEMORY, factory
 
-pytestmark = pytest.mark.emulated
 MIB = 16
 KSM = "/sys/kernel/mm/ksm"
 

@@ -15,7 +15,6 @@ from harness.hypervisors.kvm import KvmHypervisor
 from images.image import GuestImage
 from tests.real.conftest import factory, kvm_pids
 
-pytestmark = pytest.mark.emulated
 CGROUPS = "/sys/fs/cgroup/pytest-hypervisor"
 END_IT = {
     # only words: the kernel did not panic

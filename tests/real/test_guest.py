@@ -7,8 +7,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
@@ -16,7 +14,6 @@ from harness.hypervisors.qemu import QemuHypervisor
 from images.image import GuestImage
 from tests.real.conftest import factory, kvm_holders, kvm_pids
 
-pytestmark = pytest.mark.emulated
 TWO_MB = 2_000_000
 
 

@@ -20,7 +20,6 @@ from tests.docs.examples import Example, examples
 from tests.real.conftest import Inner, factory
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.emulated
 SERIAL = "reached"
 
 

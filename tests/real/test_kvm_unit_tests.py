@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.kvm_unit_tests.kernels import build
 from tests.kvm_unit_tests.test_items import LIST, SOURCES
 from tests.real.conftest import Inner
-
-pytestmark = pytest.mark.emulated
 
 
 def test_exit_codes_become_outcomes(inner: Inner, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from harness.hosts.facts import parse_cpu_list
 from harness.hypervisors.kvm import KvmHypervisor
 from tests.real.conftest import MEMORY
 
-pytestmark = pytest.mark.emulated
 VCPUS = 8
 # Where each vCPU's thread may run, by its name.
 PLACES = """

@@ -18,8 +18,6 @@ from images.image import GuestImage
 from tests.conftest import EmulatedHosts
 from tests.real.conftest import Inner, factory
 
-pytestmark = pytest.mark.emulated
-
 
 @pytest.fixture(scope="module")
 def native(

@@ -23,7 +23,6 @@ from tests.vmm.payload import FOR_EVER, kernel
 from tests.vmm.test_payload_disk import source
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.emulated
 BRIDGE = "10.1.0.1"
 MEGABYTE = 1 << 20
 

@@ -20,7 +20,7 @@ from harness.results.store import load
 from images.image import GuestImage
 from tests.real.conftest import CACHE_HOME, MEMORY
 
-pytestmark = pytest.mark.emulated
+pytestmark = pytest.mark.usefixtures("boots_emulated_machine")
 MARK = "HARNESS_TEST_MARK"
 INTERRUPTED = 2
 PATIENCE = 60.0  # seconds

@@ -12,7 +12,6 @@ from harness.guest.guest import Guest
 from harness.hosts.probe import probe_local
 from tests.real.conftest import Inner
 
-pytestmark = pytest.mark.emulated
 USAGE = 4
 WITHIN = 1.0  # seconds from a panic's first line to the test's failure
 SLACK = 1.0  # seconds, for a machine whose two CPUs have other work as well
@@ -128,12 +127,6 @@ def test_ssh_lost_between_commands_is_connected_again(standing: Guest) -> None:
     server = standing.ssh.run("echo $PPID").stdout.strip()
     standing.ssh.popen(f"sleep 0.3; kill -9 {server}").wait(10.0)
     assert standing.ssh.run("echo $PPID").stdout.strip() != server
-
-
-def test_lguest_is_not_there_yet(bare: Inner) -> None:
-    result = bare(ONE_TEST, "--hypervisor=lguest")
-    assert result.ret == USAGE
-    result.stderr.fnmatch_lines(["ERROR: *no hypervisor 'lguest'*", "hint: use one of: *"])
 
 
 def test_a_named_local_host_that_cannot_is_a_usage_error(bare: Inner) -> None:
