@@ -22,7 +22,7 @@ from harness.guest.factory import GuestFactory
 from harness.hypervisors import registry
 from harness.hypervisors.base import Hypervisor
 from harness.plugin.ordering import alternate
-from harness.results.statistics import CONFIDENCE, interval
+from harness.results.statistics import CONFIDENCE, bootstrap_interval
 
 SUBJECT, REFERENCE = "kvm", "qemu"
 
@@ -74,7 +74,7 @@ class PairedSamples:
         ]
         if ratios := self.ratios(metric):
             ratio = format_line(f"{metric} {SUBJECT} / {REFERENCE}", ratios, "")
-            low, high = interval(ratios) or (ratios[0], ratios[0])
+            low, high = bootstrap_interval(ratios) or (ratios[0], ratios[0])
             rows.append(f"{ratio}  {CONFIDENCE:.0%} {low:.3f} to {high:.3f}")
         return rows
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.results.changes import watch
-from tests.results.test_changes import REAL, nights_of, rates
+from harness.results.change_points import find_change_points
+from tests.results.test_change_points import REAL, nights_of, rates
 
 SERIES, NIGHTS = 10_000, 120
 SHUFFLES = 40
@@ -21,7 +21,7 @@ SHUFFLES = 40
 def test_ten_thousand_series(benchmark: BenchmarkFixture) -> None:
     series = np.random.default_rng(0).lognormal(0, 0.03, (SERIES, NIGHTS))
     series[::10, 80:] *= 0.9
-    benchmark.pedantic(watch, (series,), rounds=3)  # type: ignore[no-untyped-call]
+    benchmark.pedantic(find_change_points, (series,), rounds=3)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="shared/data has no vm-noise-data")

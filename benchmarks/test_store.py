@@ -19,8 +19,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.results import RunWriter, Sample, new_run_id, query, runs
-from harness.results.spool import keep
-from harness.results.store import boot_medians, usable
+from harness.results.spool import write_run
+from harness.results.store import boot_medians, readable_files
 from tests.results.synthetic import facts
 
 RUNS, METRICS, BOOTS, BATCHES = 100, 40, 5, 50
@@ -65,7 +65,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     for number in range(RUNS):
         run, samples = night(number)
-        keep(folder, facts(run=run), samples)
+        write_run(folder, facts(run=run), samples)
     return folder
 
 
@@ -101,7 +101,7 @@ def test_query_one_series(benchmark: BenchmarkFixture, store: Path) -> None:
 
 
 def test_find_readable_files(benchmark: BenchmarkFixture, store: Path) -> None:
-    benchmark(usable, runs(store))
+    benchmark(readable_files, runs(store))
 
 
 def test_medians_of_all_boots(benchmark: BenchmarkFixture, store: Path) -> None:

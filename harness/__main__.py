@@ -1,4 +1,4 @@
-"""`python -m harness`: what is done outside pytest."""
+"""The command line: `python -m harness COMMAND`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.commands import bisect, doctor, exchange, nightly, report
+from harness.commands import bisect, doctor, exchange, regressions, report
 from harness.errors import HarnessError
 
 
 def parser() -> argparse.ArgumentParser:
-    """Each subcommand sets `run`, a function of the parsed arguments that gives the exit status."""
-    main_parser = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
-    commands = main_parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    doctor_parser = commands.add_parser(
-        "doctor", help="show what this machine can do, and the hint for each lack"
+    """The parser of all subcommands; each sets `run`, a function that returns the exit status."""
+    main_parser = argparse.ArgumentParser(
+        prog="python -m harness",
+        description="Check this machine, compare runs, and make reports.",
     )
-    doctor_parser.set_defaults(run=lambda _arguments: doctor.main())
-    for module in (report, nightly, bisect, exchange):
+    commands = main_parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for module in (doctor, report, regressions, bisect, exchange):
         module.add(commands)
     return main_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; its exit status, or 1 with the error on standard error."""
+    """Run a subcommand; return its exit status, or 1 after an error (printed to stderr)."""
     arguments = parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)

@@ -1,4 +1,4 @@
-"""Two sets of runs side by side, as one HTML page."""
+"""The page of a comparison of two sets of runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 from harness.results.compare import SERIES, TOLERANCE, VERDICTS, Comparison
-from harness.results.differences import EFFECT
+from harness.results.differences import MIN_EFFECT
 from harness.results.schema import RunFacts
-from harness.results.select import Selected
+from harness.results.selection import RunSelection
 from reports import figures, series, text
 from reports.forest import Effect, forest
 from reports.page import (
@@ -16,143 +16,150 @@ from reports.page import (
     KeyFigure,
     Section,
     Table,
+    columns,
     figure_cell,
     name_cell,
-    numbered,
-    words,
+    text_cell,
 )
 from reports.render import Page, html, raw, write
 from reports.series import Name, Row
 
-MOST_EFFECTS = 30
+MAX_EFFECTS = 30
 METHOD = (
-    ("What is compared", "Every figure that can become better or worse, but for the host's own "
-     "utilization. Exits are costs less the empty loop of the same boot. A value is the median of "
-     "the boots' medians: boots are what repeats, batches of one boot are not."),
-    ("Regressed, improved", "The difference is no chance, by the test below over all figures "
-     f"together, and it is above {text.percent(EFFECT)}."),
-    ("Pass", f"No difference was shown, and the interval says that it is not worse by "
-     f"{text.percent(TOLERANCE)}. Absence of proof alone is no pass."),
-    ("Inconclusive", "All else: too few boots, too much noise, or measured on one side only. "
-     "Measure more boots, or in turn on one host, to tell."),
+    ("What is compared", "Every figure that has a better direction, without utilization. The cost "
+     "of an exit is the cost minus the empty loop of the same boot. A value is the median of the "
+     "boots' medians: the unit of replication is the boot, not the batch."),
+    ("Regressed, improved", "The difference is significant by the test below, over all figures "
+     f"together, and it is above {text.percent(MIN_EFFECT)}."),
+    ("Pass", "No difference is shown, and the interval excludes a regression by "
+     f"{text.percent(TOLERANCE)}. Without such an interval there is no pass."),
+    ("Inconclusive", "All other figures: too few boots, too much noise, or measured on one side "
+     "only. Measure more boots, or measure both sides in turn on one host."),
     series.EFFECTS,
-    series.CHANCE,
-    ("Environment", "What the runs say of their hosts, images and versions. It tells what changed "
-     "beside the code; it does not tell what was the cause."),
+    series.SIGNIFICANCE,
+    ("Environment", "Facts of the hosts, images and versions that differ between the runs. They "
+     "may explain a difference, but they do not prove its cause."),
 )  # fmt: skip
 
 
 def render(comparison: Comparison, out: Path) -> Path:
-    """Write the page of a comparison, one file below 1 MiB. Raises ResultError when it cannot be
-    written; what was there before then stays."""
+    """Write the page, one file below 1 MiB.
+
+    Raises ResultError when the file cannot be written; an existing file then stays as it is.
+    """
     return write(to_html(comparison), out)
 
 
 def to_html(comparison: Comparison) -> str:
     base, new = comparison.base, comparison.new
-    heads = label(base), label(new)
-    names = series.names(comparison.table)
+    labels = label(base), label(new)
+    names = series.series_names(comparison.table)
     facts = [*base.facts, *new.facts]
     frame = comparison.table.assign(flags=comparison.table["flags"].map("; ".join))
     frame = frame[[*SERIES, *(name for name in frame.columns if name not in SERIES)]]
     page = Page(
         kind="Hypervisor comparison",
-        title=f"{heads[1]} compared with {heads[0]}",
+        title=f"{labels[1]} compared with {labels[0]}",
         name="comparison",
         sections=[
-            effects(comparison, names),
-            series.environment(comparison.environment, heads),
-            table(comparison, names),
-            series.doubts(comparison.notes),
+            effects_section(comparison, names),
+            series.environment_section(comparison.environment, labels),
+            figures_section(comparison, names),
+            series.caveats_section(comparison.notes),
         ],
-        keys=keys(comparison, names),
+        keys=key_figures(comparison, names),
         method=METHOD,
         raw=raw(f"comparison-{base.names[-1]}-{new.names[-1]}", frame),
         warnings=series.warnings(facts, comparison.notes),
-        tag="emulated" if series.emulated(facts) else "",
+        tag="emulated" if series.any_emulated(facts) else "",
     )
-    sides = [("Base", heads[0], about(base)), ("New", heads[1], about(new))]
-    return html("compare.html", page, sides=sides, host=series.host(new.facts))
+    sides = [("Base", labels[0], describe(base)), ("New", labels[1], describe(new))]
+    return html("compare.html", page, sides=sides, host=series.host_label(new.facts))
 
 
-def label(side: Selected) -> str:
-    """As it was asked for; of a file its run."""
+def label(side: RunSelection) -> str:
+    """The selector of a side; for a file the name of its run."""
     return Path(side.label).stem if side.label.endswith(".parquet") else side.label
 
 
-def about(side: Selected) -> str:
-    """Which runs a side is of."""
+def describe(side: RunSelection) -> str:
+    """Runs, dates and commits of a side."""
     first, last = side.facts[0], side.facts[-1]
     dates = dict.fromkeys(text.date(run.get("start", "")) for run in (first, last))
     commits = dict.fromkeys(series.commit(run) for run in side.facts)
     more = f" and {len(commits) - 1} more" if len(commits) > 1 else ""
-    which = _run(last) if len(side.facts) == 1 else text.count(len(side.facts), "run")
-    return f"{which}, {' to '.join(dates)}, commit {next(iter(commits))}{more}"
+    runs = _run(last) if len(side.facts) == 1 else text.count(len(side.facts), "run")
+    return f"{runs}, {' to '.join(dates)}, commit {next(iter(commits))}{more}"
 
 
 def _run(facts: RunFacts) -> str:
     return f"run {facts.get('run', 'not known')}"
 
 
-def keys(comparison: Comparison, names: list[Name]) -> list[KeyFigure]:
-    told = series.counted(comparison.counts)
+def key_figures(comparison: Comparison, names: list[Name]) -> list[KeyFigure]:
+    """The number of each verdict, and the largest regression."""
+    answers = series.verdict_figures(comparison.counts)
     rows = comparison.table.to_dict("records")
-    worst = [
+    regressions = [
         (row["effect"], name, row)
         for name, row in zip(names, rows, strict=True)
         if row["verdict"] == "regressed"
     ]
-    if worst:
-        effect, name, row = max(worst, key=lambda one: float(one[0]))
-        sentence = series.told(name, row, row["base"], row["new"])
-        told.insert(0, KeyFigure("Worst regression", text.signed(effect), sentence, style="bad"))
-    return told
+    if regressions:
+        effect, name, row = max(regressions, key=lambda one: float(one[0]))
+        sentence = series.change_sentence(name, row, row["base"], row["new"])
+        answers.insert(
+            0, KeyFigure("Largest regression", text.signed(effect), sentence, style="bad")
+        )
+    return answers
 
 
-def effects(comparison: Comparison, names: list[Name]) -> Section:
+def effects_section(comparison: Comparison, names: list[Name]) -> Section:
+    """A forest plot of the figures that are no pass."""
     section = Section("effects", "Effects")
     rows = comparison.table.to_dict("records")
-    shown = [
+    effects = [
         Effect(name.line, row["effect"], row["low"], row["high"], row["verdict"])
         for name, row in zip(names, rows, strict=True)
         if row["verdict"] != "pass" and math.isfinite(row["effect"])
     ]
-    if not shown:
-        section.missing = "Nothing to be drawn: every figure that both sides have is a pass."
+    if not effects:
+        section.placeholder = "There is nothing to draw: every figure that both sides have passes."
         return section
-    drawn = shown[:MOST_EFFECTS]
+    drawn = effects[:MAX_EFFECTS]
     boots = [n for row in rows for n in (row["base_boots"], row["new_boots"]) if n]
     caption = (
-        f"How much worse: effect and 95 % interval of {len(drawn)} figures that are no pass, "
-        f"{_span(boots)} a side, {series.host(comparison.new.facts)}"
+        f"Effect and 95 % interval of {text.count(len(drawn), 'figure')} without a pass; above 0 "
+        f"is worse; {_boot_range(boots)} on each side; {series.host_label(comparison.new.facts)}"
     )
-    if len(shown) > len(drawn):
-        caption += f"; {len(shown) - len(drawn)} more are in the table"
+    if len(effects) > len(drawn):
+        caption += f"; {len(effects) - len(drawn)} more are in the table"
     section.figures.append(figures.figure(caption, forest(caption, drawn)))
     return section
 
 
-def _span(boots: list[int]) -> str:
-    least, most = min(boots), max(boots)
-    return text.count(most, "boot") if least == most else f"{least} to {text.count(most, 'boot')}"
+def _boot_range(boots: list[int]) -> str:
+    low, high = min(boots), max(boots)
+    return text.count(high, "boot") if low == high else f"{low} to {text.count(high, 'boot')}"
 
 
-def table(comparison: Comparison, names: list[Name]) -> Section:
-    heads = label(comparison.base), label(comparison.new)
-    common = series.common(comparison.table)
+def figures_section(comparison: Comparison, names: list[Name]) -> Section:
+    """The table of all figures."""
+    labels = label(comparison.base), label(comparison.new)
+    common = series.common_flags(comparison.table)
     rows = [
         _row(name, row, common)
         for name, row in zip(names, comparison.table.to_dict("records"), strict=True)
     ]
-    head = numbered(
+    head = columns(
         *("Figure", "Workload", "Hypervisor", "Verdict", "#Worse by", "#95 %"),
         *("#Base", "#New", "Unit", "Boots base, new"),
     )
     counts = comparison.counts
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
-    caption = f"All figures, those that ask for attention first: {said}"
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    caption = f"All figures, regressions first: {verdicts}"
     section = Section("figures", "Figures", tables=[Table(caption, head, rows)])
-    section.lead.append(f"Base is {heads[0]}, new is {heads[1]}. Above 0 % is worse.")
+    section.lead.append(f"Base is {labels[0]}, new is {labels[1]}. Above 0 % is worse.")
     section.notes += [f"All figures: {flag}." for flag in common]
     return section
 
@@ -160,13 +167,13 @@ def table(comparison: Comparison, names: list[Name]) -> Section:
 def _row(name: Name, row: Row, common: list[str]) -> list[Cell]:
     return [
         name_cell(name.metric, [flag for flag in row["flags"] if flag not in common]),
-        words(name.workload),
-        words(name.hypervisor),
+        text_cell(name.workload),
+        text_cell(name.hypervisor),
         series.verdict_cell(row["verdict"]),
         series.effect_cell(row["effect"]),
-        series.spread_cell(row["low"], row["high"]),
+        series.effect_interval_cell(row["low"], row["high"]),
         figure_cell(row["base"]),
         figure_cell(row["new"]),
-        words(text.unit(row["unit"])),
-        words(f"{row['base_boots']}, {row['new_boots']}"),
+        text_cell(text.unit(row["unit"])),
+        text_cell(f"{row['base_boots']}, {row['new_boots']}"),
     ]

@@ -1,4 +1,4 @@
-"""The report's figures: each drawn wide and narrow, so that a telephone needs no magnifier."""
+"""The figures of the reports. Each is drawn twice: wide, and narrow for telephones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROW = 24.0
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page: its caption (with n, boots, backend) and its two drawings."""
+    """A figure of the page: a caption with n, boots and backend, and two drawings."""
 
     caption: str
     wide: Markup
@@ -28,7 +28,7 @@ def figure(caption: str, draw: Callable[[float], svg.Canvas]) -> Figure:
 
 @dataclass(frozen=True)
 class Bar:
-    """A stacked bar: label and the length of each part, in the order of the legend."""
+    """A stacked bar: its label, and the length of each part in the order of the legend."""
 
     label: str
     parts: Mapping[str, float]
@@ -41,12 +41,12 @@ class Dot:
     label: str
     value: float
     interval: tuple[float, float] | None
-    hint: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A host's figure and its guest's, and what to say of the two."""
+    """A figure of the host and of the guest, with a note about the difference."""
 
     label: str
     host: float
@@ -55,8 +55,8 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Series:
-    """What is stacked over time: a value of each part at each second; the axis' end and unit."""
+class StackedSeries:
+    """Values of stacked parts over time. high: minimum for the upper end of the axis."""
 
     seconds: Sequence[float]
     parts: Mapping[str, Sequence[float]]
@@ -74,7 +74,7 @@ class Axis:
 def stacked(
     title: str, description: str, bars: Sequence[Bar], unit: str
 ) -> Callable[[float], svg.Canvas]:
-    """Horizontal stacked bars from 0, their sum at their end."""
+    """Horizontal stacked bars from 0, with the sum at the end of each."""
 
     def draw(width: float) -> svg.Canvas:
         canvas = svg.Canvas(width, title, description)
@@ -90,9 +90,9 @@ def stacked(
             y, at = top + ROW * i, 0.0
             canvas.text(left - 8, y + 16, bar.label, "label", anchor="end")
             for name, length in bar.parts.items():
-                hint = f"{bar.label}: {name} {text.quantity(length, unit)}"
+                tooltip = f"{bar.label}: {name} {text.quantity(length, unit)}"
                 start, end = scale(at), scale(at + length)
-                canvas.rect((start, y + 3), end - start, ROW - 7, f"{styles[name]} part", hint)
+                canvas.rect((start, y + 3), end - start, ROW - 7, f"{styles[name]} part", tooltip)
                 at += length
             canvas.text(scale(at) + 6, y + 16, text.quantity(at, unit), "value")
         return canvas
@@ -103,7 +103,7 @@ def stacked(
 def intervals(
     title: str, description: str, dots: Sequence[Dot], unit: str
 ) -> Callable[[float], svg.Canvas]:
-    """Medians as dots with their intervals, on a logarithmic axis; values must be above 0."""
+    """Medians as dots with intervals, on a logarithmic axis. Values must be above 0."""
 
     def draw(width: float) -> svg.Canvas:
         canvas = svg.Canvas(width, title, description)
@@ -131,7 +131,7 @@ def intervals(
                 canvas.line((low, y), (high, y), "whisker")
                 canvas.line((low, y - 5), (low, y + 5), "whisker")
                 canvas.line((high, y - 5), (high, y + 5), "whisker")
-            canvas.dot(place(_log(dot.value)), y, "s1 dot", dot.hint)
+            canvas.dot(place(_log(dot.value)), y, "s1 dot", dot.tooltip)
             edge = place(_log(max(highs[i], dot.value)))
             canvas.text(edge + 11, y + 4, text.quantity(dot.value, unit), "value")
         return canvas
@@ -142,7 +142,7 @@ def intervals(
 def pairs(
     title: str, description: str, rows: Sequence[Pair], unit: str
 ) -> Callable[[float], svg.Canvas]:
-    """Host's bar over guest's bar, for each setting."""
+    """A bar of the host above a bar of the guest, for each setting."""
 
     def draw(width: float) -> svg.Canvas:
         canvas = svg.Canvas(width, title, description)
@@ -159,9 +159,9 @@ def pairs(
             for j, (name, value, style) in enumerate(
                 (("host", row.host, "s2"), ("guest", row.guest, "s1"))
             ):
-                hint = f"{row.label}, {name}: {text.quantity(value, unit)}"
+                tooltip = f"{row.label}, {name}: {text.quantity(value, unit)}"
                 bar = y + 19 + 18 * j
-                canvas.rect((4, bar), scale(value) - 4, 15, f"{style} part", hint)
+                canvas.rect((4, bar), scale(value) - 4, 15, f"{style} part", tooltip)
                 note = f" ({row.note})" if name == "guest" and row.note else ""
                 short = text.quantity(value, unit) + note
                 canvas.text(scale(value) + 6, bar + 12, short, "value")
@@ -170,7 +170,7 @@ def pairs(
     return draw
 
 
-def areas(title: str, description: str, series: Series) -> Callable[[float], svg.Canvas]:
+def areas(title: str, description: str, series: StackedSeries) -> Callable[[float], svg.Canvas]:
     """Stacked areas over time; the upper end of the axis is at least `series.high`."""
     seconds, unit = series.seconds, series.unit
 
@@ -210,7 +210,7 @@ def _grid(canvas: svg.Canvas, axis: Axis, top: float, bottom: float) -> None:
         x = axis.place(mark)
         canvas.line((x, top), (x, bottom), "axis" if i == 0 else "grid")
         label = "0" if mark == 0 else text.round_quantity(mark, axis.unit)
-        if x - 3.4 * len(label) > taken:  # a label that would touch its neighbour is left out
+        if x - 3.4 * len(label) > taken:  # omit a label that would overlap its neighbour
             canvas.text(x, bottom + 16, label, "tick", anchor="middle")
             taken = x + 3.4 * len(label) + 4
     canvas.height = bottom + 26

@@ -1,4 +1,4 @@
-"""All runs of a store as one HTML page, newest first."""
+"""The page that lists all runs of a store, newest first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,18 @@ import pyarrow.parquet as pq
 from harness.errors import ResultError
 from harness.results.schema import RunFacts
 from harness.results.store import facts_of, runs
-from reports import series, session, text
-from reports.page import Cell, KeyFigure, Section, Table, failures, numbered, ordered, whole, words
+from reports import series, session_sections, text
+from reports.page import (
+    Cell,
+    KeyFigure,
+    Section,
+    Table,
+    columns,
+    count_cell,
+    failed_outcomes,
+    ordered_outcomes,
+    text_cell,
+)
 from reports.render import Page, html, raw, write
 
 _PROFILE = re.compile(r"--virt-profile[= ](\w+)")
@@ -25,7 +35,7 @@ _PROFILE = re.compile(r"--virt-profile[= ](\w+)")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run: its file, what is known of it, its samples."""
+    """A run: its file, its facts, the number of its samples."""
 
     file: Path
     facts: RunFacts
@@ -33,41 +43,42 @@ class Entry:
 
     @property
     def outcomes(self) -> Mapping[str, int]:
-        told = self.facts.get("outcomes", {})
-        return {str(name): int(count) for name, count in told.items()}
+        outcomes = self.facts.get("outcomes", {})
+        return {str(name): int(count) for name, count in outcomes.items()}
 
     @property
     def failed(self) -> int:
-        return sum(failures(self.outcomes).values())
+        return sum(failed_outcomes(self.outcomes).values())
 
     @property
     def profile(self) -> str:
-        found = _PROFILE.search(str(self.facts.get("command", "")))
-        return str(self.facts.get("profile") or (found[1] if found else ""))
+        match = _PROFILE.search(str(self.facts.get("command", "")))
+        return str(self.facts.get("profile") or (match[1] if match else ""))
 
 
 def render(store: Path, out: Path) -> Path:
-    """Write the list of a store's runs, one file below 1 MiB. What cannot be read is listed with
-    the reason. Raises ResultError when the page cannot be written; what was there before then
-    stays."""
+    """Write the page, one file below 1 MiB. Unreadable files are listed with the reason.
+
+    Raises ResultError when the page cannot be written; an existing file then stays as it is.
+    """
     entries, broken = read(store)
     return write(to_html(store, out, entries, broken), out)
 
 
 def read(store: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
-    """The runs, newest first, and the files that cannot be read with the reason."""
+    """The runs, newest first, and the unreadable files with the reason."""
     entries: list[Entry] = []
     broken: list[tuple[Path, str]] = []
     for file in reversed(runs(store)):
         try:
             one = Entry(file, facts_of(file), pq.read_metadata(file).num_rows)
-            _ = one.outcomes  # what is no number is no outcome
+            _ = one.outcomes  # raises for a count that is no number
         except ResultError as error:
             broken.append((file, error.cause))
         except (pa.ArrowException, OSError, LookupError) as error:
             broken.append((file, str(error)))
         except (ValueError, TypeError, AttributeError) as error:
-            broken.append((file, f"its facts are not as they should be: {error}"))
+            broken.append((file, f"its facts are invalid: {error}"))
         else:
             entries.append(one)
     return entries, broken
@@ -80,14 +91,14 @@ def to_html(
         kind="Hypervisor runs",
         title=text.count(len(entries), "run"),
         name="index",
-        sections=[listed(store, out, entries), *unreadable(store, broken)],
-        keys=keys(entries, broken),
+        sections=[runs_section(store, out, entries), *unreadable_sections(store, broken)],
+        keys=key_figures(entries, broken),
         method=(),
         raw=raw("runs", _frame(entries)),
         warnings=_warnings(broken),
     )
-    beside = [(name, _link(store / f"{name}.html", out)) for name in ("trend", "compare")]
-    links = [(f"The {name} page", href) for name, href in beside if href]
+    pages = [(name, _link(store / f"{name}.html", out)) for name in ("trend", "compare")]
+    links = [(f"{name.capitalize()} page", href) for name, href in pages if href]
     return html("index.html", page, store=store.name or str(store), links=links)
 
 
@@ -97,15 +108,15 @@ def _warnings(broken: Sequence[tuple[Path, str]]) -> list[str]:
     return [f"{text.count(len(broken), 'file')} cannot be read: see Unreadable files."]
 
 
-def keys(entries: Sequence[Entry], broken: Sequence[tuple[Path, str]]) -> list[KeyFigure]:
+def key_figures(entries: Sequence[Entry], broken: Sequence[tuple[Path, str]]) -> list[KeyFigure]:
     if not entries:
         return []
     hosts = {str(one.facts.get("hostname") or one.facts.get("host", "")) for one in entries}
     newest = entries[0]
     failed = sum(1 for one in entries if one.failed)
-    cut = sum(1 for one in entries if not one.facts.get("complete", True))
+    incomplete = sum(1 for one in entries if not one.facts.get("complete", True))
     samples = sum(one.samples for one in entries)
-    told = [
+    answers = [
         KeyFigure(
             "Newest run",
             text.date(str(newest.facts.get("start", ""))) or text.NONE,
@@ -113,17 +124,19 @@ def keys(entries: Sequence[Entry], broken: Sequence[tuple[Path, str]]) -> list[K
             f"{newest.facts.get('host', 'an unknown host')}: {_outcomes(newest) or 'no outcomes'}",
         ),
         KeyFigure("Runs", f"{len(entries):,}", f"of {text.count(len(hosts), 'host')}"),
-        KeyFigure("Samples", f"{samples:,}", "in all runs, each kept"),
-        KeyFigure(
-            "With failures", f"{failed:,}", "runs in which a test failed", style=_bad(failed)
-        ),
+        KeyFigure("Samples", f"{samples:,}", "in all runs"),
+        KeyFigure("With failures", f"{failed:,}", "runs with a failed test", style=_bad(failed)),
     ]
-    if cut:
-        told.append(KeyFigure("Incomplete", f"{cut:,}", "runs that ended before their time"))
+    if incomplete:
+        answers.append(
+            KeyFigure("Incomplete", f"{incomplete:,}", "runs whose session did not end normally")
+        )
     if broken:
-        many = f"{len(broken):,}"
-        told.append(KeyFigure("Unreadable", many, "files that hold no run", style="bad"))
-    return told
+        count = f"{len(broken):,}"
+        answers.append(
+            KeyFigure("Unreadable", count, "files that are no readable run", style="bad")
+        )
+    return answers
 
 
 def _bad(count: int) -> str:
@@ -131,63 +144,65 @@ def _bad(count: int) -> str:
 
 
 def _outcomes(one: Entry) -> str:
-    return ", ".join(f"{n:,} {name}" for name, n in ordered(one.outcomes).items() if n)
+    return ", ".join(f"{n:,} {name}" for name, n in ordered_outcomes(one.outcomes).items() if n)
 
 
-def listed(store: Path, out: Path, entries: Sequence[Entry]) -> Section:
+def runs_section(store: Path, out: Path, entries: Sequence[Entry]) -> Section:
     section = Section("runs", "Runs")
     if not entries:
-        section.missing = f"{store.name} holds no runs: run a suite with --virt-results first."
+        section.placeholder = f"{store.name} has no runs. Run a suite with --virt-results first."
         return section
-    head = numbered(
-        *("Run", "Began", "Hypervisor", "Host", "Backend", "Profile", "Commit", "Outcomes"),
+    head = columns(
+        *("Run", "Start", "Hypervisor", "Host", "Backend", "Profile", "Commit", "Outcomes"),
         "#Samples",
     )
     rows = [_row(store, out, one) for one in entries]
     section.tables.append(Table("All runs, newest first", head, rows))
     if not any(row[0].href for row in rows):
-        section.notes.append("No run's report lies beside these runs.")
+        section.notes.append("The folder of these runs contains no run reports.")
     return section
 
 
 def _row(store: Path, out: Path, one: Entry) -> list[Cell]:
     facts = one.facts
     start = str(facts.get("start", ""))
-    flags = () if facts.get("complete", True) else ("incomplete: ended before its time",)
+    flags = () if facts.get("complete", True) else ("incomplete: its session did not end normally",)
     host = str(facts.get("host", ""))
     name = str(facts.get("hostname", ""))
-    place = host if host in ("", name) or not name else f"{host}, {name}"
+    location = host if host in ("", name) or not name else f"{host}, {name}"
     return [
         Cell(one.file.stem, flags=flags, href=_report(store, out, one.file)),
-        Cell(session.when(start), start),
-        words(str(facts.get("hypervisor", ""))),
-        words(place),
-        words(str(facts.get("backend", ""))),
-        words(one.profile),
-        words(series.short_commit(str(facts.get("commit", "")))),
-        words(_outcomes(one), flagged=bool(one.failed)),
-        whole(one.samples),
+        Cell(session_sections.format_time(start), start),
+        text_cell(str(facts.get("hypervisor", ""))),
+        text_cell(location),
+        text_cell(str(facts.get("backend", ""))),
+        text_cell(one.profile),
+        text_cell(series.short_commit(str(facts.get("commit", "")))),
+        text_cell(_outcomes(one), flagged=bool(one.failed)),
+        count_cell(one.samples),
     ]
 
 
 def _report(store: Path, out: Path, file: Path) -> str:
-    """Where the run's page is: in the run's folder, or beside its samples."""
-    ways = (store / file.stem / "report.html", file.with_suffix(".html"))
-    return next(filter(None, (_link(way, out) for way in ways)), "")
+    """The link to the run's page: in the run's folder, or in the folder of its samples."""
+    pages = (store / file.stem / "report.html", file.with_suffix(".html"))
+    return next(filter(None, (_link(page, out) for page in pages)), "")
 
 
 def _link(page: Path, out: Path) -> str:
-    """From one page to another, "" where there is none; no name is taken for more than a place."""
+    """The relative link from one page to another, quoted; "" when the page does not exist."""
     if not page.is_file():
         return ""
     return "./" + quote(os.path.relpath(page.resolve(), out.parent.resolve()))
 
 
-def unreadable(store: Path, broken: Sequence[tuple[Path, str]]) -> list[Section]:
+def unreadable_sections(store: Path, broken: Sequence[tuple[Path, str]]) -> list[Section]:
     if not broken:
         return []
-    rows = [[words(os.path.relpath(file, store)), words(reason)] for file, reason in broken]
-    table = Table("Files that hold no run, and why", numbered("File", "Reason"), rows)
+    rows = [[text_cell(os.path.relpath(file, store)), text_cell(reason)] for file, reason in broken]
+    table = Table(
+        "Files that are no readable run, with the reason", columns("File", "Reason"), rows
+    )
     return [Section("unreadable", "Unreadable files", tables=[table])]
 
 

@@ -1,4 +1,4 @@
-"""A comparison as Markdown: a comment below a proposed change."""
+"""A comparison as Markdown, for a comment on a pull request."""
 
 from __future__ import annotations
 
@@ -7,93 +7,93 @@ from collections.abc import Sequence
 
 from harness.results.compare import VERDICTS, Comparison
 from reports import series, text
-from reports.compare import about, label
+from reports.compare import describe, label
 from reports.page import EMULATED
 from reports.series import Name, Row
 
-MOST_ROWS = 20
-MOST_REST = 100
-MOST_DIFFERENCES = 12
-_CELL = 120
-# what Markdown or HTML could take for more than text
+MAX_ROWS = 20
+MAX_FOLDED_ROWS = 100
+MAX_DIFFERENCES = 12
+_MAX_CELL = 120  # characters
+# characters with a meaning in Markdown or HTML
 _SPECIAL = re.compile(r"[\\`*_{}\[\]()<>&#!|~$^\"']")
-# what a forge makes a link of: it looks at the text that is left when entities are read
+# text that a forge converts to a link, after it has resolved entities
 _LINK = re.compile(r"(@|#|GH-|:(?=//)|www(?=\.))(?=\S)", re.IGNORECASE)
 
 
 def comment(comparison: Comparison) -> str:
-    """A headline, what regressed or improved, what differs in the environment; the rest folded."""
+    """A headline, the regressions and improvements, the environment; the other figures folded."""
     rows = comparison.table.to_dict("records")
-    pairs = list(zip(series.names(comparison.table), rows, strict=True))
-    news = [pair for pair in pairs if pair[1]["verdict"] in ("regressed", "improved")]
-    rest = [pair for pair in pairs if pair[1]["verdict"] not in ("regressed", "improved")]
+    pairs = list(zip(series.series_names(comparison.table), rows, strict=True))
+    changed = [pair for pair in pairs if pair[1]["verdict"] in ("regressed", "improved")]
+    others = [pair for pair in pairs if pair[1]["verdict"] not in ("regressed", "improved")]
     parts = [_headline(comparison), *_sides(comparison)]
-    if series.emulated([*comparison.base.facts, *comparison.new.facts]):
+    if series.any_emulated([*comparison.base.facts, *comparison.new.facts]):
         parts.append(f"_{EMULATED}_")
-    parts += [f"**Doubtful:** {escaped(note)}." for note in comparison.notes]
-    if news:
-        parts.append(_figures(news, MOST_ROWS))
+    parts += [f"**Caveat:** {escaped(note)}." for note in comparison.notes]
+    if changed:
+        parts.append(_figures(changed, MAX_ROWS))
     parts.append(_environment(comparison.environment))
-    if rest:
-        said = f"{text.count(len(rest), 'figure')} without a shown change"
-        parts.append(f"<details><summary>{said}</summary>")
-        parts.append(_figures(rest, MOST_REST))
+    if others:
+        summary = f"{text.count(len(others), 'figure')} without a significant change"
+        parts.append(f"<details><summary>{summary}</summary>")
+        parts.append(_figures(others, MAX_FOLDED_ROWS))
         parts.append("</details>")
     return "\n\n".join(parts) + "\n"
 
 
 def _headline(comparison: Comparison) -> str:
     counts = comparison.counts
-    said = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS)
-    word = "No change shown"
+    verdicts = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS)
+    headline = "No significant change"
     if counts["regressed"]:
-        word = f"{text.count(counts['regressed'], 'figure')} regressed"
+        headline = f"{text.count(counts['regressed'], 'figure')} regressed"
     elif counts["improved"]:
-        word = f"{text.count(counts['improved'], 'figure')} improved"
+        headline = f"{text.count(counts['improved'], 'figure')} improved"
     elif not counts["pass"]:
-        word = "Inconclusive"
-    return f"### {word}\n\n{text.count(sum(counts.values()), 'figure')}: {said}."
+        headline = "Inconclusive"
+    return f"### {headline}\n\n{text.count(sum(counts.values()), 'figure')}: {verdicts}."
 
 
 def _sides(comparison: Comparison) -> list[str]:
     base, new = comparison.base, comparison.new
     return [
-        f"Base: **{escaped(label(base))}** ({escaped(about(base))})  \n"
-        f"New: **{escaped(label(new))}** ({escaped(about(new))})"
+        f"Base: **{escaped(label(base))}** ({escaped(describe(base))})  \n"
+        f"New: **{escaped(label(new))}** ({escaped(describe(new))})"
     ]
 
 
-def _figures(pairs: Sequence[tuple[Name, Row]], most: int) -> str:
+def _figures(pairs: Sequence[tuple[Name, Row]], max_rows: int) -> str:
     lines = [
         "| figure | verdict | worse by | 95 % | base | new |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    for name, row in pairs[:most]:
+    for name, row in pairs[:max_rows]:
         unit = str(row["unit"])
         flags = f" ({'; '.join(row['flags'])})" if row["flags"] else ""
         cells = (
             *(name.line, row["verdict"] + flags, text.signed(row["effect"])),
-            *(text.shares(row["low"], row["high"]), text.quantity(row["base"], unit)),
+            *(text.signed_interval(row["low"], row["high"]), text.quantity(row["base"], unit)),
             text.quantity(row["new"], unit),
         )
         lines.append("| " + " | ".join(map(escaped, cells)) + " |")
-    if len(pairs) > most:
-        lines += ["", f"{text.count(len(pairs) - most, 'more', 'more')} not shown."]
+    if len(pairs) > max_rows:
+        lines += ["", f"{len(pairs) - max_rows:,} more are not shown."]
     return "\n".join(lines)
 
 
-def _environment(found: Sequence[tuple[str, str, str]]) -> str:
-    if not found:
-        return "Nothing that is known of the hosts differs."
-    lines = ["| what differs | base | new |", "|---|---|---|"]
-    lines += ["| " + " | ".join(map(escaped, one)) + " |" for one in found[:MOST_DIFFERENCES]]
-    if len(found) > MOST_DIFFERENCES:
-        lines += ["", f"{len(found) - MOST_DIFFERENCES} more not shown."]
+def _environment(differences: Sequence[tuple[str, str, str]]) -> str:
+    if not differences:
+        return series.SAME_ENVIRONMENT
+    lines = ["| fact that differs | base | new |", "|---|---|---|"]
+    lines += ["| " + " | ".join(map(escaped, one)) + " |" for one in differences[:MAX_DIFFERENCES]]
+    if len(differences) > MAX_DIFFERENCES:
+        lines += ["", f"{len(differences) - MAX_DIFFERENCES} more are not shown."]
     return "\n".join(lines)
 
 
 def escaped(words: str) -> str:
-    """Text as text, in one line: no markup, no HTML, no link, no mention of anybody."""
-    line = text.short(text.plain(words), _CELL)
+    """The text in one line, without markup, HTML, links or mentions."""
+    line = text.truncated(text.printable(words), _MAX_CELL)
     line = _LINK.sub(lambda match: f"{match[1]}\u200b", line)
     return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", line)

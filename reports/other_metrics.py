@@ -1,72 +1,73 @@
-"""The figures that no other section shows: those of one hypervisor alone."""
+"""The metrics that no other section shows, because only one hypervisor has them."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from harness.results import statistics
-from harness.results.schema import decode
+from harness.results.schema import decode_parameters
 from reports import text
 from reports.page import (
     Run,
     Section,
     Table,
+    columns,
+    count_cell,
     figure_cell,
     interval_cell,
     name_cell,
-    named,
-    numbered,
-    where,
-    whole,
-    words,
+    names_as_text,
+    target_label,
+    text_cell,
 )
-from reports.side_by_side import GROUPS, ROW, common, groups
-from reports.suite_sections import SPREAD
+from reports.side_by_side import FIGURE, GROUPS, common_flags, ordered_groups
+from reports.suite_sections import INTERVAL
 
-# have a section of their own
-ELSEWHERE = rf"(boot|exit|io)\.|{statistics.UTILIZATION}"
+# metrics with a section of their own
+OTHER_SECTIONS = rf"(boot|exit|io)\.|{statistics.UTILIZATION}"
 
 
 def sections(run: Run) -> list[Section]:
-    """One, or none where the others show everything."""
-    figures = _figures(run)
-    if figures.empty:
+    """One section, or none when the other sections show all metrics."""
+    metrics = _metrics(run)
+    if metrics.empty:
         return []
-    made = Section("rest", "Other figures")
-    made.lead.append("What fewer than two hypervisors have, and no section above shows.")
-    for kind in groups(set(figures["kind"])):
-        mine = figures[figures["kind"] == kind]
-        for (hypervisor, backend, *_), table in mine.groupby(statistics.WHERE, dropna=False):
-            title = f"{GROUPS.get(kind, kind)}: {where(str(hypervisor), str(backend))}"
-            said = common(table)
-            made.tables.append(_table(table, title, said))
-            made.notes += [f"All of {title}: {flag}." for flag in said]
-    return [made]
+    section = Section("other-metrics", "Other metrics")
+    section.lead.append("Metrics that one hypervisor alone has and that no section above shows.")
+    for group in ordered_groups(set(metrics["group"])):
+        in_group = metrics[metrics["group"] == group]
+        targets = in_group.groupby(statistics.TARGET, dropna=False)
+        for (hypervisor, backend, *_), table in targets:
+            title = f"{GROUPS.get(group, group)}: {target_label(str(hypervisor), str(backend))}"
+            common = common_flags(table)
+            section.tables.append(_table(table, title, common))
+            section.notes += [f"All of {title}: {flag}." for flag in common]
+    return [section]
 
 
-def _figures(run: Run) -> pd.DataFrame:
-    """`summarise` of them, with kind: the first part of the metric's name."""
-    others = run.frame[~run.frame["metric"].str.match(ELSEWHERE)]
-    table = named(statistics.summarise(others))
-    table = table[table.groupby(ROW)["hypervisor"].transform("nunique") < 2]
-    return table.assign(kind=table["metric"].str.split(".").str[0])
+def _metrics(run: Run) -> pd.DataFrame:
+    """`summarise` of the metrics, with group: the first part of the metric's name."""
+    others = run.frame[~run.frame["metric"].str.match(OTHER_SECTIONS)]
+    table = names_as_text(statistics.summarise(others))
+    table = table[table.groupby(FIGURE)["hypervisor"].transform("nunique") < 2]
+    return table.assign(group=table["metric"].str.split(".").str[0])
 
 
-def _table(table: pd.DataFrame, title: str, said: list[str]) -> Table:
+def _table(table: pd.DataFrame, title: str, common: list[str]) -> Table:
     rows = [
         [
             name_cell(
-                row["metric"].removeprefix(f"{row['kind']}."),
-                [flag for flag in row["flags"] if flag not in said],
+                row["metric"].removeprefix(f"{row['group']}."),
+                [flag for flag in row["flags"] if flag not in common],
             ),
-            words(text.setting(decode(row["parameters"]))),
-            words(text.unit(row["unit"])),
+            text_cell(text.setting(decode_parameters(row["parameters"]))),
+            text_cell(text.unit(row["unit"])),
             figure_cell(row["median"]),
             interval_cell(row["low"], row["high"]),
-            whole(row["n"]),
-            whole(row["boots"]),
+            count_cell(row["n"]),
+            count_cell(row["boots"]),
         ]
         for row in table.to_dict("records")
     ]
-    head = numbered("Figure", "Workload", "Unit", "#Median", f"#{SPREAD}", "#n", "#Boots")
+    head = columns("Figure", "Workload", "Unit", "#Median", f"#{INTERVAL}", "#n", "#Boots")
     return Table(title, head, rows)

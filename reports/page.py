@@ -1,4 +1,4 @@
-"""What a page is made of: sections with words, figures and tables. The templates draw them."""
+"""The model of a page: sections with text, figures and tables. The templates render it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from reports import text
 from reports.figures import Figure
 
 STAGES = ("kernel", "init", "sshd", "ready")
-# texts of samples that are few, however many samples there are
+# text columns with few distinct values
 NAMES = (
     *("metric", "unit", "better", "run", "suite", "test", "parameters", "hypervisor", "backend"),
     *("host", "image", "commit"),
 )
 MOST_ROWS = 500  # of a table on a page
 EMULATED = (
-    "Emulated host: every figure here was measured on a CPU emulated in software; absolute times "
-    "say nothing about hardware."
+    "Emulated host: all figures come from a CPU emulated in software. Absolute times do not apply "
+    "to hardware."
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: what is shown, what it sorts by, what else is to be said.
+    """A cell of a table: its text and its sort key.
 
-    flagged: the cell asks for attention. note: a remark below it. flags: doubts about the row,
-    shown in its first cell, where no scrolling hides them. href: of a page beside this one, made by
-    us. drawing: SVG, already safe. style: a class of the style sheet.
+    flagged: the cell is highlighted. note: a remark below the text. flags: doubts about the row,
+    shown in its first cell, which scrolling never hides. href: relative link to another page of the
+    reports. drawing: SVG, already escaped. style: a class of the style sheet.
     """
 
     text: str
@@ -48,14 +48,14 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """The sort attribute: a plain number, or text."""
+        """The sort attribute: a number without formatting, or text."""
         if isinstance(self.sort, float):
             return f"{self.sort:.9g}" if math.isfinite(self.sort) else ""
         return self.sort or self.text
 
     @property
-    def dated(self) -> bool:
-        """Text that sorts by other text."""
+    def has_sort_text(self) -> bool:
+        """Whether the cell sorts by another text than the shown one (a date, by its ISO form)."""
         return isinstance(self.sort, str) and self.sort not in ("", self.text)
 
 
@@ -68,8 +68,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of each row names the row. Only so many rows are shown that a page
-    stays small: the first ones should be those that matter most."""
+    """A table; the first cell of each row is its header.
+
+    The page shows the first MOST_ROWS rows, so the most important ones come first.
+    """
 
     caption: str
     columns: Sequence[Column]
@@ -80,13 +82,13 @@ class Table:
         return self.rows[:MOST_ROWS]
 
     @property
-    def left_out(self) -> int:
+    def hidden_count(self) -> int:
         return len(self.rows) - len(self.shown)
 
 
 @dataclass
 class Section:
-    """A part of the page. missing: said in place of content when there is none."""
+    """A section of the page. placeholder: text in place of the content when there is none."""
 
     id: str
     title: str
@@ -94,14 +96,14 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    missing: str = ""
+    placeholder: str = ""
 
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """An answer: its name, its value, and one sentence that says what it means.
+    """A figure at the top of the page: label, value, and one sentence of explanation.
 
-    measured: its value depends on the host. style: a class of the style sheet.
+    measured: the value depends on the host. style: a class of the style sheet.
     """
 
     label: str
@@ -111,23 +113,23 @@ class KeyFigure:
     style: str = ""
 
 
-def named(table: pd.DataFrame) -> pd.DataFrame:
-    """A small table's names as text again."""
+def names_as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its NAMES as text instead of categories."""
     return table.astype({name: str for name in NAMES if name in table})
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as the report reads it: facts and samples from the store, statistics on demand."""
+    """The data of a run report: facts and samples; statistics are computed once, on demand."""
 
     facts: RunFacts
     frame: pd.DataFrame
 
     @classmethod
     def read(cls, parquet: Path) -> Run:
-        """Raises ResultError when there is no run, or it cannot be read."""
+        """Raises ResultError when there is no run, or when it cannot be read."""
         facts, frame = load(parquet)
-        # a million samples have few names: grouped by number, not letter by letter
+        # Categories make it fast to group a million samples by their few names.
         return cls(facts, frame.astype(dict.fromkeys(NAMES, "category")))
 
     @cached_property
@@ -136,11 +138,13 @@ class Run:
 
     @cached_property
     def boots(self) -> pd.DataFrame:
-        return named(statistics.summarise(self.frame[self.frame["metric"].str.startswith("boot.")]))
+        return names_as_text(
+            statistics.summarise(self.frame[self.frame["metric"].str.startswith("boot.")])
+        )
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        return named(statistics.net_costs(self.frame))
+        return names_as_text(statistics.net_costs(self.frame))
 
     @cached_property
     def overheads(self) -> pd.DataFrame:
@@ -148,10 +152,10 @@ class Run:
 
     @cached_property
     def utilization(self) -> pd.DataFrame:
-        return named(statistics.utilization(self.frame))
+        return names_as_text(statistics.utilization(self.frame))
 
 
-def words(value: str, flagged: bool = False) -> Cell:
+def text_cell(value: str, flagged: bool = False) -> Cell:
     return Cell(value or text.NONE, value, flagged)
 
 
@@ -160,45 +164,45 @@ def figure_cell(value: float, digits: int = 3) -> Cell:
 
 
 def fixed_cell(value: float) -> Cell:
-    """Three decimals: for ratios about 1."""
+    """A number with three decimals, for ratios near 1."""
     return Cell(f"{value:.3f}" if math.isfinite(value) else text.NONE, float(value))
 
 
-def whole(value: int) -> Cell:
+def count_cell(value: int) -> Cell:
     return Cell(f"{value:,}", float(value))
 
 
-def share(value: float, flagged: bool = False) -> Cell:
+def percent_cell(value: float, flagged: bool = False) -> Cell:
     return Cell(text.percent(value), float(value), flagged)
 
 
 def interval_cell(low: float, high: float) -> Cell:
-    return Cell(text.span(low, high), float(low))
+    return Cell(text.interval(low, high), float(low))
 
 
 def name_cell(name: str, flags: Sequence[str], note: str = "") -> Cell:
     return Cell(name, name, note=note, flags=tuple(flags))
 
 
-def where(hypervisor: str, backend: str) -> str:
-    """ "kvm (emulated)": hypervisor and backend, that belong to every figure."""
+def target_label(hypervisor: str, backend: str) -> str:
+    """Hypervisor and backend, which belong to every figure: "kvm (emulated)"."""
     return f"{hypervisor} ({backend})"
 
 
-def numbered(*labels: str) -> list[Column]:
-    """Columns; a label that starts with # is of numbers, one with ~ of drawings."""
+def columns(*labels: str) -> list[Column]:
+    """Columns from labels; "#" marks a column of numbers, "~" one of drawings."""
     return [
         Column(label.lstrip("#~"), label.startswith("#"), not label.startswith("~"))
         for label in labels
     ]
 
 
-def failures(counts: Mapping[str, int]) -> dict[str, int]:
-    """Of the outcomes those that are bad news."""
+def failed_outcomes(counts: Mapping[str, int]) -> dict[str, int]:
+    """The outcomes that are failures, with their counts above 0."""
     return {n: count for n, count in counts.items() if count and n in ("failed", "error", "errors")}
 
 
-def ordered(counts: Mapping[str, int]) -> dict[str, int]:
-    """Outcomes as a reader expects them: passed, failed, error, skipped, then the others."""
+def ordered_outcomes(counts: Mapping[str, int]) -> dict[str, int]:
+    """Outcomes in the order passed, failed, error, skipped, others."""
     first = [name for name in ("passed", "failed", "error", "skipped") if name in counts]
     return {name: counts[name] for name in [*first, *(n for n in counts if n not in first)]}

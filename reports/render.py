@@ -1,10 +1,11 @@
-"""How every page is made: one template, one policy, one way to write it."""
+"""Rendering of all pages: the templates, the content security policy, the output file."""
 
 from __future__ import annotations
 
 import base64
 import gzip
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,20 +17,22 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.errors import ResultError
-from harness.results.atomic_write import whole
+from harness.results.atomic_write import atomic_write
+from harness.results.csv_guard import FORMULA_START, guard_formulas
 from reports.page import KeyFigure, Section
 
-MOST = 1_040_000  # bytes of a page: below 1 MiB
-_MOST_RAW = 500_000
-_MOST_RAW_ROWS = 100_000  # more never fit, and need not be tried
-_FORMULA = r"^([=+\-@\t\r])"
+MAX_BYTES = 1_040_000  # of a page: below 1 MiB
+_MAX_RAW_BYTES = 500_000
+_MAX_RAW_ROWS = 100_000  # more rows never fit
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What can be downloaded from a page: the CSV file's name, its rows in gzip and base64 ("" when
-    they are too many)."""
+    """Data for download: name of the CSV file, number of rows, and the rows as gzip in base64.
+
+    encoded: "" when there are too many rows.
+    """
 
     name: str
     rows: int
@@ -38,10 +41,10 @@ class Raw:
 
 @dataclass(frozen=True)
 class Page:
-    """What all pages have; each one's template says the rest.
+    """The content that all pages have. Each template takes further values.
 
-    kind: what it is, above the title. name: how a browser's tab and a saved table are called. tag:
-    said beside each measured key figure. method: what the words mean, in pairs.
+    kind: type of the page, above the title. name: for the browser tab and saved tables. tag: shown
+    with each measured key figure. method: pairs of a term and its explanation.
     """
 
     kind: str
@@ -56,58 +59,43 @@ class Page:
 
 
 def html(template: str, page: Page, **more: Any) -> str:
-    """The page as text; its raw data are left out where they would make it too large."""
-    style, script = _asset("report.css"), _asset("report.js")
-    ours = {
+    """The page as text. The raw data are omitted when the page would be too large."""
+    style, script = _asset("report.css"), _script()
+    assets = {
         "style": Markup(style),  # noqa: S704  our own files, not data
         "script": Markup(script),  # noqa: S704
         "style_hash": _digest(style),
         "script_hash": _digest(script),
     }
     draw = _environment().get_template(template).render
-    without = draw(page=page, encoded="", **ours, **more)
-    if not page.raw.encoded or len(without.encode(errors="replace")) > MOST - len(page.raw.encoded):
-        return without
-    return draw(page=page, encoded=page.raw.encoded, **ours, **more)
+    without_raw = draw(page=page, encoded="", **assets, **more)
+    size = len(without_raw.encode(errors="replace")) + len(page.raw.encoded)
+    if not page.raw.encoded or size > MAX_BYTES:
+        return without_raw
+    return draw(page=page, encoded=page.raw.encoded, **assets, **more)
 
 
 def write(page: str, out: Path) -> Path:
-    """Write a page at once or not at all. Raises ResultError; what was there before then stays."""
+    """Write a page atomically. Raises ResultError; an existing file then stays as it is."""
     try:
-        with whole(out) as partial:
-            # facts may carry what is no UTF-8 (a command line); the page must still be written
+        with atomic_write(out) as partial:
+            # A fact may not be valid UTF-8 (a command line); the page is written all the same.
             partial.write_bytes(page.encode("utf-8", "replace"))
     except OSError as error:
         raise ResultError(
             f"the report cannot be written to {out}: {error.strerror}",
-            hint="Name another place, or free space there; the samples are safe.",
+            hint="Name another file, or free space there; the samples are stored.",
         ) from error
     return out
 
 
 def raw(name: str, frame: pd.DataFrame) -> Raw:
-    """A frame as a CSV file to be downloaded."""
+    """A frame as a CSV file for download."""
     encoded = ""
-    if len(frame) <= _MOST_RAW_ROWS:
-        packed = gzip.compress(
-            _plain(frame).to_csv(index=False).encode("utf-8", "replace"), mtime=0
-        )
-        encoded = base64.b64encode(packed).decode("ascii")
-    return Raw(name, len(frame), encoded if len(encoded) <= _MOST_RAW else "")
-
-
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """A spreadsheet takes text that begins so for a formula."""
-    kinds = pd.api.types
-    guarded: dict[str, pd.Series] = {}
-    for name in frame:
-        column = frame[name]
-        if kinds.is_numeric_dtype(column) or kinds.is_datetime64_any_dtype(column):
-            continue
-        # texts repeat: a sample's names are few
-        if column.drop_duplicates().astype(str).str.match(_FORMULA).any():
-            guarded[str(name)] = column.astype(str).str.replace(_FORMULA, r"'\1", regex=True)
-    return frame.assign(**guarded)
+    if len(frame) <= _MAX_RAW_ROWS:
+        csv = guard_formulas(frame).to_csv(index=False).encode("utf-8", "replace")
+        encoded = base64.b64encode(gzip.compress(csv, mtime=0)).decode("ascii")
+    return Raw(name, len(frame), encoded if len(encoded) <= _MAX_RAW_BYTES else "")
 
 
 @cache
@@ -126,6 +114,11 @@ def _asset(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
+def _script() -> str:
+    """The script, with the same pattern of formulas as guard_formulas."""
+    return _asset("report.js").replace('"FORMULA_START"', json.dumps(FORMULA_START))
+
+
 def _digest(text: str) -> str:
-    """For the page's content security policy: this style and this script, and nothing else."""
+    """The hash of a style or script for the content security policy, which allows nothing else."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

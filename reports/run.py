@@ -1,27 +1,27 @@
-"""One run as one HTML page that needs nothing but itself: no network, no other file."""
+"""The page of one run: a single file that loads nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from harness.results.schema import RunFacts
-from reports import other_metrics, series, session, side_by_side, suite_sections
-from reports.key import key_figures
-from reports.page import EMULATED, Run, failures
+from reports import other_metrics, series, session_sections, side_by_side, suite_sections
+from reports.key_figures import key_figures
+from reports.page import EMULATED, Run, failed_outcomes
 from reports.render import Page, html, raw, write
 
 
 def render(parquet: Path, out: Path) -> Path:
-    """Write the report of a run's Parquet file (or of a store's newest run) to `out`.
+    """Write the report of a run file (or of the newest run of a store), one file below 1 MiB.
 
-    The page is one file below 1 MiB. Raises ResultError when the run cannot be read or the page
-    cannot be written; a page that was there before then stays.
+    Raises ResultError when the run cannot be read or the page cannot be written; an existing page
+    then stays as it is.
     """
     return write(to_html(Run.read(parquet), parquet), out)
 
 
 def to_html(run: Run, source: Path) -> str:
-    """The page as text. source: named on the page as the place of the raw samples."""
+    """The page as text. source: the run file, which the page names."""
     facts = run.facts
     name = facts.get("run", "")
     page = Page(
@@ -30,23 +30,23 @@ def to_html(run: Run, source: Path) -> str:
         name=f"run {name}",
         sections=[
             side_by_side.section(run),
-            session.environment(run),
-            suite_sections.boot(run),
-            suite_sections.exits(run),
-            suite_sections.io(run),
+            session_sections.environment(run),
+            suite_sections.boot_section(run),
+            suite_sections.exits_section(run),
+            suite_sections.io_section(run),
             *other_metrics.sections(run),
-            session.utilization(run),
-            session.outcomes(run),
-            session.stages(run),
+            session_sections.utilization(run),
+            session_sections.outcomes(run),
+            session_sections.stages(run),
         ],
         keys=key_figures(run),
-        method=session.METHOD,
+        method=session_sections.METHOD,
         raw=raw(name, run.frame),
         warnings=_warnings(run),
         tag="emulated" if run.emulated else "",
     )
-    when = session.when(facts.get("start", ""))
-    more = {"facts": facts, "when": when, "source": source.name, "commit": series.commit(facts)}
+    time = session_sections.format_time(facts.get("start", ""))
+    more = {"facts": facts, "time": time, "source": source.name, "commit": series.commit(facts)}
     return html("run.html", page, **more)
 
 
@@ -57,17 +57,16 @@ def _title(facts: RunFacts) -> str:
 
 
 def _warnings(run: Run) -> list[str]:
-    said = [EMULATED] if run.emulated else []
+    warnings = [EMULATED] if run.emulated else []
     if not run.facts.get("complete", True):
         lost = run.facts.get("lost_lines", 0)
-        said.append(
-            "Incomplete run: its session ended before its time; these are the samples it left"
-            + (f", {lost} unreadable" if lost else "")
-            + "."
+        warnings.append(
+            "Incomplete run: its session did not end normally. The page shows the samples up to "
+            "then" + (f"; {lost} could not be read" if lost else "") + "."
         )
     counts = run.facts.get("outcomes", {})
-    if bad := sum(failures(counts).values()):
-        said.append(f"{bad} of {sum(counts.values())} tests failed: see Outcomes.")
+    if failed := sum(failed_outcomes(counts).values()):
+        warnings.append(f"{failed} of {sum(counts.values())} tests failed: see Outcomes.")
     if run.frame.empty:
-        said.append("This run holds no samples.")
-    return said
+        warnings.append("This run has no samples.")
+    return warnings

@@ -1,4 +1,4 @@
-"""What comparison and history have in common: how a series, its change and its verdict are told."""
+"""Names, cells, sentences and sections shared by the comparison and the history."""
 
 from __future__ import annotations
 
@@ -11,34 +11,45 @@ import pandas as pd
 from harness.errors import ResultError
 from harness.results import differences
 from harness.results.compare import TOLERANCE, VERDICTS
-from harness.results.schema import RunFacts, decode
+from harness.results.schema import RunFacts, decode_parameters
 from harness.results.statistics import WORK
 from reports import text
-from reports.page import EMULATED, Cell, KeyFigure, Section, Table, numbered, where, words
+from reports.page import (
+    EMULATED,
+    Cell,
+    KeyFigure,
+    Section,
+    Table,
+    columns,
+    target_label,
+    text_cell,
+)
 
 Row = Mapping[Hashable, Any]
 STYLES = {"regressed": "bad", "improved": "good", "inconclusive": "soft", "pass": ""}
 MEANINGS = {
-    "regressed": "worse, and it is not chance",
-    "improved": "better, and it is not chance",
-    "inconclusive": "too few boots or too much noise to tell",
-    "pass": f"no change shown, and not worse by {text.percent(TOLERANCE)}",
+    "regressed": "significantly worse",
+    "improved": "significantly better",
+    "inconclusive": "too few boots or too much noise for a verdict",
+    "pass": f"no difference shown, and a regression by {text.percent(TOLERANCE)} is excluded",
 }
 EFFECTS = (
     "Worse by",
-    "Signed by direction: above 0 % is worse, whether more of the figure is better or less. Its "
-    "interval covers 95 %: the boots of both sides are drawn again with replacement, 4,000 times.",
+    "The effect, signed by the better direction: above 0 % is always worse. The 95 % interval is a "
+    "bootstrap over the boots of both sides, with 4,000 draws.",
 )
-CHANCE = (
-    "No chance",
-    "By Mann and Whitney's exact test, with Benjamini and Hochberg's bound: of all that is called "
-    f"a change, at most {text.percent(differences.FALSE_DISCOVERIES)} is expected to be none.",
+SIGNIFICANCE = (
+    "Significance",
+    "Mann and Whitney's exact test over boots, with Benjamini and Hochberg's procedure over all "
+    "figures: the expected share of false differences is at most "
+    f"{text.percent(differences.FALSE_DISCOVERY_RATE)}.",
 )
+SAME_ENVIRONMENT = "All known facts of the hosts are equal."
 
 
 @dataclass(frozen=True)
 class Name:
-    """How a series is called: its metric, its workload (""), its hypervisor."""
+    """The display name of a series: metric, workload ("" for none), hypervisor."""
 
     metric: str
     workload: str
@@ -50,24 +61,27 @@ class Name:
         return f"{self.metric}{workload} on {self.hypervisor}"
 
 
-def names(table: pd.DataFrame) -> list[Name]:
-    """Of each row: no longer than it takes to tell it from the others."""
+def series_names(table: pd.DataFrame) -> list[Name]:
+    """A name for each row; details appear only where they distinguish rows."""
     short = [_setting(parameters, frozenset(WORK)) for parameters in table["parameters"]]
     full = [_setting(parameters, frozenset()) for parameters in table["parameters"]]
     parts = table[["metric", "hypervisor", "backend", "unit", "better"]].assign(short=short)
-    twice = parts.duplicated(keep=False).tolist()
+    ambiguous = parts.duplicated(keep=False).tolist()
     backends = table.groupby("hypervisor")["backend"].nunique()
-    kinds = table["kind"] if "kind" in table else [""] * len(table)
+    configurations = table["configuration"] if "configuration" in table else [""] * len(table)
+    settings = [
+        long if again else brief for long, brief, again in zip(full, short, ambiguous, strict=True)
+    ]
     return [
         Name(
             str(metric),
-            long if again else brief,
-            (where(hypervisor, backend) if backends[hypervisor] > 1 else str(hypervisor))
-            + (f", {kind}" if kind else ""),
+            setting,
+            (target_label(hypervisor, backend) if backends[hypervisor] > 1 else str(hypervisor))
+            + (f", {configuration}" if configuration else ""),
         )
-        for metric, hypervisor, backend, brief, long, again, kind in zip(
+        for metric, hypervisor, backend, setting, configuration in zip(
             *(table[name] for name in ("metric", "hypervisor", "backend")),
-            *(short, full, twice, kinds),
+            *(settings, configurations),
             strict=True,
         )
     ]
@@ -75,15 +89,15 @@ def names(table: pd.DataFrame) -> list[Name]:
 
 def _setting(parameters: str, without: frozenset[str]) -> str:
     try:
-        known = decode(parameters)
+        known = decode_parameters(parameters)
     except ResultError:
         return str(parameters)
     return text.setting({name: value for name, value in known.items() if name not in without})
 
 
-def common(table: pd.DataFrame) -> list[str]:
-    """The flags that every row has: what is to be said of all is said once."""
-    flags = [set(found) for found in table["flags"]]
+def common_flags(table: pd.DataFrame) -> list[str]:
+    """The flags that all rows have; a page shows them once."""
+    flags = [set(row) for row in table["flags"]]
     return sorted(set.intersection(*flags)) if len(flags) > 1 else []
 
 
@@ -95,12 +109,14 @@ def effect_cell(effect: float) -> Cell:
     return Cell(text.signed(effect), float(effect))
 
 
-def spread_cell(low: float, high: float) -> Cell:
-    return Cell(text.shares(low, high), float(low))
+def effect_interval_cell(low: float, high: float) -> Cell:
+    return Cell(text.signed_interval(low, high), float(low))
 
 
-def counted(counts: Mapping[str, int], meanings: Mapping[str, str] = MEANINGS) -> list[KeyFigure]:
-    """How many of each verdict."""
+def verdict_figures(
+    counts: Mapping[str, int], meanings: Mapping[str, str] = MEANINGS
+) -> list[KeyFigure]:
+    """A key figure for each verdict: the number of its series."""
     total = sum(counts.values())
     return [
         KeyFigure(
@@ -114,51 +130,57 @@ def counted(counts: Mapping[str, int], meanings: Mapping[str, str] = MEANINGS) -
     ]
 
 
-def told(name: Name, row: Row, old: float, new: float) -> str:
-    """One change in a sentence without its effect."""
+def change_sentence(name: Name, row: Row, old: float, new: float) -> str:
+    """The levels and the interval of a change, without its effect."""
     unit = str(row["unit"])
-    said = f"{name.line}: {text.quantity(old, unit)} became {text.quantity(new, unit)}"
-    interval = text.shares(row["low"], row["high"])
-    return said + (f"; 95 % interval {interval}" if interval != text.NONE else "")
+    sentence = f"{name.line}: from {text.quantity(old, unit)} to {text.quantity(new, unit)}"
+    interval = text.signed_interval(row["low"], row["high"])
+    return sentence + (f"; 95 % interval {interval}" if interval != text.NONE else "")
 
 
-def environment(found: Sequence[tuple[str, str, str]], heads: tuple[str, str]) -> Section:
-    """What differs between two hosts."""
-    section = Section("environment", "What differs")
-    if not found:
-        section.missing = "Nothing that is known of the hosts differs."
+def environment_section(
+    environment: Sequence[tuple[str, str, str]], labels: tuple[str, str]
+) -> Section:
+    """The facts that differ between two sides."""
+    section = Section("environment", "Environment")
+    if not environment:
+        section.placeholder = SAME_ENVIRONMENT
         return section
-    rows = [[words(name), words(before), words(after)] for name, before, after in found]
-    caption = f"What differs between {heads[0]} and {heads[1]}, and may be why figures do"
-    section.tables.append(Table(caption, numbered("Fact", *heads), rows))
+    rows = [
+        [text_cell(name), text_cell(before), text_cell(after)]
+        for name, before, after in environment
+    ]
+    caption = f"Facts that differ between {labels[0]} and {labels[1]}"
+    section.tables.append(Table(caption, columns("Fact", *labels), rows))
     return section
 
 
-def doubts(notes: Sequence[str]) -> Section:
+def caveats_section(notes: Sequence[str]) -> Section:
     return Section(
-        "doubts",
-        "Doubts",
+        "caveats",
+        "Caveats",
         lead=[f"{note}." for note in notes],
-        missing="" if notes else "None: nothing is known that makes these figures doubtful.",
+        placeholder="" if notes else "None: there is no known reason to doubt these figures.",
     )
 
 
 def warnings(facts: Sequence[RunFacts], notes: Sequence[str]) -> list[str]:
-    said = [EMULATED] if emulated(facts) else []
+    """The banners of a page."""
+    banners = [EMULATED] if any_emulated(facts) else []
     if notes:
-        more = f", and {text.count(len(notes) - 1, 'doubt')} more" if len(notes) > 1 else ""
-        said.append(f"Doubtful: {notes[0]}{more}; see Doubts.")
-    return said
+        more = f", and {len(notes) - 1} more" if len(notes) > 1 else ""
+        banners.append(f"Caveat: {notes[0]}{more}; see Caveats.")
+    return banners
 
 
-def emulated(facts: Sequence[RunFacts]) -> bool:
+def any_emulated(facts: Sequence[RunFacts]) -> bool:
     return any(run.get("emulated") or run.get("backend") == "emulated" for run in facts)
 
 
-def host(facts: Sequence[RunFacts]) -> str:
-    """Where they ran, as far as it was one kind of host."""
+def host_label(facts: Sequence[RunFacts]) -> str:
+    """Backend and CPU of the runs, if all have the same."""
     if len({(run.get("backend"), run.get("cpu_model")) for run in facts}) > 1:
-        return "hosts of several kinds"
+        return "hosts with different backends or CPUs"
     newest = facts[-1] if facts else RunFacts()
     backend = newest.get("backend") or "not known"
     return f"backend {backend} · {newest.get('cpu_model') or 'CPU not known'}"
@@ -169,13 +191,13 @@ def commit(facts: RunFacts) -> str:
 
 
 def short_commit(name: str) -> str:
-    """Ten digits, and whether the checkout had changes of its own."""
+    """Ten digits, with "-dirty" for a modified checkout."""
     digits, dirty, _ = name.partition("-dirty")
     return digits[:10] + dirty
 
 
-def commits(before: str, after: str) -> str:
-    """ "1a2b..3c4d", as git takes it."""
+def commit_range(before: str, after: str) -> str:
+    """A range of commits in git's notation: "1a2b..3c4d"."""
     before, after = short_commit(before), short_commit(after)
     if not (before or after):
         return ""

@@ -1,4 +1,4 @@
-"""The hypervisors of a run side by side: every figure of each, and how much worse it is."""
+"""The hypervisors of a run side by side: every figure of each, and the effects between them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 import pandas as pd
 
 from harness.results import differences, statistics
-from harness.results.schema import decode
+from harness.results.schema import decode_parameters
 from reports import text
 from reports.page import (
     Cell,
     Run,
     Section,
     Table,
+    columns,
     figure_cell,
     name_cell,
-    named,
-    numbered,
-    share,
-    words,
+    names_as_text,
+    percent_cell,
+    text_cell,
 )
 
 BASELINE = "native"
-# the first part of a metric's name: what its table is called
+# first part of a metric's name -> title of its table
 GROUPS = {
     "boot": "Boot",
     "exit": "Exits, control subtracted",
@@ -37,187 +37,196 @@ GROUPS = {
     "interrupts": "Interrupts",
     "scheduler": "Scheduler",
 }
-ROW = ["metric", "parameters", "unit"]
-_TWIN = re.compile(r"-\d+$")
+FIGURE = ["metric", "parameters", "unit"]
+NOISY_HOST = "the two runs of the same hypervisor differ"
+_REPEATED = re.compile(r"-\d+$")  # suffix of a hypervisor that --hypervisor names again
 
-Pair = tuple[str, str]  # a hypervisor and what it is compared with
+Pair = tuple[str, str]  # a hypervisor, and the one it is compared with
 
 
 def section(run: Run) -> Section:
-    """What at least two hypervisors were measured by."""
-    made = Section("beside", "Side by side")
+    """The figures that at least two hypervisors have."""
+    made = Section("side-by-side", "Side by side")
     figures = _figures(run)
-    names = _names(run, figures)
+    names = _hypervisors(run, figures)
     if len(names) < 2:
-        made.missing = (
-            "One hypervisor ran. Give --hypervisor more than once to see several side by side."
+        made.placeholder = (
+            "This run has one hypervisor. Repeat the option --hypervisor to compare several."
         )
         return made
-    found = _compared(run, _pairs(names), _twins(names))
-    if found.unsteady:
+    effects = _effects(run, _pairs(names), _aa_pairs(names))
+    if effects.noisy:
         made.lead.append(
-            "Warning: the same hypervisor, given twice, differed from itself in "
-            f"{text.count(len(found.unsteady), 'figure')}: this host is not steady enough. Those "
-            "are flagged, and nothing is concluded from them."
+            "Warning: a hypervisor that ran twice differs from itself in "
+            f"{text.count(len(effects.noisy), 'figure')}. The host is too noisy for these figures: "
+            "they are flagged and have no verdict."
         )
+    rate, size = differences.FALSE_DISCOVERY_RATE, text.percent(differences.MIN_EFFECT)
     made.lead += [
-        "Medians of the boots' medians. Above 0 % is worse than what it is compared with. What is "
-        "called worse or better is not chance, by Mann and Whitney's test of the boots with a "
-        f"bound of {differences.FALSE_DISCOVERIES:.0%} on false ones among all that pass it "
-        f"(Benjamini-Hochberg), and it counts: it is above {differences.EFFECT:.0%} and above what "
-        "a hypervisor that was given twice may differ from itself, the far end of that interval.",
-        f"No difference: the whole interval is within {differences.EFFECT:.0%}. Inconclusive: too "
-        "few boots, or too much noise, to tell.",
+        "Values are medians of the boots' medians. Above 0 % is worse. Worse and better are "
+        "significant by Mann and Whitney's test over boots, with a false discovery rate of "
+        f"{text.percent(rate)} (Benjamini-Hochberg), and above {size}. If a hypervisor ran twice, "
+        "the effect is also above the difference between its two runs.",
+        f"No difference: the whole interval is within {size}. Inconclusive: too few boots or too "
+        "much noise for a verdict.",
     ]
-    kinds = figures["metric"].str.partition(".")[0]
-    for kind in groups(set(kinds)):
-        mine = figures[kinds == kind]
-        if mine["hypervisor"].nunique() > 1:
-            made.tables.append(_table(mine, found, names, GROUPS.get(kind, kind)))
-            made.notes += [f"All of {GROUPS.get(kind, kind)}: {flag}." for flag in common(mine)]
+    groups = figures["metric"].str.partition(".")[0]
+    for group in ordered_groups(set(groups)):
+        in_group = figures[groups == group]
+        if in_group["hypervisor"].nunique() > 1:
+            title = GROUPS.get(group, group)
+            made.tables.append(_table(in_group, effects, names, title))
+            made.notes += [f"All of {title}: {flag}." for flag in common_flags(in_group)]
     return made
 
 
-def groups(kinds: set[str]) -> list[str]:
-    """In the order of their tables: those of GROUPS, then what else there is."""
-    return [*(kind for kind in GROUPS if kind in kinds), *sorted(kinds - set(GROUPS))]
+def ordered_groups(groups: set[str]) -> list[str]:
+    """The groups in the order of GROUPS, then the others by name."""
+    return [*(group for group in GROUPS if group in groups), *sorted(groups - set(GROUPS))]
 
 
-def common(figures: pd.DataFrame) -> list[str]:
-    """What is to be said of every figure is said once."""
+def common_flags(figures: pd.DataFrame) -> list[str]:
+    """The flags that all figures have; a page shows them once."""
     return sorted(set.intersection(*map(set, figures["flags"])))
 
 
 def _figures(run: Run) -> pd.DataFrame:
-    """One row a hypervisor and figure: ROW, hypervisor, median, flags."""
+    """One row for each hypervisor and figure: FIGURE, hypervisor, median, flags."""
     plain = ~run.frame["metric"].str.match(rf"exit\.|{statistics.UTILIZATION}")
-    tables = [named(statistics.summarise(run.frame[plain]))]
+    tables = [names_as_text(statistics.summarise(run.frame[plain]))]
     if len(run.costs):
         tables.append(run.costs[run.costs["kind"] == "ns"])
-    columns = [*ROW, "hypervisor", "median", "flags"]
-    return pd.concat([table[columns] for table in tables if len(table)] or [pd.DataFrame()])
+    names = [*FIGURE, "hypervisor", "median", "flags"]
+    return pd.concat([table[names] for table in tables if len(table)] or [pd.DataFrame()])
 
 
-def _names(run: Run, figures: pd.DataFrame) -> list[str]:
-    """As they were given; the baseline first."""
-    there = set(figures["hypervisor"]) if len(figures) else set()
-    given = [name for name in run.facts.get("hypervisor", "").split(", ") if name in there]
-    names = [*given, *sorted(there - set(given))]
+def _hypervisors(run: Run, figures: pd.DataFrame) -> list[str]:
+    """The hypervisors in the order of the command line, the baseline first."""
+    measured = set(figures["hypervisor"]) if len(figures) else set()
+    named = [name for name in run.facts.get("hypervisor", "").split(", ") if name in measured]
+    names = [*named, *sorted(measured - set(named))]
     return sorted(names, key=lambda name: name != BASELINE)
 
 
-def _twins(names: list[str]) -> list[Pair]:
-    """Hypervisors that were given twice: ("kvm-2", "kvm")."""
-    pairs = [(name, _TWIN.sub("", name)) for name in names]
+def _aa_pairs(names: list[str]) -> list[Pair]:
+    """Hypervisors that ran twice, which gives an A/A test: ("kvm-2", "kvm")."""
+    pairs = [(name, _REPEATED.sub("", name)) for name in names]
     return [(name, first) for name, first in pairs if first != name and first in names]
 
 
 def _pairs(names: list[str]) -> list[Pair]:
-    """What is compared: all with the baseline, machines with the first one, twins with theirs."""
-    machines = [name for name in names if _TWIN.sub("", name) != BASELINE]
+    """The comparisons: all with the baseline, all with the first machine, and the A/A pairs."""
+    machines = [name for name in names if _REPEATED.sub("", name) != BASELINE]
     pairs = [(name, BASELINE) for name in names if name != BASELINE and BASELINE in names]
     pairs += [(name, machines[0]) for name in machines[1:]]
-    return list(dict.fromkeys([*pairs, *_twins(names)]))
+    return list(dict.fromkeys([*pairs, *_aa_pairs(names)]))
 
 
 @dataclass(frozen=True)
-class _Compared:
-    """rows: of each pair and figure what differences.overheads tells, with its verdict, by ROW and
-    pair. unsteady: the figures, by ROW, in which a hypervisor differed from itself."""
+class _Effects:
+    """The effects between hypervisors.
+
+    rows: rows of differences.overheads with a verdict, by FIGURE and pair. noisy: the figures, by
+    FIGURE, in which an A/A pair differs.
+    """
 
     pairs: list[Pair]
     rows: dict[tuple[str, ...], dict[Hashable, Any]]
-    unsteady: set[tuple[str, ...]]
+    noisy: set[tuple[str, ...]]
 
 
-def _compared(run: Run, pairs: list[Pair], twins: list[Pair]) -> _Compared:
+def _effects(run: Run, pairs: list[Pair], aa_pairs: list[Pair]) -> _Effects:
     rows: list[dict[Hashable, Any]] = []
     for base in dict.fromkeys(base for _, base in pairs):
-        sides = {base, *(name for name, its in pairs if its == base)}
+        sides = {base, *(name for name, other in pairs if other == base)}
         frame = run.frame[run.frame["hypervisor"].isin(sides)]
         table = run.overheads if base == BASELINE else differences.overheads(frame, base)
         rows += table[table["host_boots"] > 0].assign(base=base).to_dict("records")
-    for row, floor in zip(rows, _floors(rows, twins), strict=True):
+    for row, floor in zip(rows, _noise_floors(rows, aa_pairs), strict=True):
         row["floor"] = floor
-    # twins are judged by themselves: among many true differences chance has more room
-    columns = ("overhead", "p", "floor", "low", "high")
-    for own in (True, False):
-        mine = [row for row in rows if (_pair(row) in twins) is own]
-        words = differences.verdicts(*([row[name] for row in mine] for name in columns))
-        for row, word in zip(mine, words, strict=True):
-            row["verdict"] = word
-    differ = [row for row in rows if row["verdict"] in ("worse", "better")]
-    unsteady = {_key(row) for row in differ if _pair(row) in twins}
+    # A/A pairs are judged separately: many true differences would weaken the bound for them.
+    names = ("overhead", "p", "floor", "low", "high")
+    for is_aa in (True, False):
+        group = [row for row in rows if (_pair(row) in aa_pairs) is is_aa]
+        verdicts = differences.verdicts(*([row[name] for row in group] for name in names))
+        for row, verdict in zip(group, verdicts, strict=True):
+            row["verdict"] = verdict
+    different = [row for row in rows if row["verdict"] in ("worse", "better")]
+    noisy = {_key(row) for row in different if _pair(row) in aa_pairs}
     for row in rows:
-        if _key(row) in unsteady:
+        if _key(row) in noisy:
             row["verdict"] = "inconclusive"
-    return _Compared(pairs, {(*_key(row), *_pair(row)): row for row in rows}, unsteady)
+    return _Effects(pairs, {(*_key(row), *_pair(row)): row for row in rows}, noisy)
 
 
 def _key(row: dict[Hashable, Any]) -> tuple[str, ...]:
-    """Which figure a row is of."""
-    return tuple(str(row[name]) for name in ROW)
+    """The figure of a row."""
+    return tuple(str(row[name]) for name in FIGURE)
 
 
 def _pair(row: dict[Hashable, Any]) -> Pair:
     return str(row["hypervisor"]), str(row["base"])
 
 
-def _floors(rows: list[dict[Hashable, Any]], twins: list[Pair]) -> list[float]:
-    """For each of the rows by how much a hypervisor that was given twice may differ from itself:
-    the far end of the interval, as the difference itself may be small by chance; NaN where none
-    was. What compares those two themselves has no floor."""
+def _noise_floors(rows: list[dict[Hashable, Any]], aa_pairs: list[Pair]) -> list[float]:
+    """The noise floor of each row, from the A/A pair of its figure; NaN without one.
+
+    The floor is the far end of the A/A interval, since the A/A effect itself may be small by
+    chance. An A/A pair has no floor.
+    """
     floors: dict[tuple[str, ...], float] = {}
     for row in rows:
-        if _pair(row) in twins:
-            far = max(abs(row["low"]), abs(row["high"]))
-            reach = far if math.isfinite(far) else abs(row["overhead"])
-            floors[_key(row)] = max(floors.get(_key(row), 0.0), reach)
-    return [math.nan if _pair(row) in twins else floors.get(_key(row), math.nan) for row in rows]
+        if _pair(row) in aa_pairs:
+            far_end = max(abs(row["low"]), abs(row["high"]))
+            floor = far_end if math.isfinite(far_end) else abs(row["overhead"])
+            floors[_key(row)] = max(floors.get(_key(row), 0.0), floor)
+    return [math.nan if _pair(row) in aa_pairs else floors.get(_key(row), math.nan) for row in rows]
 
 
-def _table(figures: pd.DataFrame, found: _Compared, names: list[str], title: str) -> Table:
-    rows = []
-    said = common(figures)
+def _table(figures: pd.DataFrame, effects: _Effects, names: list[str], title: str) -> Table:
+    common = set(common_flags(figures))
     names = [name for name in names if name in set(figures["hypervisor"])]
-    pairs = [(name, base) for name, base in found.pairs if {name, base} <= {*names}]
-    for key, group in figures.groupby(ROW, sort=False):
+    pairs = [(name, base) for name, base in effects.pairs if {name, base} <= {*names}]
+    rows = []
+    for key, group in figures.groupby(FIGURE, sort=False):
         metric, parameters, unit = map(str, key)
         medians = dict(zip(group["hypervisor"], group["median"], strict=True))
         if len(medians) < 2:
             continue
-        setting = {k: v for k, v in decode(parameters).items() if k not in statistics.WORK}
-        flags = sorted({flag for flags in group["flags"] for flag in flags} - set(said))
-        if (metric, parameters, unit) in found.unsteady:
-            flags.append("the same hypervisor differed from itself")
-        row: list[Cell] = [name_cell(metric.partition(".")[2], flags), words(text.setting(setting))]
-        row.append(words(text.unit(unit)))
+        decoded = decode_parameters(parameters).items()
+        setting = {k: v for k, v in decoded if k not in statistics.WORK}
+        flags = sorted({flag for flags in group["flags"] for flag in flags} - common)
+        if (metric, parameters, unit) in effects.noisy:
+            flags.append(NOISY_HOST)
+        row: list[Cell] = [name_cell(metric.partition(".")[2], flags)]
+        row += [text_cell(text.setting(setting)), text_cell(text.unit(unit))]
         row += [figure_cell(medians.get(name, float("nan"))) for name in names]
         for pair in pairs:
-            row += _overhead(found.rows.get((metric, parameters, unit, *pair)))
+            row += _effect_cells(effects.rows.get((metric, parameters, unit, *pair)))
         rows.append(row)
-    head = numbered(
+    head = columns(
         *("Figure", "Workload", "Unit", *(f"#{name}" for name in names)),
         *(
             label
             for name, base in pairs
             for label in (
                 f"#{name} worse than {base} by",
-                f"#{name} beside {base}, 95 %",
-                f"{name} beside {base} is",
+                f"#{name} vs {base}, 95 %",
+                f"{name} vs {base}",
             )
         ),
     )
     return Table(f"{title}: {', '.join(names)}", head, rows)
 
 
-def _overhead(row: dict[Hashable, Any] | None) -> list[Cell]:
+def _effect_cells(row: dict[Hashable, Any] | None) -> list[Cell]:
+    """Effect, interval and verdict."""
     low, high = (row["low"], row["high"]) if row else (float("nan"), float("nan"))
     return [
-        share(
+        percent_cell(
             row["overhead"] if row else float("nan"),
             flagged=row is not None and row["verdict"] == "inconclusive",
         ),
-        Cell(text.span(low * 100, high * 100, "%"), low * 100),
-        words(row["verdict"] if row else ""),
+        Cell(text.interval(low * 100, high * 100, "%"), low * 100),
+        text_cell(row["verdict"] if row else ""),
     ]

@@ -1,4 +1,4 @@
-"""A very small SVG writer: shapes with classes (colours are the page's CSS), axes, nice ticks."""
+"""A small SVG writer: shapes, scales, ticks, legends. The style sheet of the page sets colours."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _ids = itertools.count(1)
 
 
 class Canvas:
-    """An inline SVG image with title and description for those who cannot see it.
+    """An inline SVG image with a title and a description for screen readers.
 
-    width: in user units; the page shows it at this width or less. The height may grow as shapes
-    are added: set `height` before `render`.
+    width: in user units; the page shows it at this width or less. height: set it before `render`.
     """
 
     def __init__(self, width: float, title: str, description: str) -> None:
@@ -27,29 +26,34 @@ class Canvas:
         self._parts: list[str] = []
 
     def rect(
-        self, corner: tuple[float, float], width: float, height: float, style: str, hint: str = ""
+        self,
+        corner: tuple[float, float],
+        width: float,
+        height: float,
+        style: str,
+        tooltip: str = "",
     ) -> None:
         x, y = corner
         place = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
-        self._add("rect", style, place, hint)
+        self._add("rect", style, place, tooltip)
 
     def line(self, start: tuple[float, float], end: tuple[float, float], style: str) -> None:
         (x1, y1), (x2, y2) = start, end
         self._add("line", style, f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"')
 
-    def dot(self, x: float, y: float, style: str, hint: str = "") -> None:
-        self._add("circle", style, f'cx="{x:.1f}" cy="{y:.1f}" r="5"', hint)
+    def dot(self, x: float, y: float, style: str, tooltip: str = "") -> None:
+        self._add("circle", style, f'cx="{x:.1f}" cy="{y:.1f}" r="5"', tooltip)
 
-    def area(self, points: Sequence[tuple[float, float]], style: str, hint: str = "") -> None:
+    def area(self, points: Sequence[tuple[float, float]], style: str, tooltip: str = "") -> None:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        self._add("polygon", style, f'points="{path}"', hint)
+        self._add("polygon", style, f'points="{path}"', tooltip)
 
-    def path(self, steps: str, style: str, hint: str = "") -> None:
-        """steps: of our own making, never text from data."""
-        self._add("path", style, f'd="{escape(steps)}"', hint)
+    def path(self, steps: str, style: str, tooltip: str = "") -> None:
+        """steps: path commands; they must not contain text from data."""
+        self._add("path", style, f'd="{escape(steps)}"', tooltip)
 
-    def _add(self, tag: str, style: str, place: str, hint: str = "") -> None:
-        inner = f"<title>{escape(hint)}</title>" if hint else ""
+    def _add(self, tag: str, style: str, place: str, tooltip: str = "") -> None:
+        inner = f"<title>{escape(tooltip)}</title>" if tooltip else ""
         self._parts.append(f'<{tag} class="{escape(style)}" {place}>{inner}</{tag}>')
 
     def text(self, x: float, y: float, text: str, style: str, *, anchor: str = "start") -> None:
@@ -59,7 +63,7 @@ class Canvas:
         )
 
     def render(self) -> Markup:
-        """The <svg> element, its texts escaped; ids are unique in the process."""
+        """The <svg> element with escaped text; its ids are unique within the process."""
         name = f"svg{next(_ids)}"
         head = (
             f'<svg viewBox="0 0 {self.width:.0f} {self.height:.0f}" width="{self.width:.0f}" '
@@ -67,12 +71,12 @@ class Canvas:
             f'<title id="{name}t">{escape(self._title)}</title>'
             f'<desc id="{name}d">{escape(self._description)}</desc>'
         )
-        # every part was escaped when it was added
+        # every part is escaped when it is added
         return Markup(head + "".join(self._parts) + "</svg>")  # noqa: S704
 
 
 def ticks(high: float, count: int = 5) -> list[float]:
-    """0 and round steps (1, 2, 5 times a power of ten) up to the first at or above `high`."""
+    """Multiples of a round step (1, 2 or 5 times a power of ten) from 0 to at least `high`."""
     if not high > 0:
         return [0.0, 1.0]
     rough = high / count
@@ -82,9 +86,9 @@ def ticks(high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round values on a logarithmic axis that enclose positive low..high, with air at both ends.
+    """Round values of a logarithmic axis that enclose the positive range, with a margin.
 
-    Powers of ten; 1, 2 and 5 of each power when that is less than two powers.
+    Powers of ten; also 2 and 5 times each power when the range is below two powers.
     """
     low, high = low / 1.1, high * 1.1
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -96,13 +100,13 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def linear(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """A scale from data low..high to places start..end."""
+    """A linear scale from the data range low..high to the coordinates start..end."""
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
 def legend(canvas: Canvas, entries: Sequence[tuple[str, str]], y: float) -> float:
-    """Swatch and name for each (style, name), wrapped; returns the y below."""
+    """Draw a swatch and a name for each (style, name); return the y below the legend."""
     x = 0.0
     for style, name in entries:
         width = 22 + 7.2 * len(name)

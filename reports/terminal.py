@@ -1,4 +1,4 @@
-"""Runs, comparisons and histories in a few lines, for a terminal or a log."""
+"""Runs, comparisons and histories as text for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rich.text import Text
 
 from harness.results.compare import VERDICTS, Comparison
 from reports import series, text
-from reports.compare import about, label
-from reports.key import key_figures
+from reports.compare import describe, label
+from reports.key_figures import key_figures
 from reports.page import EMULATED, Run
 from reports.series import Name, Row
 
 if TYPE_CHECKING:
-    from harness.results.track import Track
+    from harness.results.history import History
 
-MOST_ROWS = 30
+MAX_ROWS = 30
 COLOURS = {"regressed": "bold red", "improved": "green", "inconclusive": "yellow", "pass": ""}
 
 
 def lines(parquet: Path) -> list[str]:
-    """Plain lines: the label when emulated, then one line a key figure.
+    """The key figures of a run, one line each, after the warning for an emulated host.
 
     Raises ResultError when the run cannot be read.
     """
@@ -34,54 +34,56 @@ def lines(parquet: Path) -> list[str]:
     answers = key_figures(run)
     width = max((len(answer.label) for answer in answers), default=0)
     size = max((len(answer.value) for answer in answers), default=0)
-    told = [f"{a.label:<{width}}  {a.value:>{size}}  {a.sentence}" for a in answers]
-    if not told:
-        told = ["This run holds no samples."]
-    return [EMULATED, *told] if run.emulated else told
+    summary = [f"{a.label:<{width}}  {a.value:>{size}}  {a.sentence}" for a in answers]
+    if not summary:
+        summary = ["This run has no samples."]
+    return [EMULATED, *summary] if run.emulated else summary
 
 
-def comparison(console: Console, found: Comparison) -> None:
-    """What regressed, what improved, what cannot be told; passes are counted."""
-    for side, one in (("base", found.base), ("new", found.new)):
-        _say(console, f"{side}: {label(one)} ({about(one)})")
-    _say(console, *([EMULATED] if series.emulated(found.new.facts) else []))
-    _say(console, *(f"doubtful: {note}" for note in found.notes), style="yellow")
-    _say(console, *(f"differs: {what}: {a} -> {b}" for what, a, b in found.environment))
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Print the figures that are no pass, and the number of each verdict."""
+    for name, side in (("base", comparison.base), ("new", comparison.new)):
+        _print(console, f"{name}: {label(side)} ({describe(side)})")
+    _print(console, *([EMULATED] if series.any_emulated(comparison.new.facts) else []))
+    _print(console, *(f"caveat: {note}" for note in comparison.notes), style="yellow")
+    differences = (f"differs: {fact}: {a} -> {b}" for fact, a, b in comparison.environment)
+    _print(console, *differences)
+    names = series.series_names(comparison.table)
     shown = [
         (name, row, f"{_quantity(row, 'base')}\n→ {_quantity(row, 'new')}", "")
-        for name, row in _attention(found.table.to_dict("records"), series.names(found.table))
+        for name, row in _without_passes(comparison.table.to_dict("records"), names)
     ]
-    _table(console, shown, "Base → new")
-    _counts(console, found.counts, len(shown))
+    _print_table(console, shown, "Base → new")
+    _print_counts(console, comparison.counts, len(shown))
 
 
-def track(console: Console, found: Track) -> None:
-    """As `comparison`, of a history: what a series' newest change was, and the series' ids."""
-    _say(console, f"{text.count(len(found.runs), 'run')}, {series.host(found.runs)}")
-    _say(console, *([EMULATED] if series.emulated(found.runs) else []))
-    _say(console, *(f"doubtful: {note}" for note in found.notes), style="yellow")
-    rows = found.series.to_dict("records")
+def print_history(console: Console, history: History) -> None:
+    """Print the series that are no pass, with their ids and newest changes."""
+    _print(console, f"{text.count(len(history.runs), 'run')}, {series.host_label(history.runs)}")
+    _print(console, *([EMULATED] if series.any_emulated(history.runs) else []))
+    _print(console, *(f"caveat: {note}" for note in history.notes), style="yellow")
+    rows = history.series.to_dict("records")
     shown = []
-    for name, row in _attention(rows, series.names(found.series)):
-        commits = series.commits(row["before_commit"], row["commit"])
+    for name, row in _without_passes(rows, series.series_names(history.series)):
+        commits = series.commit_range(row["previous_commit"], row["commit"])
         more = " ".join(filter(None, (f"id {row['id']}", commits)))
         shown.append((name, row, _quantity(row, "level"), more))
-    _table(console, shown, "Level")
-    _counts(console, found.counts, len(shown))
-    known = [row for row in found.changes.to_dict("records") if row["acknowledged"]]
-    _say(console, *(f"acknowledged: {row['id']}: {row['acknowledged']}" for row in known))
+    _print_table(console, shown, "Level")
+    _print_counts(console, history.counts, len(shown))
+    known = [row for row in history.changes.to_dict("records") if row["acknowledged"]]
+    _print(console, *(f"acknowledged: {row['id']}: {row['acknowledged']}" for row in known))
 
 
-def _attention(rows: Sequence[Row], names: Sequence[Name]) -> list[tuple[Name, Row]]:
+def _without_passes(rows: Sequence[Row], names: Sequence[Name]) -> list[tuple[Name, Row]]:
     pairs = zip(names, rows, strict=True)
-    return [pair for pair in pairs if pair[1]["verdict"] != "pass"][:MOST_ROWS]
+    return [pair for pair in pairs if pair[1]["verdict"] != "pass"][:MAX_ROWS]
 
 
 def _quantity(row: Row, name: str) -> str:
     return text.quantity(float(row[name]), str(row["unit"]))
 
 
-def _table(console: Console, rows: Sequence[tuple[Name, Row, str, str]], values: str) -> None:
+def _print_table(console: Console, rows: Sequence[tuple[Name, Row, str, str]], values: str) -> None:
     if not rows:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -90,27 +92,29 @@ def _table(console: Console, rows: Sequence[tuple[Name, Row, str, str]], values:
     table.add_column("Worse by", justify="right", no_wrap=True)
     table.add_column(values, justify="right")
     for name, row, value, more in rows:
-        figure = Text(text.plain(name.metric), style="bold")
-        below = " ".join(filter(None, (name.workload, f"on {name.hypervisor}", more)))
-        figure.append("\n" + text.plain(below), style="dim")
+        figure = Text(text.printable(name.metric), style="bold")
+        details = " ".join(filter(None, (name.workload, f"on {name.hypervisor}", more)))
+        figure.append("\n" + text.printable(details), style="dim")
         for flag in row["flags"]:
-            figure.append("\n" + text.plain(flag), style="yellow")
-        worse = Text(text.signed(row["effect"]))
-        interval = text.shares(row["low"], row["high"])
+            figure.append("\n" + text.printable(flag), style="yellow")
+        effect = Text(text.signed(row["effect"]))
+        interval = text.signed_interval(row["low"], row["high"])
         if interval != text.NONE:
-            worse.append("\n" + interval, style="dim")
+            effect.append("\n" + interval, style="dim")
         verdict = Text(row["verdict"], style=COLOURS.get(row["verdict"], ""))
-        table.add_row(figure, verdict, worse, Text("\n".join(map(text.plain, value.split("\n")))))
+        levels = Text("\n".join(map(text.printable, value.split("\n"))))
+        table.add_row(figure, verdict, effect, levels)
     console.print(table)
 
 
-def _counts(console: Console, counts: Mapping[str, int], shown: int) -> None:
-    left = sum(counts.values()) - counts["pass"] - shown
-    said = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS)
-    _say(console, said + (f" ({left:,} of them not shown)" if left else ""), style="bold")
+def _print_counts(console: Console, counts: Mapping[str, int], shown: int) -> None:
+    hidden = sum(counts.values()) - counts["pass"] - shown
+    verdicts = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS)
+    note = f" ({hidden:,} of them not shown)" if hidden else ""
+    _print(console, verdicts + note, style="bold")
 
 
-def _say(console: Console, *said: str, style: str = "") -> None:
-    """Lines that no text of a run can colour, move or break."""
-    for line in said:
-        console.print(Text(text.plain(line), style=style))
+def _print(console: Console, *lines: str, style: str = "") -> None:
+    """Print lines without control characters, so that no text of a run can change the terminal."""
+    for line in lines:
+        console.print(Text(text.printable(line), style=style))

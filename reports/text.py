@@ -1,4 +1,4 @@
-"""Numbers in words that are read without a second thought."""
+"""Formatting of numbers, times, intervals and names for readers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NONE = "–"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """At least `digits` significant digits, thousands separated, no exponent; – when NaN."""
+    """At least `digits` significant digits, thousands separators, no exponent; – for NaN."""
     if not math.isfinite(value):
         return NONE
     if value == 0:
@@ -23,7 +23,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def time(value: float, unit: str) -> str:
-    """A time in the unit that suits it: 7612000 ns -> "7.61 ms"."""
+    """A time in a suitable unit: 7612000 ns -> "7.61 ms"."""
     seconds = value * _IN_SECONDS[unit]
     if not math.isfinite(seconds):
         return NONE
@@ -32,7 +32,7 @@ def time(value: float, unit: str) -> str:
 
 
 def round_quantity(value: float, unit: str) -> str:
-    """A round value of an axis, with no more digits than it needs: 20000 ns -> "20 µs"."""
+    """A tick label without superfluous digits: 20000 ns -> "20 µs"."""
     if unit not in _IN_SECONDS:
         return f"{value:,.6g} {unit}".strip()
     seconds = value * _IN_SECONDS[unit]
@@ -41,7 +41,7 @@ def round_quantity(value: float, unit: str) -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A value with its unit; times in the unit that suits them."""
+    """A value with its unit; a time in a suitable unit."""
     if unit in _IN_SECONDS:
         return time(value, unit)
     if unit == "%":
@@ -57,26 +57,26 @@ def percent(share: float) -> str:
     return f"{value:,.{0 if abs(value) >= 9.95 else 1}f} %".replace("-", "−")
 
 
-def times(low: float, high: float, unit: str) -> str:
-    """An interval of times in the unit that suits its upper end; – when there is none."""
+def time_interval(low: float, high: float, unit: str) -> str:
+    """An interval of times in a unit that suits its upper end; – for NaN."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return NONE
     top = max(abs(low), abs(high)) * _IN_SECONDS[unit]
     scale, name = next((pair for pair in _TIMES if top >= pair[0]), _TIMES[-1])
     factor = _IN_SECONDS[unit] / scale
-    return span(low * factor, high * factor, name)
+    return interval(low * factor, high * factor, name)
 
 
-def span(low: float, high: float, unit: str = "") -> str:
-    """An interval; – when there is none."""
+def interval(low: float, high: float, unit: str = "") -> str:
+    """An interval: "1.2 to 1.5 ms"; – for NaN."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return NONE
-    tail = f" {unit}" if unit else ""
-    return f"{number(low)} to {number(high)}{tail}"
+    suffix = f" {unit}" if unit else ""
+    return f"{number(low)} to {number(high)}{suffix}"
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """ "1 boot", "5 boots"."""
+    """A number with its noun: "1 boot", "5 boots"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
@@ -85,7 +85,7 @@ def memory(mebibytes: float) -> str:
 
 
 def blocks(size: int) -> str:
-    """A block size in bytes as fio writes it: 4096 -> "4k"."""
+    """A block size in bytes in fio's notation: 4096 -> "4k"."""
     for unit, letter in ((2**20, "m"), (2**10, "k")):
         if size and size % unit == 0:
             return f"{size // unit}{letter}"
@@ -93,7 +93,7 @@ def blocks(size: int) -> str:
 
 
 def setting(parameters: dict[str, str | int | float]) -> str:
-    """ "randread 4k, depth 32" for fio's, "memory 256, vcpus 1" for others."""
+    """Parameters as text: "randread 4k, depth 32" for fio, "memory 256, vcpus 1" for others."""
     rest = dict(parameters)
     if isinstance(rest.get("bs"), int):
         rest["bs"] = blocks(int(rest["bs"]))
@@ -103,7 +103,7 @@ def setting(parameters: dict[str, str | int | float]) -> str:
 
 
 def date(iso: str, form: str = "%b %Y") -> str:
-    """ "2 Jan 2026", the day before what `form` makes; the text itself when it is no time."""
+    """Day and `form` of an ISO time: "2 Jan 2026"; other text is returned as it is."""
     try:
         moment = datetime.fromisoformat(iso)
     except ValueError:
@@ -112,27 +112,27 @@ def date(iso: str, form: str = "%b %Y") -> str:
 
 
 def signed(share: float) -> str:
-    """0.123 -> "+12 %": a change."""
+    """A change with its sign: 0.123 -> "+12 %"."""
     return f"+{percent(share)}" if share > 0 else percent(share)
 
 
-def shares(low: float, high: float) -> str:
-    """An interval of changes; – when there is none."""
+def signed_interval(low: float, high: float) -> str:
+    """An interval of changes: "+4.1 to +12 %"; – for NaN."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return NONE
     return f"{signed(low).removesuffix(' %')} to {signed(high)}"
 
 
 def unit(name: str) -> str:
-    """As it is written."""
+    """The unit with the micro sign: "us" -> "µs"."""
     return name.replace("us", "µs") if name == "us" or name.startswith("us/") else name
 
 
-def short(words: str, most: int) -> str:
-    """At most so many characters."""
-    return words if len(words) <= most else words[: most - 1].rstrip() + "…"
+def truncated(text: str, length: int) -> str:
+    """At most `length` characters, with an ellipsis when cut."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def plain(words: str) -> str:
-    """One line without what moves a cursor, rings a bell or turns the direction of writing."""
-    return " ".join("".join(c if c.isprintable() else " " for c in words).split())
+def printable(text: str) -> str:
+    """One line without control characters and changes of the writing direction."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,5 +1,5 @@
-"""What `python -m harness` does, a module a group of subcommands.
+"""The subcommands of `python -m harness`, one module for each group.
 
-Each has `add(commands)`: it adds its parsers, and each parser sets `run`, a function of the parsed
-arguments that gives the exit status.
+Each module has `add(commands)`, which adds its parsers. Each parser sets `run`: a function of the
+parsed arguments that returns the exit status.
 """

@@ -1,75 +1,108 @@
-"""`bisect`: is it slower, and by which commit? Both revisions run in turn, A B B A."""
+"""`bisect`: measures two revisions in turn (A B B A) and finds the first commit that is worse."""
 
-# ruff: noqa: PLC0415 - pandas and scipy: only for who asks for them
+# ruff: noqa: PLC0415 - pandas and scipy are imported only when the command runs
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.commands.common import OK, REGRESSED, Commands, parser
+from harness.commands.common import EXIT_STATUS, OK, REGRESSED, Commands, add_command
 from harness.errors import HarnessError
 from harness.urls import is_url
 
-DEFAULT = [sys.executable, "-m", "pytest", "suites", "--virt-results={results}"]
+if TYPE_CHECKING:
+    from harness.commands.revisions import RevisionRunner
+    from harness.results.bisection import ConfirmedRegression
+
+DEFAULT_COMMAND = [sys.executable, "-m", "pytest", "suites", "--virt-results={results}"]
 
 
 def add(commands: Commands) -> None:
-    one = parser(
+    parser = add_command(
         commands,
         "bisect",
-        "run two revisions in turn, and, if the newer is slower, find the commit that made it so. "
-        f"Exit status: {OK} when nothing is slower, {REGRESSED} when something is, 1 for errors.",
+        "Measure two revisions in turn and, if the newer one is worse, find the first commit that "
+        f"is. {EXIT_STATUS}",
     )
-    one.add_argument("base", metavar="BASE", help="what git knows the good revision by")
-    one.add_argument("new", metavar="NEW", nargs="?", default="HEAD", help="(default: HEAD)")
-    one.add_argument(
+    parser.add_argument("base", metavar="BASE", help="the good revision: a commit, branch or tag")
+    parser.add_argument(
+        "new", metavar="NEW", nargs="?", default="HEAD", help="the bad revision (default: HEAD)"
+    )
+    parser.add_argument(
         "--series",
         default="",
         metavar="ID",
-        help="of track: which figure (default: what became worst)",
+        help="test this figure only; `track` lists the ids (default: test all figures)",
     )
-    one.add_argument(
+    parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
-        help="pairs of runs (default: as many as it takes to show one figure among all)",
+        help="measure N pairs (default: as many as one regression among all figures needs)",
     )
-    one.add_argument("--only-confirm", action="store_true", help="do not look for the commit")
-    one.add_argument("--results", default="results", metavar="DIR", help="(default: results)")
-    one.add_argument(
+    parser.add_argument("--only-confirm", action="store_true", help="do not search for the commit")
+    parser.add_argument(
+        "--results",
+        default="results",
+        metavar="DIR",
+        help="write the runs below this directory (default: results)",
+    )
+    parser.add_argument(
         "--command",
         nargs=argparse.REMAINDER,
-        default=DEFAULT,
+        default=DEFAULT_COMMAND,
         metavar="WORD",
-        help="what measures a checkout, from there; it leaves one run in {results} "
-        "(default: python -m pytest suites --virt-results={results}); comes last",
+        help="run this command in each checkout; it must write one run to {results}; must be the "
+        "last option (default: python -m pytest suites --virt-results={results})",
     )
-    one.set_defaults(run=_bisect)
+    parser.set_defaults(run=_run)
 
 
-def _bisect(arguments: argparse.Namespace) -> int:
-    from harness.commands.revisions import Repository, bisect, confirm, measuring
-
-    def tell(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+def _run(arguments: argparse.Namespace) -> int:
+    from harness.commands.revisions import Repository, revision_runner
+    from harness.results.bisection import confirm_regression
 
     if not arguments.command:
-        raise HarnessError("--command: which?", hint="Say what measures a checkout, as last words.")
+        raise HarnessError(
+            "--command has no words",
+            hint="End the command line with --command and the command that measures a checkout.",
+        )
     if is_url(arguments.results):
-        raise HarnessError("bisect keeps its runs in a directory", hint="Say --results=DIR.")
+        raise HarnessError(
+            f"bisect cannot write to a URL: {arguments.results}", hint="Use --results=DIR."
+        )
     repository = Repository(Path.cwd())
     base, new = repository.commit(arguments.base), repository.commit(arguments.new)
-    if not arguments.only_confirm:
-        repository.between(base, new)  # said before hours of measuring
-    with measuring(repository, Path(arguments.results), arguments.command, tell) as measurer:
-        found = confirm(measurer, base, new, arguments.rounds, arguments.series)
-        if found is None:
-            tell("no difference is confirmed")
+    # An error in the range of commits must appear before hours of measuring.
+    commits = [] if arguments.only_confirm else repository.commits_between(base, new)
+    directory = Path(arguments.results)
+    with revision_runner(repository, directory, arguments.command, _print) as runner:
+        regression = confirm_regression(
+            runner.measure_pairs, base, new, arguments.rounds, arguments.series
+        )
+        if regression is None:
+            _print("no regression is confirmed")
             return OK
-        tell(f"confirmed: {found.words}")
+        _print(f"confirmed: {regression.summary}")
         if not arguments.only_confirm:
-            for line in bisect(measurer, base, new, found):
-                tell(line)
+            _search(runner, base, commits, regression)
     return REGRESSED
+
+
+def _search(
+    runner: RevisionRunner, base: str, commits: list[str], regression: ConfirmedRegression
+) -> None:
+    """Find the first bad commit and print it."""
+    from harness.results.bisection import find_first_bad
+
+    result = find_first_bad(runner.measure_pairs, base, commits, regression, _print)
+    _print(f"first bad commit: {runner.repository.subject(result.first_bad)}")
+    if result.unmeasured:
+        _print(f"or one of the {result.unmeasured} commits before it that could not be measured")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

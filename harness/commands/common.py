@@ -1,6 +1,6 @@
-"""What subcommands have in common: words of the command line, exit statuses, pages."""
+"""Shared parts of the subcommands: options, exit statuses, output files."""
 
-# ruff: noqa: PLC0415 - pandas and rich: only for who asks for them
+# ruff: noqa: PLC0415 - pandas and rich are imported only by the commands that use them
 from __future__ import annotations
 
 import argparse
@@ -14,99 +14,110 @@ if TYPE_CHECKING:
 
     from harness.results.compare import Comparison
 
-# as argparse has it: there is no public name
+# argparse has no public name for this type
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-OK, FAILED, REGRESSED = 0, 1, 3  # 2 is argparse's own: the words are off
-WORDS = "a run's name or file, a date, a commit, latest or previous"
+OK, FAILED, REGRESSED = 0, 1, 3  # argparse itself uses 2, for a wrong command line
+EXIT_STATUS = f"Exit status: {OK} without a regression, {REGRESSED} with one, {FAILED} for errors."
+RUN_HELP = "a run's name or file, a date, a commit, latest or previous"
 
 
-def parser(commands: Commands, name: str, what: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
-    return made
+def add_command(commands: Commands, name: str, description: str) -> argparse.ArgumentParser:
+    """Add a subcommand. description: one sentence, also its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=description, description=description
+    )
+    return parser
 
 
-def with_store(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """It reads a store."""
-    one.add_argument(
+def add_store_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add --results, for a command that reads a store."""
+    parser.add_argument(
         "--results",
         default="results",
         metavar="DIR",
-        help="where the runs are: a directory, or a URL that fsspec understands (default: results)",
+        help="read runs from this directory or fsspec URL (default: results)",
     )
-    return one
+    return parser
 
 
-def with_sides(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """It compares two sides of a store."""
-    one.add_argument("base", metavar="BASE", help=WORDS)
-    one.add_argument(
-        "new", metavar="NEW", nargs="?", default="latest", help="alike (default: latest)"
+def add_sides(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add BASE, NEW and --results, for a command that compares runs."""
+    parser.add_argument("base", metavar="BASE", help=RUN_HELP)
+    parser.add_argument(
+        "new", metavar="NEW", nargs="?", default="latest", help=f"{RUN_HELP} (default: latest)"
     )
-    return with_store(one)
+    return add_store_option(parser)
 
 
-def with_nights(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """It follows a store's history."""
-    one.add_argument(
-        "--nights", type=_count, default=180, metavar="N", help="how many runs back (default: 180)"
+def add_nights(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add --nights and --results, for a command that reads the history."""
+    parser.add_argument(
+        "--nights",
+        type=_positive_integer,
+        default=180,
+        metavar="N",
+        help="report the newest N runs (default: 180)",
     )
-    return with_store(one)
+    return add_store_option(parser)
 
 
-def _count(text: str) -> int:
+def _positive_integer(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
-def compared(where: Path, arguments: argparse.Namespace) -> Comparison:
-    """The two sides, of a store that is at hand. Raises ResultError."""
+def compare_sides(store: Path, arguments: argparse.Namespace) -> Comparison:
+    """Compare BASE and NEW of a local store. Raises ResultError."""
     from harness.results.compare import compare
-    from harness.results.select import select
+    from harness.results.selection import select_runs
     from harness.results.store import runs
 
-    return compare(select(where, arguments.base), select(where, arguments.new), runs(where))
+    base, new = (select_runs(store, name) for name in (arguments.base, arguments.new))
+    return compare(base, new, runs(store))
 
 
-def store(arguments: argparse.Namespace) -> Path:
-    """The runs' directory; of a URL its mirror, brought up to date. Raises ResultError."""
-    from harness.results.remote import local
+def open_store(arguments: argparse.Namespace) -> Path:
+    """The directory of --results; for a URL its mirror, after a pull. Raises ResultError."""
+    from harness.results import remote
 
-    return local(arguments.results)
+    return remote.open_store(arguments.results)
 
 
-def write(path: Path, text: str) -> int:
-    """Raises ResultError when the file cannot be written; what was there before then stays."""
+def write_text(path: Path, text: str) -> int:
+    """Write a file atomically; return the exit status. Raises ResultError."""
     from harness.errors import ResultError
-    from harness.results.atomic_write import whole
+    from harness.results.atomic_write import atomic_write
 
     try:
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+        raise ResultError(
+            f"{path} cannot be written: {error.strerror}", hint="Name another file, or free space."
+        ) from error
     return OK
 
 
-def with_page(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """It makes a page."""
-    one.add_argument("-o", "--out", type=Path, metavar="FILE", help="where the page goes")
-    one.add_argument("--open", action="store_true", help="show it in the browser")
-    return one
+def add_page_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add --out and --open, for a command that writes a page."""
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the page to FILE")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    return parser
 
 
-def show(page: Path, arguments: argparse.Namespace) -> int:
-    """Tell where a page is, and show it if that was asked for."""
+def show_page(page: Path, arguments: argparse.Namespace) -> int:
+    """Print the path of a page and, with --open, open it; return the exit status."""
     sys.stdout.write(f"{page}\n")
     if arguments.open and not webbrowser.open(page.resolve().as_uri()):
-        sys.stderr.write("no browser could be started: open the file above\n")
+        sys.stderr.write(f"no browser could be started\nhint: open {page} by hand\n")
         return FAILED
     return OK
 
 
 def console() -> Console:
-    """The terminal; without one, as wide as a log may be."""
+    """The terminal; 120 columns wide when the output is no terminal."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False)

@@ -1,67 +1,80 @@
-"""`export` and `import`: runs as other tools have them."""
+"""`export` and `import`: exchange of runs with other tools."""
 
-# ruff: noqa: PLC0415 - pandas: only for who asks for it
+# ruff: noqa: PLC0415 - pandas is imported only when a command runs
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
 
-from harness.commands.common import OK, WORDS, Commands, parser, store, with_store, write
+from harness.commands.common import (
+    OK,
+    RUN_HELP,
+    Commands,
+    add_command,
+    add_store_option,
+    open_store,
+    write_text,
+)
 from harness.errors import ResultError
 
-# the keys of harness.results.exchange.EXPORTS and IMPORTS, which are heavy
+# The keys of harness.results.exchange.EXPORTS and IMPORTS; that module imports pandas.
 EXPORTS = ("csv", "json", "benchmark", "junit")
 IMPORTS = ("benchmark", "kvm-unit-tests", "json")
 
 
 def add(commands: Commands) -> None:
-    out = parser(commands, "export", "write a run as CSV, JSON, pytest-benchmark's JSON or JUnit")
-    out.add_argument("which", metavar="RUN", help=WORDS)
-    out.add_argument("--format", required=True, choices=EXPORTS)
-    out.add_argument("-o", "--out", type=Path, metavar="FILE", help="(default: standard output)")
-    with_store(out).set_defaults(run=_export)
-    into = parser(commands, "import", "make a run of what another tool wrote")
-    into.add_argument("file", type=Path, metavar="FILE")
-    into.add_argument("--format", required=True, choices=IMPORTS)
-    into.add_argument(
+    export = add_command(
+        commands, "export", "Write a run as CSV, JSON, pytest-benchmark JSON or JUnit XML."
+    )
+    export.add_argument("selector", metavar="RUN", help=RUN_HELP)
+    export.add_argument("--format", required=True, choices=EXPORTS, help="choose the format")
+    export.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", help="write to FILE (default: standard output)"
+    )
+    add_store_option(export).set_defaults(run=_export)
+    importer = add_command(commands, "import", "Create a run from a file of another tool.")
+    importer.add_argument("file", type=Path, metavar="FILE", help="the file of the other tool")
+    importer.add_argument("--format", required=True, choices=IMPORTS, help="name its format")
+    importer.add_argument(
         "--hypervisor",
         default="",
         metavar="NAME",
-        help="what was measured (default: qemu for kvm-unit-tests, else nothing is said of it)",
+        help="record this hypervisor (default: qemu for kvm-unit-tests, otherwise none)",
     )
-    into.add_argument(
+    importer.add_argument(
         "--cpu",
         default="",
         metavar="MODEL",
-        help="on which CPU, where the file does not say: runs of one CPU are compared",
+        help="record this CPU if the file names none; only runs with the same CPU are comparable",
     )
-    with_store(into).set_defaults(run=_import)
+    add_store_option(importer).set_defaults(run=_import)
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from harness.results.exchange import exported
-    from harness.results.select import select
+    from harness.results.exchange import export_run
+    from harness.results.selection import select_runs
 
-    found = select(store(arguments), arguments.which)
-    if len(found.files) != 1:
+    selection = select_runs(open_store(arguments), arguments.selector)
+    if len(selection.files) != 1:
         raise ResultError(
-            f"{arguments.which!r} means {len(found.files)} runs: {', '.join(found.names[:5])}",
+            f"{arguments.selector!r} matches {len(selection.files)} runs: "
+            f"{', '.join(selection.names[:5])}",
             hint="Name one of them.",
         )
-    text = exported(found.files[0], arguments.format)
+    text = export_run(selection.files[0], arguments.format)
     if arguments.out is None:
         sys.stdout.write(text)
         return OK
-    return write(arguments.out, text)
+    return write_text(arguments.out, text)
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from harness.results.exchange import imported
+    from harness.results.exchange import import_run
     from harness.results.remote import push
 
-    said = (arguments.hypervisor, arguments.cpu)
-    made = imported(store(arguments), arguments.file, arguments.format, *said)
+    store = open_store(arguments)
+    run = import_run(store, arguments.file, arguments.format, arguments.hypervisor, arguments.cpu)
     push(arguments.results)
-    sys.stdout.write(f"{made}\n")
+    sys.stdout.write(f"{run}\n")
     return OK

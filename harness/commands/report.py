@@ -1,72 +1,72 @@
-"""`report run`, `report compare`, `report trend`, `report index`: pages."""
+"""`report run`, `report compare`, `report trend`, `report index`: HTML pages."""
 
-# ruff: noqa: PLC0415 - pandas: only for who asks for it
+# ruff: noqa: PLC0415 - pandas is imported only when a command runs
 from __future__ import annotations
 
 import argparse
 
 from harness.commands.common import (
-    WORDS,
+    RUN_HELP,
     Commands,
-    compared,
-    parser,
-    show,
-    store,
-    with_nights,
-    with_page,
-    with_sides,
-    with_store,
+    add_command,
+    add_nights,
+    add_page_options,
+    add_sides,
+    add_store_option,
+    compare_sides,
+    open_store,
+    show_page,
 )
 
 
 def add(commands: Commands) -> None:
-    what = "make an HTML page of a run, a comparison, the history, or all runs"
-    pages = parser(commands, "report", what).add_subparsers(
+    description = "Write an HTML page of a run, a comparison, the history, or all runs."
+    pages = add_command(commands, "report", description).add_subparsers(
         title="pages", required=True, metavar="PAGE"
     )
-    run = parser(pages, "run", "a run: utilization, overhead, suites, environment")
+    run = add_command(pages, "run", "Report a run: utilization, overhead, suites, environment.")
     run.add_argument(
-        "which", nargs="?", default="latest", metavar="RUN", help=f"{WORDS} (default: latest)"
+        "selector", nargs="?", default="latest", metavar="RUN", help=f"{RUN_HELP} (default: latest)"
     )
-    compare = parser(pages, "compare", "two runs, commits or dates side by side")
-    trend = parser(pages, "trend", "every figure over the runs, and where it changed")
-    index = parser(pages, "index", "a list of all runs")
-    for one, reads, make in (
-        (run, with_store, _run),
-        (compare, with_sides, _compare),
-        (trend, with_nights, _trend),
-        (index, with_store, _index),
+    compare = add_command(pages, "compare", "Compare two runs, commits or dates.")
+    trend = add_command(pages, "trend", "Show every figure over the runs, with its changes.")
+    index = add_command(pages, "index", "List all runs.")
+    for parser, add_inputs, command in (
+        (run, add_store_option, _run),
+        (compare, add_sides, _compare),
+        (trend, add_nights, _trend),
+        (index, add_store_option, _index),
     ):
-        with_page(reads(one)).set_defaults(run=make)
+        add_page_options(add_inputs(parser)).set_defaults(run=command)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from harness.results.select import select
+    from harness.results.selection import select_runs
     from reports.run import render
 
-    (*_, file) = select(store(arguments), arguments.which).files
-    return show(render(file, arguments.out or file.with_suffix(".html")), arguments)
+    (*_, file) = select_runs(open_store(arguments), arguments.selector).files
+    return show_page(render(file, arguments.out or file.with_suffix(".html")), arguments)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     from reports.compare import render
 
-    where = store(arguments)
-    made = render(compared(where, arguments), arguments.out or where / "compare.html")
-    return show(made, arguments)
+    store = open_store(arguments)
+    page = render(compare_sides(store, arguments), arguments.out or store / "compare.html")
+    return show_page(page, arguments)
 
 
 def _trend(arguments: argparse.Namespace) -> int:
-    from harness.results.track import track
+    from harness.results.history import load_history
     from reports.trend import render
 
-    where = store(arguments)
-    made = render(track(where, arguments.nights), arguments.out or where / "trend.html")
-    return show(made, arguments)
+    store = open_store(arguments)
+    history = load_history(store, arguments.nights)
+    return show_page(render(history, arguments.out or store / "trend.html"), arguments)
 
 
 def _index(arguments: argparse.Namespace) -> int:
     from reports.index import render
 
-    where = store(arguments)
-    return show(render(where, arguments.out or where / "index.html"), arguments)
+    store = open_store(arguments)
+    return show_page(render(store, arguments.out or store / "index.html"), arguments)

@@ -41,13 +41,13 @@ class BenchmarkFeed:
         """Add one sample. Samples that are neither a time nor a rate are ignored."""
         if self._benchmarks is None:
             return
-        from harness.results.exchange.benchmark_json import OPTIONS, in_seconds, named
+        from harness.results.exchange.benchmark_json import OPTIONS, benchmark_fields, in_seconds
 
         if (seconds := in_seconds(sample.value, sample.unit, sample.better)) is None:
             return
         identity = {name: str(getattr(sample, name)) for name in _IDENTITY}
         identity["test"] = sample.test.partition("[")[0]
-        fields = named(identity, sample.parameters)
+        fields = benchmark_fields(identity, sample.parameters)
         name = fields["fullname"]
         if name not in self._by_name:
             from pytest_benchmark.stats import Metadata

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.results.compare import Comparison, compare, figure, levels, worse_by
-from harness.results.select import Selected, select
+from harness.results.compare import Comparison, compare, format_effect, format_figure, format_levels
+from harness.results.selection import RunSelection, select_runs
 from harness.results.store import runs
 
 MOST = 10  # figures that are told one by one
@@ -21,17 +21,17 @@ NO_POWER = (
 class Gate:
     """base: chosen before the session's own run is there. history: the runs that were there."""
 
-    base: Selected
+    base: RunSelection
     history: Sequence[Path] = ()
 
     @classmethod
     def at(cls, store: Path, word: str) -> Gate:
-        """Raises ResultError when the word means no run; see select."""
-        return cls(select(store, word), runs(store))
+        """Raises ResultError when the word means no run; see select_runs."""
+        return cls(select_runs(store, word), runs(store))
 
     def compare(self, run: Path) -> Comparison:
         """With the session's own run. Raises ResultError when they cannot be compared."""
-        return compare(self.base, select(run.parent, str(run)), self.history)
+        return compare(self.base, select_runs(run.parent, str(run)), self.history)
 
 
 def lines(found: Comparison) -> Iterator[str]:
@@ -40,7 +40,8 @@ def lines(found: Comparison) -> Iterator[str]:
     yield f"against {found.base.label} ({', '.join(found.base.names)}): {told}"
     worse = found.table[found.table["verdict"] == "regressed"].to_dict("records")
     for row in worse[:MOST]:
-        yield f"regressed: {figure(row)} ({row['hypervisor']}) by {worse_by(row)}: {levels(row)}"
+        figure = f"{format_figure(row)} ({row['hypervisor']})"
+        yield f"regressed: {figure} by {format_effect(row)}: {format_levels(row)}"
     if len(worse) > MOST:
         yield f"and {len(worse) - MOST} more"
     if not found.has_power:

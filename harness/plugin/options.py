@@ -14,7 +14,7 @@ from harness.hypervisors.base import BOOT_PROTOCOLS, DEFAULT_ROOT, NETWORKS, ROO
 from harness.urls import is_url
 
 if TYPE_CHECKING:
-    from harness.results.remote import Remote
+    from harness.results.remote import RemoteStore
 
 KEEP = ("no", "failed", "always")
 GATE = ("off", "report", "fail")
@@ -224,7 +224,7 @@ class Settings:
     keep: str
     artifacts: Path | None
     results: Path
-    remote: Remote | None
+    remote: RemoteStore | None
     kvm_unit_tests: Path | None
     baseline: str
     gate: str
@@ -335,15 +335,15 @@ def _value(config: pytest.Config, ini: str) -> Any:
     return _values(config, ini)[0]
 
 
-def _remote(config: pytest.Config) -> Remote | None:
+def _remote(config: pytest.Config) -> RemoteStore | None:
     """The store that --virt-results names, if that is a URL."""
     url = str(_value(config, "virt_results"))
     if not is_url(url):
         return None
-    from harness.results.remote import Remote  # noqa: PLC0415 - heavy: only for who names a URL
+    from harness.results.remote import RemoteStore  # noqa: PLC0415 - heavy: only for who names a URL
 
     try:
-        return Remote(url)
+        return RemoteStore(url)
     except ResultError as error:
         raise pytest.UsageError(f"--virt-results: {error}") from error
 

@@ -1,8 +1,8 @@
-"""Samples: what a sample is, where samples are kept, what is derived from them."""
+"""Samples of measurements: their schema, their store, and the statistics derived from them."""
 
 from harness.results.schema import RunFacts, Sample
 from harness.results.spool import RunWriter, recover
-from harness.results.store import load, new_run_id, query, runs, usable
+from harness.results.store import load, new_run_id, query, readable_files, runs
 
 __all__ = [
     "RunFacts",
@@ -11,7 +11,7 @@ __all__ = [
     "load",
     "new_run_id",
     "query",
+    "readable_files",
     "recover",
     "runs",
-    "usable",
 ]

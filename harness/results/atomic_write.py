@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
-    """A name beside `path`, nobody else's, to write to. At the block's end it takes the place of
-    `path`; after an error it is gone, and what was there before stays. sync: forced to the disk.
+def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` at the end of the block.
 
-    Raises OSError.
+    After an error the temporary file is removed and `path` keeps its old content. sync: force the
+    file and its folders to the disk. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -25,7 +25,7 @@ def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
         partial.replace(path)
         if sync:
             _sync(path.parent)
-            _sync(path.parent.parent)  # a month's folder may be new
+            _sync(path.parent.parent)  # the folder of a month may be new
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()

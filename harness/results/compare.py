@@ -1,11 +1,10 @@
-"""Two sets of runs side by side: what became worse, what better, and what cannot be told.
+"""Comparison of two sets of runs: a verdict for each figure.
 
-A figure *regressed* or *improved* when its boots differ by the same rule as hypervisors side by
-side do (differences.py): no chance by Mann and Whitney's test with Benjamini and Hochberg's bound
-over all figures, and above EFFECT; and when it differs by more than runs of equals do, as far as
-earlier runs are there to tell. It is a *pass* when nothing was shown, and the interval says
-that it is not worse by TOLERANCE and may be no worse at all. All else is *inconclusive*: too few
-boots, or too much noise.
+- *regressed*, *improved*: the boots differ by the rule of differences.py (Mann and Whitney's test
+  with Benjamini and Hochberg's bound over all figures, and an effect above MIN_EFFECT). The effect
+  is also above the noise between earlier runs, when there are enough of them.
+- *pass*: no difference is shown, and the interval excludes a regression by TOLERANCE.
+- *inconclusive*: all other figures. There are too few boots or there is too much noise.
 """
 
 from __future__ import annotations
@@ -22,211 +21,178 @@ import scipy.stats
 
 from harness.errors import ResultError
 from harness.results import differences
-from harness.results.differences import EFFECT, FALSE_DISCOVERIES, Side, least_p
-from harness.results.schema import RunFacts
-from harness.results.select import Selected
-from harness.results.statistics import BOOT, KEYS, few
-from harness.results.store import boot_medians, facts_of, usable
+from harness.results.differences import FALSE_DISCOVERY_RATE, MIN_EFFECT, Side, min_p_value
+from harness.results.environment import (
+    CONFIGURATION,
+    caveats,
+    configuration_of,
+    environment_differences,
+    joined,
+)
+from harness.results.selection import RunSelection
+from harness.results.statistics import BOOT, KEYS, sample_size_flags
+from harness.results.store import boot_medians, facts_of, readable_files
 
-TOLERANCE = 0.10  # a figure that may be worse by that is no pass
-ALARMS = 0.001  # comparisons of equals in which some figure differs by more than runs of equals do
-HISTORY = 30  # runs that are looked back on for that
-ENOUGH = 5  # of them, for it to be known; and runs a side that are repetitions of their own
-# Images and host kernels change from night to night: they are told of, but part no series.
+TOLERANCE = 0.10  # a pass excludes a regression by this much
+FALSE_ALARM_RATE = 0.001  # comparisons of equal builds with any figure above the noise floor
+MAX_HISTORY = 30  # earlier runs that the noise floor is computed from
+MIN_RUNS = 5  # runs for a noise floor; runs on each side for runs to be the unit of replication
+# Images and host kernels change every night: they are reported, but do not split a series.
 SERIES = [key for key in KEYS if key not in ("image", "host")]
 VERDICTS = ("regressed", "improved", "inconclusive", "pass")
-KIND = ("cpu_model", "backend", "profile")  # runs that differ in these are of different kinds
-# of RunFacts: what may be why figures differ
-ENVIRONMENT = (
-    *("host", "hostname", "cpu_model", "cpus", "memory", "kernel", "microcode", "governor", "smt"),
-    *("mitigations", "image", "versions", "fingerprint", "profile"),
-)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """table: a row a series, those that ask for attention first: SERIES; base, new (median of the
-    boots' medians; NaN where a side has none), base_n, new_n (samples), base_boots, new_boots (or
-    runs, where each side has ENOUGH), effect (0.2: worse by 20 %), low, high (its interval), p,
-    floor (what runs of equals may differ by; NaN if not known), verdict (of VERDICTS), flags (list
-    of text). environment: what differs between the hosts: name, base's, new's. notes: doubts about
-    the whole."""
+    """Two sets of runs, compared figure by figure.
 
-    base: Selected
-    new: Selected
+    table: a row for each series, sorted by verdict. Columns: SERIES; base, new (median of the
+    boots' medians; NaN when not measured); base_n, new_n (samples); base_boots, new_boots (or runs,
+    when both sides have MIN_RUNS); effect (0.2: worse by 20 %); low, high (its interval); p; floor
+    (noise between runs; NaN when not known); verdict (of VERDICTS); flags (list of text).
+    environment: facts that differ: name, base's values, new's values.
+    notes: reasons to doubt the comparison.
+    """
+
+    base: RunSelection
+    new: RunSelection
     table: pd.DataFrame
     environment: Sequence[tuple[str, str, str]]
     notes: Sequence[str]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Series of each verdict, in the order of VERDICTS."""
-        return counted(self.table)
+        """Number of series for each verdict, in the order of VERDICTS."""
+        return verdict_counts(self.table)
 
     @property
     def has_power(self) -> bool:
-        """Whether one regression alone among these figures could have been shown."""
+        """Whether the test can show one single regression among these figures."""
         tested = self.table[self.table["p"].notna()]
         boots = zip(tested["base_boots"], tested["new_boots"], strict=True)
-        least = [least_p(int(one), int(other)) for one, other in boots]
-        return bool(least) and min(least) * len(least) <= FALSE_DISCOVERIES
+        smallest = [min_p_value(int(base), int(new)) for base, new in boots]
+        return bool(smallest) and min(smallest) * len(smallest) <= FALSE_DISCOVERY_RATE
 
 
-def compare(base: Selected, new: Selected, history: Sequence[Path] = ()) -> Comparison:
+def compare(base: RunSelection, new: RunSelection, history: Sequence[Path] = ()) -> Comparison:
     """Compare all figures that have a better direction.
 
-    history: other runs, oldest first; those of the same kind say how much runs of equals differ.
-    Raises ResultError when the sides are of different kinds, have a run in common, or share no
-    figure.
+    history: other runs, oldest first. Those of the same configuration give the noise floor. Raises
+    ResultError when the configurations differ, when both sides have a run in common, or when they
+    have no figure in common.
     """
     if common := {*base.names} & {*new.names}:
         raise ResultError(
             f"{base.label} and {new.label} are both {', '.join(sorted(common))}",
-            hint="Name two runs; latest is the newest one, previous the one before it.",
+            hint="Name two different runs: latest is the newest one, previous the one before it.",
         )
-    _refuse_other_kinds(base, new)
+    _refuse_other_configurations(base, new)
     notes: list[str] = list(dict.fromkeys([*base.problems, *new.problems]))
-    together = min(len(base.files), len(new.files)) >= ENOUGH
-    unit = ["run"] if together else BOOT
+    runs_replicate = min(len(base.files), len(new.files)) >= MIN_RUNS
+    unit = ["run"] if runs_replicate else BOOT
     before, after = (_figures(side.files, notes, unit) for side in (base, new))
     if not before.keys() & after.keys():
         raise ResultError(
-            f"{base.label} and {new.label} share no figure",
-            hint="Run the same tests, on the same hypervisors and with the same profile, in both.",
+            f"{base.label} and {new.label} have no figure in common",
+            hint="Run the same tests on the same hypervisors with the same profile in both.",
         )
     rows = [_row(key, before.get(key), after.get(key)) for key in {**before, **after}]
     table = pd.DataFrame(rows)
-    table["floor"] = _floors(table, history, base, new)
-    judged = by_attention(judge(table))
-    notes += [note for side in (base, new) for note in doubts(side.facts)]
-    if not together and max(len(base.files), len(new.files)) > 1:
-        notes.append(f"boots of several runs are taken together: fewer than {ENOUGH} runs a side")
-    return Comparison(base, new, judged, environment(base.facts, new.facts), notes)
+    table["floor"] = _noise_floors(table, history, base, new)
+    judged = sorted_by_verdict(assign_verdicts(table))
+    notes += [note for side in (base, new) for note in caveats(side.facts)]
+    if not runs_replicate and max(len(base.files), len(new.files)) > 1:
+        notes.append(f"boots of several runs are pooled: a side has fewer than {MIN_RUNS} runs")
+    return Comparison(base, new, judged, environment_differences(base.facts, new.facts), notes)
 
 
-def counted(table: pd.DataFrame) -> dict[str, int]:
-    """Rows of each verdict, in the order of VERDICTS."""
-    found = table["verdict"].value_counts()
-    return {verdict: int(found.get(verdict, 0)) for verdict in VERDICTS}
+def verdict_counts(table: pd.DataFrame) -> dict[str, int]:
+    """Number of rows for each verdict, in the order of VERDICTS."""
+    counts = table["verdict"].value_counts()
+    return {verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS}
 
 
-def by_attention(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by verdict, in the order of VERDICTS, and then by effect, the greatest first."""
+def sorted_by_verdict(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of VERDICTS, within a verdict by the size of the effect."""
     verdict = table["verdict"].map(VERDICTS.index)
     order = np.lexsort((-table["effect"].abs().fillna(0), verdict))
     return table.iloc[order].reset_index(drop=True)
 
 
-def figure(row: Mapping[Any, Any]) -> str:
-    """Which one a row is of, in one line."""
+def format_figure(row: Mapping[Any, Any]) -> str:
+    """Metric and parameters of a row, in one line."""
     return f"{row['metric']} {row['parameters']}".removesuffix(" {}")
 
 
-def worse_by(row: Mapping[Any, Any]) -> str:
-    """A row's effect and its interval."""
+def format_effect(row: Mapping[Any, Any]) -> str:
+    """Effect and interval of a row."""
     return f"{row['effect']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
 
 
-def levels(row: Mapping[Any, Any]) -> str:
-    """From what to what."""
+def format_levels(row: Mapping[Any, Any]) -> str:
+    """Base and new value of a row, with the unit."""
     return f"{row['base']:.4g} to {row['new']:.4g} {row['unit']}"
 
 
-def judge(table: pd.DataFrame) -> pd.DataFrame:
-    """With the column verdict, by effect, p, interval and floor of all rows together."""
+def assign_verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the column verdict; it depends on all rows together."""
     columns = ("effect", "p", "floor", "low", "high")
     words = differences.verdicts(*(list(table[name]) for name in columns))
     names = {"worse": "regressed", "better": "improved"}
-    # what is surely worse by what counts is no pass, though too little for a verdict among many
-    sure = table["p"].notna() & (table["high"] <= TOLERANCE) & ~(table["low"] > EFFECT)
+    # An interval above MIN_EFFECT is no pass, even when the bound over all figures is missed.
+    safe = table["p"].notna() & (table["high"] <= TOLERANCE) & ~(table["low"] > MIN_EFFECT)
     verdicts = [
-        names.get(word) or ("pass" if safe else "inconclusive")
-        for word, safe in zip(words, sure, strict=True)
+        names.get(word) or ("pass" if is_safe else "inconclusive")
+        for word, is_safe in zip(words, safe, strict=True)
     ]
     return table.assign(verdict=verdicts)
 
 
-def _floors(
-    table: pd.DataFrame, history: Sequence[Path], base: Selected, new: Selected
+def _noise_floors(
+    table: pd.DataFrame, history: Sequence[Path], base: RunSelection, new: RunSelection
 ) -> list[float]:
-    """What the difference of both sides' medians hardly ever reaches, from what runs of the same
-    kind differed from one to the next; NaN where there are not ENOUGH.
+    """The difference that two sets of equal runs rarely exceed; NaN with fewer than MIN_RUNS.
 
-    By Student's distribution, as the deviation is estimated, with Bonferroni's bound over all
-    figures.
+    The deviation is estimated from the steps between successive runs. The bound uses Student's
+    distribution, with Bonferroni's correction over all figures.
     """
-    kind = kind_of(new.facts[-1])
-    others, _ = usable([path for path in history if path.stem not in {*base.names, *new.names}])
-    alike = [path for path in others if kind_of(facts_of(path)) == kind][-HISTORY:]
+    configuration = configuration_of(new.facts[-1])
+    others, _ = readable_files(
+        [path for path in history if path.stem not in {*base.names, *new.names}]
+    )
+    alike = [path for path in others if configuration_of(facts_of(path)) == configuration]
+    alike = alike[-MAX_HISTORY:]
     spread: dict[tuple[str, ...], float] = {}
-    if len(alike) >= ENOUGH:
-        medians = differences.comparable(boot_medians(alike, []))
+    if len(alike) >= MIN_RUNS:
+        medians = differences.comparable_samples(boot_medians(alike, []))
         runs = medians.groupby([*SERIES, "run"], observed=True)["value"].median().reset_index()
         for key, values in runs.groupby(SERIES, observed=True)["value"]:
-            if len(values) >= ENOUGH and (values > 0).all():
-                # from one to the next, so that a change of the level among them hardly shows; of
-                # a normal distribution such steps are on average 2 / sqrt(pi) of its deviation
+            if len(values) >= MIN_RUNS and (values > 0).all():
+                # Steps, so that a change of the level hardly counts. The mean absolute step of a
+                # normal distribution is 2 / sqrt(pi) times its standard deviation.
                 steps = np.abs(np.diff(np.log(values.to_numpy(dtype=np.float64))))
                 deviation = float(np.mean(steps)) * math.sqrt(math.pi) / 2
-                # steps that share a run are not independent: so many degrees of freedom are left
-                reach = scipy.stats.t.isf(ALARMS / (2 * len(table)), 0.65 * len(steps))
-                spread[tuple(map(str, key))] = float(reach) * deviation
+                # Successive steps share a run: 0.65 is the share of their degrees of freedom.
+                degrees = 0.65 * len(steps)
+                quantile = scipy.stats.t.isf(FALSE_ALARM_RATE / (2 * len(table)), degrees)
+                spread[tuple(map(str, key))] = float(quantile) * deviation
     scale = math.sqrt(1 / len(base.files) + 1 / len(new.files))
     keys = table[SERIES].itertuples(index=False, name=None)
     return [scale * spread.get(tuple(map(str, key)), math.nan) for key in keys]
 
 
-def environment(base: Sequence[RunFacts], new: Sequence[RunFacts]) -> list[tuple[str, str, str]]:
-    """What differs, of ENVIRONMENT: name, what the base had, what the new has."""
-    found = []
-    for name in ENVIRONMENT:
-        one, other = (_said(facts, name) for facts in (base, new))
-        for part in sorted({**one, **other}):
-            before, after = one.get(part, set()), other.get(part, set())
-            if before != after:
-                found.append((part, _words(before), _words(after)))
-    return found
-
-
-def _said(facts: Sequence[RunFacts], name: str) -> dict[str, set[str]]:
-    """What runs say of a fact; a mapping's entries each of its own."""
-    told: dict[str, set[str]] = {}
-    for run in facts:
-        value: object = run.get(name, "")
-        parts = value if isinstance(value, Mapping) else {"": value}
-        for part, its in parts.items():
-            told.setdefault(f"{name}: {part}" if part else name, set()).add(str(its))
-    return told
-
-
-def _words(values: set[str]) -> str:
-    return ", ".join(sorted(filter(None, values))) or "not known"
-
-
-def doubts(facts: Sequence[RunFacts]) -> list[str]:
-    """What makes a run's figures doubtful."""
-    said = []
-    for run in facts:
-        name = run.get("run", "a run")
-        if not run.get("complete", True):
-            said.append(f"{name} is incomplete: its session ended before its time")
-        if run.get("end", "") and run.get("start", "") > run.get("end", ""):
-            said.append(f"{name}: the clock went back while it ran")
-    return said
-
-
 def _figures(
     files: Sequence[Path], notes: list[str], unit: Sequence[str]
 ) -> dict[tuple[str, ...], Side]:
-    medians = differences.comparable(boot_medians(files, notes))
+    medians = differences.comparable_samples(boot_medians(files, notes))
     sides = differences.sides_of(medians, SERIES, unit)
     return {tuple(side.key[name] for name in SERIES): side for side in sides}
 
 
 def _row(key: tuple[str, ...], base: Side | None, new: Side | None) -> dict[Hashable, Any]:
-    named: dict[Hashable, Any] = dict(zip(SERIES, key, strict=True))
+    names: dict[Hashable, Any] = dict(zip(SERIES, key, strict=True))
     row: dict[Hashable, Any] = {
-        **named,
+        **names,
         **{"base": math.nan, "base_n": 0, "base_boots": 0},
         **{"new": math.nan, "new_n": 0, "new_boots": 0},
         **{"effect": math.nan, "low": math.nan, "high": math.nan, "p": math.nan, "flags": []},
@@ -238,32 +204,25 @@ def _row(key: tuple[str, ...], base: Side | None, new: Side | None) -> dict[Hash
     if base is None or new is None:
         row["flags"] = [f"not measured in the {'base' if base is None else 'new run'}"]
         return row
-    found = differences.difference(new.medians, base.medians, named["better"])
-    row.update(effect=found.effect, low=found.low, high=found.high, p=found.p)
-    flags = few(min(base.medians.size, new.medians.size))
-    if math.isnan(found.effect):
+    difference = differences.difference(new.medians, base.medians, names["better"])
+    row.update(effect=difference.effect, low=difference.low, high=difference.high, p=difference.p)
+    flags = sample_size_flags(min(base.medians.size, new.medians.size))
+    if math.isnan(difference.effect):
         flags.append("the base is not above 0")
-    elif math.isnan(found.p):
-        flags.append("too few boots to tell")
+    elif math.isnan(difference.p):
+        flags.append("too few boots for a test")
     row["flags"] = flags
     return row
 
 
-def kind_of(facts: RunFacts) -> tuple[str, ...]:
-    """The values of KIND; a run of before there were profiles was a short one, and one that does
-    not say its CPU is like no other."""
-    told = {"profile": "short", "cpu_model": facts.get("run", ""), **facts}
-    return tuple(str(told.get(name, "")) for name in KIND)
-
-
-def _refuse_other_kinds(base: Selected, new: Selected) -> None:
-    what = {"cpu_model": "CPUs", "backend": "backends", "profile": "profiles"}
-    kinds = [kind_of(run) for run in (*base.facts, *new.facts)]
-    for name, values in zip(KIND, zip(*kinds, strict=True), strict=True):
-        told = set(values)
-        if len(told) > 1:
+def _refuse_other_configurations(base: RunSelection, new: RunSelection) -> None:
+    labels = {"cpu_model": "CPUs", "backend": "backends", "profile": "profiles"}
+    configurations = [configuration_of(run) for run in (*base.facts, *new.facts)]
+    for name, values in zip(CONFIGURATION, zip(*configurations, strict=True), strict=True):
+        if len(set(values)) > 1:
             raise ResultError(
-                f"{base.label} and {new.label} are of different {what[name]}: {_words(told)}",
-                hint="Compare runs of one kind of host and profile: absolute figures of two say "
-                "nothing about what changed. A run that was imported may lack its CPU: --cpu.",
+                f"{base.label} and {new.label} have different {labels[name]}: "
+                f"{joined(set(values))}",
+                hint="Compare runs with the same CPU, backend and profile: other absolute figures "
+                "do not show what changed. For an imported run without a CPU, use --cpu.",
             )

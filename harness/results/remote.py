@@ -1,11 +1,11 @@
-"""Stores elsewhere: `--virt-results=URL`, for every URL that fsspec understands.
+"""Remote stores: `--virt-results=URL`, for every URL that fsspec supports.
 
-A session works on a mirror of the store, a local directory of the user's; spools and pages stay
-there. What lasts (run files, acknowledgements) is immutable, so that keeping mirror and store alike
-is to copy what one of them lacks. What is to be removed must be removed in both.
+A session works on a mirror, which is a local directory of the user; spools and pages stay there.
+Run files and acknowledgements are immutable, so synchronizing copies the files that one side does
+not have. A file must be deleted from both sides, or it comes back.
 """
 
-# ruff: noqa: PLC0415 - fsspec and paramiko: only for who names a URL
+# ruff: noqa: PLC0415 - fsspec and paramiko are imported only for a URL
 from __future__ import annotations
 
 import contextlib
@@ -19,58 +19,54 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, ResultError
-from harness.results.atomic_write import whole
+from harness.results.atomic_write import atomic_write
 from harness.urls import is_url, without_passwords
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-# what is kept alike, by its path below the store
-_KEPT = re.compile(
+# paths, below the store, of the files that are synchronized
+_SYNCHRONIZED = re.compile(
     r"\d{4}-\d{2}/\d{8}T\d{6}Z-[0-9a-f]{6}\.parquet|acknowledged/[0-9TZ.]+-[0-9a-f]{6}\.json"
 )
-_DEPTH = 2  # folders of the store's own
-# Where a file appears when it is whole; elsewhere it is written beside its place and renamed.
-_OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"}
-_EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> the extra of ours that brings it
+_MAX_DEPTH = 2  # folder levels of a store
+# Object stores show a file only when it is complete. Others need a temporary name and a rename.
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"}
+_EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> extra of this distribution
 _SSH = {"sftp", "ssh"}
 
 
-def local(word: str) -> Path:
-    """The directory of a store that a person named; of a URL its mirror, brought up to date.
-
-    Raises ResultError when that cannot be done.
-    """
-    if not is_url(word):
-        return Path(word).expanduser()
-    remote = Remote(word)
+def open_store(location: str) -> Path:
+    """The directory of a store; for a URL its mirror, after a pull. Raises ResultError."""
+    if not is_url(location):
+        return Path(location).expanduser()
+    remote = RemoteStore(location)
     remote.pull()
     return remote.mirror
 
 
-def push(word: str) -> list[str]:
-    """After something was written into `local(word)`: send it. As Remote.push; for a directory
-    there is nothing to do."""
-    return Remote(word).push() if is_url(word) else []
+def push(location: str) -> list[str]:
+    """Upload new files of `open_store(location)`, as RemoteStore.push; no-op for a directory."""
+    return RemoteStore(location).push() if is_url(location) else []
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A store at a URL. Making one connects to nothing.
+class RemoteStore:
+    """A store at a URL. The constructor does not connect.
 
-    Raises ResultError when nothing here understands the URL, or it holds a password.
+    Raises ResultError when fsspec does not support the URL, or when it contains a password.
     """
 
     url: str
 
     def __post_init__(self) -> None:
-        if (shown := without_passwords(self.url)) != self.url:
+        if (redacted := without_passwords(self.url)) != self.url:
             raise ResultError(
-                f"{shown}: a password does not belong into a URL",
-                hint="Use a key (SFTP: of the agent or ~/.ssh), or what the service's own files "
-                "and environment variables say.",
+                f"{redacted} contains a password",
+                hint="Use a key (for SFTP, from the agent or ~/.ssh), or the configuration files "
+                "and environment variables of the service.",
             )
-        self._class()
+        self._file_system_class()
 
     @property
     def protocol(self) -> str:
@@ -78,8 +74,10 @@ class Remote:
 
     @property
     def mirror(self) -> Path:
-        """Under $XDG_STATE_HOME, or ~/.local/state; one for each URL. No cache: what could not be
-        sent yet is nowhere else."""
+        """The mirror's directory below $XDG_STATE_HOME or ~/.local/state, one for each URL.
+
+        It is not below the cache: files that are not uploaded yet exist nowhere else.
+        """
         url = self.url.rstrip("/")
         name = re.sub(r"[^\w.-]+", "-", url)[:60].strip("-.")
         base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
@@ -87,57 +85,64 @@ class Remote:
         return Path(base).expanduser() / "pytest-hypervisor" / "results" / f"{name}-{key}"
 
     def pull(self) -> list[str]:
-        """Bring what the mirror lacks; the paths below the store. Raises ResultError."""
-        with self._told("read"), self._open() as (files, root):
-            lacked = sorted(_there(files, root) - self._here())
-            for name in lacked:
-                with whole(self.mirror / name, sync=True) as partial:
+        """Download the files that the mirror does not have; return their paths below the store.
+
+        Raises ResultError.
+        """
+        with self._as_result_error("read"), self._connect() as (files, root):
+            missing = sorted(_remote_paths(files, root) - self._local_paths())
+            for name in missing:
+                with atomic_write(self.mirror / name, sync=True) as partial:
                     files.get_file(f"{root}/{name}", str(partial))
-        return lacked
+        return missing
 
     def push(self) -> list[str]:
-        """Send what the store lacks, of this session and of earlier ones; the paths below the
-        store. Raises ResultError; what was not sent stays in the mirror."""
-        hint = f"What is new is safe in {self.mirror}; the next session or command sends it."
-        with self._told("written", hint):
-            if not self._here():
-                return []
-            with self._open() as (files, root):
-                lacked = sorted(self._here() - _there(files, root))
-                for name in lacked:
-                    self._send(files, self.mirror / name, f"{root}/{name}")
-        return lacked
+        """Upload the files that the store does not have, of this and of earlier sessions.
 
-    def _send(self, files: AbstractFileSystem, path: Path, place: str) -> None:
-        if self.protocol in _OBJECTS:
-            files.put_file(str(path), place)
+        Returns their paths below the store. Raises ResultError; files that are not uploaded stay in
+        the mirror.
+        """
+        hint = f"New files stay in {self.mirror}; the next session or command uploads them."
+        with self._as_result_error("written", hint):
+            if not self._local_paths():
+                return []
+            with self._connect() as (files, root):
+                missing = sorted(self._local_paths() - _remote_paths(files, root))
+                for name in missing:
+                    self._upload(files, self.mirror / name, f"{root}/{name}")
+        return missing
+
+    def _upload(self, files: AbstractFileSystem, path: Path, target: str) -> None:
+        if self.protocol in _OBJECT_STORES:
+            files.put_file(str(path), target)
             return
-        folder, _, name = place.rpartition("/")
+        folder, _, name = target.rpartition("/")
         partial = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
         try:
             files.makedirs(folder, exist_ok=True)
         except OSError:
-            if not files.isdir(folder):  # it was there a moment ago: another machine's first night
+            # Another machine may create the same folder at the same time.
+            if not files.isdir(folder):
                 raise
         try:
             files.put_file(str(path), partial)
-            files.mv(partial, place)
+            files.mv(partial, target)
         except BaseException:
             with contextlib.suppress(Exception):
                 files.rm_file(partial)
             raise
 
-    def _here(self) -> set[str]:
+    def _local_paths(self) -> set[str]:
         return {
             name
             for path in self.mirror.glob("*/*")
-            if _KEPT.fullmatch(name := path.relative_to(self.mirror).as_posix())
+            if _SYNCHRONIZED.fullmatch(name := path.relative_to(self.mirror).as_posix())
         }
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[tuple[AbstractFileSystem, str]]:
+    def _connect(self) -> Iterator[tuple[AbstractFileSystem, str]]:
         """The file system, and the store's path in it."""
-        kind = self._class()
+        kind = self._file_system_class()
         path = kind._strip_protocol(self.url)
         files = kind(**kind._get_kwargs_from_urls(self.url), skip_instance_cache=True)
         try:
@@ -147,56 +152,58 @@ class Remote:
             if self.protocol in _SSH:
                 files.client.close()
 
-    def _class(self) -> type[AbstractFileSystem]:
+    def _file_system_class(self) -> type[AbstractFileSystem]:
         if self.protocol in _SSH:
-            from harness.results.sftp import KnownSFTP
+            from harness.results.known_hosts_sftp import KnownHostsSFTP
 
-            return KnownSFTP
+            return KnownHostsSFTP
         import fsspec
 
         try:
-            found: type[AbstractFileSystem] = fsspec.get_filesystem_class(self.protocol)
+            kind: type[AbstractFileSystem] = fsspec.get_filesystem_class(self.protocol)
         except ValueError as error:
             raise ResultError(
                 f"{self.url}: {error}", hint="Name a directory, or a URL of file, sftp or s3."
             ) from error
         except ImportError as error:
             extra = _EXTRAS.get(self.protocol)
+            install = f"Run pip install '.[{extra}]' in the checkout." if extra else ""
             raise ResultError(
-                f"{self.url}: {error}",
-                hint=f"pip install '.[{extra}]' in the checkout" if extra else "Install that.",
+                f"{self.url}: {error}", hint=install or "Install the missing package."
             ) from error
-        return found
+        return kind
 
     @contextlib.contextmanager
-    def _told(self, what: str, hint: str = "") -> Iterator[None]:
-        """Each of these file systems has errors of its own."""
+    def _as_result_error(self, action: str, hint: str = "") -> Iterator[None]:
+        """Convert every exception to ResultError: each file system has its own exceptions."""
         try:
             yield
         except ResultError as error:
             raise ResultError(error.cause, hint=f"{error.hint} {hint}".strip()) from error
         except Exception as error:
-            cause, first = str(error) or type(error).__name__, "Look whether it can be reached"
+            cause, first = str(error) or type(error).__name__, "Check that it can be reached"
             if isinstance(error, HarnessError):
-                cause, first = error.cause, error.hint
+                cause, first = error.cause, error.hint.rstrip(".")
             raise ResultError(
-                f"{self.url} cannot be {what}: {cause}", hint=f"{first}. {hint}".strip()
+                f"{self.url} cannot be {action}: {cause}", hint=f"{first}. {hint}".strip()
             ) from error
 
 
-def _there(files: AbstractFileSystem, root: str) -> set[str]:
-    """What a store has of what lasts; a store that is not there has nothing. What cannot be listed
-    is an error, never an empty store."""
+def _remote_paths(files: AbstractFileSystem, root: str) -> set[str]:
+    """The synchronized files of a store; a missing store has none.
+
+    A folder that cannot be listed is an error: as an empty store it would get all files again.
+    """
 
     def fail(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             raise error
 
     try:
-        found: list[Any] = files.find(root, maxdepth=_DEPTH, on_error=fail)
+        listing: list[Any] = files.find(root, maxdepth=_MAX_DEPTH, on_error=fail)
     except FileNotFoundError:
         return set()
     base = PurePosixPath(root)
-    paths = (PurePosixPath(one) for one in found)
+    paths = (PurePosixPath(one) for one in listing)
     names = (path.relative_to(base).as_posix() for path in paths if path.is_relative_to(base))
-    return {name for name in names if _KEPT.fullmatch(name)}
+    return {name for name in names if _SYNCHRONIZED.fullmatch(name)}

@@ -1,4 +1,4 @@
-"""What one sample is, what is known of a run, and how both lie in a Parquet file."""
+"""The schema of samples and of a run's facts, and their representation in Parquet."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ BETTER = ("lower", "higher", "none")
 
 
 class RunFacts(TypedDict, total=False):
-    """What holds for a whole run; JSON-able. Unknown facts are left out, never guessed.
+    """Facts of a whole run, as JSON values. An unknown fact is omitted.
 
-    host: its name ("local", "emulated", "ssh://user@name"); why: one line, why it was taken.
+    host: its name ("local", "emulated", "ssh://user@name"). why: one line, why the host was chosen.
     memory: bytes. mitigations: name -> state. start, end: ISO 8601, UTC. command: the command
     line. outcomes: pytest outcome ("passed", "failed", "skipped", "error", ...) -> count.
     stages: stage of the session -> seconds. profile: "short" or "full". complete: False when the
-    session did not close the run itself; lost_lines: how many spool lines were unreadable then.
+    session did not close the run. lost_lines: number of spool lines that could not be read.
     """
 
     run: str
@@ -66,13 +66,13 @@ class RunFacts(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measured value with all that says how it came about.
+    """One measured value with its host, image, commit and parameters.
 
     value: finite, in `unit`. better: "lower", "higher" or "none". backend: "vmx", "svm",
-    "pvm", "emulated", "lguest" or "none". host: the fingerprint of the host's stable facts.
-    image: the guest image's digest. time: UTC. boot, batch: from 0; one boot is one cluster of
-    dependent values, so statistics resample boots, not batches. attempt: from 1; a test that is run
-    once more is at its second.
+    "pvm", "emulated", "lguest" or "none". host: fingerprint of the host's stable facts.
+    image: digest of the guest image. time: UTC. boot, batch: from 0; the values of a boot depend
+    on each other, so statistics resample boots, not batches. attempt: from 1; a rerun of the test
+    is attempt 2.
 
     Raises ResultError when a field has the wrong type, or a number is NaN or infinite.
     """
@@ -98,31 +98,31 @@ class Sample:
     def __post_init__(self) -> None:
         for name in _TEXT_FIELDS:
             if not _is_text(getattr(self, name)):
-                raise _wrong(self, name, "text that UTF-8 can say")
+                raise _invalid(self, name, "text that UTF-8 can encode")
         if not self.metric:
-            raise _wrong(self, "metric", "a name")
+            raise _invalid(self, "metric", "a name")
         if self.better not in BETTER:
-            raise _wrong(self, "better", 'one of "lower", "higher", "none"')
+            raise _invalid(self, "better", 'one of "lower", "higher", "none"')
         if not _is_number(self.value):
-            raise _wrong(self, "value", "a finite number")
-        for name, least in (("boot", 0), ("batch", 0), ("attempt", 1)):
+            raise _invalid(self, "value", "a finite number")
+        for name, minimum in (("boot", 0), ("batch", 0), ("attempt", 1)):
             number = getattr(self, name)
-            whole = isinstance(number, int) and not isinstance(number, bool)
-            if not whole or not least <= number < 2**31:
-                raise _wrong(self, name, f"a whole number from {least}")
+            is_integer = isinstance(number, int) and not isinstance(number, bool)
+            if not is_integer or not minimum <= number < 2**31:
+                raise _invalid(self, name, f"an integer from {minimum}")
         if not isinstance(self.time, datetime) or self.time.utcoffset() is None:
-            raise _wrong(self, "time", "a datetime with a time zone")
+            raise _invalid(self, "time", "a datetime with a time zone")
         if not isinstance(self.parameters, Mapping):
-            raise _wrong(self, "parameters", "a flat mapping")
+            raise _invalid(self, "parameters", "a flat mapping")
         for key, entry in self.parameters.items():
             if not isinstance(key, str) or not (_is_text(entry) or _is_number(entry)):
-                raise _wrong(self, "parameters", f"text or finite numbers by name (see {key!r})")
+                raise _invalid(self, "parameters", f"text or finite numbers by name (see {key!r})")
 
     def row(self) -> dict[str, Any]:
-        """As a row of the table: parameters as canonical JSON, time in UTC."""
+        """The sample as a table row: parameters as canonical JSON, time in UTC."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         row["value"] = float(self.value)
-        row["parameters"] = canonical(self.parameters)
+        row["parameters"] = encode_parameters(self.parameters)
         row["time"] = self.time.astimezone(UTC)
         return row
 
@@ -143,7 +143,7 @@ _TEXT_FIELDS = (
 
 
 def _is_number(value: object) -> bool:
-    # bool is an int to Python; as a measured value it is a mistake.
+    # bool is a subclass of int, but a measured value is never a bool.
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -151,35 +151,35 @@ def _is_text(value: object) -> bool:
     if not isinstance(value, str):
         return False
     try:
-        value.encode()  # a lone surrogate (a file name that is no UTF-8) fits in no Parquet file
+        value.encode()  # Parquet text is UTF-8: it cannot hold the surrogate of an odd file name
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _wrong(sample: Sample, field: str, wanted: str) -> ResultError:
+def _invalid(sample: Sample, field: str, expected: str) -> ResultError:
     return ResultError(
-        f"sample {sample.metric!r} of test {sample.test!r}: {field} must be {wanted}, "
+        f"sample {sample.metric!r} of test {sample.test!r}: {field} must be {expected}, "
         f"not {getattr(sample, field)!r}",
-        hint="Record a measured value; leave out what could not be measured.",
+        hint="Record measured values only; omit a value that could not be measured.",
         stage="run",
     )
 
 
-def canonical(parameters: Mapping[str, Parameter]) -> str:
-    """Parameters as JSON with sorted keys: equal parameters give equal text, fit to group by."""
+def encode_parameters(parameters: Mapping[str, Parameter]) -> str:
+    """Canonical JSON (sorted keys), so that equal parameters give equal text to group by."""
     return json.dumps(dict(parameters), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def decode(parameters: str) -> dict[str, Parameter]:
-    """The inverse of `canonical`. Raises ResultError when the text is no JSON object."""
+def decode_parameters(parameters: str) -> dict[str, Parameter]:
+    """The inverse of `encode_parameters`. Raises ResultError when the text is no JSON object."""
     try:
-        found = json.loads(parameters)
+        decoded = json.loads(parameters)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        decoded = None
+    if not isinstance(decoded, dict):
         raise ResultError(f"parameters are no JSON object: {parameters!r}")
-    return found
+    return decoded
 
 
 SCHEMA = pa.schema(
@@ -205,31 +205,31 @@ SCHEMA = pa.schema(
 )
 COLUMNS = tuple(SCHEMA.names)
 
-# By version: the columns that its rows lack to be of the next one, and what these are in all of
-# them. A spool has no version: its lines are read by the same table.
+# version -> columns that the next version adds, with the value for all existing rows.
+# Spool lines have no version; the same table applies to them.
 MIGRATIONS: Mapping[int, Mapping[str, Parameter]] = {1: {"attempt": 1}, 2: {}}
-# Before this version a sample that is neither better high nor low had "" as `better`, now "none".
-BETTER_IS_NAMED = 3
+# Older versions have "" in the column `better` for "none".
+FIRST_VERSION_WITH_NONE = 3
 
 
-def lacking(version: int) -> dict[str, Parameter]:
-    """What rows of a version lack to be of SCHEMA_VERSION, and what it is in all of them."""
+def default_columns(version: int) -> dict[str, Parameter]:
+    """The columns that SCHEMA_VERSION adds to an older version, with the value for all rows."""
     steps = range(version, SCHEMA_VERSION)
     return {name: value for step in steps for name, value in MIGRATIONS[step].items()}
 
 
-def check_facts(facts: RunFacts) -> str:
-    """The facts as JSON. Raises ResultError when they hold what JSON cannot say."""
+def encode_facts(facts: RunFacts) -> str:
+    """The facts as JSON. Raises ResultError when JSON cannot represent a fact."""
     try:
         return json.dumps(dict(facts), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ResultError(
             f"the run's facts are not JSON: {error}",
-            hint="Give text, finite numbers, lists and mappings only.",
+            hint="Use text, finite numbers, lists and mappings only.",
         ) from error
 
 
-_FACT_KINDS: dict[str, type] = {
+_FACT_TYPES: dict[str, type] = {
     **dict.fromkeys(("boot", "cpus", "memory", "exit_status", "lost_lines"), int),
     **dict.fromkeys(("emulated", "complete"), bool),
     **dict.fromkeys(("mitigations", "versions", "outcomes", "stages"), dict),
@@ -237,13 +237,12 @@ _FACT_KINDS: dict[str, type] = {
 }
 
 
-def sound_facts(facts: object) -> RunFacts:
-    """Facts that somebody else wrote. Raises ValueError when one is of another kind than ours."""
+def validate_facts(facts: object) -> RunFacts:
+    """Check the types of facts from a file. Raises ValueError when a fact has another type."""
     if not isinstance(facts, dict):
         raise ValueError("no JSON object")
     for name in RunFacts.__annotations__:
-        kind = _FACT_KINDS.get(name, str)
-        if name in facts and not isinstance(facts[name], kind):
+        if name in facts and not isinstance(facts[name], _FACT_TYPES.get(name, str)):
             raise ValueError(f"{name} is {facts[name]!r}")
     for name in ("start", "end"):
         if name in facts:
@@ -251,12 +250,12 @@ def sound_facts(facts: object) -> RunFacts:
     return facts  # type: ignore[return-value]
 
 
-def with_metadata(run: str, facts: RunFacts) -> pa.Schema:
+def schema_with_metadata(run: str, facts: RunFacts) -> pa.Schema:
     """The schema with version, run id and facts in its metadata."""
     return SCHEMA.with_metadata(
         {
             VERSION_KEY: str(SCHEMA_VERSION).encode(),
             RUN_KEY: run.encode(),
-            FACTS_KEY: check_facts(facts).encode(),
+            FACTS_KEY: encode_facts(facts).encode(),
         }
     )

@@ -1,12 +1,11 @@
-"""Statistics over samples. Derived, never stored; the samples stay.
+"""Statistics over samples. They are computed on demand; only the samples are stored.
 
-Boots, not batches, are what repeats independently: batches of one boot share its memory layout,
-its host load and its clock. So every location here is the median of the boots' medians, and every
-interval a cluster bootstrap: boots are drawn with replacement, RESAMPLES times, by a generator
-seeded with SEED (the same draws for all rows of as many boots, so no row depends on another), and
-the interval is the central CONFIDENCE of the drawn medians (percentile method; the bias-corrected
-one is unsound for medians of few values). With one boot there is no interval. Rows of different
-backends are never merged.
+The unit of replication is the boot. Batches within one boot share its memory layout, host load and
+clock, so they are not independent. A location is the median of the boots' medians. An interval is a
+cluster bootstrap over boots: RESAMPLES draws with replacement from a generator with the fixed SEED.
+All rows with the same number of boots use the same draws, so that no row depends on another. The
+interval holds the central CONFIDENCE of the medians (percentile method; the bias-corrected one is
+invalid for medians of few values). One boot has no interval. Different backends are never merged.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.results.schema import Parameter, canonical, decode
+from harness.results.schema import Parameter, decode_parameters, encode_parameters
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 SEED = 20240229
 EXITS_TOLERANCE = 0.05
-BATCH_OPERATIONS = 100_000  # the least that is asked for
-BOOT_BATCHES = 30
-# metrics of how busy guests were, and of all utilization: no figures to compare
+MIN_OPERATIONS = 100_000  # a batch of exits
+MIN_BATCHES = 30  # of exits, a boot
+# Utilization of guests and of the host is reported, but not compared.
 GUEST_UTILIZATION = r"guest\.(cpu|memory|pressure)\."
 UTILIZATION = rf"(host\.|{GUEST_UTILIZATION})"
-CYCLES_AN_INSTRUCTION = 3.0
+MAX_CYCLES_PER_INSTRUCTION = 3.0
 
-WHERE = ["hypervisor", "backend", "host", "image"]
-KEYS = [*WHERE, "metric", "parameters", "unit", "better"]
+TARGET = ["hypervisor", "backend", "host", "image"]
+KEYS = [*TARGET, "metric", "parameters", "unit", "better"]
 BOOT = ["run", "boot"]
 
-# What may differ between a case and its control in one boot: how much work a batch was.
+# Parameters that describe the amount of work: a case and its control may differ in them.
 WORK = frozenset({"instructions", "ops", "operations", "batches", "iterations", "case"})
 _EXIT = re.compile(r"^exit\.(?P<case>[^.]+)(?P<kind>\.cycles|\.exits_per_op)?$")
 
@@ -45,42 +44,44 @@ Floats = NDArray[np.float64]
 
 
 @lru_cache(maxsize=64)
-def _middle(boots: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Of RESAMPLES draws of so many boots: which two of the sorted boots lie in the middle."""
+def _middle_ranks(boots: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Ranks of the two middle boots in each of RESAMPLES draws."""
     random = np.random.default_rng([SEED, side])
-    drawn = np.sort(random.integers(0, boots, size=(RESAMPLES, boots)), axis=1)
-    return drawn[:, (boots - 1) // 2].copy(), drawn[:, boots // 2].copy()  # not the whole table
+    ranks = np.sort(random.integers(0, boots, size=(RESAMPLES, boots)), axis=1)
+    # copies, so that the cache does not keep the whole table
+    return ranks[:, (boots - 1) // 2].copy(), ranks[:, boots // 2].copy()
 
 
-def draw(medians: Floats, side: int = 0) -> Floats:
-    """RESAMPLES medians of boots drawn with replacement; two sides are drawn apart."""
-    low, high = _middle(medians.size, side)
+def bootstrap_medians(medians: Floats, side: int = 0) -> Floats:
+    """RESAMPLES bootstrap medians of boots. side: sides with different numbers are independent."""
+    low, high = _middle_ranks(medians.size, side)
     ordered = np.sort(medians)
     return np.asarray((ordered[low] + ordered[high]) / 2)
 
 
-def central(values: Floats) -> tuple[float, float]:
+def central_interval(values: Floats) -> tuple[float, float]:
+    """The interval that holds the central CONFIDENCE of the values."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def interval(medians: Sequence[float] | Floats) -> tuple[float, float] | None:
-    """Bootstrap interval of the median, from one median a boot; None with fewer than two boots."""
+def bootstrap_interval(medians: Sequence[float] | Floats) -> tuple[float, float] | None:
+    """Interval of the median, from one median a boot; None with fewer than two boots."""
     boots = np.asarray(medians, dtype=np.float64)
     if boots.size < 2:
         return None
-    return central(draw(boots))
+    return central_interval(bootstrap_medians(boots))
 
 
-def few(boots: int) -> list[str]:
-    """What must be said beside a figure of so few boots."""
+def sample_size_flags(boots: int) -> list[str]:
+    """The flags of a figure with too few boots for its interval."""
     if boots < 2:
         return ["one boot: no interval"]
-    # the widest interval that boots can give spans them all; this is what it covers
-    reach = 1 - 2 * 0.5**boots
-    if reach < CONFIDENCE:
-        return [f"few boots ({boots}): the interval covers at most {reach:.0%}"]
+    # The widest possible interval spans all boots; this is its coverage of the median.
+    coverage = 1 - 2 * 0.5**boots
+    if coverage < CONFIDENCE:
+        return [f"few boots ({boots}): the interval covers at most {coverage:.0%}"]
     return []
 
 
@@ -105,57 +106,60 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     table["p99"] = groups.quantile(0.99).to_numpy()
     table["cv"] = table.pop("deviation") / table["mean"].abs().replace(0.0, np.nan)
     by_key = boot_medians(frame).groupby(KEYS, sort=True, dropna=False, observed=True)["value"]
-    located = [_locate(values.to_numpy(dtype=np.float64)) for _, values in by_key]
+    locations = [_location(values.to_numpy(dtype=np.float64)) for _, values in by_key]
     for column in ("boots", "median", "low", "high", "flags"):
-        table[column] = pd.Series([row[column] for row in located], dtype=_DTYPES.get(column))
+        table[column] = pd.Series([row[column] for row in locations], dtype=_DTYPES.get(column))
     return table
 
 
 _DTYPES: dict[str, Any] = {"boots": "int64", "flags": "object"}
 
 
-def _locate(medians: Floats) -> dict[str, Any]:
-    low, high = interval(medians) or (np.nan, np.nan)
+def _location(medians: Floats) -> dict[str, Any]:
+    low, high = bootstrap_interval(medians) or (np.nan, np.nan)
     return {
         "boots": medians.size,
         "median": float(np.median(medians)),
         "low": low,
         "high": high,
-        "flags": few(medians.size),
+        "flags": sample_size_flags(medians.size),
     }
 
 
 def exit_parts(metric: str) -> tuple[str, str] | None:
-    """("cpuid", "cycles") of "exit.cpuid.cycles"; kind is "ns", "cycles" or "exits_per_op"."""
+    """Case and kind of a metric: "exit.cpuid.cycles" -> ("cpuid", "cycles"); None for others.
+
+    kind: "ns", "cycles" or "exits_per_op".
+    """
     match = _EXIT.match(metric)
     if not match:
         return None
     return match["case"], (match["kind"] or ".ns")[1:]
 
 
-def exits(frame: pd.DataFrame) -> pd.DataFrame:
+def exit_samples(frame: pd.DataFrame) -> pd.DataFrame:
     """The exit.* samples with columns case and kind added."""
     parts = {metric: exit_parts(metric) for metric in frame["metric"].unique()}
     known = {metric: part for metric, part in parts.items() if part}
-    mine = frame[frame["metric"].isin(list(known))]
-    names = mine["metric"].astype(str)
-    return mine.assign(
+    samples = frame[frame["metric"].isin(list(known))]
+    names = samples["metric"].astype(str)
+    return samples.assign(
         case=names.map({metric: part[0] for metric, part in known.items()}),
         kind=names.map({metric: part[1] for metric, part in known.items()}),
     )
 
 
 def subtract_control(frame: pd.DataFrame) -> pd.DataFrame:
-    """The exit.* costs (ns and cycles), each less its own boot's median of the control loop.
+    """The exit.* costs (ns and cycles) minus the median of the same boot's control loop.
 
-    Control and case match by hypervisor, backend, host, image, run, boot, kind and every
-    parameter but the amount of work. Costs of a boot without a control are left out: an
-    uncorrected cost beside corrected ones would mislead.
+    Control and case match by hypervisor, backend, host, image, run, boot, kind and all parameters
+    except the amount of work. Costs of a boot without a control are excluded, since they cannot
+    be compared with corrected ones.
     """
-    costs = exits(frame)
+    costs = exit_samples(frame)
     costs = costs[costs["kind"] != "exits_per_op"].copy()
     costs["setting"] = costs["parameters"].map(_setting)
-    keys = [*WHERE, *BOOT, "kind", "setting"]
+    keys = [*TARGET, *BOOT, "kind", "setting"]
     is_control = costs["case"] == "control"
     control = (
         costs[is_control]
@@ -169,15 +173,16 @@ def subtract_control(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _setting(parameters: str) -> str:
-    return canonical({k: v for k, v in decode(parameters).items() if k not in WORK})
+    return encode_parameters(
+        {k: v for k, v in decode_parameters(parameters).items() if k not in WORK}
+    )
 
 
 def net_costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """`summarise` of the costs less control, with case, kind ("ns" or "cycles") and exits, as
-    `with_exits` has them.
+    """`summarise` of `subtract_control`, with columns case, kind ("ns" or "cycles") and exits.
 
-    A row is flagged also when boots lacked a control, the net cost is not above zero, or there
-    were fewer operations or batches than asked for.
+    A row is also flagged when boots have no control, when the net cost is not above zero, and when
+    there are too few operations or batches. exits: see `add_exit_counts`.
     """
     net = subtract_control(frame)
     table = _with_case(summarise(net))
@@ -188,21 +193,21 @@ def net_costs(frame: pd.DataFrame) -> pd.DataFrame:
     columns = [lost, table["median"], table["parameters"], batches, table["flags"]]
     for missing, median, parameters, count, flags in zip(*columns, strict=True):
         if missing:
-            flags.append(f"{missing} boots without control left out")
+            flags.append(f"{missing} boots without control excluded")
         if median <= 0:
             flags.append("not above the control")
-        flags.extend(_short(decode(parameters).get("ops"), count))
-    return with_exits(table.drop(columns="before"), frame)
+        flags.extend(_batch_flags(decode_parameters(parameters).get("ops"), count))
+    return add_exit_counts(table.drop(columns="before"), frame)
 
 
-def _short(ops: Parameter | None, batches: int) -> list[str]:
-    """What must be said of so many operations a batch, where they are known, and batches a boot."""
+def _batch_flags(ops: Parameter | None, batches: int) -> list[str]:
+    """The flag of too few operations a batch, or too few batches a boot. ops: None: not known."""
     if not isinstance(ops, int | float):
         return []
-    if ops >= BATCH_OPERATIONS and batches >= BOOT_BATCHES:
+    if ops >= MIN_OPERATIONS and batches >= MIN_BATCHES:
         return []
-    told = f"batches of {ops:,} operations, {batches} a boot"
-    return [f"{told}: at least {BATCH_OPERATIONS:,} and {BOOT_BATCHES} are asked for"]
+    actual = f"batches of {ops:,} operations, {batches} per boot"
+    return [f"{actual} (required: {MIN_OPERATIONS:,} and {MIN_BATCHES})"]
 
 
 def _with_case(table: pd.DataFrame) -> pd.DataFrame:
@@ -210,54 +215,53 @@ def _with_case(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(case=[case for case, _ in parts], kind=[kind for _, kind in parts])
 
 
-def with_exits(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    """Costs by case with exits: an operation's, of exit.*.exits_per_op; NaN where not counted.
+def add_exit_counts(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the column exits: exits an operation, from exit.*.exits_per_op; NaN when not counted.
 
-    Expected: 1 exit an operation, and for the control none, each within EXITS_TOLERANCE. Rows off
-    that are flagged, and those without a count; but for the control, and natively nothing exits.
+    The expected value is 1, and 0 for the control, within EXITS_TOLERANCE. Rows with another value
+    or without a count are flagged. The control and native runs need no count.
     """
-    mine = exits(frame)
-    counts = _with_case(summarise(mine[mine["kind"] == "exits_per_op"]))
-    keys = [*WHERE, "case", "parameters"]
+    samples = exit_samples(frame)
+    counts = _with_case(summarise(samples[samples["kind"] == "exits_per_op"]))
+    keys = [*TARGET, "case", "parameters"]
     counts = counts.rename(columns={"median": "exits"})[[*keys, "exits"]]
     table = table.merge(counts, on=keys, how="left")
     columns = [table[name] for name in ("case", "hypervisor", "exits", "flags")]
     for case, hypervisor, count, flags in zip(*columns, strict=True):
         expected = 0.0 if case == "control" else 1.0
         if abs(count - expected) > EXITS_TOLERANCE:
-            flags.append(f"{count:.3g} exits an operation, expected {expected:.0f}")
+            flags.append(f"{count:.3g} exits per operation, expected {expected:.0f}")
         elif np.isnan(count) and expected and hypervisor != "native":
             flags.append("exits not counted")
     return table
 
 
 def control_cycles(frame: pd.DataFrame) -> pd.DataFrame:
-    """TSC cycles the control loop takes for an instruction: WHERE, cycles, emulated.
+    """TSC cycles an instruction of the control loop: TARGET, cycles, emulated.
 
-    Needs the parameter "instructions" (instructions an operation of the control loop); rows
-    without it are left out. emulated: above CYCLES_AN_INSTRUCTION, what no real CPU needs for
-    a loop of simple instructions.
+    Rows without the parameter "instructions" (instructions an operation of the control loop) are
+    excluded. emulated: above MAX_CYCLES_PER_INSTRUCTION, which no real CPU reaches in a loop of
+    simple instructions.
     """
     table = summarise(frame[frame["metric"] == "exit.control.cycles"])
-    count = table["parameters"].map(lambda text: decode(text).get("instructions"))
+    count = table["parameters"].map(lambda text: decode_parameters(text).get("instructions"))
     instructions = pd.to_numeric(count, errors="coerce").astype(float)
     known = table[instructions > 0].copy()
     known["cycles"] = known["median"] / instructions[known.index]
-    known["emulated"] = known["cycles"] > CYCLES_AN_INSTRUCTION
-    return known[[*WHERE, "cycles", "emulated"]].reset_index(drop=True)
+    known["emulated"] = known["cycles"] > MAX_CYCLES_PER_INSTRUCTION
+    return known[[*TARGET, "cycles", "emulated"]].reset_index(drop=True)
 
 
 def is_emulated(frame: pd.DataFrame) -> bool:
-    """Whether any sample is of a CPU in software, by its backend or by its control loop."""
+    """Whether any sample is from an emulated CPU, by its backend or by its control loop."""
     return bool((frame["backend"] == "emulated").any() or control_cycles(frame)["emulated"].any())
 
 
 def utilization(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and peak of the host.* samples: host, metric, unit, n, mean, peak, low.
+    """Mean, maximum (peak) and minimum (low) of the host.* samples, by host, metric and unit.
 
-    A time series of one host, not repeated boots: so no interval. peak is the maximum, low
-    the minimum.
+    The samples are a time series, not repeated boots, so there is no interval. n: their number.
     """
-    mine = frame[frame["metric"].str.startswith("host.")]
-    groups = mine.groupby(["host", "metric", "unit"], sort=True, observed=True)["value"]
+    samples = frame[frame["metric"].str.startswith("host.")]
+    groups = samples.groupby(["host", "metric", "unit"], sort=True, observed=True)["value"]
     return groups.agg(n="size", mean="mean", peak="max", low="min").reset_index()

@@ -3,10 +3,10 @@
   const text = (row, at) => row.cells[at].dataset.sort ?? row.cells[at].textContent.trim();
   const empty = (value) => value === "" || value === "–";
 
-  const compare = (numeric, way) => (a, b) => {
-    if (empty(a.key) || empty(b.key)) return empty(a.key) - empty(b.key); // what is missing stays last
+  const compare = (numeric, direction) => (a, b) => {
+    if (empty(a.key) || empty(b.key)) return empty(a.key) - empty(b.key); // missing values stay last
     const order = numeric ? Number(a.key) - Number(b.key) : a.key.localeCompare(b.key, "en", { numeric: true });
-    return order * way;
+    return order * direction;
   };
 
   for (const button of document.querySelectorAll("th button")) {
@@ -24,15 +24,15 @@
 
   for (const input of document.querySelectorAll("input[data-filter]")) {
     const body = document.getElementById(input.dataset.filter).tBodies[0];
-    const said = input.closest(".tools").querySelector("[aria-live]");
+    const status = input.closest(".tools").querySelector("[aria-live]");
     input.addEventListener("input", () => {
-      const wanted = input.value.trim().toLowerCase();
+      const query = input.value.trim().toLowerCase();
       let shown = 0;
       for (const row of body.rows) {
-        row.hidden = !row.textContent.toLowerCase().includes(wanted);
+        row.hidden = !row.textContent.toLowerCase().includes(query);
         shown += !row.hidden;
       }
-      said.textContent = wanted ? `${shown} of ${body.rows.length} rows` : "";
+      status.textContent = query ? `${shown} of ${body.rows.length} rows` : "";
     });
   }
 
@@ -44,20 +44,21 @@
     URL.revokeObjectURL(link.href);
   };
 
-  // A number without thousands and with a minus that programs know. Other text that a spreadsheet
-  // would take for a formula is made text.
+  // Numbers lose their thousands separators and get an ASCII minus. Other text that begins like a
+  // formula gets an apostrophe, since a spreadsheet would run it.
+  const formulaStart = new RegExp("FORMULA_START");
   const plain = (value) => {
     const number = value.replaceAll("−", "-");
     if (/^[+-]?[\d,]*\.?\d+( %)?$/.test(number)) return number.replaceAll(",", "").replace(" %", "%");
-    return /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+    return formulaStart.test(value) ? `'${value}` : value;
   };
   const quoted = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
   const trim = (value) => value.replace(/\s+/g, " ").trim();
-  const own = (cell) => {
+  const cellText = (cell) => {
     const copy = cell.cloneNode(true);
-    for (const part of copy.querySelectorAll("small, svg, .unseen")) part.remove();
-    const said = trim(copy.textContent);
-    return said === "–" ? "" : plain(said);
+    for (const part of copy.querySelectorAll("small, svg, .visually-hidden")) part.remove();
+    const content = trim(copy.textContent);
+    return content === "–" ? "" : plain(content);
   };
   const remarks = (row) => [...row.querySelectorAll("small")].map((part) => trim(part.textContent)).join("; ");
 
@@ -65,8 +66,8 @@
     const table = document.getElementById(button.dataset.csv);
     button.addEventListener("click", () => {
       const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
-      const lines = rows.map((row) => [...[...row.cells].map(own), plain(remarks(row))]);
-      lines.unshift([...[...table.tHead.rows[0].cells].map(own), "Remarks"]);
+      const lines = rows.map((row) => [...[...row.cells].map(cellText), plain(remarks(row))]);
+      lines.unshift([...[...table.tHead.rows[0].cells].map(cellText), "Remarks"]);
       const csv = lines.map((cells) => cells.map(quoted).join(",")).join("\r\n") + "\r\n";
       const name = `${document.title} ${table.caption.textContent}`.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 100);
       save(new Blob(["\ufeff", csv], { type: "text/csv" }), `${name}.csv`);
@@ -80,8 +81,8 @@
     link.addEventListener("click", async (event) => {
       event.preventDefault();
       const bytes = Uint8Array.from(atob(link.href.split(",")[1]), (c) => c.charCodeAt(0));
-      const plainly = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-      save(await new Response(plainly).blob(), link.download.replace(/\.gz$/, ""));
+      const decompressed = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+      save(await new Response(decompressed).blob(), link.download.replace(/\.gz$/, ""));
     });
   }
 })();

@@ -62,9 +62,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     """`checkout(levels)`: a repository of such commits, in which the test then stands."""
 
     def go(levels: list[str]) -> Repository:
-        made = Repository(tmp_path / "repository", levels)
-        monkeypatch.chdir(made.path)
-        return made
+        repository = Repository(tmp_path / "repository", levels)
+        monkeypatch.chdir(repository.path)
+        return repository
 
     return go
 
@@ -82,47 +82,46 @@ def run(*words: str) -> int:
     return main(["bisect", *words])
 
 
-def test_it_names_the_commit(
+def test_first_bad_commit_is_named(
     tmp_path: Path,
     measure: list[str],
     checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    there = checkout(LEVELS)
+    repository = checkout(LEVELS)
     status = run("HEAD~3", *measure, "{results}")
-    told = capsys.readouterr().out
-    assert status == 3, told
-    assert "confirmed: a.work (kvm, emulated) is worse by " in told
-    assert (
-        f"first worse: {there.git('show', '--no-patch', '--format=%h', there.commits[2])}" in told
-    )
-    assert "change 2" in told.splitlines()[-1]
-    assert there.worktrees == 1, "worktrees are left"
-    kept = list((tmp_path / "results" / "bisect").rglob("*.parquet"))
-    assert len(kept) >= 24, "what was measured stays"
+    output = capsys.readouterr().out
+    assert status == 3, output
+    assert "confirmed: a.work (kvm, emulated) is worse by " in output
+    short = repository.git("show", "--no-patch", "--format=%h", repository.commits[2])
+    assert f"first bad commit: {short}" in output
+    assert "change 2" in output.splitlines()[-1]
+    assert repository.worktrees == 1, "worktrees are left"
+    files = list((tmp_path / "results" / "bisect").rglob("*.parquet"))
+    assert len(files) >= 24, "what was measured stays"
 
 
-def test_equals(
+def test_equal_revisions_are_no_regression(
     measure: list[str],
     checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     checkout(["10", "10"])
     assert run("HEAD~1", *measure, "{results}") == 0
-    assert "no difference is confirmed" in capsys.readouterr().out
+    assert "no regression is confirmed" in capsys.readouterr().out
 
 
-def test_a_commit_that_cannot_be_measured_is_passed_over(
+def test_unmeasurable_commit_is_skipped(
     measure: list[str],
     checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    there = checkout(["10", "10", "broken", "13"])
+    repository = checkout(["10", "10", "broken", "13"])
     assert run("HEAD~3", *measure, "{results}") == 3
-    told = capsys.readouterr().out
-    assert "passed over: the command left 0 runs" in told
-    assert "or one of the 1 before it that could not be measured" in told
-    assert there.worktrees == 1
+    output = capsys.readouterr().out
+    assert "skipped: the command left 0 runs" in output
+    assert "or one of the 1 commits before it that could not be measured" in output
+    assert repository.worktrees == 1
 
 
 @pytest.mark.parametrize(
@@ -131,12 +130,12 @@ def test_a_commit_that_cannot_be_measured_is_passed_over(
         (("HEAD", "HEAD"), "both revisions are"),
         (("no-such-branch",), "git knows no revision 'no-such-branch'"),
         (("HEAD", "HEAD~1"), "is no ancestor of"),
-        (("HEAD~1", "--command"), "--command: which?"),
-        (("HEAD~1", "--results", "sftp://host/path"), "keeps its runs in a directory"),
+        (("HEAD~1", "--command"), "--command has no words"),
+        (("HEAD~1", "--results", "sftp://host/path"), "bisect cannot write to a URL"),
         (("--upload-pack=x",), None),
     ],
 )
-def test_bad_words(
+def test_invalid_arguments_are_refused(
     checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
     words: tuple[str, ...],
@@ -151,30 +150,30 @@ def test_bad_words(
     assert what in capsys.readouterr().err
 
 
-def test_too_few_rounds(
+def test_too_few_rounds_are_refused(
     measure: list[str],
     checkout: Checkout,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    there = checkout(["10", "13"])
+    repository = checkout(["10", "13"])
     assert run("HEAD~1", "--rounds", "5", *measure, "{results}") == 1
-    assert "5 rounds can show nothing among 1 figures" in capsys.readouterr().err
+    assert "5 rounds cannot show a regression among 1 figures" in capsys.readouterr().err
     assert run("HEAD~1", "--series", "feed", *measure, "{results}") == 1
     assert "have no figure feed" in capsys.readouterr().err
-    assert there.worktrees == 1
+    assert repository.worktrees == 1
 
 
-def test_a_command_that_is_not_there(
+def test_missing_command_is_an_error(
     tmp_path: Path, checkout: Checkout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    there = checkout(["10", "13"])
+    repository = checkout(["10", "13"])
     words = ("HEAD~1", "--results", str(tmp_path / "r"), "--command", "/no/such/program")
     assert run(*words) == 1
     assert "/no/such/program cannot be run" in capsys.readouterr().err
-    assert there.worktrees == 1
+    assert repository.worktrees == 1
 
 
-def test_no_repository(
+def test_missing_repository_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

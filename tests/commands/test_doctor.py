@@ -10,14 +10,14 @@ from rich.console import Console
 
 from harness.__main__ import main
 from harness.commands import doctor
-from harness.commands.doctor import Row, conclusion
+from harness.commands.doctor import Finding, conclusion
 from harness.hosts.probe import Obstacle, Verdict
 
 NONE = Verdict("none", (Obstacle("/dev/kvm is missing", "modprobe kvm_amd"),))
 
 
-def by_name(rows: list[Row]) -> dict[str, Row]:
-    return {row.what: row for row in rows}
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {row.subject: row for row in findings}
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -27,13 +27,13 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_bare_machine_lacks_with_mends(tmp_path: Path) -> None:
-    rows = by_name([*doctor.kvm_rows(tmp_path, NONE), *doctor.device_rows(tmp_path)])
-    assert rows["/dev/kvm"].state == "lack"
-    assert rows["stock guests"].hint == "modprobe kvm_amd"
-    assert rows["/dev/vhost-vsock"].hint == "modprobe vhost_vsock as root"
-    assert rows["/dev/net/tun"].found == "missing"
-    assert by_name(doctor.system_rows(tmp_path))["cgroup v2"].state == "lack"
+def test_bare_machine_gets_hints(tmp_path: Path) -> None:
+    findings = by_name([*doctor.kvm_findings(tmp_path, NONE), *doctor.device_findings(tmp_path)])
+    assert findings["/dev/kvm"].state == "missing"
+    assert findings["stock guests"].hint == "modprobe kvm_amd"
+    assert findings["/dev/vhost-vsock"].hint == "run as root: modprobe vhost_vsock"
+    assert findings["/dev/net/tun"].detail == "missing"
+    assert by_name(doctor.system_findings(tmp_path))["cgroup v2"].state == "missing"
 
 
 def test_good_machine(tmp_path: Path) -> None:
@@ -52,41 +52,41 @@ def test_good_machine(tmp_path: Path) -> None:
             "proc/meminfo": "MemAvailable: 8388608 kB\nHugePages_Total: 7\n",
         },
     )
-    rows = [
-        *doctor.kvm_rows(root, Verdict("svm")),
-        *doctor.device_rows(root),
-        *doctor.system_rows(root),
-        *doctor.room_rows(root, tmp_path)[:1],
+    findings = [
+        *doctor.kvm_findings(root, Verdict("svm")),
+        *doctor.device_findings(root),
+        *doctor.system_findings(root),
+        *doctor.capacity_findings(root, tmp_path)[:1],
     ]
-    assert [row for row in rows if row.state != "ok"] == []
-    found = by_name(rows)
-    assert found["nested guests"].found == "kvm_amd nested=1"
-    assert found["KSM"].found == "on"
-    assert "reserved: 7" in found["huge pages"].found
-    assert found["memory"].found == "8.0 GiB available"
+    assert [row for row in findings if row.state != "ok"] == []
+    by_subject = by_name(findings)
+    assert by_subject["nested guests"].detail == "kvm_amd nested=1"
+    assert by_subject["KSM"].detail == "on"
+    assert "reserved: 7" in by_subject["huge pages"].detail
+    assert by_subject["memory"].detail == "8.0 GiB available"
 
 
-def test_unsteady_machine_gets_notes(tmp_path: Path) -> None:
+def test_noisy_machine_gets_notes(tmp_path: Path) -> None:
     cpu = "sys/devices/system/cpu"
     root = write(
         tmp_path,
         {f"{cpu}/cpu0/cpufreq/scaling_governor": "powersave\n", f"{cpu}/smt/control": "on\n"},
     )
-    rows = by_name(doctor.system_rows(root))
-    assert rows["CPU governor"].state == rows["SMT"].state == "note"
-    assert "performance" in rows["CPU governor"].hint
+    findings = by_name(doctor.system_findings(root))
+    assert findings["CPU governor"].state == findings["SMT"].state == "note"
+    assert "performance" in findings["CPU governor"].hint
 
 
 def test_little_memory_and_no_programs(tmp_path: Path) -> None:
     root = write(tmp_path, {"proc/meminfo": "MemAvailable: 1048576 kB\n"})
-    assert by_name(doctor.room_rows(root, tmp_path / "cache"))["memory"].state == "lack"
-    rows = by_name(doctor.program_rows(lambda _name: None))
-    assert rows["qemu-system-x86_64"].hint == "apt install qemu-system-x86"
-    assert rows["gcc"].state == "lack"
+    assert by_name(doctor.capacity_findings(root, tmp_path / "cache"))["memory"].state == "missing"
+    findings = by_name(doctor.program_findings(lambda _name: None))
+    assert findings["qemu-system-x86_64"].hint == "apt install qemu-system-x86"
+    assert findings["gcc"].state == "missing"
 
 
-def test_conclusions() -> None:
-    good, bad = Row("gcc", "ok", ""), Row("gcc", "lack", "missing")
+def test_conclusion_names_the_chosen_host() -> None:
+    good, bad = Finding("gcc", "ok", ""), Finding("gcc", "missing", "missing")
     assert conclusion(Verdict("vmx"), [bad]) == (
         True,
         "auto: local: this machine's KVM (vmx) runs stock guests",
@@ -97,7 +97,7 @@ def test_conclusions() -> None:
     )
     works, line = conclusion(NONE, [bad, good])
     assert not works
-    assert line.endswith("lacks gcc")
+    assert line.endswith("needs gcc")
 
 
 def test_exit_status_and_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.results import RunFacts
 from harness.results.compare import SERIES, Comparison
-from harness.results.select import Selected
+from harness.results.selection import RunSelection
 from tests.results.synthetic import facts
 
 BASE, NEW = "20260102T030405Z-aaaaaa", "20260103T030405Z-bbbbbb"
@@ -25,7 +25,7 @@ def made(verdicts: dict[str, int] | None = None, **texts: Any) -> Comparison:
     )
     said = texts.get("text", "")
     sides = [
-        Selected(said or label, [Path(f"{run}.parquet")], [_facts(run, said)])
+        RunSelection(said or label, [Path(f"{run}.parquet")], [_facts(run, said)])
         for label, run in (("previous", BASE), ("latest", NEW))
     ]
     environment = [(said or "kernel", said or "6.1.0-1", said or "6.1.0-2")]

@@ -55,7 +55,9 @@ def chromium(downloads: Path) -> Iterator[Chrome]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_quiet_fits_and_is_accessible(chromium: Chrome, pages: Path, name: str) -> None:
+def test_page_fits_and_is_accessible_without_console_messages(
+    chromium: Chrome, pages: Path, name: str
+) -> None:
     page = pages / f"{name}.html"
     browser.loaded(chromium)
     for width, dark in ((1280, False), (1280, True), (400, False)):
@@ -86,18 +88,18 @@ def press(chromium: Chrome, *keys: str) -> None:
     ActionChains(chromium).send_keys(*keys).perform()
 
 
-def tab_to(chromium: Chrome, wanted: WebElement, most: int = 200) -> None:
+def tab_to(chromium: Chrome, target: WebElement, most: int = 200) -> None:
     """By the keyboard alone, from the top of the page."""
     from selenium.webdriver.common.keys import Keys
 
     chromium.execute_script("document.activeElement.blur(); window.getSelection().empty()")
     for _ in range(most):
         press(chromium, Keys.TAB)
-        if focused(chromium) == wanted:
+        if focused(chromium) == target:
             break
     else:
-        pytest.fail(f"the keyboard does not reach {wanted.get_attribute('outerHTML')}")
-    outline = wanted.value_of_css_property("outline-style")
+        pytest.fail(f"the keyboard does not reach {target.get_attribute('outerHTML')}")
+    outline = target.value_of_css_property("outline-style")
     assert outline != "none", "where the focus is must be seen"
 
 
@@ -108,7 +110,7 @@ def column(table: WebElement, at: int) -> list[float]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_tables_sort_filter_and_are_saved_by_keyboard(
+def test_tables_are_sorted_filtered_and_saved_by_keyboard(
     chromium: Chrome, pages: Path, downloads: Path, name: str
 ) -> None:
     from selenium.webdriver.common.keys import Keys
@@ -137,26 +139,26 @@ def test_tables_sort_filter_and_are_saved_by_keyboard(
     press(chromium, Keys.TAB)
     assert focused(chromium) == save
     press(chromium, Keys.ENTER)
-    found = saved(downloads)
-    assert len(found) == len(shown) + 1
-    assert all(word in " ".join(row).replace(", ", " ") for row in found[1:])
+    saved_rows = saved(downloads)
+    assert len(saved_rows) == len(shown) + 1
+    assert all(word in " ".join(row).replace(", ", " ") for row in saved_rows[1:])
     assert browser.said(chromium) == []
 
 
 def saved(downloads: Path) -> list[list[str]]:
     """The rows of the one file that the browser has just saved."""
     until = time.monotonic() + 10
-    while not (found := list(downloads.glob("*.csv"))):
+    while not (files := list(downloads.glob("*.csv"))):
         assert time.monotonic() < until, list(downloads.iterdir())
         time.sleep(0.02)
-    (file,) = found
+    (file,) = files
     rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
     file.unlink()
     return rows
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_raw_data_are_unpacked_and_saved(
+def test_raw_data_are_decompressed_and_saved(
     chromium: Chrome, pages: Path, downloads: Path, name: str
 ) -> None:
     from selenium.webdriver.common.keys import Keys
@@ -169,7 +171,7 @@ def test_raw_data_are_unpacked_and_saved(
     assert browser.said(chromium) == []
 
 
-def test_saved_table_is_no_formula(chromium: Chrome, downloads: Path, tmp_path: Path) -> None:
+def test_saved_table_has_no_formulas(chromium: Chrome, downloads: Path, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     page = tmp_path / "page.html"
@@ -177,7 +179,7 @@ def test_saved_table_is_no_formula(chromium: Chrome, downloads: Path, tmp_path: 
     browser.show(chromium, page)
     chromium.find_element("css selector", "#figures [data-csv]").send_keys(Keys.ENTER)
     head, first, *_ = saved(downloads)
-    told = dict(zip(head, first, strict=True))
-    assert told["Hypervisor"] == """'=cmd|"x",1"""
-    assert told["Worse by"] == "+50%"
-    assert told["Base"] == "100"
+    by_name = dict(zip(head, first, strict=True))
+    assert by_name["Hypervisor"] == """'=cmd|"x",1"""
+    assert by_name["Worse by"] == "+50%"
+    assert by_name["Base"] == "100"

@@ -6,7 +6,7 @@ import pytest
 
 from harness.errors import ResultError
 from harness.results.compare import VERDICTS, compare
-from harness.results.select import select
+from harness.results.selection import select_runs
 from reports.compare import render, to_html
 from reports.page import EMULATED
 from tests.reports import comparisons
@@ -27,37 +27,37 @@ def cards(page: Element) -> dict[str, list[str]]:
     }
 
 
-def test_key_figures_count_and_name_the_worst(page: Element) -> None:
-    told = cards(page)
-    assert [told[verdict.capitalize()][0] for verdict in VERDICTS] == ["3", "2", "2", "20"]
-    value, sentence = told["Worst regression"]
+def test_key_figures_have_counts_and_largest_regression(page: Element) -> None:
+    figures = cards(page)
+    assert [figures[verdict.capitalize()][0] for verdict in VERDICTS] == ["3", "2", "2", "20"]
+    value, sentence = figures["Largest regression"]
     assert value.startswith("+50 %")
-    assert "io.regressed.0 randread 4k, depth 0 on kvm: 100 µs became 150 µs" in sentence
+    assert "io.regressed.0 randread 4k, depth 0 on kvm: from 100 µs to 150 µs" in sentence
     assert "95 % interval +46 to +55 %" in sentence
 
 
-def test_table_begins_with_what_asks_for_attention(page: Element) -> None:
-    told = rows(page.id("figures"))
-    assert len(told) == 27
-    assert next(iter(told.values()))[1:] == [
+def test_table_begins_with_regressions(page: Element) -> None:
+    table = rows(page.id("figures"))
+    assert len(table) == 27
+    assert next(iter(table.values()))[1:] == [
         *("randread 4k, depth 0", "kvm", "regressed", "+50 %", "+46 to +55 %", "100", "150", "µs"),
         "8, 9",
     ]
-    lone = told["io.inconclusive.0"]
+    lone = table["io.inconclusive.0"]
     assert "not measured in the new run" in lone[0]
     assert lone[4] == "–"
 
 
-def test_forest_plot_has_all_that_is_no_pass(page: Element) -> None:
+def test_forest_plot_has_all_figures_without_a_pass(page: Element) -> None:
     (figure,) = page.id("effects").all("figure")
     for drawing in figure.all("svg"):
-        said = drawing.all("desc")[0].text
-        assert "io.regressed.0" in said
-        assert "io.inconclusive.1" in said
-        assert "io.inconclusive.0" not in said, "it has no effect"
-        assert "io.pass" not in said
+        description = drawing.all("desc")[0].text
+        assert "io.regressed.0" in description
+        assert "io.inconclusive.1" in description
+        assert "io.inconclusive.0" not in description, "it has no effect"
+        assert "io.pass" not in description
         assert len(drawing.all("circle")) == 4
-    assert "6 figures that are no pass, 8 to 9 boots a side" in figure.text
+    assert "6 figures without a pass; above 0 is worse; 8 to 9 boots on each side" in figure.text
 
 
 def test_forest_plot_stays_readable() -> None:
@@ -67,15 +67,15 @@ def test_forest_plot_stays_readable() -> None:
     assert "20 more are in the table" in figure.text
 
 
-def test_environment_is_told(page: Element) -> None:
+def test_environment_is_listed(page: Element) -> None:
     assert rows(page.id("environment"))["kernel"][1:] == ["6.1.0-1", "6.1.0-2"]
 
 
-def test_all_passes() -> None:
+def test_page_of_passes_only() -> None:
     page = sound(to_html(comparisons.made({"pass": 3})))
-    assert "Worst regression" not in cards(page)
-    assert "every figure that both sides have is a pass" in page.id("effects").text
-    assert "None:" in page.id("doubts").text
+    assert "Largest regression" not in cards(page)
+    assert "every figure that both sides have passes" in page.id("effects").text
+    assert "None:" in page.id("caveats").text
 
 
 def test_hostile_text_stays_text() -> None:
@@ -85,18 +85,20 @@ def test_hostile_text_stays_text() -> None:
     assert "49" not in page.all("header")[0].text
 
 
-def test_many_figures_stay_small() -> None:
+def test_page_with_many_figures_stays_small() -> None:
     page = sound(to_html(comparisons.made({"regressed": 100, "pass": 5000})))
-    assert "4,600 rows more are not shown" in page.id("figures").text
+    assert "4,600 more rows are not shown" in page.id("figures").text
 
 
-def test_two_runs_of_a_store(tmp_path: Path) -> None:
+def test_page_of_two_stored_runs(tmp_path: Path) -> None:
     for seed in (1, 2):
         write_run(tmp_path / "store", seed=seed, parts="io", boots=6)
-    found = compare(select(tmp_path / "store", "previous"), select(tmp_path / "store", "latest"))
-    page = sound(render(found, tmp_path / "page.html").read_text(encoding="utf-8"))
+    comparison = compare(
+        select_runs(tmp_path / "store", "previous"), select_runs(tmp_path / "store", "latest")
+    )
+    page = sound(render(comparison, tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.all("h1")[0].text == "latest compared with previous"
     assert EMULATED in page.all("header")[0].text
-    assert len(rows(page.id("figures"))) <= len(found.table)
+    assert len(rows(page.id("figures"))) <= len(comparison.table)
     with pytest.raises(ResultError, match="cannot be written"):
-        render(found, tmp_path / "store")
+        render(comparison, tmp_path / "store")

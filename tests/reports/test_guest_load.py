@@ -9,9 +9,9 @@ import pytest
 
 from harness.results import RunWriter, Sample, load
 from harness.results.compare import compare
-from harness.results.differences import comparable, overheads
+from harness.results.differences import comparable_samples, overheads
 from harness.results.exchange import benchmark_json
-from harness.results.select import select
+from harness.results.selection import select_runs
 from harness.results.store import boot_medians
 from reports.run import render
 from tests.reports.checks import rows, sound
@@ -30,7 +30,7 @@ def load_of(maker: Synthetic, label: str, busy: list[float], boot: int = 0) -> I
             yield maker.sample(f"guest.{name}", value, PARTS[name], "none", **where)
 
 
-def made(folder: Path, guests: dict[str, list[float]]) -> Path:
+def write_load(folder: Path, guests: dict[str, list[float]]) -> Path:
     """A run of two hypervisors with such guests."""
     writer = RunWriter(folder / "store", facts(hypervisor="kvm, native"))
     for name in ("kvm", "native"):
@@ -48,43 +48,49 @@ def made(folder: Path, guests: dict[str, list[float]]) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     guests = {"idle": [1.0, 2.0, 3.0], "web": [10.0, 200.0, 30.0]}
-    return made(tmp_path_factory.mktemp("load"), guests)
+    return write_load(tmp_path_factory.mktemp("load"), guests)
 
 
-def test_the_report_tells_of_each_hypervisors_guests(run: Path, tmp_path: Path) -> None:
+def test_guests_of_each_hypervisor_are_listed(run: Path, tmp_path: Path) -> None:
     page = sound(render(run, tmp_path / "page.html").read_text(encoding="utf-8"))
     captions = [caption.text for caption in page.id("host").all("caption")]
     for name in ("kvm", "native"):
-        assert sum(f"What guests took of the host: {name} (emulated)" in c for c in captions) == 1
-    told = rows(page.id("host").all("table")[-1])
-    assert list(told) == ["web", "idle"], "the busiest first"
-    assert told["idle"] == ["idle", "2.2", "3.3", "92.0", "2.0", "–", "–", "1", "3"]
+        assert sum(f"Host resources used by guests: {name} (emulated)" in c for c in captions) == 1
+    table = rows(page.id("host").all("table")[-1])
+    assert list(table) == ["web", "idle"], "the busiest first"
+    assert table["idle"] == ["idle", "2.2", "3.3", "92.0", "2.0", "–", "–", "1", "3"]
     # the second guest of that label is another one at the first's first tick
-    assert told["web"] == ["web", "44.0", "220.0", "92.0", "1.5", "–", "–", "2", "4"]
+    assert table["web"] == ["web", "44.0", "220.0", "92.0", "1.5", "–", "–", "2", "4"]
 
 
-def test_few_of_many_guests_are_shown(tmp_path: Path) -> None:
-    path = made(tmp_path, {f"guest-{n}": [float(n)] * 3 for n in range(400)})
+def test_number_of_shown_guests_is_limited(tmp_path: Path) -> None:
+    path = write_load(tmp_path, {f"guest-{n}": [float(n)] * 3 for n in range(400)})
     page = sound(render(path, tmp_path / "page.html").read_text(encoding="utf-8"))
-    told = rows(page.id("host").all("table")[-1])
-    assert list(told) == [f"guest-{n}" for n in range(399, 369, -1)]
-    assert "the 30 that took the most CPU time of 401" in page.id("host").text
+    table = rows(page.id("host").all("table")[-1])
+    assert list(table) == [f"guest-{n}" for n in range(399, 369, -1)]
+    assert "30 of 401 guests, by CPU time" in page.id("host").text
 
 
-def test_nothing_compares_them(run: Path, tmp_path: Path) -> None:
+def test_guest_utilization_is_never_compared(run: Path, tmp_path: Path) -> None:
     facts_, frame = load(run)
     assert frame["metric"].str.startswith("guest.").any()
     medians = boot_medians([run])
     store = tmp_path / "store"
-    base, new = (select(store, made(tmp_path, {"web": [n]}).stem) for n in (10.0, 90.0))
-    tables = (medians, comparable(frame), overheads(frame), compare(base, new).table)
+    base, new = (select_runs(store, write_load(tmp_path, {"web": [n]}).stem) for n in (10.0, 90.0))
+    tables = (medians, comparable_samples(frame), overheads(frame), compare(base, new).table)
     for table in tables:
         assert len(table)
         assert not table["metric"].str.startswith(("guest.", "host.")).any()
     # not even where somebody says which way is better
-    assert not comparable(frame.assign(better="lower"))["metric"].str.startswith("guest.").any()
-    told = benchmark_json.convert(facts_, frame.assign(unit="s"))["benchmarks"]
-    known = {one["extra_info"]["metric"] for one in told}
+    assert (
+        not comparable_samples(frame.assign(better="lower"))["metric"]
+        .str.startswith("guest.")
+        .any()
+    )
+    document = benchmark_json.convert(facts_, frame.assign(unit="s"))["benchmarks"]
+    known = {one["extra_info"]["metric"] for one in document}
     assert known == {f"boot.{stage}" for stage in ("kernel", "init", "sshd", "ready")}
     page = sound(render(run, tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert [caption.text for caption in page.id("beside").all("caption")] == ["Boot: native, kvm"]
+    assert [caption.text for caption in page.id("side-by-side").all("caption")] == [
+        "Boot: native, kvm"
+    ]

@@ -20,7 +20,7 @@ def run(store: Path, name: str, **more: object) -> Path:
     return RunWriter(store, facts(**more), run=name).close(facts(**more))
 
 
-def test_runs_are_listed_newest_first_with_their_pages(tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first_with_links(tmp_path: Path) -> None:
     store = tmp_path / "a store"
     run(store, "20260102T030405Z-aaaaaa", outcomes={"passed": 3, "failed": 1}, complete=False)
     run(store, "20260103T030405Z-bbbbbb", profile="full")
@@ -29,17 +29,17 @@ def test_runs_are_listed_newest_first_with_their_pages(tmp_path: Path) -> None:
     page_beside.parent.mkdir()
     page_beside.touch()
     page = page_of(store, tmp_path / "out" / "index.html")
-    told = rows(page.id("runs"))
-    assert list(told) == [newest.stem, "20260103T030405Z-bbbbbb", "20260102T030405Z-aaaaaa"]
-    assert told[newest.stem][-1] == "20"
-    assert told["20260103T030405Z-bbbbbb"][5] == "full"
-    assert "incomplete" in told["20260102T030405Z-aaaaaa"][0]
-    assert told["20260102T030405Z-aaaaaa"][7] == "3 passed, 1 failed"
+    table = rows(page.id("runs"))
+    assert list(table) == [newest.stem, "20260103T030405Z-bbbbbb", "20260102T030405Z-aaaaaa"]
+    assert table[newest.stem][-1] == "20"
+    assert table["20260103T030405Z-bbbbbb"][5] == "full"
+    assert "incomplete" in table["20260102T030405Z-aaaaaa"][0]
+    assert table["20260102T030405Z-aaaaaa"][7] == "3 passed, 1 failed"
     (link,) = page.id("runs").all("a")
     assert link.attributes["href"] == "./../a%20store/20260102T030405Z-aaaaaa/report.html"
 
 
-def test_broken_files_are_listed_and_end_nothing(tmp_path: Path) -> None:
+def test_broken_files_are_listed(tmp_path: Path) -> None:
     good = run(tmp_path, "20260102T030405Z-aaaaaa")
     names = ("20260103T030405Z-000001", "20260103T030405Z-000002", "20260103T030405Z-000003")
     empty, foreign, odd = (good.with_name(f"{name}.parquet") for name in names)
@@ -48,15 +48,15 @@ def test_broken_files_are_listed_and_end_nothing(tmp_path: Path) -> None:
     run(tmp_path, odd.stem, outcomes={"passed": [HOSTILE]})
     page = page_of(tmp_path, tmp_path / "index.html")
     assert list(rows(page.id("runs"))) == [good.stem]
-    told = rows(page.id("unreadable"))
-    assert set(told) == {f"2026-01/{name}.parquet" for name in names}
-    assert all(row[1] for row in told.values())
+    table = rows(page.id("unreadable"))
+    assert set(table) == {f"2026-01/{name}.parquet" for name in names}
+    assert all(row[1] for row in table.values())
     assert "3 files cannot be read" in page.all("header")[0].text
 
 
 def test_empty_store_and_hostile_facts(tmp_path: Path) -> None:
-    assert "holds no runs" in page_of(tmp_path, tmp_path / "index.html").id("runs").text
+    assert "has no runs" in page_of(tmp_path, tmp_path / "index.html").id("runs").text
     odd = dict.fromkeys(("hypervisor", "host", "hostname", "backend", "commit"), HOSTILE)
     run(tmp_path, "20260102T030405Z-aaaaaa", **odd, outcomes={HOSTILE: 1})
-    (told,) = rows(page_of(tmp_path, tmp_path / "index.html").id("runs")).values()
-    assert HOSTILE in told[2]
+    (table,) = rows(page_of(tmp_path, tmp_path / "index.html").id("runs")).values()
+    assert HOSTILE in table[2]

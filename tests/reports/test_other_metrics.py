@@ -31,7 +31,7 @@ def captions(section: Element) -> list[str]:
     return [caption.text for caption in section.all("caption")]
 
 
-def test_what_no_other_section_shows_is_here(tmp_path: Path) -> None:
+def test_metrics_without_section_are_shown(tmp_path: Path) -> None:
     shared: list[Figure] = [("memory.pointer_chase", "ns", {"MiB": 1})]
     alone: list[Figure] = [
         ("isolation.end_latency", "s", {"case": "hog"}),
@@ -41,37 +41,37 @@ def test_what_no_other_section_shows_is_here(tmp_path: Path) -> None:
         ("odd", "", {}),
     ]
     page = parse(html_of(tmp_path, {"kvm": [*shared, *alone], "qemu": shared}))
-    section = page.id("rest")
+    section = page.id("other-metrics")
     groups = ("Memory", "isolation", "odd")
     assert captions(section) == [f"{name}: kvm (emulated)" for name in groups]
-    told = [[cell.text for cell in line.all("td")] for line in section.all("tr")]
+    cells = [[cell.text for cell in line.all("td")] for line in section.all("tr")]
     text = section.text
     assert "case hog" in text
     assert "case storm" in text
     assert "MiB 64" in text
     assert "MiB 1 " not in text, "side by side already"
-    assert sum(map(bool, told)) == len(alone)
+    assert sum(map(bool, cells)) == len(alone)
     assert rows(section)["ksm.reclaimed"][1:] == ["–", "µs", "42.5", "40.5 to 44.5", "6", "6"]
 
 
-def test_one_hypervisor_alone_has_all_its_groups_here(tmp_path: Path) -> None:
+def test_single_hypervisor_shows_all_groups(tmp_path: Path) -> None:
     metrics = ("boot.ready", "host.cpu.idle", "io.iops", "net.x", "scheduler.syscall", "exit.cpuid")
-    section = parse(html_of(tmp_path, {"kvm": [(m, "s", {}) for m in metrics]})).id("rest")
+    section = parse(html_of(tmp_path, {"kvm": [(m, "s", {}) for m in metrics]})).id("other-metrics")
     assert captions(section) == ["Network: kvm (emulated)", "Scheduler: kvm (emulated)"]
 
 
-def test_where_nothing_is_left_there_is_no_section(tmp_path: Path) -> None:
+def test_no_section_without_other_metrics(tmp_path: Path) -> None:
     page = parse(html_of(tmp_path, {name: [("net.x", "s", {})] for name in ("kvm", "qemu")}))
-    assert "Other figures" not in page.text
+    assert "Other metrics" not in page.text
 
 
-def test_a_doubt_of_all_is_said_once(tmp_path: Path) -> None:
+def test_common_flag_is_shown_once(tmp_path: Path) -> None:
     figures: list[Figure] = [(f"net.{n}", "s", {}) for n in range(3)]
-    section = parse(html_of(tmp_path, {"kvm": figures}, boots=1)).id("rest")
+    section = parse(html_of(tmp_path, {"kvm": figures}, boots=1)).id("other-metrics")
     assert section.text.count("one boot: no interval") == 1
 
 
-def test_page_stays_small_however_many_figures(tmp_path: Path) -> None:
+def test_page_with_many_figures_stays_small(tmp_path: Path) -> None:
     many: list[Figure] = [
         (f"{group}.figure", "ns", {"number": n})
         for group in ("memory", "made_up")
@@ -87,26 +87,26 @@ def exits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("exits"), parts="exits", boots=6)
 
 
-def test_exits_say_their_batches_and_counts(exits: Path, tmp_path: Path) -> None:
+def test_exits_show_batches_and_counts(exits: Path, tmp_path: Path) -> None:
     page = parse(render(exits, tmp_path / "page.html").read_text(encoding="utf-8"))
-    told = rows(page.id("exits"))
-    assert "batches of 1,000 operations, 30 a boot" in told["cpuid"][0]
-    assert "asked for" not in told["control"][0]
-    assert "1.31 exits an operation, expected 1" in told["pio_kernel"][0]
-    assert (told["control"][7], told["cpuid"][7]) == ("0.001", "1.001")
+    table = rows(page.id("exits"))
+    assert "batches of 1,000 operations, 30 per boot" in table["cpuid"][0]
+    assert "required" not in table["control"][0]
+    assert "1.31 exits per operation, expected 1" in table["pio_kernel"][0]
+    assert (table["control"][7], table["cpuid"][7]) == ("0.001", "1.001")
 
 
-def test_exits_side_by_side_say_so_too(tmp_path: Path) -> None:
+def test_side_by_side_exits_show_batches_and_counts(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path / "store", facts(hypervisor="kvm, qemu"))
     for name in ("kvm", "qemu"):
         for sample in Synthetic(writer.run, boots=6, hypervisor=name).exits():
             writer.add(sample)
     html = render(writer.close(), tmp_path / "page.html").read_text(encoding="utf-8")
-    section = parse(html).id("beside")
-    assert section.text.count("batches of 1,000 operations, 30 a boot") == 1, "of all, once"
-    assert "1.31 exits an operation, expected 1" in rows(section)["pio_kernel"][0]
+    section = parse(html).id("side-by-side")
+    assert section.text.count("batches of 1,000 operations, 30 per boot") == 1, "of all, once"
+    assert "1.31 exits per operation, expected 1" in rows(section)["pio_kernel"][0]
 
 
-def test_key_figures_carry_the_doubts_of_their_cost(exits: Path) -> None:
+def test_key_figures_include_flags_of_the_cost(exits: Path) -> None:
     (line,) = [line for line in lines(exits) if line.startswith("Cheapest exit")]
-    assert line.endswith("1,000 operations, 30 a boot: at least 100,000 and 30 are asked for")
+    assert line.endswith("1,000 operations, 30 per boot (required: 100,000 and 30)")

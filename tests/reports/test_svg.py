@@ -13,7 +13,7 @@ from tests.reports.page import parse
 
 
 @given(st.floats(1e-9, 1e12))
-def test_ticks_enclose_and_are_few(high: float) -> None:
+def test_ticks_enclose_the_range(high: float) -> None:
     marks = svg.ticks(high)
     assert marks[0] == 0
     assert marks[-1] >= high * 0.999999
@@ -21,7 +21,7 @@ def test_ticks_enclose_and_are_few(high: float) -> None:
 
 
 @given(st.floats(1e-6, 1e9), st.floats(1, 1e6))
-def test_log_ticks_enclose(low: float, ratio: float) -> None:
+def test_log_ticks_enclose_the_range(low: float, ratio: float) -> None:
     marks = svg.log_ticks(low, low * ratio)
     assert marks[0] <= low
     assert marks[-1] >= low * ratio * 0.999999
@@ -30,7 +30,7 @@ def test_log_ticks_enclose(low: float, ratio: float) -> None:
 
 
 @pytest.mark.parametrize("high", [0.0, -1.0, math.nan])
-def test_ticks_of_nothing(high: float) -> None:
+def test_ticks_of_empty_range(high: float) -> None:
     assert svg.ticks(high) == [0.0, 1.0]
 
 
@@ -46,11 +46,13 @@ def _geometry(html: str) -> list[float]:
         figures.intervals("t", "d", [figures.Dot("x", 5.0, (4.0, 6.0), "h")], "ns"),
         figures.intervals("t", "d", [figures.Dot("x", 5.0, None, "h")], "ns"),
         figures.pairs("t", "d", [figures.Pair("x", 5.0, 9.0, "+80 %")], "IOPS"),
-        figures.areas("t", "d", figures.Series([0, 1], {"a": [1, 2], "b": [3, 0]}, 100, "%")),
-        figures.areas("t", "d", figures.Series([0, 0], {"a": [0, 0]}, 0, "%")),
+        figures.areas(
+            "t", "d", figures.StackedSeries([0, 1], {"a": [1, 2], "b": [3, 0]}, 100, "%")
+        ),
+        figures.areas("t", "d", figures.StackedSeries([0, 0], {"a": [0, 0]}, 0, "%")),
     ],
 )
-def test_shapes_lie_inside_the_image(draw: Any) -> None:
+def test_shapes_are_inside_the_image(draw: Any) -> None:
     figure = figures.figure("c", draw)
     for html, width in ((figure.wide, svg.WIDE), (figure.narrow, svg.NARROW)):
         parse(html)
@@ -68,7 +70,7 @@ def test_texts_are_escaped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("actual", "expected"),
     [
         (text.number(0.0004071), "0.000407"),
         (text.number(12345.6), "12,346"),
@@ -78,8 +80,8 @@ def test_texts_are_escaped() -> None:
         (text.time(0.5, "ns"), "0.500 ns"),
         (text.percent(0.123), "12 %"),
         (text.percent(0.0123), "1.2 %"),
-        (text.times(135_850, 142_185, "ns"), "136 to 142 µs"),
-        (text.times(math.nan, 1, "ns"), "–"),
+        (text.time_interval(135_850, 142_185, "ns"), "136 to 142 µs"),
+        (text.time_interval(math.nan, 1, "ns"), "–"),
         (text.round_quantity(200_000, "ns"), "200 µs"),
         (text.round_quantity(15_000, "IOPS"), "15,000 IOPS"),
         (text.setting({"depth": 1, "bs": "4k", "rw": "randread"}), "randread 4k, depth 1"),
@@ -90,5 +92,5 @@ def test_texts_are_escaped() -> None:
         (text.count(2, "boot"), "2 boots"),
     ],
 )
-def test_numbers_in_words(told: str, expected: str) -> None:
-    assert told == expected
+def test_number_formats(actual: str, expected: str) -> None:
+    assert actual == expected

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.history import spark, thinned
+from reports.time_series import spark, thinned
 from reports.trend import render, to_html
 from tests.reports import tracks
 from tests.reports.checks import HOSTILE, sound
@@ -25,22 +25,22 @@ def page() -> Element:
 
 
 def test_key_figures(page: Element) -> None:
-    told = {card.all("dt")[0].text: card.text for card in page.id("key").all("div")}
-    assert set(told) == {"Worst regression", "Regressed", "Improved", "Inconclusive", "Pass"}
-    assert "io.clat.1 depth 1 on kvm: 500 µs became 600 µs" in told["Worst regression"]
+    texts = {card.all("dt")[0].text: card.text for card in page.id("key").all("div")}
+    assert set(texts) == {"Largest regression", "Regressed", "Improved", "Inconclusive", "Pass"}
+    assert "io.clat.1 depth 1 on kvm: from 500 µs to 600 µs" in texts["Largest regression"]
 
 
-def test_what_changed_is_told_newest_first(page: Element) -> None:
-    (table,) = page.id("changed").all("table")
-    told = [[cell.text for cell in row.all("td")] for row in table.all("tbody")[0].all("tr")]
-    assert [row[0] for row in told] == ["26 Jan 2026", "22 Jan 2026", "22 Jan 2026"]
-    assert told[0][1] == "+20 %"
-    assert ".." in told[0][3]
-    assert told[0][4] == "kernel: 6.1.0-1 → 6.1.0-0-synthetic"
-    assert [row[5] for row in told] == ["–", "–", "a new kernel"]
+def test_changes_are_listed_newest_first(page: Element) -> None:
+    (table,) = page.id("changes").all("table")
+    texts = [[cell.text for cell in row.all("td")] for row in table.all("tbody")[0].all("tr")]
+    assert [row[0] for row in texts] == ["26 Jan 2026", "22 Jan 2026", "22 Jan 2026"]
+    assert texts[0][1] == "+20 %"
+    assert ".." in texts[0][3]
+    assert texts[0][4] == "kernel: 6.1.0-1 → 6.1.0-0-synthetic"
+    assert [row[5] for row in texts] == ["–", "–", "a new kernel"]
 
 
-def test_charts_are_of_what_regressed_or_improved(page: Element) -> None:
+def test_charts_show_regressions_and_improvements(page: Element) -> None:
     figures = page.id("charts").all("figure")
     assert len(figures) == 2
     assert "regressed, +20 %" in figures[0].text
@@ -53,7 +53,7 @@ def test_charts_are_of_what_regressed_or_improved(page: Element) -> None:
         assert points.count("M") == 40
 
 
-def test_every_series_has_a_row_with_its_line(page: Element) -> None:
+def test_each_series_has_a_row_with_a_sparkline(page: Element) -> None:
     (table,) = page.id("series").all("table")
     body = table.all("tbody")[0].all("tr")
     assert len(body) == 8
@@ -63,16 +63,16 @@ def test_every_series_has_a_row_with_its_line(page: Element) -> None:
     assert labels.count("no change") == 5
 
 
-def test_points_are_all_there(tmp_path: Path) -> None:
-    found = tracks.made()
-    page = parse(render(found, tmp_path / "page.html").read_text(encoding="utf-8"))
+def test_raw_data_contain_all_points(tmp_path: Path) -> None:
+    tracked = tracks.made()
+    page = parse(render(tracked, tmp_path / "page.html").read_text(encoding="utf-8"))
     packed = base64.b64decode(page.id("download").attributes["href"].split(",")[1])
     csv = pd.read_csv(io.BytesIO(gzip.decompress(packed)))
-    assert csv["value"].tolist() == pytest.approx(found.points["value"].tolist(), rel=1e-5)
-    assert csv["run"].tolist() == found.points["run"].tolist()
+    assert csv["value"].tolist() == pytest.approx(tracked.points["value"].tolist(), rel=1e-5)
+    assert csv["run"].tolist() == tracked.points["run"].tolist()
 
 
-def test_hundreds_of_series_over_months_stay_small() -> None:
+def test_page_with_hundreds_of_series_stays_small() -> None:
     page = sound(to_html(tracks.made(500, 120)))
     assert len(page.id("charts").all("figure")) == 20
     assert "more are in the table of all figures" in page.id("charts").text
@@ -80,34 +80,34 @@ def test_hundreds_of_series_over_months_stay_small() -> None:
     assert len(pd.read_csv(io.BytesIO(gzip.decompress(packed)))) == 500, "a row a series"
 
 
-def test_too_many_points_are_said_to_be() -> None:
+def test_too_many_points_are_reported() -> None:
     page = sound(to_html(tracks.made(800, 180)))
-    assert "too many to lie in a page" in page.id("raw").text
-    assert "300 rows more are not shown" in page.id("series").text
+    assert "page cannot hold all" in page.id("raw").text
+    assert "300 more rows are not shown" in page.id("series").text
 
 
 def test_hostile_text_stays_text() -> None:
-    found = tracks.made(metric=HOSTILE, cpu_model=HOSTILE, kernel=HOSTILE)
-    changes = found.changes.assign(acknowledged=HOSTILE, commit=HOSTILE)
-    told = dataclasses.replace(found, changes=changes, notes=[HOSTILE])
-    page = sound(to_html(told))
-    assert HOSTILE in page.id("changed").text
+    tracked = tracks.made(metric=HOSTILE, cpu_model=HOSTILE, kernel=HOSTILE)
+    changes = tracked.changes.assign(acknowledged=HOSTILE, commit=HOSTILE)
+    changed = dataclasses.replace(tracked, changes=changes, notes=[HOSTILE])
+    page = sound(to_html(changed))
+    assert HOSTILE in page.id("changes").text
     assert HOSTILE in page.id("series").text
 
 
 def test_history_without_a_change(tmp_path: Path) -> None:
-    found = tracks.made(2, 5)
-    series = found.series.assign(verdict="pass")
-    page = sound(to_html(dataclasses.replace(found, changes=found.changes[:0], series=series)))
-    assert "No change was found" in page.id("changed").text
-    assert "Nothing regressed or improved" in page.id("charts").text
+    tracked = tracks.made(2, 5)
+    series = tracked.series.assign(verdict="pass")
+    page = sound(to_html(dataclasses.replace(tracked, changes=tracked.changes[:0], series=series)))
+    assert "No series has a change" in page.id("changes").text
+    assert "No figure regressed or improved" in page.id("charts").text
 
 
 @given(st.lists(st.floats(-1e12, 1e12) | st.just(math.nan), max_size=300), st.integers(2, 120))
-def test_lines_of_any_values_are_thin_and_keep_their_peaks(values: list[float], most: int) -> None:
-    kept = [value for _, value in thinned(values, most)]
+def test_thinned_lines_keep_their_peaks(values: list[float], most: int) -> None:
+    values_ = [value for _, value in thinned(values, most)]
     known = [value for value in values if math.isfinite(value)]
-    assert len(kept) <= max(most, 2)
+    assert len(values_) <= max(most, 2)
     if known:
-        assert (min(kept), max(kept)) == (min(known), max(known))
+        assert (min(values_), max(values_)) == (min(known), max(known))
     assert parse(str(spark(values, [], "no change", most))).all("svg")

@@ -13,14 +13,14 @@ import pandas as pd
 
 from harness.results import RunFacts
 from harness.results.compare import SERIES, VERDICTS
-from harness.results.track import Track
+from harness.results.history import History
 from tests.results.synthetic import facts
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-OF_CHANGE = ("effect", "low", "high", "p", "run", "commit", "before_commit")
+OF_CHANGE = ("effect", "low", "high", "p", "run", "commit", "previous_commit")
 
 
-def made(series: int = 8, nights: int = 40, **texts: Any) -> Track:
+def made(series: int = 8, nights: int = 40, **texts: Any) -> History:
     """Every fourth series became worse, every fifth better, every seventh is noise; one of the
     changes is acknowledged. texts: facts of all runs; metric: what all metrics begin with."""
     random = np.random.default_rng(1)
@@ -50,7 +50,7 @@ def made(series: int = 8, nights: int = 40, **texts: Any) -> Track:
     table = pd.DataFrame(rows)
     table.loc[table["id"] == changes[0]["id"], "verdict"] = "pass"
     order = np.lexsort((-table["effect"].abs().fillna(0), table["verdict"].map(VERDICTS.index)))
-    return Track(
+    return History(
         runs, pd.DataFrame(points), pd.DataFrame(changes), table.iloc[order], ["one run is odd"]
     )
 
@@ -78,10 +78,10 @@ def _change(
     key: dict[str, str], runs: list[RunFacts], at: int, effect: float, level: float
 ) -> dict[str, Any]:
     return {
-        **{**key, **_of(runs[at]), "before": runs[at - 1]["run"]},
+        **{**key, **_of(runs[at]), "previous_run": runs[at - 1]["run"]},
         **{
-            "before_commit": runs[at - 1]["commit"],
-            "found": runs[min(at + 3, len(runs) - 1)]["run"],
+            "previous_commit": runs[at - 1]["commit"],
+            "detected": runs[min(at + 3, len(runs) - 1)]["run"],
         },
         **{"old": level, "new": level * (1 + effect), "effect": effect},
         **{"low": effect - 0.02, "high": effect + 0.02, "p": 1e-6},

@@ -19,7 +19,7 @@ import pytest
 from harness.__main__ import main
 from harness.commands import exchange as commands
 from harness.results import exchange, load, runs
-from harness.results.exchange.foreign import Source
+from harness.results.exchange.imported_run import ImportSource
 from harness.results.exchange.pytest_benchmark import read
 from harness.results.schema import COLUMNS, SCHEMA_VERSION
 from harness.results.store import boot_medians
@@ -46,7 +46,7 @@ def run_file(tmp_path: Path) -> Path:
     return write_run(tmp_path / "store", boots=3, facts={"profile": "full"})
 
 
-def test_the_command_offers_what_there_is() -> None:
+def test_command_offers_all_formats() -> None:
     assert set(commands.EXPORTS) == set(exchange.EXPORTS)
     assert set(commands.IMPORTS) == set(exchange.IMPORTS)
 
@@ -67,7 +67,7 @@ def test_csv_has_every_column(harness: Harness, run_file: Path) -> None:
     assert datetime.fromisoformat(rows[0]["time"]) == frame["time"].iloc[0]
 
 
-def test_json_comes_back_as_the_same_run(tmp_path: Path, harness: Harness, run_file: Path) -> None:
+def test_json_round_trip_restores_the_run(tmp_path: Path, harness: Harness, run_file: Path) -> None:
     file = tmp_path / "run.json"
     assert harness("export", run_file.stem, "--format=json", "-o", file) == (0, "", "")
     status, out, _ = harness("import", file, "--format=json", store=tmp_path / "other")
@@ -83,58 +83,60 @@ def test_json_comes_back_as_the_same_run(tmp_path: Path, harness: Harness, run_f
     assert f"has the run {run_file.stem} already" in err
 
 
-def test_json_of_an_older_schema(tmp_path: Path, harness: Harness, run_file: Path) -> None:
-    told = json.loads(exchange.exported(run_file, "json"))
-    for row in told["samples"]:
+def test_json_of_older_schema_is_imported(tmp_path: Path, harness: Harness, run_file: Path) -> None:
+    document = json.loads(exchange.export_run(run_file, "json"))
+    for row in document["samples"]:
         del row["attempt"]
     file = tmp_path / "old.json"
-    file.write_text(json.dumps({**told, "version": 1}))
+    file.write_text(json.dumps({**document, "version": 1}))
     status, out, _ = harness("import", file, "--format=json", store=tmp_path / "other")
     assert status == 0
     assert set(load(Path(out.strip()))[1]["attempt"]) == {1}
 
 
-def test_benchmark_json_is_that_of_a_session(harness: Harness, run_file: Path) -> None:
+def test_benchmark_json_has_the_expected_keys(harness: Harness, run_file: Path) -> None:
     _, out, _ = harness("export", "latest", "--format=benchmark")
     assert {"machine_info", "commit_info", "benchmarks"} <= set(json.loads(out))
 
 
-def test_junit_tells_figures_and_claims_no_outcome(harness: Harness, run_file: Path) -> None:
+def test_junit_has_figures_without_outcomes(harness: Harness, run_file: Path) -> None:
     _, out, _ = harness("export", "latest", "--format=junit")
     (suite,) = ET.fromstring(out.encode())  # noqa: S314 - our own
     assert "failures" not in suite.attrib
     known = {p.attrib["name"]: p.attrib["value"] for p in suite.findall("properties/property")}
     assert known["run"] == run_file.stem
     assert known["outcomes.passed"] == "9"
-    assert "none of them is said to have passed or failed" in known["note"]
+    assert "A test case has no outcome" in known["note"]
     cases = suite.findall("testcase")
     assert int(suite.attrib["tests"]) == len(cases) == 3
     assert {case.attrib["classname"] for case in cases} == {"suites.synthetic"}
     assert cases[1].attrib["name"] == "test_made_up[1]"
-    told = {p.attrib["name"]: p.attrib["value"] for p in cases[1].findall("properties/property")}
+    properties = {
+        p.attrib["name"]: p.attrib["value"] for p in cases[1].findall("properties/property")
+    }
     medians = boot_medians([run_file])
     mine = medians[(medians["metric"] == "boot.ready") & (medians["boot"] == 1)]
-    assert told["boot.ready (kvm, memory=256, vcpus=1)"] == f"{mine['value'].item():.6g} s"
-    assert not any(name.startswith("host.") for name in told)
+    assert properties["boot.ready (kvm, memory=256, vcpus=1)"] == f"{mine['value'].item():.6g} s"
+    assert not any(name.startswith("host.") for name in properties)
 
 
-def test_junit_of_names_that_xml_cannot_say(tmp_path: Path) -> None:
+def test_junit_replaces_characters_invalid_in_xml(tmp_path: Path) -> None:
     path = write_run(tmp_path, parts="boot", test="made.py::test_<&\x00\x1b[1m\"'>")
-    (suite,) = ET.fromstring(exchange.exported(path, "junit").encode())  # noqa: S314 - our own
+    (suite,) = ET.fromstring(exchange.export_run(path, "junit").encode())  # noqa: S314 - our own
     assert suite[1].attrib["name"] == "test_<&\ufffd\ufffd[1m\"'>[0]"
 
 
-def test_a_run_without_samples_can_go_out(tmp_path: Path) -> None:
+def test_run_without_samples_is_exported(tmp_path: Path) -> None:
     path = write_run(tmp_path, parts="boot", boots=0)
     for form in exchange.EXPORTS:
-        assert exchange.exported(path, form)
+        assert exchange.export_run(path, form)
 
 
-def test_export_is_of_one_run(tmp_path: Path, harness: Harness, run_file: Path) -> None:
+def test_export_requires_one_run(tmp_path: Path, harness: Harness, run_file: Path) -> None:
     write_run(tmp_path / "store", parts="boot")
     day = f"{datetime.now(UTC):%Y-%m-%d}"
     status, _, err = harness("export", day, "--format=csv")
-    assert (status, "means 2 runs" in err) == (1, True)
+    assert (status, "matches 2 runs" in err) == (1, True)
     status, _, err = harness("export", "latest", "--format=csv", "-o", run_file / "x.csv")
     assert (status, "cannot be written" in err) == (1, True)
 
@@ -157,43 +159,45 @@ def test_len(benchmark):
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
     """A file of pytest-benchmark's own, with its rounds or without."""
-    made: dict[bool, Path] = {}
+    files: dict[bool, Path] = {}
 
     def measure(rounds: bool) -> Path:
-        if rounds not in made:
+        if rounds not in files:
             folder = tmp_path_factory.mktemp("benchmarks")
             (folder / "test_it.py").write_text(BENCHMARKS)
             quick = ["--benchmark-max-time=0.001", "--benchmark-min-rounds=3"]
-            told = "--benchmark-json=told.json" if rounds else "--benchmark-save=told"
+            output = "--benchmark-json=rounds.json" if rounds else "--benchmark-save=rounds"
             subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-p", "no:hypervisor", *quick, told],
+                [sys.executable, "-m", "pytest", "-q", "-p", "no:hypervisor", *quick, output],
                 cwd=folder,
                 check=True,
                 capture_output=True,
                 timeout=60,
             )
-            (made[rounds],) = folder.rglob("*told.json")
-        return made[rounds]
+            (files[rounds],) = folder.rglob("*rounds.json")
+        return files[rounds]
 
     return measure
 
 
-def test_benchmarks_with_their_rounds(
+def test_benchmarks_with_rounds_are_imported(
     harness: Harness, measured: Callable[[bool], Path], tmp_path: Path
 ) -> None:
     file = measured(True)
-    told = json.loads(file.read_text())
+    document = json.loads(file.read_text())
     status, out, _ = harness("import", file, "--format=benchmark")
     assert status == 0
     known, frame = load(Path(out.strip()))
-    assert known["notes"] == [f"imported from told.json (pytest-benchmark {told['version']})"]
-    assert known["start"] == told["datetime"]
-    assert known["run"].startswith(datetime.fromisoformat(told["datetime"]).strftime("%Y%m%dT%H"))
-    assert known["hostname"] == told["machine_info"]["node"]
-    assert known["kernel"] == told["machine_info"]["release"]
-    assert known["cpus"] == told["machine_info"]["cpu"]["count"]
+    assert known["notes"] == [f"imported from rounds.json (pytest-benchmark {document['version']})"]
+    assert known["start"] == document["datetime"]
+    assert known["run"].startswith(
+        datetime.fromisoformat(document["datetime"]).strftime("%Y%m%dT%H")
+    )
+    assert known["hostname"] == document["machine_info"]["node"]
+    assert known["kernel"] == document["machine_info"]["release"]
+    assert known["cpus"] == document["machine_info"]["cpu"]["count"]
     assert "hypervisor" not in known
-    for one in told["benchmarks"]:
+    for one in document["benchmarks"]:
         mine = frame[frame["test"] == one["fullname"]]
         assert mine["value"].tolist() == one["stats"]["data"]
         assert mine["batch"].tolist() == list(range(one["stats"]["rounds"]))
@@ -206,18 +210,18 @@ def test_benchmarks_with_their_rounds(
     assert (status, "already" in err) == (1, True)
 
 
-def test_benchmarks_without_their_rounds(
+def test_benchmarks_without_rounds_are_imported_as_medians(
     harness: Harness, measured: Callable[[bool], Path]
 ) -> None:
     file = measured(False)
-    told = json.loads(file.read_text())
+    document = json.loads(file.read_text())
     status, out, _ = harness("import", file, "--format=benchmark", "--hypervisor=kvm")
     assert status == 0
     known, frame = load(Path(out.strip()))
     assert known["hypervisor"] == "kvm"
     assert set(frame["hypervisor"]) == {"kvm"}
-    assert "3 of 3 benchmarks came without their rounds" in known["notes"][1]
-    for one in told["benchmarks"]:
+    assert "3 of 3 benchmarks have no rounds" in known["notes"][1]
+    for one in document["benchmarks"]:
         mine = frame[frame["test"] == one["fullname"]].set_index("unit")
         assert mine["value"].to_dict() == {
             "s": one["stats"]["median"],
@@ -226,10 +230,10 @@ def test_benchmarks_without_their_rounds(
         assert json.loads(mine["parameters"]["s"])["statistic"] == "median"
 
 
-def test_our_own_benchmark_json_comes_in(tmp_path: Path, run_file: Path) -> None:
+def test_exported_benchmark_json_is_imported(tmp_path: Path, run_file: Path) -> None:
     file = tmp_path / "ours.json"
-    file.write_text(exchange.exported(run_file, "benchmark"))
-    _, frame = load(exchange.imported(tmp_path / "other", file, "benchmark"))
+    file.write_text(exchange.export_run(run_file, "benchmark"))
+    _, frame = load(exchange.import_run(tmp_path / "other", file, "benchmark"))
     assert frame["metric"].str.startswith("benchmark.").all()
     assert len(frame) > 100
 
@@ -253,16 +257,16 @@ VMEXIT = (
 
 
 def _imported(tmp_path: Path, text: str, **more: str) -> tuple[Any, Any]:
-    file = tmp_path / "told.log"
+    file = tmp_path / "output.log"
     file.write_text(text, newline="")
     os.utime(file, (1_750_000_000, 1_750_000_000))
-    return load(exchange.imported(tmp_path / "store", file, "kvm-unit-tests", **more))
+    return load(exchange.import_run(tmp_path / "store", file, "kvm-unit-tests", **more))
 
 
-def test_what_run_tests_prints(tmp_path: Path) -> None:
+def test_run_tests_output_is_imported(tmp_path: Path) -> None:
     known, frame = _imported(tmp_path, RUN_TESTS)
     assert known["outcomes"] == {"passed": 3, "failed": 2, "skipped": 1}
-    assert known["notes"][0].startswith("imported from told.log (kvm-unit-tests)")
+    assert known["notes"][0].startswith("imported from output.log (kvm-unit-tests)")
     assert known["notes"][1:] == [
         "failed: pmu (36 tests, 2 unexpected failures, 1 expected failures, 3 skipped)",
         "failed: emulator (timeout; duration=90s)",
@@ -279,7 +283,7 @@ def test_what_run_tests_prints(tmp_path: Path) -> None:
     assert set(frame["test"]) == {f"kvm-unit-tests::{n}" for n in ("apic-split", "smptest", "pmu")}
 
 
-def test_what_vmexit_prints(tmp_path: Path) -> None:
+def test_vmexit_log_is_imported(tmp_path: Path) -> None:
     known, frame = _imported(tmp_path, VMEXIT, hypervisor="kvm")
     assert known["outcomes"] == {}
     rows = frame[["metric", "value", "unit", "better", "hypervisor", "batch"]].to_numpy().tolist()
@@ -314,16 +318,16 @@ def _benchmark(**more: Any) -> str:
     [
         ("json", "", "no JSON"),
         ("json", "[]", "no JSON object"),
-        ("json", "{}", "does not say so"),
-        ("json", _told(version="2"), "does not say so"),
+        ("json", "{}", "no format and version"),
+        ("json", _told(version="2"), "no format and version"),
         ("json", _told(version=SCHEMA_VERSION + 1), "reads up to"),
-        ("json", _told(facts=None), "no facts"),
+        ("json", _told(facts=None), "facts have no run id"),
         ("json", _told(samples={}), "no samples"),
-        ("json", _told(samples=[3]), "cannot be read"),
+        ("json", _told(samples=[3]), "malformed"),
         ("json", _told(row={"run": "20260102T030405Z-00beef"}), "not '20260102T030405Z-abcdef'"),
         ("json", _told(row={"value": float("nan")}), "finite number"),
-        ("json", _told(row={"time": "noon"}), "cannot be read"),
-        ("json", _told(row={"more": 1}), "cannot be read"),
+        ("json", _told(row={"time": "noon"}), "malformed"),
+        ("json", _told(row={"more": 1}), "malformed"),
         ("json", _told(facts={"run": "../x"}, samples=[]), "no run id"),
         (
             "json",
@@ -331,12 +335,12 @@ def _benchmark(**more: Any) -> str:
             "cpus is inf",
         ),
         ("json", _told(facts=facts(run="20260102T030405Z-abcdef", commit=None)), "commit is None"),
-        ("json", _told(facts=facts(run="20260102T030405Z-abcdef", start="noon")), "cannot be read"),
+        ("json", _told(facts=facts(run="20260102T030405Z-abcdef", start="noon")), "invalid"),
         ("benchmark", "{", "no JSON"),
         ("benchmark", "{}", "no benchmarks"),
-        ("benchmark", _benchmark(datetime="noon"), "when it was measured"),
-        ("benchmark", _benchmark(benchmarks=[3]), "cannot be read"),
-        ("benchmark", _benchmark(benchmarks=[{**_ONE, "stats": {}}]), "cannot be read"),
+        ("benchmark", _benchmark(datetime="noon"), "no valid datetime"),
+        ("benchmark", _benchmark(benchmarks=[3]), "malformed"),
+        ("benchmark", _benchmark(benchmarks=[{**_ONE, "stats": {}}]), "malformed"),
         ("benchmark", _benchmark(benchmarks=[{**_ONE, "stats": {"data": [None]}}]), "finite"),
         ("benchmark", _benchmark(machine_info=3), "no object"),
         ("kvm-unit-tests", "", "no line"),
@@ -354,14 +358,14 @@ def test_malformed_files_write_nothing(
     assert not (tmp_path / "store").exists()
 
 
-def test_plain_benchmark_is_enough(tmp_path: Path) -> None:
-    source = Source(tmp_path / "x.json", _benchmark().encode(), 0.0)
-    made = read(source)
-    assert made.samples[0].time == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert made.facts["run"].startswith("20260102T030405Z-")
+def test_minimal_benchmark_is_imported(tmp_path: Path) -> None:
+    source = ImportSource(tmp_path / "x.json", _benchmark().encode(), 0.0)
+    imported = read(source)
+    assert imported.samples[0].time == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert imported.facts["run"].startswith("20260102T030405Z-")
 
 
-def test_no_such_file(harness: Harness, tmp_path: Path) -> None:
+def test_missing_file_is_an_error(harness: Harness, tmp_path: Path) -> None:
     status, _, err = harness("import", tmp_path / "absent", "--format=json")
     assert (status, "cannot be read" in err) == (1, True)
     assert runs(tmp_path / "store") == []

@@ -36,7 +36,7 @@ def test_pytest_benchmark_compares_two_runs(tmp_path: Path) -> None:
     assert "benchmark 'io.iops': " in ended.stdout
 
 
-def test_later_session_compares_against_the_file(tmp_path: Path) -> None:
+def test_benchmark_compare_accepts_the_file(tmp_path: Path) -> None:
     path = benchmark_json.write(write_run(tmp_path / "store"), tmp_path / "0001_run.json")
     (tmp_path / "test_it.py").write_text("def test_it(benchmark):\n    benchmark(int)\n")
     quick = ["--benchmark-max-time=0.01", "--benchmark-min-rounds=1", "-p", "no:hypervisor"]
@@ -52,11 +52,11 @@ def test_later_session_compares_against_the_file(tmp_path: Path) -> None:
     assert f"Comparing against benchmarks from: {path}" in ended.stdout + ended.stderr
 
 
-def test_times_and_rates_become_seconds_and_nothing_else_does(tmp_path: Path) -> None:
+def test_only_times_and_rates_become_seconds(tmp_path: Path) -> None:
     run = write_run(tmp_path, boots=3)
     facts, frame = load(run)
-    told = benchmark_json.convert(facts, frame)
-    by_metric = {bench["extra_info"]["metric"]: bench for bench in told["benchmarks"]}
+    document = benchmark_json.convert(facts, frame)
+    by_metric = {bench["extra_info"]["metric"]: bench for bench in document["benchmarks"]}
     raw = frame[frame["metric"] == "exit.cpuid"]["value"]
     assert by_metric["exit.cpuid"]["stats"]["data"] == pytest.approx((raw * 1e-9).tolist())
     assert by_metric["exit.cpuid"]["extra_info"]["unit"] == "ns"
@@ -67,24 +67,26 @@ def test_times_and_rates_become_seconds_and_nothing_else_does(tmp_path: Path) ->
     latency = frame[(frame["metric"] == "io.clat.p99")]["value"].max()
     seconds = [
         bench["stats"]["max"]
-        for bench in told["benchmarks"]
+        for bench in document["benchmarks"]
         if bench["extra_info"]["metric"] == "io.clat.p99"
     ]
     assert max(seconds) == pytest.approx(latency * 1e-6)
     rate = frame[frame["metric"] == "io.iops"]["value"]
     rates = [
-        bench["stats"] for bench in told["benchmarks"] if bench["extra_info"]["metric"] == "io.iops"
+        bench["stats"]
+        for bench in document["benchmarks"]
+        if bench["extra_info"]["metric"] == "io.iops"
     ]
     assert min(one["min"] for one in rates) == pytest.approx(1 / rate.max())
     assert by_metric["io.iops"]["extra_info"]["better"] == "higher"
     left_out = {"exit.cpuid.cycles", "exit.cpuid.exits_per_op", "host.cpu.idle"}
     assert not left_out & set(by_metric)
-    assert left_out <= {other["metric"] for other in told["other_metrics"]}
-    assert told["machine_info"]["emulated"] is True
-    json.dumps(told, allow_nan=False)
+    assert left_out <= {other["metric"] for other in document["other_metrics"]}
+    assert document["machine_info"]["emulated"] is True
+    json.dumps(document, allow_nan=False)
 
 
-def test_statistics_are_those_of_pytest_benchmark(tmp_path: Path) -> None:
+def test_statistics_match_pytest_benchmark(tmp_path: Path) -> None:
     facts, frame = load(write_run(tmp_path, parts="exits", boots=3))
     for bench in benchmark_json.convert(facts, frame)["benchmarks"]:
         theirs: Any = Stats()  # type: ignore[no-untyped-call]
@@ -106,7 +108,7 @@ def test_name_keeps_backends_apart(tmp_path: Path) -> None:
     assert len(names) == len(set(names)) == 8
 
 
-def test_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_path_is_an_error(tmp_path: Path) -> None:
     run = write_run(tmp_path / "store", parts="boot")
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultError, match="cannot be written"):

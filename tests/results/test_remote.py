@@ -16,8 +16,8 @@ import pytest
 
 from harness.errors import ResultError
 from harness.results import load, runs
-from harness.results.acknowledged import acknowledge, acknowledgements
-from harness.results.remote import Remote, local, push
+from harness.results.acknowledgements import acknowledge, load_acknowledgements
+from harness.results.remote import RemoteStore, open_store, push
 from harness.urls import without_passwords
 from tests.results.synthetic import write_run
 from tests.sshd import LoopbackServer, make_key
@@ -97,8 +97,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"file://{tmp_path}/far/store"
 
 
-def test_from_one_machine_to_another(url: str, other_machine: Move) -> None:
-    here = local(url)
+def test_runs_are_shared_between_machines(url: str, other_machine: Move) -> None:
+    here = open_store(url)
     assert runs(here) == []
     assert push(url) == []
     first = write_run(here, parts="boot")
@@ -106,31 +106,31 @@ def test_from_one_machine_to_another(url: str, other_machine: Move) -> None:
     assert push(url) == []
 
     other_machine("b")
-    there = local(url)
-    assert there != here
-    (copy,) = runs(there)
+    other_mirror = open_store(url)
+    assert other_mirror != here
+    (copy,) = runs(other_mirror)
     assert copy.read_bytes() == first.read_bytes()
-    second = write_run(there, parts="boot")
-    said = acknowledge(there, "a1", second.stem, "a new compiler")
-    (there / "run.html").write_text("pages stay")
+    second = write_run(other_mirror, parts="boot")
+    acknowledgement = acknowledge(other_mirror, "a1", second.stem, "a new compiler")
+    (other_mirror / "run.html").write_text("pages stay")
     assert len(push(url)) == 2
 
     other_machine("0")
-    assert len(Remote(url).pull()) == 2
+    assert len(RemoteStore(url).pull()) == 2
     assert [path.stem for path in runs(here)] == sorted([first.stem, second.stem])
     assert load(here, second.stem)[0]["run"] == second.stem
-    assert acknowledgements(here).why("a1", second.stem) == "a new compiler"
-    assert (here / "acknowledged" / said.name).exists()
+    assert load_acknowledgements(here).reason("a1", second.stem) == "a new compiler"
+    assert (here / "acknowledged" / acknowledgement.name).exists()
     assert not (here / "run.html").exists()
     assert not list(here.rglob("*.tmp"))
 
 
-def test_runs_that_could_not_be_sent_are_sent_later(
+def test_failed_upload_is_retried_later(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = local(url)
+    here = open_store(url)
     path = write_run(here, parts="boot")
-    real = Remote(url)._class()
+    real = RemoteStore(url)._file_system_class()
 
     def broken(*_: Any, **__: Any) -> None:
         raise OSError("the line was cut")
@@ -149,37 +149,35 @@ def test_runs_that_could_not_be_sent_are_sent_later(
 
 
 def _files(url: str) -> list[str]:
-    with Remote(url)._open() as (files, root):
+    with RemoteStore(url)._connect() as (files, root):
         try:
             return [str(name) for name in files.find(root)]
         except FileNotFoundError:
             return []
 
 
-def test_unfinished_and_strange_files_are_not_taken_for_runs(
-    tmp_path: Path, other_machine: Move
-) -> None:
+def test_partial_and_other_files_are_not_synchronized(tmp_path: Path, other_machine: Move) -> None:
     url = f"file://{tmp_path}/store"
-    path = write_run(local(url), parts="boot")
+    path = write_run(open_store(url), parts="boot")
     push(url)
     month = tmp_path / "store" / path.parent.name
     (month / f".{path.name}.0123abcd.tmp").write_bytes(b"PAR1")
     (month / "notes.txt").write_text("by hand")
     (tmp_path / "store" / "README").write_text("by hand")
     other_machine("b")
-    assert [one.name for one in local(url).rglob("*") if one.is_file()] == [path.name]
+    assert [one.name for one in open_store(url).rglob("*") if one.is_file()] == [path.name]
 
 
-def test_directory_is_itself(tmp_path: Path) -> None:
-    assert local(str(tmp_path)) == tmp_path
-    assert local("~/x") == tmp_path / "home" / "x"
+def test_directory_needs_no_mirror(tmp_path: Path) -> None:
+    assert open_store(str(tmp_path)) == tmp_path
+    assert open_store("~/x") == tmp_path / "home" / "x"
     assert push(str(tmp_path)) == []
 
 
 def test_mirror_is_one_for_each_url() -> None:
-    mirrors = {Remote(f"memory://{name}").mirror for name in ("a/b", "a-b", "a", "a/b/c")}
+    mirrors = {RemoteStore(f"memory://{name}").mirror for name in ("a/b", "a-b", "a", "a/b/c")}
     assert len(mirrors) == 4
-    assert Remote("memory://a/").mirror == Remote("memory://a").mirror
+    assert RemoteStore("memory://a/").mirror == RemoteStore("memory://a").mirror
 
 
 @pytest.mark.parametrize(
@@ -189,9 +187,9 @@ def test_mirror_is_one_for_each_url() -> None:
         ("sftp://me:secret@host/x", "password", "key"),
     ],
 )
-def test_urls_that_cannot_be(word: str, cause: str, hint: str) -> None:
+def test_invalid_urls_are_refused(word: str, cause: str, hint: str) -> None:
     with pytest.raises(ResultError, match=cause) as caught:
-        Remote(word)
+        RemoteStore(word)
     assert hint in caught.value.hint
     assert "secret" not in str(caught.value)
 
@@ -200,7 +198,7 @@ def test_s3_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(ResultError, match="s3fs") as caught:
-        Remote("s3://bucket/x")
+        RemoteStore("s3://bucket/x")
     assert "pip install '.[s3]'" in caught.value.hint
 
 
@@ -216,7 +214,7 @@ def test_unknown_host_is_refused(tmp_path: Path, sshd: LoopbackServer) -> None:
     known = tmp_path / "home" / ".ssh" / "known_hosts"
     known.write_text("")
     with pytest.raises(ResultError, match=r"host key .* is not known") as caught:
-        local(_sftp(sshd, tmp_path / "store"))
+        open_store(_sftp(sshd, tmp_path / "store"))
     assert "ssh-keyscan" in caught.value.hint
     assert known.read_text() == ""
     assert not (tmp_path / "store").exists()
@@ -227,26 +225,26 @@ def test_host_with_another_key_is_refused(tmp_path: Path, sshd: LoopbackServer) 
     known = tmp_path / "home" / ".ssh" / "known_hosts"
     known.write_text(f"[127.0.0.1]:{sshd.port} {make_key(tmp_path / 'other')}\n")
     with pytest.raises(ResultError, match="cannot be read") as caught:
-        local(_sftp(sshd, tmp_path / "store"))
-    assert "in between" in caught.value.hint
+        open_store(_sftp(sshd, tmp_path / "store"))
+    assert "intercepted" in caught.value.hint
 
 
-def test_key_that_the_host_does_not_take(tmp_path: Path, sshd: LoopbackServer) -> None:
+def test_refused_client_key_is_reported(tmp_path: Path, sshd: LoopbackServer) -> None:
     _known_to_home(sshd, tmp_path / "home")
     make_key(tmp_path / "home" / ".ssh" / "id_ed25519")
     with pytest.raises(ResultError, match="cannot be read") as caught:
-        local(_sftp(sshd, tmp_path / "store"))
+        open_store(_sftp(sshd, tmp_path / "store"))
     assert "authorized_keys" in caught.value.hint
 
 
-def test_host_that_is_gone(tmp_path: Path, sshd: LoopbackServer) -> None:
+def test_unreachable_host_keeps_runs_in_mirror(tmp_path: Path, sshd: LoopbackServer) -> None:
     _known_to_home(sshd, tmp_path / "home")
     url = _sftp(sshd, tmp_path / "store")
-    path = write_run(local(url), parts="boot")
+    path = write_run(open_store(url), parts="boot")
     sshd.close()
     with pytest.raises(ResultError, match="cannot be written") as caught:
         push(url)
-    assert str(Remote(url).mirror) in caught.value.hint
+    assert str(RemoteStore(url).mirror) in caught.value.hint
     assert path.exists()
 
 
@@ -259,7 +257,7 @@ def test_it(record_sample):
 
 
 @pytest.mark.parametrize("writable", [True, False])
-def test_a_session_sends_its_run(tmp_path: Path, writable: bool) -> None:
+def test_session_uploads_its_run(tmp_path: Path, writable: bool) -> None:
     project, store = tmp_path / "project", tmp_path / "far" / "store"
     project.mkdir()
     processes = Path(__file__).parents[1] / "plugin" / "processes.py"
@@ -289,36 +287,36 @@ def test_a_session_sends_its_run(tmp_path: Path, writable: bool) -> None:
         check=False,
         timeout=120,
     )
-    mirror = Remote(f"file://{store}").mirror
-    (kept,) = runs(mirror)
-    assert len(load(kept)[1]) >= 1
+    mirror = RemoteStore(f"file://{store}").mirror
+    (run,) = runs(mirror)
+    assert len(load(run)[1]) >= 1
     if writable:
         assert done.returncode == 0, done.stdout + done.stderr
-        assert [path.name for path in runs(store)] == [kept.name]
+        assert [path.name for path in runs(store)] == [run.name]
     else:
         assert done.returncode == 1, done.stdout + done.stderr
         assert "cannot be written" in done.stdout
         assert str(mirror) in done.stdout
 
 
-def test_a_folder_that_cannot_be_listed_is_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else all would be sent again, and verdicts be made without what is there."""
+def test_unlistable_folder_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an empty folder it would get all files again."""
 
     def refuse(_self: object, _path: str, **_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.ls", refuse)
     with pytest.raises(ResultError, match=r"cannot be read: .*Permission denied"):
-        local("file:///tmp")
+        open_store("file:///tmp")
 
 
 @pytest.mark.parametrize(
     "url",
     ["s3://AKIA:ab/cd@bucket/x", "simplecache::sftp://me:pw@host/x", "sftp://me:secret@host/x"],
 )
-def test_no_password_is_told_again(url: str) -> None:
-    with pytest.raises(ResultError, match="a password does not belong") as caught:
-        Remote(url)
+def test_errors_never_contain_passwords(url: str) -> None:
+    with pytest.raises(ResultError, match="contains a password") as caught:
+        RemoteStore(url)
     for word in ("ab/cd", "pw@", "secret"):
         assert word not in str(caught.value)
     assert without_passwords(f"--virt-results={url}").count("***@") == 1

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from harness.errors import HarnessError, ResultError
-from harness.results.schema import COLUMNS, Parameter, Sample, canonical, check_facts, decode
+from harness.results.schema import (
+    COLUMNS,
+    Parameter,
+    Sample,
+    decode_parameters,
+    encode_facts,
+    encode_parameters,
+)
 from tests.results.synthetic import START, Synthetic
 
 GOOD = next(Synthetic("20260102T030405Z-abcdef").boot())
@@ -40,7 +47,7 @@ GOOD = next(Synthetic("20260102T030405Z-abcdef").boot())
         ("parameters", {1: "x"}),
     ],
 )
-def test_refused_with_the_field_named(field: str, value: Any) -> None:
+def test_invalid_field_is_named_in_the_error(field: str, value: Any) -> None:
     with pytest.raises(ResultError, match=field) as caught:
         dataclasses.replace(GOOD, **{field: value})
     assert isinstance(caught.value, HarnessError)
@@ -57,13 +64,13 @@ def test_row_has_every_column_and_utc() -> None:
     assert isinstance(row["value"], float)
 
 
-def test_parameters_are_canonical_and_come_back() -> None:
+def test_parameters_round_trip_canonically() -> None:
     one: dict[str, Parameter] = {"b": 1, "a": "ü"}
     other: dict[str, Parameter] = {"a": "ü", "b": 1}
-    assert canonical(one) == canonical(other)
-    assert decode(canonical(one)) == other
+    assert encode_parameters(one) == encode_parameters(other)
+    assert decode_parameters(encode_parameters(one)) == other
     with pytest.raises(ResultError, match="no JSON object"):
-        decode("[1]")
+        decode_parameters("[1]")
 
 
 def test_sample_is_frozen() -> None:
@@ -72,9 +79,9 @@ def test_sample_is_frozen() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), object(), {1, 2}])
-def test_facts_that_are_no_json(bad: Any) -> None:
+def test_facts_must_be_json(bad: Any) -> None:
     with pytest.raises(ResultError, match="not JSON"):
-        check_facts({"notes": [bad]})
+        encode_facts({"notes": [bad]})
 
 
 def test_sample_equality_is_by_value() -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import ResultError
-from harness.results import RunWriter, load, new_run_id, query, recover, runs, usable
+from harness.results import RunWriter, load, new_run_id, query, readable_files, recover, runs
 from harness.results.schema import COLUMNS
 from tests.results.synthetic import Synthetic, facts
 
@@ -46,16 +46,16 @@ def test_round_trip(tmp_path: Path) -> None:
     month = f"{writer.run[:4]}-{writer.run[4:6]}"
     assert path == tmp_path / month / f"{writer.run}.parquet"
     assert _files(tmp_path) == [f"{month}/{writer.run}.parquet"]
-    told, frame = load(path)
+    run_facts, frame = load(path)
     assert tuple(frame.columns) == COLUMNS
     rows = frame.assign(time=frame["time"].dt.to_pydatetime()).to_dict("records")
     assert rows == [sample.row() for sample in samples]
-    assert told["run"] == writer.run
-    assert told["exit_status"] == 1
-    assert told["outcomes"] == {"failed": 2}
-    assert told["cpu_model"] == facts()["cpu_model"]
-    assert told["complete"] is True
-    assert told["start"] < told["end"]
+    assert run_facts["run"] == writer.run
+    assert run_facts["exit_status"] == 1
+    assert run_facts["outcomes"] == {"failed": 2}
+    assert run_facts["cpu_model"] == facts()["cpu_model"]
+    assert run_facts["complete"] is True
+    assert run_facts["start"] < run_facts["end"]
 
 
 @pytest.mark.parametrize("run", ["../../etc/x", "", "20260102T030405Z-abcdef/..", "x"])
@@ -74,7 +74,7 @@ def test_sample_of_another_run_is_refused(tmp_path: Path) -> None:
     assert len(load(writer.close())[1]) == writer.count
 
 
-def test_closed_twice_is_harmless_and_add_after_is_not(tmp_path: Path) -> None:
+def test_second_close_is_harmless_and_add_after_close_fails(tmp_path: Path) -> None:
     writer = _filled(tmp_path)
     path = writer.close()
     assert writer.close() == path
@@ -82,7 +82,7 @@ def test_closed_twice_is_harmless_and_add_after_is_not(tmp_path: Path) -> None:
         writer.add(next(Synthetic(writer.run).boot()))
 
 
-def test_threads_may_add_at_once(tmp_path: Path) -> None:
+def test_add_is_thread_safe(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path, {})
     batch = list(Synthetic(writer.run, boots=25).boot())
 
@@ -95,9 +95,9 @@ def test_threads_may_add_at_once(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    told, frame = load(writer.close())
+    run_facts, frame = load(writer.close())
     assert len(frame) == 4 * len(batch)
-    assert "lost_lines" not in told
+    assert "lost_lines" not in run_facts
 
 
 CRASH = """
@@ -123,16 +123,16 @@ def test_killed_session_loses_no_sample(tmp_path: Path) -> None:
     with spool.open("ab") as stream:
         stream.write(b'{"metric": "boot.re')  # the line it was writing when it died
     (path,) = recover(tmp_path)
-    told, frame = load(path)
+    run_facts, frame = load(path)
     assert len(frame) == 12
-    assert told["complete"] is False
-    assert told["lost_lines"] == 1
-    assert told["host"] == "emulated"
+    assert run_facts["complete"] is False
+    assert run_facts["lost_lines"] == 1
+    assert run_facts["host"] == "emulated"
     assert not spool.exists()
     assert recover(tmp_path) == []
 
 
-def test_recover_leaves_living_sessions_and_strangers_alone(tmp_path: Path) -> None:
+def test_recover_skips_running_sessions_and_other_files(tmp_path: Path) -> None:
     writer = _filled(tmp_path)
     stranger = tmp_path / "notes.jsonl"
     stranger.write_text("{}\n")
@@ -142,14 +142,14 @@ def test_recover_leaves_living_sessions_and_strangers_alone(tmp_path: Path) -> N
     assert len(load(writer.close())[1]) == writer.count
 
 
-def test_recover_sets_a_spool_of_rubbish_aside(tmp_path: Path) -> None:
+def test_recover_renames_an_unreadable_spool(tmp_path: Path) -> None:
     spool = tmp_path / "20260102T030405Z-abcdef.jsonl"
     spool.write_bytes(b"\x00\xff rubbish\n")
     assert recover(tmp_path) == []
     assert _files(tmp_path) == ["20260102T030405Z-abcdef.broken"]
 
 
-def test_close_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = _filled(tmp_path)
 
     def half(table: Any, place: Path, **_: Any) -> None:
@@ -164,15 +164,13 @@ def test_close_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert str(writer.spool) in caught.value.hint
     assert _files(tmp_path) == [writer.spool.name]
     (path,) = recover(tmp_path)
-    told, frame = load(path)
+    run_facts, frame = load(path)
     assert len(frame) == writer.count
-    assert told["exit_status"] == 0
-    assert told["complete"] is True
+    assert run_facts["exit_status"] == 0
+    assert run_facts["complete"] is True
 
 
-def test_full_disk_at_add_leaves_whole_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_leaves_no_partial_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = _filled(tmp_path)
     sample = next(Synthetic(writer.run).boot())
     real = os.pwrite
@@ -181,13 +179,13 @@ def test_full_disk_at_add_leaves_whole_lines(
         with pytest.raises(ResultError, match="No space left"):
             writer.add(sample)
     writer.add(dataclasses.replace(sample, value=42.0))
-    told, frame = load(writer.close())
-    assert "lost_lines" not in told
+    run_facts, frame = load(writer.close())
+    assert "lost_lines" not in run_facts
     assert len(frame) == writer.count
     assert frame["value"].iloc[-1] == 42.0
 
 
-def test_store_that_cannot_be_made(tmp_path: Path) -> None:
+def test_uncreatable_store_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultError, match="cannot be written") as caught:
         RunWriter(tmp_path / "file" / "store", {})
@@ -202,14 +200,14 @@ def test_spool_of_version_1_is_recovered(tmp_path: Path) -> None:
     old = tmp_path / "20260102T030405Z-0000a2.jsonl"
     old.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (path,) = recover(tmp_path)
-    told, frame = load(path)
-    assert told["run"] == old.stem
-    assert "lost_lines" not in told
+    run_facts, frame = load(path)
+    assert run_facts["run"] == old.stem
+    assert "lost_lines" not in run_facts
     assert set(frame["attempt"]) == {1}
     assert len(frame) == writer.count
 
 
-def test_empty_spool_is_left_to_the_session_that_makes_it(tmp_path: Path) -> None:
+def test_new_empty_spool_is_not_recovered(tmp_path: Path) -> None:
     spool = tmp_path / "20260102T030405Z-abcdef.jsonl"
     spool.touch()
     assert recover(tmp_path) == []
@@ -312,13 +310,13 @@ class _Killer:
         assert self._server.wait(20) == 0
 
 
-def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path) -> None:
+def test_kill_at_any_moment_loses_no_sample(tmp_path: Path) -> None:
     chance = random.Random(20261126)  # noqa: S311 - no secret
     killer = _Killer(tmp_path)
     for _ in range(KILLS):
         killer.kill_one(chance.choice(["recover", "write"]), chance.uniform(0, 0.08))
         there = {path.stem for path in runs(tmp_path)}
-        assert usable(runs(tmp_path))[1] == [], "the store opens"
+        assert readable_files(runs(tmp_path))[1] == [], "the store opens"
         assert killer.closed <= there
         assert set(killer.taken) <= there | {path.stem for path in tmp_path.glob("*.jsonl")}
     killer.end()
@@ -332,12 +330,12 @@ def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path) -> None:
         tmp_path,
         "SELECT run, count(*) AS n, list(value ORDER BY value) AS v FROM samples GROUP BY run",
     )
-    found = dict(zip(counted["run"], map(list, counted["v"].tolist()), strict=True))
+    by_name = dict(zip(counted["run"], map(list, counted["v"].tolist()), strict=True))
     for run, taken in killer.taken.items():
-        kept = found.get(run, [])
-        assert kept == [float(n) for n in range(1, len(kept) + 1)]
-        assert taken <= len(kept) <= taken + 1, "one may have been taken and not told"
-        assert len(kept) == PER_RUN or run not in killer.closed
+        stored = by_name.get(run, [])
+        assert stored == [float(n) for n in range(1, len(stored) + 1)]
+        assert taken <= len(stored) <= taken + 1, "one may have been taken and not told"
+        assert len(stored) == PER_RUN or run not in killer.closed
     broken_off = set(killer.taken) - killer.closed
     assert len(broken_off) > KILLS / 4, "or the kills were not where they ought to be"
     assert killer.closed
@@ -364,7 +362,7 @@ for number in range(rounds):
 """
 
 
-def test_sessions_side_by_side_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_sessions_lose_no_sample(tmp_path: Path) -> None:
     neighbours = [
         subprocess.Popen(
             [sys.executable, "-c", NEIGHBOUR, str(tmp_path), "60"],
@@ -390,13 +388,13 @@ def _dead(store: Path, first: dict[str, Any], *lines: str) -> Path:
     """A spool that nobody holds."""
     writer = RunWriter(store, facts())
     spool = writer.spool
-    told = json.loads(spool.read_text().splitlines()[0])
+    document = json.loads(spool.read_text().splitlines()[0])
     writer._release()
-    spool.write_text("\n".join([json.dumps({**told, **first}), *lines, ""]))
+    spool.write_text("\n".join([json.dumps({**document, **first}), *lines, ""]))
     return spool
 
 
-def test_another_machines_spool_is_its_own_for_a_week(tmp_path: Path) -> None:
+def test_spool_of_another_machine_is_kept_for_a_week(tmp_path: Path) -> None:
     spool = _dead(tmp_path, {"machine": "another"})
     assert recover(tmp_path) == []
     assert spool.exists(), "not every shared file system tells of its lock"
@@ -406,15 +404,15 @@ def test_another_machines_spool_is_its_own_for_a_week(tmp_path: Path) -> None:
     assert not spool.exists()
 
 
-def test_a_newer_harness_recovers_its_own(tmp_path: Path) -> None:
+def test_spool_of_newer_version_is_not_recovered(tmp_path: Path) -> None:
     spool = _dead(tmp_path, {"version": 99})
     problems: list[str] = []
     assert recover(tmp_path, problems) == []
     assert spool.exists()
-    assert "schema version 99" in problems[0]
+    assert "schema version is 99" in problems[0]
 
 
-def test_one_bad_spool_stops_no_other(tmp_path: Path) -> None:
+def test_bad_spool_does_not_stop_recovery(tmp_path: Path) -> None:
     writer = _filled(tmp_path)
     row = writer.spool.read_text().splitlines()[1]
     writer.close()
@@ -422,12 +420,12 @@ def test_one_bad_spool_stops_no_other(tmp_path: Path) -> None:
     _dead(tmp_path, {}, wrong, '{"facts": 3}', '{"facts": {"cpus": NaN}}', row)
     newer = _dead(tmp_path, {"version": 99})
     problems: list[str] = []
-    (made,) = recover(tmp_path, problems)
-    assert load(made)[0]["lost_lines"] == 3
+    (path,) = recover(tmp_path, problems)
+    assert load(path)[0]["lost_lines"] == 3
     assert [newer.name in problem for problem in problems] == [True]
 
 
-def test_a_spool_that_was_tidied_away_loses_nothing(tmp_path: Path) -> None:
+def test_deleted_spool_loses_no_sample(tmp_path: Path) -> None:
     writer = _filled(tmp_path)
     count = writer.count
     writer.spool.unlink()
@@ -437,7 +435,7 @@ def test_a_spool_that_was_tidied_away_loses_nothing(tmp_path: Path) -> None:
         writer.add(next(Synthetic(writer.run).boot()))
 
 
-def test_what_a_killed_one_left_beside_is_removed(tmp_path: Path) -> None:
+def test_leftover_temporary_file_is_removed(tmp_path: Path) -> None:
     spool = _dead(tmp_path, {})
     month = tmp_path / f"{spool.stem[:4]}-{spool.stem[4:6]}"
     month.mkdir()

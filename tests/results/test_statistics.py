@@ -36,28 +36,28 @@ def boots(metric: str, values: Iterable[Iterable[float]], **more: Any) -> list[S
     ]
 
 
-def row(table: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
-    for name, value in wanted.items():
+def row(table: pd.DataFrame, **values: Any) -> dict[str, Any]:
+    for name, value in values.items():
         table = table[table[name] == value]
     assert len(table) == 1
     return {str(key): value for key, value in table.to_dict("records")[0].items()}
 
 
-def test_interval_is_that_of_scipy() -> None:
+def test_interval_matches_scipy() -> None:
     medians = np.random.default_rng(3).normal(100, 5, 25)
     theirs = scipy.stats.bootstrap(
         (medians,), np.median, n_resamples=20_000, method="percentile", rng=1
     ).confidence_interval
-    low, high = statistics.interval(medians) or (0.0, 0.0)
+    low, high = statistics.bootstrap_interval(medians) or (0.0, 0.0)
     assert low == pytest.approx(theirs.low, rel=0.005)
     assert high == pytest.approx(theirs.high, rel=0.005)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
-def test_interval_is_that_of_every_possible_draw(count: int) -> None:
+def test_interval_matches_all_possible_draws(count: int) -> None:
     medians = [10.0, 14.0, 11.0, 19.0, 12.5][:count]
     every = [float(np.median(draw)) for draw in itertools.product(medians, repeat=count)]
-    low, high = statistics.interval(medians) or (0.0, 0.0)
+    low, high = statistics.bootstrap_interval(medians) or (0.0, 0.0)
     # drawn values repeat, so the quantile is one of them: no interpolation between few draws
     assert low == pytest.approx(np.quantile(every, 0.025, method="inverted_cdf"))
     assert high == pytest.approx(np.quantile(every, 0.975, method="inverted_cdf"))
@@ -65,12 +65,12 @@ def test_interval_is_that_of_every_possible_draw(count: int) -> None:
 
 def test_one_boot_has_no_interval_however_many_batches() -> None:
     table = statistics.summarise(frame(boots("exit.x", [np.linspace(90, 110, 500)])))
-    found = row(table)
-    assert found["n"] == 500
-    assert found["boots"] == 1
-    assert np.isnan(found["low"])
-    assert np.isnan(found["high"])
-    assert found["flags"] == ["one boot: no interval"]
+    summary = row(table)
+    assert summary["n"] == 500
+    assert summary["boots"] == 1
+    assert np.isnan(summary["low"])
+    assert np.isnan(summary["high"])
+    assert summary["flags"] == ["one boot: no interval"]
 
 
 def test_batches_do_not_narrow_the_interval() -> None:
@@ -82,16 +82,16 @@ def test_batches_do_not_narrow_the_interval() -> None:
     assert row(few)["flags"] == []
 
 
-def test_figures_by_a_second_computation() -> None:
+def test_summary_matches_independent_computation() -> None:
     values = np.random.default_rng(5).lognormal(3, 0.4, (6, 40))
-    found = row(statistics.summarise(frame(boots("exit.x", values))))
-    assert found["n"] == 240
-    assert found["boots"] == 6
-    assert found["median"] == pytest.approx(np.median(np.median(values, axis=1)))
-    assert found["min"] == values.min()
-    assert found["mean"] == pytest.approx(values.mean())
-    assert found["p99"] == pytest.approx(np.percentile(values, 99))
-    assert found["cv"] == pytest.approx(values.std(ddof=1) / values.mean())
+    summary = row(statistics.summarise(frame(boots("exit.x", values))))
+    assert summary["n"] == 240
+    assert summary["boots"] == 6
+    assert summary["median"] == pytest.approx(np.median(np.median(values, axis=1)))
+    assert summary["min"] == values.min()
+    assert summary["mean"] == pytest.approx(values.mean())
+    assert summary["p99"] == pytest.approx(np.percentile(values, 99))
+    assert summary["cv"] == pytest.approx(values.std(ddof=1) / values.mean())
 
 
 def test_backends_hosts_and_settings_are_never_merged() -> None:
@@ -116,31 +116,31 @@ def test_boots_of_two_runs_are_different_boots() -> None:
 def test_interval_holds_between_the_extremes_and_ignores_order(
     medians: list[float], rng: Any
 ) -> None:
-    low, high = statistics.interval(medians) or (0.0, 0.0)
+    low, high = statistics.bootstrap_interval(medians) or (0.0, 0.0)
     assert min(medians) * 0.999999 <= low <= high <= max(medians) * 1.000001
     table = statistics.summarise(frame(boots("exit.x", [[value] for value in medians])))
     assert (row(table)["low"], row(table)["high"]) == (low, high)  # seeded: the same each time
 
 
-def test_control_is_subtracted_boot_by_boot() -> None:
+def test_control_is_subtracted_within_each_boot() -> None:
     samples = [
         *boots("exit.control", [[9, 10, 11], [49, 50, 51]], parameters={"instructions": 3}),
         *boots("exit.cpuid", [[110, 112, 114], [150, 152, 154]]),
     ]
-    found = row(statistics.net_costs(frame(samples)), case="cpuid", kind="ns")
-    assert (found["median"], found["low"], found["high"]) == (102, 102, 102)
-    assert found["min"] == 100
+    summary = row(statistics.net_costs(frame(samples)), case="cpuid", kind="ns")
+    assert (summary["median"], summary["low"], summary["high"]) == (102, 102, 102)
+    assert summary["min"] == 100
 
 
-def test_boot_without_control_is_left_out_and_said() -> None:
+def test_boot_without_control_is_excluded_and_flagged() -> None:
     samples = [*boots("exit.control", [[10.0]]), *boots("exit.cpuid", [[110.0], [910.0]])]
-    found = row(statistics.net_costs(frame(samples)), case="cpuid")
-    assert found["median"] == 100
-    assert found["boots"] == 1
-    assert "1 boots without control left out" in found["flags"]
+    summary = row(statistics.net_costs(frame(samples)), case="cpuid")
+    assert summary["median"] == 100
+    assert summary["boots"] == 1
+    assert "1 boots without control excluded" in summary["flags"]
 
 
-def test_control_of_another_setting_does_not_fit() -> None:
+def test_control_of_other_setting_is_not_used() -> None:
     samples = [
         *boots("exit.control", [[10.0]], parameters={"vcpus": 2}),
         *boots("exit.cpuid", [[110.0]], parameters={"vcpus": 1}),
@@ -164,17 +164,17 @@ def test_cost_below_the_control_is_flagged() -> None:
         ("control", 1.0, True),
     ],
 )
-def test_exits_off_their_expectation(case: str, count: float, flagged: bool) -> None:
+def test_unexpected_exit_counts_are_flagged(case: str, count: float, flagged: bool) -> None:
     counts = boots(f"exit.{case}.exits_per_op", [[count]] * 6, unit="exits", better="none")
     samples = frame([*boots(f"exit.{case}", [[9.0]] * 6), *counts])
     costs = statistics.summarise(samples[samples["unit"] == "ns"]).assign(case=case)
-    found = row(statistics.with_exits(costs, samples))
-    assert found["exits"] == count
-    assert bool(found["flags"]) is flagged
+    summary = row(statistics.add_exit_counts(costs, samples))
+    assert summary["exits"] == count
+    assert bool(summary["flags"]) is flagged
 
 
 @pytest.mark.parametrize(("cycles", "emulated"), [(2.9, False), (9.0, False), (9.3, True)])
-def test_control_loop_tells_an_emulated_cpu(cycles: float, emulated: bool) -> None:
+def test_control_loop_detects_emulated_cpu(cycles: float, emulated: bool) -> None:
     samples = boots(
         "exit.control.cycles",
         [[cycles]] * 6,
@@ -200,7 +200,7 @@ def _io(host: list[list[float]], guest: list[list[float]], **more: Any) -> pd.Da
     )
 
 
-def test_overhead_above_zero_is_worse_both_ways() -> None:
+def test_overhead_above_zero_is_worse_in_both_directions() -> None:
     fewer = row(differences.overheads(_io([[100.0]] * 6, [[80.0]] * 6, better="higher")))
     assert fewer["overhead"] == pytest.approx(0.2)
     assert (fewer["low"], fewer["high"]) == pytest.approx((0.2, 0.2))
@@ -209,7 +209,7 @@ def test_overhead_above_zero_is_worse_both_ways() -> None:
     assert longer["flags"] == []
 
 
-def test_overhead_interval_against_every_possible_draw() -> None:
+def test_overhead_interval_matches_all_possible_draws() -> None:
     host, guest = [100.0, 110.0, 95.0], [80.0, 70.0, 90.0]
     draws = [
         1 - float(np.median(g)) / float(np.median(h))
@@ -217,28 +217,28 @@ def test_overhead_interval_against_every_possible_draw() -> None:
         for g in itertools.product(guest, repeat=3)
     ]
     table = _io([[v] for v in host], [[v] for v in guest], better="higher")
-    found = row(differences.overheads(table))
-    assert found["low"] == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
-    assert found["high"] == pytest.approx(np.quantile(draws, 0.975), abs=0.02)
-    assert found["flags"] == ["few boots (3): the interval covers at most 75%"]
+    summary = row(differences.overheads(table))
+    assert summary["low"] == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
+    assert summary["high"] == pytest.approx(np.quantile(draws, 0.975), abs=0.02)
+    assert summary["flags"] == ["few boots (3): the interval covers at most 75%"]
 
 
 @pytest.mark.parametrize(
     ("host", "guest", "flag"),
     [
-        ([], [[1.0]] * 6, "no figure of the host beside it"),
+        ([], [[1.0]] * 6, "no matching figure of the host"),
         ([[0.0]] * 6, [[1.0]] * 6, "the host's figure is 0"),
         ([[2.0]], [[1.0]] * 6, "host measured once: its spread is not in the interval"),
         ([[2.0]] * 6, [[1.0]], "one boot: no interval"),
     ],
 )
-def test_overhead_says_what_is_amiss(
+def test_overhead_flags_missing_data(
     host: list[list[float]], guest: list[list[float]], flag: str
 ) -> None:
     assert flag in row(differences.overheads(_io(host, guest)))["flags"]
 
 
-def test_whoever_is_the_baseline_is_compared_with() -> None:
+def test_overhead_accepts_any_baseline() -> None:
     samples = [
         *boots("net.x", [[2.0]] * 6, hypervisor="qemu", better="higher"),
         *boots("net.x", [[3.0]] * 6, hypervisor="kvm", better="higher"),
@@ -246,13 +246,13 @@ def test_whoever_is_the_baseline_is_compared_with() -> None:
         *boots("net.z", [[1.0]] * 6, hypervisor="qemu"),
         *boots("net.z", [[1.0]] * 6, hypervisor="kvm", better="none"),
     ]
-    found = row(differences.overheads(frame(samples), "qemu"))
-    assert (found["metric"], found["hypervisor"]) == ("net.x", "kvm")
-    assert found["overhead"] == pytest.approx(-0.5)
+    summary = row(differences.overheads(frame(samples), "qemu"))
+    assert (summary["metric"], summary["hypervisor"]) == ("net.x", "kvm")
+    assert summary["overhead"] == pytest.approx(-0.5)
     assert differences.overheads(frame(samples)).empty, "nothing is native, and no disk's"
 
 
-def test_exit_costs_are_compared_less_their_control() -> None:
+def test_exit_costs_are_compared_without_control() -> None:
     """90 of 100 is the control's: half of what is left is twice as good, not 5 %."""
 
     def side(name: str, cost: float) -> list[Sample]:
@@ -261,15 +261,15 @@ def test_exit_costs_are_compared_less_their_control() -> None:
             *boots("exit.cpuid", [[90.0 + cost]] * 6, hypervisor=name, unit="ns"),
         ]
 
-    found = row(differences.overheads(frame([*side("qemu", 10.0), *side("kvm", 5.0)]), "qemu"))
-    assert (found["metric"], found["overhead"]) == ("exit.cpuid", pytest.approx(-0.5))
+    summary = row(differences.overheads(frame([*side("qemu", 10.0), *side("kvm", 5.0)]), "qemu"))
+    assert (summary["metric"], summary["overhead"]) == ("exit.cpuid", pytest.approx(-0.5))
 
 
-def test_a_difference_is_shown_or_it_is_none() -> None:
+def test_p_value_is_exact() -> None:
     """Six boots that are all above the others' six: p is 2/924, exactly."""
     one, other = [[1.0 + n / 100] for n in range(6)], [[1.2 + n / 100] for n in range(6)]
-    found = row(differences.overheads(_io(one, other)))
-    assert found["p"] == pytest.approx(2 / 924)
+    summary = row(differences.overheads(_io(one, other)))
+    assert summary["p"] == pytest.approx(2 / 924)
     again = row(differences.overheads(_io(one, one)))
     assert again["p"] == pytest.approx(1.0)
     few = row(differences.overheads(_io(one[:3], other[:3])))
@@ -297,7 +297,7 @@ def test_verdicts() -> None:
     assert judged([], []) == []
 
 
-def test_no_difference_is_said_only_where_the_whole_interval_is_small() -> None:
+def test_no_difference_requires_a_small_interval() -> None:
     assert judged([0.01], [0.5], within=0.02) == ["no difference"]
     assert judged([0.01], [2 / 924], within=0.02) == ["no difference"], "certain, but too small"
     assert judged([0.01], [0.5], within=0.04) == ["inconclusive"]
@@ -307,7 +307,7 @@ def test_no_difference_is_said_only_where_the_whole_interval_is_small() -> None:
         assert differences.verdicts([0.01], [0.5], [0.0], [low], [high]) == ["inconclusive"]
 
 
-def test_equals_are_hardly_ever_called_different() -> None:
+def test_false_discovery_rate_is_kept() -> None:
     """200 sessions of one hypervisor against itself, 40 figures each: a session that calls any of
     them different is as rare as said."""
     random = np.random.default_rng(7)
@@ -318,7 +318,7 @@ def test_equals_are_hardly_ever_called_different() -> None:
     assert alarms <= 0.05 * 200
 
 
-def test_settings_of_the_host_are_not_mixed_up() -> None:
+def test_host_settings_are_matched() -> None:
     samples = list(MAKER.io())
     table = differences.overheads(frame(samples))
     assert len(table) == 3 * 4
@@ -328,12 +328,12 @@ def test_settings_of_the_host_are_not_mixed_up() -> None:
         *boots("io.x", [[9.0]] * 2, hypervisor="native", parameters={"depth": 1, "bs": "64k"}),
         *boots("io.x", [[1.0]] * 2, parameters={"depth": 1}),
     ]
-    found = row(differences.overheads(frame(several)))
-    assert np.isnan(found["overhead"])
-    assert "several figures of the host fit" in found["flags"]
+    summary = row(differences.overheads(frame(several)))
+    assert np.isnan(summary["overhead"])
+    assert "several figures of the host match" in summary["flags"]
 
 
-def test_synthetic_truth_is_found_again() -> None:
+def test_net_costs_recover_synthetic_costs() -> None:
     table = statistics.net_costs(frame(Synthetic(RUN, boots=8).exits()))
     for case, (cost, _) in CASES.items():
         if case != "control":
@@ -343,7 +343,7 @@ def test_synthetic_truth_is_found_again() -> None:
             )
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_empty_frames_give_empty_tables() -> None:
     empty = frame([])
     for make in (
         statistics.summarise,
@@ -361,8 +361,8 @@ def test_utilization_mean_and_peak() -> None:
         MAKER.sample("host.cpu.user", value, "%", "none", batch=i)
         for i, value in enumerate([0, 10, 50])
     ]
-    found = row(statistics.utilization(frame(samples)))
-    assert (found["n"], found["mean"], found["peak"], found["low"]) == (3, 20, 50, 0)
+    summary = row(statistics.utilization(frame(samples)))
+    assert (summary["n"], summary["mean"], summary["peak"], summary["low"]) == (3, 20, 50, 0)
 
 
 def costs(ops: int = 100_000, batches: int = 30, **more: Any) -> list[Sample]:
@@ -386,30 +386,30 @@ def counts(value: float, **parameters: int) -> list[Sample]:
     ("counted", "flags"),
     [
         (counts(1.0, ops=100_000, ring=0), []),
-        (counts(1.3, ops=100_000, ring=0), ["1.3 exits an operation, expected 1"]),
+        (counts(1.3, ops=100_000, ring=0), ["1.3 exits per operation, expected 1"]),
         (counts(1.0, ops=100_000, ring=3), ["exits not counted"]),
         ([], ["exits not counted"]),
     ],
 )
-def test_costs_tell_what_is_amiss_with_their_exits(counted: list[Sample], flags: list[str]) -> None:
+def test_costs_flag_exit_counts(counted: list[Sample], flags: list[str]) -> None:
     assert row(statistics.net_costs(frame([*costs(), *counted])))["flags"] == flags
 
 
-def test_natively_there_are_no_exits_to_count() -> None:
+def test_native_costs_need_no_exit_count() -> None:
     native = costs(hypervisor="native")
     assert row(statistics.net_costs(frame(native)))["flags"] == []
 
 
 @pytest.mark.parametrize(
-    ("ops", "batches", "said"),
+    ("ops", "batches", "flag"),
     [
-        (50, 30, "batches of 50 operations, 30 a boot"),
-        (200_000, 12, "batches of 200,000 operations, 12 a boot"),
-        (99_999, 3, "batches of 99,999 operations, 3 a boot"),
+        (50, 30, "batches of 50 operations, 30 per boot"),
+        (200_000, 12, "batches of 200,000 operations, 12 per boot"),
+        (99_999, 3, "batches of 99,999 operations, 3 per boot"),
         (100_000, 30, ""),
     ],
 )
-def test_costs_tell_that_batches_are_small_or_few(ops: int, batches: int, said: str) -> None:
+def test_costs_flag_small_and_few_batches(ops: int, batches: int, flag: str) -> None:
     samples = [*costs(ops, batches), *counts(1.0, ops=ops, ring=0)]
-    wanted = [f"{said}: at least 100,000 and 30 are asked for"] if said else []
-    assert row(statistics.net_costs(frame(samples)))["flags"] == wanted
+    expected = [f"{flag} (required: 100,000 and 30)"] if flag else []
+    assert row(statistics.net_costs(frame(samples)))["flags"] == expected

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import ResultError
-from harness.results import RunWriter, load, new_run_id, query, runs, usable
+from harness.results import RunWriter, load, new_run_id, query, readable_files, runs
 from harness.results.schema import COLUMNS, FACTS_KEY, SCHEMA_VERSION, VERSION_KEY, Sample
 from harness.results.store import boot_medians, facts_of
 from tests.results.synthetic import VERSION_1, Synthetic, facts, version_1, write_run
@@ -44,7 +44,7 @@ def _values(values: list[float | None]) -> Callable[[pa.Table], pa.Table]:
     return change
 
 
-def test_run_ids_sort_by_time_and_never_repeat() -> None:
+def test_run_ids_are_unique_and_sort_by_time() -> None:
     early = new_run_id(datetime(2026, 1, 9, tzinfo=UTC))
     late = new_run_id(datetime(2026, 1, 10, tzinfo=UTC))
     assert early < late
@@ -67,30 +67,30 @@ def test_query_spans_runs(tmp_path: Path) -> None:
     directory = tmp_path / "it's a [store]"
     for _ in range(2):
         write_run(directory, parts="boot io", boots=3)
-    told = query(
+    result = query(
         directory,
         "SELECT run, facts->>'host' AS host, count(*) AS n, max(value) AS slowest "
         "FROM samples JOIN runs USING (run) WHERE metric = 'boot.ready' "
         "AND parameters->>'memory' = '256' GROUP BY ALL",
     )
-    assert told["n"].tolist() == [3, 3]
-    assert set(told["host"]) == {"emulated"}
+    assert result["n"].tolist() == [3, 3]
+    assert set(result["host"]) == {"emulated"}
     with pytest.raises(ResultError, match="query failed"):
         query(directory, "SELECT nothing FROM nowhere")
     with pytest.raises(ResultError, match="holds no runs"):
         query(tmp_path / "empty", "SELECT 1")
 
 
-def test_medians_are_of_boots_and_leave_the_host_out(tmp_path: Path) -> None:
+def test_boot_medians_exclude_host_utilization(tmp_path: Path) -> None:
     files = [write_run(tmp_path, parts="boot exits utilization", boots=3) for _ in range(2)]
-    made = boot_medians(files)
-    assert len(made) == 2 * 3 * (4 + 3 * 5)
-    assert not made["metric"].str.startswith("host.").any()
+    medians = boot_medians(files)
+    assert len(medians) == 2 * 3 * (4 + 3 * 5)
+    assert not medians["metric"].str.startswith("host.").any()
     _, frame = load(files[0])
-    wanted = frame[(frame["metric"] == "exit.cpuid") & (frame["boot"] == 2)]["value"]
-    mine = made[(made["run"] == files[0].stem) & (made["metric"] == "exit.cpuid")]
+    expected = frame[(frame["metric"] == "exit.cpuid") & (frame["boot"] == 2)]["value"]
+    mine = medians[(medians["run"] == files[0].stem) & (medians["metric"] == "exit.cpuid")]
     assert mine[mine["boot"] == 2][["value", "n"]].to_numpy().tolist() == [
-        [pytest.approx(wanted.median()), 30]
+        [pytest.approx(expected.median()), 30]
     ]
     assert boot_medians([]).empty
 
@@ -115,7 +115,7 @@ def _retried(directory: Path) -> tuple[Path, list[Sample]]:
     return writer.close(), [*(one for one in samples if one.boot != 1), *again, native, host]
 
 
-def test_only_the_last_attempt_counts_and_none_is_lost(tmp_path: Path) -> None:
+def test_only_last_attempt_is_loaded(tmp_path: Path) -> None:
     path, counting = _retried(tmp_path)
     _, frame = load(path)
     rows = frame.assign(time=frame["time"].dt.to_pydatetime()).to_dict("records")
@@ -136,13 +136,13 @@ def test_only_the_last_attempt_counts_and_none_is_lost(tmp_path: Path) -> None:
 
 def test_version_1_is_read(tmp_path: Path) -> None:
     path = version_1(tmp_path)
-    told, frame = load(path)
-    assert (told["run"], told["host"]) == (VERSION_1, "emulated")
+    run_facts, frame = load(path)
+    assert (run_facts["run"], run_facts["host"]) == (VERSION_1, "emulated")
     assert tuple(frame.columns) == COLUMNS
     assert len(frame) == len(pq.read_table(path)) == 187
     assert set(frame["attempt"]) == {1}
     assert frame["attempt"].dtype == "int32"
-    assert facts_of(path) == told
+    assert facts_of(path) == run_facts
     assert query(tmp_path, "SELECT count(*) AS n, max(attempt) AS a FROM samples").to_dict(
         "records"
     ) == [{"n": 187, "a": 1}]
@@ -152,22 +152,22 @@ def test_version_1_is_read(tmp_path: Path) -> None:
 def test_versions_mix_in_one_store(tmp_path: Path) -> None:
     old, (retried, counting) = version_1(tmp_path), _retried(tmp_path)
     new = write_run(tmp_path, parts="boot", boots=2)
-    told = query(
+    result = query(
         tmp_path,
         "SELECT run, count(*) AS n, max(attempt) AS attempt, any_value(facts->>'host') AS host "
         "FROM samples JOIN runs USING (run) GROUP BY run ORDER BY run",
     )
-    assert dict(zip(told["run"], told["n"], strict=True)) == {
+    assert dict(zip(result["run"], result["n"], strict=True)) == {
         old.stem: 187,
         retried.stem: len(counting),
         new.stem: 8,
     }
-    assert set(told["host"]) == {"emulated"}
+    assert set(result["host"]) == {"emulated"}
     both = boot_medians([old, retried, new])
     assert both.groupby("run").size().to_dict() == {old.stem: 57, retried.stem: 13, new.stem: 8}
 
 
-def test_newer_version_asks_for_an_update(tmp_path: Path) -> None:
+def test_newer_version_requests_an_update(tmp_path: Path) -> None:
     later = str(SCHEMA_VERSION + 1).encode()
     path = _rewritten(write_run(tmp_path, parts="boot"), metadata={VERSION_KEY: later})
     for read in (load, facts_of, lambda path: boot_medians([path])):
@@ -219,7 +219,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("breaks", "cause"), BROKEN.values(), ids=BROKEN)
-def test_one_broken_file_among_many(
+def test_broken_file_does_not_hide_others(
     tmp_path: Path, breaks: Callable[[Path], object], cause: str
 ) -> None:
     good = write_run(tmp_path, parts="boot", boots=2)
@@ -231,54 +231,54 @@ def test_one_broken_file_among_many(
     with pytest.raises(ResultError, match=cause):
         facts_of(bad)
     assert set(runs(tmp_path)) == {good, bad}
-    found, problems = usable(runs(tmp_path))
-    assert found == [good]
+    readable, problems = readable_files(runs(tmp_path))
+    assert readable == [good]
     assert len(problems) == 1
     assert str(bad) in problems[0]
-    told: list[str] = []
-    assert query(tmp_path, COUNT, told)["n"].item() == 8
-    assert query(tmp_path, "SELECT run FROM runs", told)["run"].tolist() == [good.stem]
-    assert len(boot_medians(runs(tmp_path), told)) == 8
-    assert told == problems * 3
+    problems_: list[str] = []
+    assert query(tmp_path, COUNT, problems_)["n"].item() == 8
+    assert query(tmp_path, "SELECT run FROM runs", problems_)["run"].tolist() == [good.stem]
+    assert len(boot_medians(runs(tmp_path), problems_)) == 8
+    assert problems_ == problems * 3
     with pytest.raises(ResultError, match="none of 1 run files can be read"):
         boot_medians([bad])
 
 
-def test_file_that_is_broken_in_its_middle(tmp_path: Path) -> None:
+def test_damaged_row_group_is_detected(tmp_path: Path) -> None:
     good = write_run(tmp_path, parts="boot", boots=2)
     bad = write_run(tmp_path, parts="exits", boots=2)
     _flipped(bad)
     with pytest.raises(ResultError, match="no readable Parquet"):
         load(bad)
-    told: list[str] = []
-    assert len(boot_medians([good, bad], told)) == 8
-    assert len(told) == 1
-    assert str(bad) in told[0]
+    problems: list[str] = []
+    assert len(boot_medians([good, bad], problems)) == 8
+    assert len(problems) == 1
+    assert str(bad) in problems[0]
 
 
-def test_numbers_that_are_not_finite_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_non_finite_values_are_excluded_and_counted(tmp_path: Path) -> None:
     path = write_run(tmp_path, parts="boot", boots=2)
     _rewritten(path, _values([math.nan, math.inf, -math.inf, None]))
-    told, frame = load(path)
-    assert told["notes"] == ["4 samples are not finite numbers: left out"]
+    run_facts, frame = load(path)
+    assert run_facts["notes"] == ["4 samples that are not finite excluded"]
     assert len(frame) == 4
     assert frame.index.tolist() == [0, 1, 2, 3]
     assert query(tmp_path, COUNT)["n"].item() == 4
     assert len(boot_medians([path])) == 4
     _rewritten(path, _values([1.0, 1.0, 1.0, math.nan]))
-    assert load(path)[0]["notes"] == ["1 sample is not a finite number: left out"]
+    assert load(path)[0]["notes"] == ["1 sample that is not finite excluded"]
 
 
-def test_no_such_file(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="no such run file"):
         load(tmp_path / "absent.parquet")
     with pytest.raises(ResultError, match="no such run file"):
         facts_of(tmp_path / "absent.parquet")
 
 
-def test_facts_may_be_changed_by_who_asked(tmp_path: Path) -> None:
+def test_returned_facts_are_copies(tmp_path: Path) -> None:
     path = write_run(tmp_path, parts="boot")
-    told: Any = facts_of(path)
-    told["host"] = "elsewhere"
+    run_facts: Any = facts_of(path)
+    run_facts["host"] = "elsewhere"
     assert facts_of(path)["host"] == "emulated"
     assert json.loads(query(tmp_path, "SELECT facts FROM runs")["facts"].item())

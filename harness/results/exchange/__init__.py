@@ -1,7 +1,7 @@
-"""Runs as other tools have them: out of the store, and into it.
+"""Export of runs to the formats of other tools, and import from them.
 
-The Parquet file stays the record. What goes out is what `load` gives of it; what comes in becomes a
-run of its own, and its facts' notes say where it is from.
+The Parquet file remains the record. An export contains what `load` returns. An import creates a new
+run, whose notes name the source.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from harness.results.exchange import (
     pytest_benchmark,
     tables,
 )
-from harness.results.exchange.foreign import Foreign, Source
+from harness.results.exchange.imported_run import ImportedRun, ImportSource
 from harness.results.schema import RunFacts
-from harness.results.spool import keep
+from harness.results.spool import write_run
 from harness.results.store import load, runs
 
 EXPORTS: Mapping[str, Callable[[RunFacts, pd.DataFrame], str]] = {
@@ -33,37 +33,39 @@ EXPORTS: Mapping[str, Callable[[RunFacts, pd.DataFrame], str]] = {
     ),
     "junit": junit.xml,
 }
-IMPORTS: Mapping[str, Callable[[Source], Foreign]] = {
+IMPORTS: Mapping[str, Callable[[ImportSource], ImportedRun]] = {
     "benchmark": pytest_benchmark.read,
     "json": tables.read,
     "kvm-unit-tests": kvm_unit_tests.read,
 }
 
 
-def exported(run: Path, form: str) -> str:
-    """A run's file as one of EXPORTS. Raises ResultError when it cannot be read."""
+def export_run(run: Path, form: str) -> str:
+    """A run file in one of the formats EXPORTS. Raises ResultError when it cannot be read."""
     return EXPORTS[form](*load(run))
 
 
-def imported(store: Path, file: Path, form: str, hypervisor: str = "", cpu: str = "") -> Path:
-    """A file of one of IMPORTS as a run of a store; the run's file.
+def import_run(store: Path, file: Path, form: str, hypervisor: str = "", cpu: str = "") -> Path:
+    """Import a file in one of the formats IMPORTS; return the run file.
 
-    hypervisor, cpu: what its figures were measured on, where the file does not say. Raises
-    ResultError, with nothing written, when the file is not of that kind or the store has it
-    already.
+    hypervisor, cpu: used when the file does not contain them. Raises ResultError, and writes
+    nothing, when the file has another format, or when the store has it already.
     """
     try:
-        source = Source(file, file.read_bytes(), file.stat().st_mtime, hypervisor)
+        source = ImportSource(file, file.read_bytes(), file.stat().st_mtime, hypervisor)
     except OSError as error:
-        raise ResultError(f"{file} cannot be read: {error.strerror}") from error
-    made = IMPORTS[form](source)
-    if cpu:
-        made.facts.setdefault("cpu_model", cpu)
-    run = made.facts["run"]
-    others = [path.stem for path in runs(store) if path.stem != run]
-    # by what the file holds: its time may have changed
-    if there := [name for name in others if name[-6:] == run[-6:]]:
         raise ResultError(
-            f"{store} has {file} already, as {there[0]}", hint="Remove that, if it is not the same."
+            f"{file} cannot be read: {error.strerror}", hint="Name a readable file."
+        ) from error
+    imported = IMPORTS[form](source)
+    if cpu:
+        imported.facts.setdefault("cpu_model", cpu)
+    run = imported.facts["run"]
+    others = [path.stem for path in runs(store) if path.stem != run]
+    # The suffix is a digest of the content; the time in the name may have changed.
+    if same := [name for name in others if name[-6:] == run[-6:]]:
+        raise ResultError(
+            f"{store} has {file} already, as {same[0]}",
+            hint="Remove the stored run first if it is a different one.",
         )
-    return keep(store, made.facts, made.samples)
+    return write_run(store, imported.facts, imported.samples)

@@ -1,17 +1,14 @@
-"""A run as pytest-benchmark's JSON, for `pytest-benchmark compare` and `--benchmark-compare`.
+"""Export of a run as pytest-benchmark JSON, for `pytest-benchmark compare`.
 
-pytest-benchmark knows one unit, seconds, and one direction, less is better. So:
+pytest-benchmark has one unit (seconds) and one direction (less is better):
 
-- metrics measured in time become benchmarks, converted to seconds, one for each test (less its
-  parameters), metric, setting and backend, every sample a round (exit costs raw: the control
-  loop is one of them);
-- rates (IOPS, MiB a second) become the seconds that one takes, so that less is better; its column
-  OPS is the rate again;
-- metrics in other units (cycles, exits an operation, percent) would be shown as seconds there,
-  which is false. They are left out of "benchmarks" and summarised under the top-level key
-  "other_metrics", which pytest-benchmark does not read.
-
-The Parquet file stays the record; this is a view of it for another tool.
+- A metric in a unit of time becomes a benchmark in seconds. There is one for each test (without its
+  parameters), metric, setting and backend. Every sample is a round. Exit costs are not corrected:
+  the control loop is a benchmark of its own.
+- A rate (IOPS, MiB/s) becomes the seconds of one operation, so that less is better. The column OPS
+  shows the rate.
+- Other units (cycles, exits, percent) would be shown as seconds. They are summarised under the
+  top-level key "other_metrics", which pytest-benchmark ignores.
 """
 
 from __future__ import annotations
@@ -27,30 +24,32 @@ from numpy.typing import NDArray
 
 from harness.errors import ResultError
 from harness.results import statistics
-from harness.results.atomic_write import whole
-from harness.results.schema import RunFacts, decode
+from harness.results.atomic_write import atomic_write
+from harness.results.schema import RunFacts, decode_parameters
 from harness.results.store import load
 
 OPTIONS = {"timer": "harness", "warmup": False}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
-# Of the file's format, not of the program: what its reader expects of a file of this layout.
+# version of the file format, which the reader of pytest-benchmark checks
 _FORMAT = "5.0.0"
-_BY = ["suite", "test", *statistics.KEYS]
+_BENCHMARK_KEYS = ["suite", "test", *statistics.KEYS]
 
 
 def write(run: Path, out: Path) -> Path:
     """Write the run file (or a store's newest run) as pytest-benchmark JSON to `out`.
 
-    Raises ResultError when the run cannot be read or `out` not be written.
+    Raises ResultError when the run cannot be read, or `out` cannot be written.
     """
     facts, frame = load(run)
     text = json.dumps(convert(facts, frame), indent=1, allow_nan=False)
     try:
-        with whole(out) as partial:
+        with atomic_write(out) as partial:
             partial.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise ResultError(f"{out} cannot be written: {error.strerror}") from error
+        raise ResultError(
+            f"{out} cannot be written: {error.strerror}", hint="Name another file, or free space."
+        ) from error
     return out
 
 
@@ -63,9 +62,9 @@ def convert(facts: RunFacts, frame: pd.DataFrame) -> dict[str, Any]:
         )
     ]
     known = pd.Series([value is not None for value in seconds], index=frame.index, dtype=bool)
-    known &= ~frame["metric"].str.match(statistics.UTILIZATION)  # that is no benchmark
+    known &= ~frame["metric"].str.match(statistics.UTILIZATION)
     timed = frame.assign(seconds=pd.Series(seconds, index=frame.index, dtype=float))[known]
-    # boots are often the parameter of a test: they are rounds of one benchmark, not many
+    # Boots are often a parameter of a test; they are rounds of one benchmark.
     timed["test"] = timed["test"].str.replace(r"\[.*\]$", "", regex=True)
     others = statistics.summarise(frame[~known])
     return {
@@ -75,8 +74,8 @@ def convert(facts: RunFacts, frame: pd.DataFrame) -> dict[str, Any]:
             "dirty": facts.get("commit", "").endswith("-dirty"),
         },
         "benchmarks": [
-            _benchmark(dict(zip(_BY, map(str, key), strict=True)), group)
-            for key, group in timed.groupby(_BY, sort=True, dropna=False)
+            _benchmark(dict(zip(_BENCHMARK_KEYS, map(str, key), strict=True)), group)
+            for key, group in timed.groupby(_BENCHMARK_KEYS, sort=True, dropna=False)
         ],
         "other_metrics": json.loads(others.drop(columns="flags").to_json(orient="records") or "[]"),
         "datetime": facts.get("start", ""),
@@ -98,8 +97,10 @@ def _machine(facts: RunFacts) -> dict[str, Any]:
 
 
 def in_seconds(value: float, unit: str, better: str) -> float | None:
-    """A time in seconds, or of a rate what one takes; None for what is neither, or not above 0, or
-    is the better the longer it takes: there less is better."""
+    """A time in seconds; for a rate the seconds of one operation.
+
+    None for other units, for values that are not above 0, and for a contrary better direction.
+    """
     if value <= 0:
         return None
     if unit in SECONDS:
@@ -108,9 +109,9 @@ def in_seconds(value: float, unit: str, better: str) -> float | None:
     return 1 / value if rate and better != "lower" else None
 
 
-def named(key: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What a benchmark is called, of KEYS, suite and test: pytest-benchmark's fields for it."""
-    # The backend is part of the name, so that no comparison by name crosses backends.
+def benchmark_fields(key: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """pytest-benchmark's name fields of a benchmark. key: values of KEYS, suite and test."""
+    # The name contains the backend: pytest-benchmark compares by name.
     setting = [key["hypervisor"], key["backend"], *(f"{k}={v}" for k, v in parameters.items())]
     name = f"{key['metric']}[{'-'.join(setting)}]"
     return {
@@ -128,19 +129,19 @@ def named(key: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, An
 
 
 def _benchmark(key: dict[str, str], group: pd.DataFrame) -> dict[str, Any]:
-    made = named(key, decode(key["parameters"]))
-    made["extra_info"]["boots"] = int(group[statistics.BOOT].drop_duplicates().shape[0])
-    return {**made, "options": OPTIONS, "stats": _stats(group["seconds"].to_numpy(np.float64))}
+    fields = benchmark_fields(key, decode_parameters(key["parameters"]))
+    fields["extra_info"]["boots"] = int(group[statistics.BOOT].drop_duplicates().shape[0])
+    return {**fields, "options": OPTIONS, "stats": _stats(group["seconds"].to_numpy(np.float64))}
 
 
 def _stats(seconds: NDArray[np.float64]) -> dict[str, Any]:
-    """pytest-benchmark's fields; quartiles by linear interpolation (it has methods of its own)."""
+    """pytest-benchmark's statistics, with quartiles by linear interpolation."""
     q1, median, q3 = (float(q) for q in np.quantile(seconds, [0.25, 0.5, 0.75]))
     mean = float(seconds.mean())
     deviation = float(seconds.std(ddof=1)) if seconds.size > 1 else 0.0
     fence = 1.5 * (q3 - q1)
     inside = seconds[(seconds >= q1 - fence) & (seconds <= q3 + fence)]
-    far = int((np.abs(seconds - mean) > deviation).sum())
+    stddev_outliers = int((np.abs(seconds - mean) > deviation).sum())
     return {
         "min": float(seconds.min()),
         "max": float(seconds.max()),
@@ -152,8 +153,8 @@ def _stats(seconds: NDArray[np.float64]) -> dict[str, Any]:
         "q1": q1,
         "q3": q3,
         "iqr_outliers": int(seconds.size - inside.size),
-        "stddev_outliers": far,
-        "outliers": f"{far};{seconds.size - inside.size}",
+        "stddev_outliers": stddev_outliers,
+        "outliers": f"{stddev_outliers};{seconds.size - inside.size}",
         "ld15iqr": float(inside.min()),
         "hd15iqr": float(inside.max()),
         "ops": 1 / mean if mean else 0.0,

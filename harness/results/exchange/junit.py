@@ -1,8 +1,8 @@
-"""A run as JUnit's XML, for what shows such files: a test case for each test that measured.
+"""Export of a run as JUnit XML, with one test case for each test that recorded samples.
 
-Which test failed a run file does not know, only how many did: so no case says that it passed or
-failed, `failures` and `errors` are left out, and the outcomes are properties of the suite. A case's
-properties are its figures: the median of its boots' medians, with the unit.
+A run file has the number of failed tests, but not their names. So a test case has no outcome,
+`failures` and `errors` are omitted, and the counts are properties of the suite. The properties of a
+test case are its figures: the median of the boots' medians, with the unit.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from xml.etree import ElementTree as ET
 
 import pandas as pd
 
-from harness.results.schema import RunFacts, decode
+from harness.results.schema import RunFacts, decode_parameters
 from harness.results.statistics import BOOT, KEYS
 
-_ABOUT = ("run", "hypervisor", "host", "backend", "cpu_model", "kernel", "image", "commit")
-_SAYS = (
-    "only tests that measured are listed, and none of them is said to have passed or failed: "
-    "the run's outcomes are known as counts"
+_FACTS = ("run", "hypervisor", "host", "backend", "cpu_model", "kernel", "image", "commit")
+_NOTE = (
+    "Only tests with samples are listed. A test case has no outcome: the run stores the number of "
+    "outcomes only."
 )
-# what no XML 1.0 document may hold, however written
+# characters that XML 1.0 forbids, even as character references
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def xml(facts: RunFacts, frame: pd.DataFrame) -> str:
+    """The XML document."""
     figures = _figures(frame[frame["test"] != ""])
     suites = ET.Element("testsuites")
     suite = ET.SubElement(
@@ -32,9 +33,9 @@ def xml(facts: RunFacts, frame: pd.DataFrame) -> str:
     )
     if "start" in facts:
         suite.set("timestamp", facts["start"])
-    known = {name: str(facts[name]) for name in _ABOUT if name in facts}  # type: ignore[literal-required]
+    known = {name: str(facts[name]) for name in _FACTS if name in facts}  # type: ignore[literal-required]
     outcomes = {f"outcomes.{name}": str(n) for name, n in facts.get("outcomes", {}).items()}
-    _properties(suite, [*known.items(), *outcomes.items(), ("note", _SAYS)])
+    _properties(suite, [*known.items(), *outcomes.items(), ("note", _NOTE)])
     for test, rows in figures.groupby("test", sort=False):
         file, _, name = str(test).partition("::")
         place = file.removesuffix(".py").replace("/", ".")
@@ -46,23 +47,25 @@ def xml(facts: RunFacts, frame: pd.DataFrame) -> str:
 
 
 def _figures(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a test and KEYS: value (the median of its boots' medians)."""
+    """The median of the boots' medians, for each test and KEYS."""
     by_boot = frame.groupby(["test", *KEYS, *BOOT], sort=False, dropna=False)["value"].median()
     grouped = by_boot.groupby(level=["test", *KEYS], sort=False, dropna=False)
     return grouped.median().reset_index()
 
 
 def _figure(row: dict[object, object]) -> tuple[str, str]:
-    """Its name with what it was measured on and with, and its value."""
-    setting = [f"{name}={value}" for name, value in decode(str(row["parameters"])).items()]
-    words = ", ".join([str(row["hypervisor"]), *setting])
-    return f"{row['metric']} ({words})", f"{row['value']:.6g} {row['unit']}".strip()
+    """The name of a figure, with hypervisor and parameters, and its value."""
+    setting = [
+        f"{name}={value}" for name, value in decode_parameters(str(row["parameters"])).items()
+    ]
+    context = ", ".join([str(row["hypervisor"]), *setting])
+    return f"{row['metric']} ({context})", f"{row['value']:.6g} {row['unit']}".strip()
 
 
-def _properties(parent: ET.Element, told: list[tuple[str, str]]) -> None:
-    made = ET.SubElement(parent, "properties")
-    for name, value in told:
-        ET.SubElement(made, "property", name=_text(name), value=_text(value))
+def _properties(parent: ET.Element, entries: list[tuple[str, str]]) -> None:
+    properties = ET.SubElement(parent, "properties")
+    for name, value in entries:
+        ET.SubElement(properties, "property", name=_text(name), value=_text(value))
 
 
 def _text(text: str) -> str:

@@ -1,10 +1,10 @@
-"""pytest-benchmark's JSON as a run: every round is a sample, in seconds.
+"""Import of pytest-benchmark JSON: every round becomes a sample in seconds.
 
-A file of --benchmark-json holds the rounds; a saved one only by --benchmark-save-data. Without them
-a benchmark is one sample, its median, which is told from rounds by the parameter `statistic`; how
-many rounds it is of is a sample of its own, `<metric>.rounds`. A benchmark's other parameters are
-its test's; what the test put into extra_info is left out. The whole file is one boot: rounds of one
-process depend on each other.
+A file of --benchmark-json contains the rounds; a saved file does so only with
+--benchmark-save-data. Without rounds the median becomes one sample, with the parameter `statistic`;
+the number of rounds becomes the sample `<metric>.rounds`. The other parameters are those of the
+test; extra_info is ignored. The whole file is one boot, since rounds of one process depend on each
+other.
 """
 
 from __future__ import annotations
@@ -16,43 +16,42 @@ from datetime import UTC, datetime
 from typing import Any
 
 from harness.errors import ResultError
-from harness.results.exchange.foreign import Foreign, Source
+from harness.results.exchange.imported_run import ImportedRun, ImportSource
 from harness.results.schema import Parameter, RunFacts, Sample
 
-_WANTED = "pytest-benchmark's JSON"
+_FORMAT = "pytest-benchmark JSON"
 
 
-def read(source: Source) -> Foreign:
-    """Raises ResultError when it is no such file, or holds no benchmark."""
-    found = source.json(_WANTED)
-    benchmarks = found.get("benchmarks")
+def read(source: ImportSource) -> ImportedRun:
+    """Raises ResultError when the file has another format, or no benchmarks."""
+    content = source.json(_FORMAT)
+    benchmarks = content.get("benchmarks")
     if not isinstance(benchmarks, list) or not benchmarks:
-        raise source.wrong(_WANTED, "there are no benchmarks in it")
-    start = _start(source, found)
-    facts = _facts(source, found, start)
+        raise source.format_error(_FORMAT, "it has no benchmarks")
+    start = _start(source, content)
+    facts = _facts(source, content, start)
     samples: list[Sample] = []
-    without = 0
-    for one in benchmarks:
+    without_rounds = 0
+    for benchmark in benchmarks:
         try:
-            made = list(_samples(one, facts, start))
-            without += "data" not in one["stats"]
+            samples += _samples(benchmark, facts, start)
+            without_rounds += "data" not in benchmark["stats"]
         except ResultError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise source.wrong(_WANTED, f"a benchmark cannot be read ({error!r})") from error
-        samples += made
-    if without:
+            raise source.format_error(_FORMAT, f"a benchmark is malformed ({error!r})") from error
+    if without_rounds:
         facts["notes"].append(
-            f"{without} of {len(benchmarks)} benchmarks came without their rounds "
-            "(--benchmark-save-data keeps them): one sample each, the median"
+            f"{without_rounds} of {len(benchmarks)} benchmarks have no rounds and become one "
+            "sample each, the median (use --benchmark-save-data to save rounds)"
         )
-    return Foreign(facts, samples)
+    return ImportedRun(facts, samples)
 
 
-def _samples(one: Mapping[str, Any], facts: RunFacts, start: datetime) -> Iterator[Sample]:
-    stats, name = one["stats"], str(one["name"])
+def _samples(benchmark: Mapping[str, Any], facts: RunFacts, start: datetime) -> Iterator[Sample]:
+    stats, name = benchmark["stats"], str(benchmark["name"])
     metric = f"benchmark.{name.partition('[')[0]}"
-    parameters = {str(key): _plain(value) for key, value in (one["params"] or {}).items()}
+    parameters = {str(key): _scalar(value) for key, value in (benchmark["params"] or {}).items()}
 
     def sample(metric: str, value: Any, unit: str, better: str, batch: int, **more: Any) -> Sample:
         return Sample(
@@ -61,8 +60,8 @@ def _samples(one: Mapping[str, Any], facts: RunFacts, start: datetime) -> Iterat
             unit=unit,
             better=better,
             run=facts["run"],
-            suite=str(one.get("group") or "benchmark"),
-            test=str(one["fullname"]),
+            suite=str(benchmark.get("group") or "benchmark"),
+            test=str(benchmark["fullname"]),
             parameters={**parameters, **more},
             hypervisor=facts.get("hypervisor", ""),
             backend="",
@@ -78,53 +77,53 @@ def _samples(one: Mapping[str, Any], facts: RunFacts, start: datetime) -> Iterat
             yield sample(metric, value, "s", "lower", batch)
     else:
         yield sample(metric, stats["median"], "s", "lower", 0, statistic="median")
-        yield sample(f"{metric}.rounds", stats["rounds"], "rounds", "", 0, statistic="median")
+        yield sample(f"{metric}.rounds", stats["rounds"], "rounds", "none", 0, statistic="median")
 
 
-def _plain(value: object) -> Parameter:
-    """A test's parameter may be anything that JSON can say."""
+def _scalar(value: object) -> Parameter:
+    """A parameter as text or a number; other JSON values become JSON text."""
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return value
     return json.dumps(value, sort_keys=True)
 
 
-def _start(source: Source, found: Mapping[str, Any]) -> datetime:
+def _start(source: ImportSource, content: Mapping[str, Any]) -> datetime:
     try:
-        start = datetime.fromisoformat(found["datetime"])
+        start = datetime.fromisoformat(content["datetime"])
     except (KeyError, TypeError, ValueError) as error:
-        raise source.wrong(_WANTED, "it does not say when it was measured") from error
+        raise source.format_error(_FORMAT, "it has no valid datetime") from error
     return start if start.tzinfo else start.replace(tzinfo=UTC)
 
 
-def _facts(source: Source, found: Mapping[str, Any], start: datetime) -> RunFacts:
-    """Of machine_info and commit_info, as far as they say it."""
-    machine, commit = found.get("machine_info") or {}, found.get("commit_info") or {}
+def _facts(source: ImportSource, content: Mapping[str, Any], start: datetime) -> RunFacts:
+    """The facts in machine_info and commit_info."""
+    machine, commit = content.get("machine_info") or {}, content.get("commit_info") or {}
     if not isinstance(machine, dict) or not isinstance(commit, dict):
-        raise source.wrong(_WANTED, "machine_info or commit_info is no object")
+        raise source.format_error(_FORMAT, "machine_info or commit_info is no object")
     cpu = machine.get("cpu")
     cpu = cpu if isinstance(cpu, dict) else {"brand_raw": str(cpu or "")}
     stable = [cpu.get("brand_raw"), cpu.get("count"), machine.get("system"), machine.get("release")]
-    made: RunFacts = {
+    facts: RunFacts = {
         "run": source.run_id(start),
         "start": start.isoformat(),
         "fingerprint": hashlib.sha256(json.dumps(stable).encode()).hexdigest()[:12],
         "complete": True,
         "notes": [
-            f"imported from {source.path.name} (pytest-benchmark {found.get('version', '?')})"
+            f"imported from {source.path.name} (pytest-benchmark {content.get('version', '?')})"
         ],
     }
     revision = str(commit.get("id") or "")
     if revision not in ("", "unversioned", "unknown"):
-        made["commit"] = f"{revision}-dirty" if commit.get("dirty") else revision
+        facts["commit"] = f"{revision}-dirty" if commit.get("dirty") else revision
     if isinstance(cpus := cpu.get("count"), int):
-        made["cpus"] = cpus
+        facts["cpus"] = cpus
     if version := machine.get("python_version"):
-        made["versions"] = {"python": str(version)}
+        facts["versions"] = {"python": str(version)}
     texts = {
         "hypervisor": source.hypervisor,
         "hostname": machine.get("node"),
         "cpu_model": cpu.get("brand_raw"),
         "kernel": machine.get("release"),
     }
-    made.update({name: str(text) for name, text in texts.items() if text})  # type: ignore[typeddict-item]
-    return made
+    facts.update({name: str(text) for name, text in texts.items() if text})  # type: ignore[typeddict-item]
+    return facts

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main, parser
-from harness.results.track import ID, track
-from tests.results.nightly import night
+from harness.results.history import ID, load_history
+from tests.results.nightly_store import night
 
 README = Path(__file__).parents[2] / "docs" / "nightly.md"
 
@@ -26,9 +26,9 @@ def run(store: Path, *words: str) -> int:
 def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slower(tmp_path, nights=3, at=2)
     assert run(tmp_path, "compare", "previous", "latest") == 3
-    told = capsys.readouterr().out
-    assert "a.slower" in told
-    assert "regressed" in told
+    output = capsys.readouterr().out
+    assert "a.slower" in output
+    assert "regressed" in output
     assert run(tmp_path, "compare", "2026-03-01", "2026-03-02") == 0
 
 
@@ -41,7 +41,9 @@ def test_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "a.slower" in where.read_text()
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_markdown_file_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     slower(tmp_path, nights=2, at=1)
     (tmp_path / "nowhere").touch()
     nowhere = str(tmp_path / "nowhere" / "comment.md")
@@ -52,26 +54,28 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
 def test_track_and_acknowledge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slower(tmp_path)
     assert run(tmp_path, "track") == 3
-    told = capsys.readouterr().out
-    series = str(track(tmp_path).series[ID][0])
-    assert series in told, "a series is acknowledged by its id: it must be shown"
+    output = capsys.readouterr().out
+    series = str(load_history(tmp_path).series[ID][0])
+    assert series in output, "a series is acknowledged by its id: it must be shown"
     assert run(tmp_path, "acknowledge", series, "--why", "a price worth paying") == 0
     capsys.readouterr()
     assert run(tmp_path, "track") == 0
     assert "a price worth paying" in capsys.readouterr().out
     assert run(tmp_path, "acknowledge", series, "--reset", "--why", "measured anew") == 0
-    assert track(tmp_path).changes.empty
+    assert load_history(tmp_path).changes.empty
 
 
-def test_what_cannot_be_acknowledged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_acknowledgements_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     slower(tmp_path)
     assert run(tmp_path, "acknowledge", "feedfeed", "--why", " ") == 1
-    assert "--why: why?" in capsys.readouterr().err
+    assert "--why is empty" in capsys.readouterr().err
     assert run(tmp_path, "acknowledge", "feedfeed", "--why", "?") == 1
     assert "there is no series 'feedfeed'" in capsys.readouterr().err
-    same = track(tmp_path).series.set_index("metric")[ID]["a.same"]
+    same = load_history(tmp_path).series.set_index("metric")[ID]["a.same"]
     assert run(tmp_path, "acknowledge", str(same), "--why", "?") == 1
-    assert "has no change to be acknowledged" in capsys.readouterr().err
+    assert "has no change to acknowledge" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", ["run", "compare", "trend", "index"])
@@ -90,13 +94,13 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list
     assert "run" in capsys.readouterr().err
 
 
-def test_an_index_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_index_of_empty_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "page.html"
     assert main(["report", "index", "--results", str(tmp_path), "--out", str(out)]) == 0
     assert "no runs" in out.read_text().lower()
 
 
-def test_the_commands_of_the_guide_are_ones() -> None:
+def test_commands_of_the_guide_are_valid() -> None:
     """What docs/nightly.md has CI run is understood."""
     lines = [line.partition("python -m harness ")[2] for line in README.read_text().splitlines()]
     commands = [line.strip().split() for line in lines if line and "`" not in line]

@@ -1,4 +1,4 @@
-"""The key figures: what a reader asks first, answered in words."""
+"""The key figures of a run: short answers to the first questions of a reader."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Hashable
 from typing import Any
 
 from harness.results import statistics
-from harness.results.schema import decode
+from harness.results.schema import decode_parameters
 from reports import text
-from reports.page import KeyFigure, Run, failures, ordered, where
+from reports.page import KeyFigure, Run, failed_outcomes, ordered_outcomes, target_label
 from reports.suite_sections import CASES
 
 
 def key_figures(run: Run) -> list[KeyFigure]:
-    """One figure for each question this run can answer."""
+    """One figure for each question that the samples of this run can answer."""
     return [*_boot(run), *_exits(run), *_io(run), *_host(run), *_tests(run)]
 
 
@@ -21,9 +21,9 @@ def _boot(run: Run) -> list[KeyFigure]:
     answers = []
     table = run.boots
     for row in table[table["metric"] == "boot.ready"].to_dict("records"):
-        setting = text.setting(decode(row["parameters"]))
+        setting = text.setting(decode_parameters(row["parameters"]))
         sentence = (
-            f"from create to the first answer over SSH, {_where(row)}{', ' if setting else ''}"
+            f"from create to the first reply over SSH, {_target(row)}{', ' if setting else ''}"
             f"{setting}: median of {text.count(row['boots'], 'boot')}{_interval(row, 's')}"
         )
         label = _label(run, "Boot to ready", row)
@@ -32,18 +32,18 @@ def _boot(run: Run) -> list[KeyFigure]:
 
 
 def _label(run: Run, label: str, row: dict[Hashable, Any]) -> str:
-    """With the hypervisor's name where there are several."""
-    several = "," in run.facts.get("hypervisor", "")
-    return f"{label}, {row['hypervisor']}" if several else label
+    """The label, with the hypervisor's name when the run has several."""
+    has_several = "," in run.facts.get("hypervisor", "")
+    return f"{label}, {row['hypervisor']}" if has_several else label
 
 
-def _where(row: dict[Hashable, Any]) -> str:
-    return where(row["hypervisor"], row["backend"])
+def _target(row: dict[Hashable, Any]) -> str:
+    return target_label(row["hypervisor"], row["backend"])
 
 
 def _interval(row: dict[Hashable, Any], unit: str) -> str:
-    said = text.times(row["low"], row["high"], unit)
-    return f", 95 % interval {said}" if said != text.NONE else ", too few for an interval"
+    interval = text.time_interval(row["low"], row["high"], unit)
+    return f", 95 % interval {interval}" if interval != text.NONE else ", too few for an interval"
 
 
 def _exits(run: Run) -> list[KeyFigure]:
@@ -51,15 +51,15 @@ def _exits(run: Run) -> list[KeyFigure]:
         return []
     answers = []
     table = run.costs[(run.costs["kind"] == "ns") & (run.costs["median"] > 0)]
-    for _, group in table.groupby(statistics.WHERE, dropna=False):
+    for _, group in table.groupby(statistics.TARGET, dropna=False):
         rows = group.sort_values("median").to_dict("records")
         ends = [("Cheapest exit", rows[0])]
         if len(rows) > 1:
-            ends.append(("Dearest exit", rows[-1]))
+            ends.append(("Costliest exit", rows[-1]))
         for label, row in ends:
-            means = f" ({CASES[row['case']]})" if row["case"] in CASES else ""
+            meaning = f" ({CASES[row['case']]})" if row["case"] in CASES else ""
             sentence = (
-                f"{row['case']}{means}, {_where(row)}, control subtracted: "
+                f"{row['case']}{meaning}, {_target(row)}, control subtracted: "
                 f"median of {text.count(row['boots'], 'boot')}, n = {row['n']:,}"
                 f"{_interval(row, 'ns')}{''.join(f'; {flag}' for flag in row['flags'])}"
             )
@@ -69,7 +69,7 @@ def _exits(run: Run) -> list[KeyFigure]:
 
 
 def _ring(row: dict[Hashable, Any]) -> str:
-    ring = decode(row["parameters"]).get("ring")
+    ring = decode_parameters(row["parameters"]).get("ring")
     return "" if ring is None else f", ring {ring}"
 
 
@@ -77,25 +77,23 @@ def _io(run: Run) -> list[KeyFigure]:
     answers = []
     table = run.overheads.dropna(subset=["overhead"])
     metrics = (
-        ("I/O throughput lost", "io.iops", "fewer operations a second"),
+        ("I/O throughput lost", "io.iops", "fewer operations per second"),
         ("I/O latency added", "io.clat.p99", "longer latency (99th percentile)"),
         ("Network stream lost", "net.stream.to_guest", "less throughput of one TCP stream"),
     )
-    for label, metric, means in metrics:
-        mine = table[table["metric"] == metric]
-        for _, group in mine.groupby(["hypervisor", "backend"]):
+    for label, metric, meaning in metrics:
+        samples = table[table["metric"] == metric]
+        for _, group in samples.groupby(["hypervisor", "backend"]):
             rows = group.sort_values("overhead").to_dict("records")
             worst, best = rows[-1], rows[0]
-            sentence = (
-                f"{means} in the guest than on its host{' at worst' if len(rows) > 1 else ''}, "
-                f"{_where(worst)}"
-            )
-            if setting := text.setting(decode(worst["parameters"])):
+            case = " in the worst case" if len(rows) > 1 else ""
+            sentence = f"{meaning} in the guest than on its host{case}, {_target(worst)}"
+            if setting := text.setting(decode_parameters(worst["parameters"])):
                 sentence += f": {setting}"
             if len(rows) > 1:
                 sentence += (
-                    f"; at best {text.percent(best['overhead'])}: "
-                    f"{text.setting(decode(best['parameters']))}"
+                    f"; in the best case {text.percent(best['overhead'])}: "
+                    f"{text.setting(decode_parameters(best['parameters']))}"
                 )
             sentence += f"; {text.count(worst['guest_boots'], 'boot')}"
             name = _label(run, label, worst)
@@ -110,11 +108,11 @@ def _host(run: Run) -> list[KeyFigure]:
         if "host.cpu.idle" not in known.index:
             continue
         cpu = known.loc["host.cpu.idle"].to_dict()
-        idle, least, ticks = cpu["mean"], cpu["low"], cpu["n"]
-        sentence = f"on average, {100 - least:.0f} % at its peak; {idle:.0f} % idle"
+        idle, lowest, ticks = cpu["mean"], cpu["low"], cpu["n"]
+        sentence = f"on average, {100 - lowest:.0f} % at the peak; {idle:.0f} % idle"
         cpus = run.facts.get("cpus", 0)
         if cpus:
-            sentence += f", as much as {text.number(idle / 100 * cpus, 2)} of {cpus} CPUs"
+            sentence += f" ({text.number(idle / 100 * cpus, 2)} of {cpus} CPUs)"
         if "host.memory.used" in known.index:
             peak = known["peak"]["host.memory.used"]
             sentence += f"; memory at most {text.memory(peak)}"
@@ -130,9 +128,9 @@ def _tests(run: Run) -> list[KeyFigure]:
     counts = run.facts.get("outcomes", {})
     if not counts:
         return []
-    bad = failures(counts)
-    value = f"{sum(bad.values())} failed" if bad else f"{counts.get('passed', 0)} passed"
-    told = ", ".join(f"{n} {name}" for name, n in ordered(counts).items())
+    failed = failed_outcomes(counts)
+    value = f"{sum(failed.values())} failed" if failed else f"{counts.get('passed', 0)} passed"
+    sentence = ", ".join(f"{n} {name}" for name, n in ordered_outcomes(counts).items())
     if set(counts) == {"passed"}:
-        told = "none failed, none skipped"
-    return [KeyFigure("Tests", value, told, measured=False)]
+        sentence = "none failed, none skipped"
+    return [KeyFigure("Tests", value, sentence, measured=False)]

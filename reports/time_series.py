@@ -1,4 +1,4 @@
-"""Drawings of a series over its runs: a line for a table's cell, and a chart with axes."""
+"""Drawings of a series over its runs: a sparkline for a table, and a chart with axes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _EDGE = 3
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A change point: the place of its first run, whether it is for the worse, the new level."""
+class ChangeMark:
+    """A change point: index of its first run, its direction, its new level."""
 
     at: int
     worse: bool
@@ -25,51 +25,56 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class History:
-    """Values by the run's place (NaN: not measured), the level before the first change, and the
-    changes. days: of each run."""
+class TimeSeries:
+    """The values of a figure over the runs.
+
+    values: one for each run; NaN when not measured. days: start of each run. level: before the
+    first change. changes: in the order of their runs.
+    """
 
     values: Sequence[float]
     days: Sequence[datetime | None]
     level: float
-    turns: Sequence[Turn]
+    changes: Sequence[ChangeMark]
 
 
-def spark(values: Sequence[float], turns: Sequence[Turn], said: str, most: int) -> Markup:
-    """The line of a series, in at most `most` points, and its change points as upright lines."""
+def spark(
+    values: Sequence[float], changes: Sequence[ChangeMark], label: str, max_points: int
+) -> Markup:
+    """A sparkline of at most `max_points` points, with change points as vertical lines."""
     width, height = SPARK
     known = [value for value in values if math.isfinite(value)]
     x = svg.linear(0, max(len(values) - 1, 1), _EDGE, width - _EDGE)
     y = svg.linear(*_ends(known, 0.0), height - _EDGE, _EDGE)
-    line = _line([(x(at), y(value)) for at, value in thinned(values, most)])
+    line = _line([(x(at), y(value)) for at, value in thinned(values, max_points)])
     parts = [f'<path class="line" d="{line}"/>']
     for worse, style in ((True, "c-bad"), (False, "c-good")):
         cuts = "".join(
-            f"M{x(turn.at - 0.5):.0f} 0v{height}" for turn in turns if turn.worse is worse
+            f"M{x(change.at - 0.5):.0f} 0v{height}" for change in changes if change.worse is worse
         )
         if cuts:
             parts.append(f'<path class="{style}" d="{cuts}"/>')
     head = f'<svg class="spark" viewBox="0 0 {width} {height}" role="img" aria-label="'
-    # the label is escaped, all else is numbers
-    return Markup(head + str(escape(said)) + '">' + "".join(parts) + "</svg>")  # noqa: S704
+    # the label is escaped; the other parts are numbers
+    return Markup(head + str(escape(label)) + '">' + "".join(parts) + "</svg>")  # noqa: S704
 
 
-def thinned(values: Sequence[float], most: int) -> list[tuple[float, float]]:
-    """Place and value; of many neighbours the least and the greatest, so that no peak is lost."""
+def thinned(values: Sequence[float], max_points: int) -> list[tuple[float, float]]:
+    """Index and value; groups of neighbours are reduced to minimum and maximum, so peaks stay."""
     known = [(float(at), value) for at, value in enumerate(values) if math.isfinite(value)]
-    if len(known) <= most:
+    if len(known) <= max_points:
         return known
-    size = math.ceil(len(known) / max(most // 2, 1))
-    kept = []
+    size = math.ceil(len(known) / max(max_points // 2, 1))
+    points = []
     for start in range(0, len(known), size):
         part = known[start : start + size]
         low, high = min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])
-        kept += sorted({low, high})
-    return kept
+        points += sorted({low, high})
+    return points
 
 
 def _line(points: Sequence[tuple[float, float]]) -> str:
-    """A path in whole units, each step as from the one before: that is shortest."""
+    """A path in integer coordinates with relative steps, which is the shortest notation."""
     steps, before = [], (0, 0)
     for i, (x, y) in enumerate(points):
         place = round(x), round(y)
@@ -84,15 +89,17 @@ def _line(points: Sequence[tuple[float, float]]) -> str:
     return "".join(steps).replace(" -", "-") or "M0 0"
 
 
-def _ends(known: Sequence[float], air: float) -> tuple[float, float]:
+def _ends(known: Sequence[float], margin: float) -> tuple[float, float]:
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     if low == high:
         low, high = low - abs(low or 1) * 0.05, high + abs(high or 1) * 0.05
-    return low - air * (high - low), high + air * (high - low)
+    return low - margin * (high - low), high + margin * (high - low)
 
 
-def chart(title: str, description: str, one: History, unit: str) -> Callable[[float], svg.Canvas]:
-    """Points, levels as steps, change points with their dates. The axis need not begin at 0."""
+def chart(
+    title: str, description: str, one: TimeSeries, unit: str
+) -> Callable[[float], svg.Canvas]:
+    """Points, levels as steps, and change points with dates. The axis need not begin at 0."""
 
     def draw(width: float) -> svg.Canvas:
         canvas = svg.Canvas(width, title, description)
@@ -104,22 +111,22 @@ def chart(title: str, description: str, one: History, unit: str) -> Callable[[fl
         y = svg.linear(low, high, bottom, top)
         for mark in _marks(low, high):
             canvas.line((left, y(mark)), (right, y(mark)), "grid")
-            said = text.round_quantity(mark, unit) if mark else "0"
-            canvas.text(left - 8, y(mark) + 4, said, "tick", anchor="end")
+            label = text.round_quantity(mark, unit) if mark else "0"
+            canvas.text(left - 8, y(mark) + 4, label, "tick", anchor="end")
         canvas.line((left, bottom), (right, bottom), "axis")
         _dates(canvas, one.days, x, bottom, 6 if width > 500 else 2)
         places = [(x(at), y(value)) for at, value in thinned(one.values, 400)]
         canvas.path("".join(f"M{px:.0f} {py:.1f}h0" for px, py in places), "points")
         _steps(canvas, one, x, y)
-        _turns(canvas, one, x, (top, bottom), width)
+        _changes(canvas, one, x, (top, bottom), width)
         canvas.height = bottom + 26
         return canvas
 
     return draw
 
 
-def _levels(one: History) -> list[float]:
-    return [one.level, *(turn.level for turn in one.turns)]
+def _levels(one: TimeSeries) -> list[float]:
+    return [one.level, *(change.level for change in one.changes)]
 
 
 def _marks(low: float, high: float) -> list[float]:
@@ -145,30 +152,30 @@ def _dates(
 
 
 def _steps(
-    canvas: svg.Canvas, one: History, x: Callable[[float], float], y: Callable[[float], float]
+    canvas: svg.Canvas, one: TimeSeries, x: Callable[[float], float], y: Callable[[float], float]
 ) -> None:
-    starts = [0.0, *(turn.at - 0.5 for turn in one.turns), float(len(one.values) - 1)]
+    starts = [0.0, *(change.at - 0.5 for change in one.changes), float(len(one.values) - 1)]
     for level, start, end in zip(_levels(one), starts, starts[1:], strict=False):
         if math.isfinite(level):
             canvas.path(f"M{x(start):.1f} {y(level):.1f}H{x(end):.1f}", "level")
 
 
-def _turns(
+def _changes(
     canvas: svg.Canvas,
-    one: History,
+    one: TimeSeries,
     x: Callable[[float], float],
     span: tuple[float, float],
     width: float,
 ) -> None:
     taken = -math.inf
-    for turn in one.turns:
-        place = x(turn.at - 0.5)
-        style = "c-bad" if turn.worse else "c-good"
+    for change in one.changes:
+        place = x(change.at - 0.5)
+        style = "c-bad" if change.worse else "c-good"
         canvas.path(f"M{place:.1f} {span[0] - 6:.0f}V{span[1]:.0f}", f"{style} cut")
-        day = one.days[turn.at] if turn.at < len(one.days) else None
-        said = ("▲ worse" if turn.worse else "▼ better") + (f" {day:%d %b}" if day else "")
-        half = 3.4 * len(said)
+        day = one.days[change.at] if change.at < len(one.days) else None
+        label = ("▲ worse" if change.worse else "▼ better") + (f" {day:%d %b}" if day else "")
+        half = 3.4 * len(label)
         if place - half > taken:
             middle = min(max(place, half + 2), width - half - 2)
-            canvas.text(middle, span[0] - 10, said, "tick", anchor="middle")
+            canvas.text(middle, span[0] - 10, label, "tick", anchor="middle")
             taken = middle + half + 6

@@ -1,4 +1,4 @@
-"""fsspec's SFTP, which would trust whoever answers, made to talk to known hosts only."""
+"""fsspec's SFTP file system with host key checking; the original accepts every host key."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fsspec.implementations.sftp import SFTPFileSystem
 from harness.errors import HostError
 from harness.ssh.credentials import KNOWN_HOSTS, client_keys, known_host_key
 
-_TIMEOUT = 20.0  # seconds for a connection, and without news from it
+_TIMEOUT = 20.0  # seconds, to connect and to wait for data
 
 
-class KnownSFTP(SFTPFileSystem):  # type: ignore[misc] # it has no types
+class KnownHostsSFTP(SFTPFileSystem):  # type: ignore[misc] # it has no types
     """Raises HostError when the host's key is not known or the host cannot be reached."""
 
     def _connect(self) -> None:
         name, port = self.host, int(self.ssh_kwargs.get("port") or 22)
-        known_host_key(name, port)  # the hint for a host that is not known
+        known_host_key(name, port)  # raises, with a hint, when the host is not known
         self.client = paramiko.SSHClient()
         for file in KNOWN_HOSTS:
             with contextlib.suppress(OSError):
@@ -35,7 +35,7 @@ class KnownSFTP(SFTPFileSystem):  # type: ignore[misc] # it has no types
             raise HostError(f"{name}, port {port}: {error}", hint=_hint(error)) from error
 
     def _log_in(self, name: str, port: int, user: str) -> None:
-        """With the first of the user's keys that the host takes."""
+        """Log in with the first key of the user that the host accepts."""
         refused: paramiko.AuthenticationException | None = None
         for key in client_keys():
             try:
@@ -60,9 +60,9 @@ class KnownSFTP(SFTPFileSystem):  # type: ignore[misc] # it has no types
 def _hint(error: Exception) -> str:
     if isinstance(error, paramiko.BadHostKeyException):
         return (
-            "somebody may be in between: ask who runs the host whether its key was changed, and "
-            "only then replace the line in ~/.ssh/known_hosts"
+            "ask the host's administrator whether its key was changed, and only then replace the "
+            "line in ~/.ssh/known_hosts: the connection may be intercepted"
         )
     if isinstance(error, paramiko.AuthenticationException):
-        return "put the public half of your key into authorized_keys there"
-    return "look whether it can be reached from here"
+        return "add your public key to authorized_keys on the host"
+    return "check that the host can be reached"
