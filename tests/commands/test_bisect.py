@@ -1,4 +1,4 @@
-"""Bisecting: a repository whose commits become slower at a known one, measured for real."""
+"""Bisection of a repository with a known slow commit; the measurements are real processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from harness.__main__ import main
 
-# Leaves a run with the samples of one figure: how long the checkout's work.py says that it takes.
+# Writes a run with one figure, whose level is the content of the file work.
 MEASURE = """
 import datetime, pathlib, random, sys
 from harness.results import RunWriter, Sample
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Repository:
-    """A git repository with one commit a level."""
+    """A git repository with one commit for each level."""
 
     def __init__(self, path: Path, levels: list[str]) -> None:
         self.path = path
@@ -59,7 +59,7 @@ Checkout = Callable[[list[str]], Repository]
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
-    """`checkout(levels)`: a repository of such commits, in which the test then stands."""
+    """`checkout(levels)`: create a repository and change to its directory."""
 
     def go(levels: list[str]) -> Repository:
         repository = Repository(tmp_path / "repository", levels)
@@ -71,7 +71,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
 
 @pytest.fixture
 def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The words of a command that measures where it is started."""
+    """Arguments with a command that measures its working directory."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     script = tmp_path / "measure.py"
     script.write_text(MEASURE)
@@ -98,7 +98,7 @@ def test_first_bad_commit_is_named(
     assert "change 2" in output.splitlines()[-1]
     assert repository.worktrees == 1, "worktrees are left"
     files = list((tmp_path / "results" / "bisect").rglob("*.parquet"))
-    assert len(files) >= 24, "what was measured stays"
+    assert len(files) >= 24, "the runs are kept"
 
 
 def test_equal_revisions_are_no_regression(

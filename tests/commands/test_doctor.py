@@ -1,4 +1,4 @@
-"""What the doctor finds on machines that are a few files in a folder."""
+"""`doctor` on simulated machines, which are folders with a few files."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_exit_status_and_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     console = Console(file=out, width=100)
     assert doctor.main(console, root=tmp_path, cache=tmp_path / "cache") == 1
     assert out.getvalue().splitlines()[-1].startswith("auto: no host works: ")
-    assert list(tmp_path.iterdir()) == []  # it only looks
+    assert list(tmp_path.iterdir()) == []  # doctor changes nothing
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Verdicts on the terminal, and exit statuses that CI goes by."""
+"""Verdicts on the terminal, and exit statuses for CI."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_track_and_acknowledge(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(tmp_path, "track") == 3
     output = capsys.readouterr().out
     series = str(load_history(tmp_path).series[ID][0])
-    assert series in output, "a series is acknowledged by its id: it must be shown"
+    assert series in output, "the id is needed to acknowledge the series"
     assert run(tmp_path, "acknowledge", series, "--why", "a price worth paying") == 0
     capsys.readouterr()
     assert run(tmp_path, "track") == 0
@@ -101,7 +101,7 @@ def test_index_of_empty_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_commands_of_the_guide_are_valid() -> None:
-    """What docs/nightly.md has CI run is understood."""
+    """The parser accepts all commands in docs/nightly.md."""
     lines = [line.partition("python -m harness ")[2] for line in README.read_text().splitlines()]
     commands = [line.strip().split() for line in lines if line and "`" not in line]
     assert len(commands) >= 4

@@ -1,4 +1,4 @@
-"""Debian's Chromium without a screen, driven by its own driver: real keys, real widths."""
+"""Headless Chromium from Debian, driven by chromedriver, for tests of keys and widths."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ QUIET = (
 
 
 def missing() -> str:
-    """What must be installed first; "" when all is there."""
+    """The missing programs or packages, with the command that installs them; "" for none."""
     if not CHROMIUM:
-        return "no chromium here: apt-get install chromium"
+        return "chromium is not installed: apt-get install chromium"
     if not DRIVER:
-        return "no chromedriver here: apt-get install chromium-driver"
+        return "chromedriver is not installed: apt-get install chromium-driver"
     absent = [name for name in ("selenium", "axe_core_python") if not _there(name)]
-    return f"no {' and '.join(absent)} here: pip install -e .[dev]" if absent else ""
+    return f"{' and '.join(absent)} not installed: pip install -e .[dev]" if absent else ""
 
 
 def _there(module: str) -> bool:
@@ -56,7 +56,7 @@ def chromium(downloads: Path) -> Iterator[Chrome]:
 
 
 def show(driver: Chrome, page: Path, *, width: int = 1280, dark: bool = False) -> None:
-    """A page in a window so wide."""
+    """Open a page in a window of the given width."""
     colours = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     still = {"name": "prefers-reduced-motion", "value": "reduce"}
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -65,20 +65,20 @@ def show(driver: Chrome, page: Path, *, width: int = 1280, dark: bool = False) -
     driver.get(page.as_uri())
 
 
-def loaded(driver: Chrome) -> list[str]:
-    """What was asked for since the last call, pages themselves and data in them left out."""
-    asked = []
+def requested_urls(driver: Chrome) -> list[str]:
+    """URLs that were requested since the last call, without pages and data URLs."""
+    urls = []
     for entry in _log(driver, "performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             request: dict[str, Any] = message["params"]["request"]
             if message["params"].get("type") != "Document":
-                asked.append(str(request["url"]))
-    return [url for url in asked if not url.startswith(("data:", "blob:"))]
+                urls.append(str(request["url"]))
+    return [url for url in urls if not url.startswith(("data:", "blob:"))]
 
 
-def said(driver: Chrome) -> list[str]:
-    """What the console shows since the last call."""
+def console_messages(driver: Chrome) -> list[str]:
+    """Console messages since the last call."""
     return [str(entry["message"]) for entry in _log(driver, "browser")]
 
 
@@ -95,8 +95,8 @@ def _axe() -> str:
     return (Path(spec.origin).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
-def faults(driver: Chrome) -> list[str]:
-    """What axe-core finds serious or critical in the page that is shown."""
+def accessibility_findings(driver: Chrome) -> list[str]:
+    """Serious and critical findings of axe-core in the open page."""
     driver.execute_script(_axe())
     found = driver.execute_async_script(
         "const done = arguments[arguments.length - 1];"

@@ -1,4 +1,4 @@
-"""What holds for every page."""
+"""Checks for all pages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from tests.reports.page import Element, parse
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&amp;{{7*7}}"
 
 
-def sound(html: str) -> Element:
-    """The page; AssertionError when it loads something, runs what is not ours, or when some table
-    or figure says nothing to those who cannot see it."""
+def checked_page(html: str) -> Element:
+    """Parse a page and check it; return it.
+
+    Raises AssertionError when the page loads a resource, runs other scripts, or has a table or a
+    figure that a screen reader cannot use.
+    """
     page = parse(html)
     loads_nothing(html, page)
     tables_are_accessible(page)
@@ -73,7 +76,7 @@ def figures_are_described(page: Element) -> None:
 
 
 def rows(section: Element) -> dict[str, list[str]]:
-    """First cell's text (without its remarks) -> the row's cells."""
+    """The cells of each row, by the text of the first cell without its remarks."""
     found = {}
     for row in section.all("tbody")[0].all("tr"):
         cells = [c for c in row.children if isinstance(c, Element)]

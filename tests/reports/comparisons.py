@@ -1,4 +1,4 @@
-"""Made-up comparisons, for tests only: no figure here was measured on anything."""
+"""Synthetic comparisons for tests. No figure here was measured."""
 
 from __future__ import annotations
 
@@ -18,44 +18,56 @@ BASE, NEW = "20260102T030405Z-aaaaaa", "20260103T030405Z-bbbbbb"
 
 
 def made(verdicts: dict[str, int] | None = None, **texts: Any) -> Comparison:
-    """So many series of each verdict. texts: text in place of names, facts, environment, notes."""
+    """A comparison with a number of series for each verdict.
+
+    texts: text="..." replaces names, facts, environment and notes.
+    """
     verdicts = verdicts or {"regressed": 3, "improved": 2, "inconclusive": 2, "pass": 20}
     table = pd.DataFrame(
         [_row(verdict, i, texts) for verdict, count in verdicts.items() for i in range(count)]
     )
-    said = texts.get("text", "")
+    replacement = texts.get("text", "")
     sides = [
-        RunSelection(said or label, [Path(f"{run}.parquet")], [_facts(run, said)])
+        RunSelection(replacement or label, [Path(f"{run}.parquet")], [_facts(run, replacement)])
         for label, run in (("previous", BASE), ("latest", NEW))
     ]
-    environment = [(said or "kernel", said or "6.1.0-1", said or "6.1.0-2")]
-    return Comparison(sides[0], sides[1], table, environment, [said] if said else [])
+    environment = [(replacement or "kernel", replacement or "6.1.0-1", replacement or "6.1.0-2")]
+    return Comparison(sides[0], sides[1], table, environment, [replacement] if replacement else [])
 
 
-def _facts(run: str, said: str) -> RunFacts:
-    more = {"cpu_model": said, "commit": said, "start": said} if said else {}
+def _facts(run: str, replacement: str) -> RunFacts:
+    more = (
+        {"cpu_model": replacement, "commit": replacement, "start": replacement}
+        if replacement
+        else {}
+    )
     return facts(**{"run": run, **more})
 
 
 def _row(verdict: str, number: int, texts: dict[str, Any]) -> dict[str, Any]:
     effect = {"regressed": 0.5, "improved": -0.4, "inconclusive": 0.06, "pass": 0.01}[verdict]
     effect /= 1 + number / 10
-    said = texts.get("text", "")
+    replacement = texts.get("text", "")
     key = {
-        **{"hypervisor": said or "kvm", "backend": "emulated", "unit": said or "us"},
-        **{"metric": f"io.{verdict}.{said}{number}", "better": "lower"},
-        "parameters": json.dumps({"rw": "randread", "bs": 4096, "depth": number, **_of(said)}),
+        **{"hypervisor": replacement or "kvm", "backend": "emulated", "unit": replacement or "us"},
+        **{"metric": f"io.{verdict}.{replacement}{number}", "better": "lower"},
+        "parameters": json.dumps(
+            {"rw": "randread", "bs": 4096, "depth": number, **_of(replacement)}
+        ),
     }
-    lone = verdict == "inconclusive" and number == 0
+    one_sided = verdict == "inconclusive" and number == 0
     return {
         **{name: key[name] for name in SERIES},
         **{"base": 100.0, "new": 100.0 * (1 + effect), "base_n": 30, "new_n": 40},
-        **{"base_boots": 8, "new_boots": 0 if lone else 9},
-        **{"effect": math.nan if lone else effect, "low": math.nan if lone else effect - 0.04},
-        **{"high": math.nan if lone else effect + 0.05, "p": 0.001, "verdict": verdict},
-        "flags": [said or "not measured in the new run"] if lone else [],
+        **{"base_boots": 8, "new_boots": 0 if one_sided else 9},
+        **{
+            "effect": math.nan if one_sided else effect,
+            "low": math.nan if one_sided else effect - 0.04,
+        },
+        **{"high": math.nan if one_sided else effect + 0.05, "p": 0.001, "verdict": verdict},
+        "flags": [replacement or "not measured in the new run"] if one_sided else [],
     }
 
 
-def _of(said: str) -> dict[str, str]:
-    return {said: said} if said else {}
+def _of(replacement: str) -> dict[str, str]:
+    return {replacement: replacement} if replacement else {}

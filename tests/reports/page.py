@@ -1,4 +1,4 @@
-"""Reads a report back, by the standard library's parser."""
+"""A parser of report pages, based on html.parser."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _Reader(HTMLParser):
 
 
 def parse(html: str) -> Element:
-    """The document; AssertionError when elements are not properly nested and closed."""
+    """The document. Raises AssertionError when elements are not nested and closed."""
     reader = _Reader()
     reader.feed(html)
     reader.close()

@@ -1,4 +1,4 @@
-"""The pages in a real browser, where one is installed."""
+"""The pages in a browser, if one is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
 PAGES = ("run", "compare", "trend", "index")
-# a table that has a filter, a column of numbers in it, and what its filter is to find
+# page -> a table with a filter, the index of a numeric column, and a filter text
 TABLES = {
     "run": ("#io table", 3, "randwrite"),
     "compare": ("#figures table", 4, "regressed"),
@@ -59,10 +59,10 @@ def test_page_fits_and_is_accessible_without_console_messages(
     chromium: Chrome, pages: Path, name: str
 ) -> None:
     page = pages / f"{name}.html"
-    browser.loaded(chromium)
+    browser.requested_urls(chromium)
     for width, dark in ((1280, False), (1280, True), (400, False)):
         browser.show(chromium, page, width=width, dark=dark)
-        assert browser.faults(chromium) == [], (width, dark)
+        assert browser.accessibility_findings(chromium) == [], (width, dark)
     for width in (400, 1280):
         browser.show(chromium, page, width=width)
         wide = "return document.documentElement.scrollWidth"
@@ -74,8 +74,8 @@ def test_page_fits_and_is_accessible_without_console_messages(
         figures = chromium.execute_script("return document.querySelectorAll('figure').length")
         assert drawn == figures
         assert figures or name == "index"
-    assert browser.loaded(chromium) == []
-    assert browser.said(chromium) == []
+    assert browser.requested_urls(chromium) == []
+    assert browser.console_messages(chromium) == []
 
 
 def focused(chromium: Chrome) -> WebElement:
@@ -89,7 +89,7 @@ def press(chromium: Chrome, *keys: str) -> None:
 
 
 def tab_to(chromium: Chrome, target: WebElement, most: int = 200) -> None:
-    """By the keyboard alone, from the top of the page."""
+    """Move the focus to an element with the Tab key."""
     from selenium.webdriver.common.keys import Keys
 
     chromium.execute_script("document.activeElement.blur(); window.getSelection().empty()")
@@ -100,7 +100,7 @@ def tab_to(chromium: Chrome, target: WebElement, most: int = 200) -> None:
     else:
         pytest.fail(f"the keyboard does not reach {target.get_attribute('outerHTML')}")
     outline = target.value_of_css_property("outline-style")
-    assert outline != "none", "where the focus is must be seen"
+    assert outline != "none", "the focus must be visible"
 
 
 def column(table: WebElement, at: int) -> list[float]:
@@ -142,11 +142,11 @@ def test_tables_are_sorted_filtered_and_saved_by_keyboard(
     saved_rows = saved(downloads)
     assert len(saved_rows) == len(shown) + 1
     assert all(word in " ".join(row).replace(", ", " ") for row in saved_rows[1:])
-    assert browser.said(chromium) == []
+    assert browser.console_messages(chromium) == []
 
 
 def saved(downloads: Path) -> list[list[str]]:
-    """The rows of the one file that the browser has just saved."""
+    """The rows of the CSV file that the browser saved."""
     until = time.monotonic() + 10
     while not (files := list(downloads.glob("*.csv"))):
         assert time.monotonic() < until, list(downloads.iterdir())
@@ -168,7 +168,7 @@ def test_raw_data_are_decompressed_and_saved(
     rows = saved(downloads)
     assert len(rows) > 6
     assert len({len(row) for row in rows}) == 1
-    assert browser.said(chromium) == []
+    assert browser.console_messages(chromium) == []
 
 
 def test_saved_table_has_no_formulas(chromium: Chrome, downloads: Path, tmp_path: Path) -> None:

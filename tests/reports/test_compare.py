@@ -10,14 +10,14 @@ from harness.results.selection import select_runs
 from reports.compare import render, to_html
 from reports.page import EMULATED
 from tests.reports import comparisons
-from tests.reports.checks import HOSTILE, rows, sound
+from tests.reports.checks import HOSTILE, checked_page, rows
 from tests.reports.page import Element
 from tests.results.synthetic import write_run
 
 
 @pytest.fixture(scope="module")
 def page() -> Element:
-    return sound(to_html(comparisons.made()))
+    return checked_page(to_html(comparisons.made()))
 
 
 def cards(page: Element) -> dict[str, list[str]]:
@@ -61,7 +61,7 @@ def test_forest_plot_has_all_figures_without_a_pass(page: Element) -> None:
 
 
 def test_forest_plot_stays_readable() -> None:
-    page = sound(to_html(comparisons.made({"regressed": 50, "pass": 1})))
+    page = checked_page(to_html(comparisons.made({"regressed": 50, "pass": 1})))
     (figure,) = page.id("effects").all("figure")
     assert len(figure.all("svg")[0].all("circle")) == 30
     assert "20 more are in the table" in figure.text
@@ -72,21 +72,21 @@ def test_environment_is_listed(page: Element) -> None:
 
 
 def test_page_of_passes_only() -> None:
-    page = sound(to_html(comparisons.made({"pass": 3})))
+    page = checked_page(to_html(comparisons.made({"pass": 3})))
     assert "Largest regression" not in cards(page)
     assert "every figure that both sides have passes" in page.id("effects").text
     assert "None:" in page.id("caveats").text
 
 
 def test_hostile_text_stays_text() -> None:
-    page = sound(to_html(comparisons.made(text=HOSTILE)))
+    page = checked_page(to_html(comparisons.made(text=HOSTILE)))
     assert HOSTILE in page.id("figures").text
     assert HOSTILE in page.id("environment").text
     assert "49" not in page.all("header")[0].text
 
 
 def test_page_with_many_figures_stays_small() -> None:
-    page = sound(to_html(comparisons.made({"regressed": 100, "pass": 5000})))
+    page = checked_page(to_html(comparisons.made({"regressed": 100, "pass": 5000})))
     assert "4,600 more rows are not shown" in page.id("figures").text
 
 
@@ -96,7 +96,7 @@ def test_page_of_two_stored_runs(tmp_path: Path) -> None:
     comparison = compare(
         select_runs(tmp_path / "store", "previous"), select_runs(tmp_path / "store", "latest")
     )
-    page = sound(render(comparison, tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = checked_page(render(comparison, tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.all("h1")[0].text == "latest compared with previous"
     assert EMULATED in page.all("header")[0].text
     assert len(rows(page.id("figures"))) <= len(comparison.table)

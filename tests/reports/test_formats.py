@@ -1,4 +1,4 @@
-"""Comparisons and histories as Markdown and on a terminal."""
+"""Comparisons and histories as Markdown and as terminal text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_comment_counts_hidden_rows() -> None:
     assert comment.count("| regressed |") == 20
     assert "10 more are not shown." in comment
     assert "400 more are not shown." in comment
-    assert len(comment) < 65_536, "the most that a forge takes"
+    assert len(comment) < 65_536, "the limit of a forge"
     assert markdown.comment(comparisons.made({"pass": 1})).startswith("### No significant change")
     assert markdown.comment(comparisons.made({"improved": 1})).startswith("### 1 figure improved")
 

@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 
 from harness.results import RunWriter
 from reports.index import render
-from tests.reports.checks import HOSTILE, rows, sound
+from tests.reports.checks import HOSTILE, checked_page, rows
 from tests.reports.page import Element
 from tests.results.synthetic import facts, write_run
 
 
 def page_of(store: Path, out: Path) -> Element:
-    return sound(render(store, out).read_text(encoding="utf-8"))
+    return checked_page(render(store, out).read_text(encoding="utf-8"))
 
 
 def run(store: Path, name: str, **more: object) -> Path:

@@ -1,4 +1,4 @@
-"""A run of a million samples."""
+"""The report of a run with a million samples."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 
 from harness.results.schema import COLUMNS, SCHEMA, encode_parameters, schema_with_metadata
 from reports.run import render
-from tests.reports.checks import sound
+from tests.reports.checks import checked_page
 from tests.results.synthetic import CASES, HOST, START, facts
 
 RUN = "20260102T030405Z-abcdef"
-# of the processor, not of the clock: 5 s where nothing else runs, and half as fast elsewhere
+# CPU time; an idle machine needs 5 s
 MOST_SECONDS = 20.0
 
 
 def block(metric: str, unit: str, better: str, level: float, **more: object) -> pd.DataFrame:
-    """Samples of one figure: boots times batches."""
+    """The samples of one figure: one for each boot and batch."""
     boots, batches = int(str(more.pop("boots", 10))), int(str(more.pop("batches", 1)))
     count = boots * batches
     random = np.random.default_rng(count)
@@ -76,6 +76,6 @@ def test_page_of_a_million_samples_is_fast_and_small(tmp_path: Path) -> None:
     began = time.process_time()
     out = render(path, tmp_path / "page.html")
     assert time.process_time() - began < MOST_SECONDS
-    page = sound(out.read_text(encoding="utf-8"))
+    page = checked_page(out.read_text(encoding="utf-8"))
     assert f"cannot hold all {len(frame):,} samples" in page.id("raw").text
     assert "n = 24,000 a case" in page.id("exits").text

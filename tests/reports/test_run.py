@@ -17,7 +17,7 @@ from reports.page import EMULATED
 from reports.run import render
 from reports.side_by_side import NOISY_HOST
 from reports.terminal import lines
-from tests.reports.checks import HOSTILE, rows, sound
+from tests.reports.checks import HOSTILE, checked_page, rows
 from tests.reports.page import Element, parse
 from tests.results.synthetic import Synthetic, facts, write_run
 
@@ -57,7 +57,7 @@ def test_hypervisors_are_compared_side_by_side(page: Element) -> None:
     assert worse == pytest.approx(100 * (1 - guest / native), abs=1.0)
     low, high = cells[6].removesuffix(" %").split(" to ")
     assert float(low) <= worse <= float(high)
-    # five boots: said once below the table, not in each row
+    # a flag of all rows appears once, below the table
     assert "few boots" not in table.text
     assert "All of Disk: few boots (5)" in section.text
 
@@ -82,7 +82,7 @@ def test_first_hypervisor_is_baseline_without_native(tmp_path: Path) -> None:
 
 
 def side_by_side(directory: Path, figures: dict[str, dict[str, list[float]]]) -> Element:
-    """The section of a run: metric -> hypervisor -> a value a boot."""
+    """The section of a run. figures: metric -> hypervisor -> one value for each boot."""
     names = dict.fromkeys(name for sides in figures.values() for name in sides)
     writer = RunWriter(directory / "store", facts(hypervisor=", ".join(names)))
     for metric, sides in figures.items():
@@ -95,7 +95,7 @@ def side_by_side(directory: Path, figures: dict[str, dict[str, list[float]]]) ->
 
 
 def figure_cells(section: Element, metric: str) -> dict[str, str]:
-    """The head of each column -> what a figure's row has in it."""
+    """The cells of a figure's row, by the label of the column."""
     for table in section.all("table"):
         heads = [head.text for head in table.all("thead")[0].all("th")]
         if cells := rows(table).get(metric):
@@ -131,7 +131,7 @@ def test_machines_are_compared_with_native_and_first_machine(tmp_path: Path) -> 
         assert guests[head] == "–"
     network = section.all("table")[1]
     assert "qemu vs kvm" in network.text
-    assert "native" not in network.text, "it has no figures there"
+    assert "native" not in network.text, "native has no network figures"
 
 
 def test_no_difference_is_not_inconclusive(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_no_difference_is_not_inconclusive(tmp_path: Path) -> None:
 
 
 def test_aa_difference_is_the_noise_floor(tmp_path: Path) -> None:
-    """The medians of kvm and kvm-2 are equal by chance; they may as well be 27 % apart."""
+    """The medians of kvm and kvm-2 are equal by chance; their interval allows 27 %."""
     twins = {"kvm": WILD, "kvm-2": WILD}
     section = side_by_side(
         tmp_path,
@@ -163,9 +163,11 @@ def test_aa_difference_is_the_noise_floor(tmp_path: Path) -> None:
     )
     assert figure_cells(section, "small")["qemu vs kvm"] == "inconclusive"
     assert figure_cells(section, "great")["qemu vs kvm"] == "worse"
-    assert figure_cells(section, "equal")["qemu vs kvm"] == "inconclusive", "noise proves nothing"
-    assert figure_cells(section, "alone")["qemu vs kvm"] == "worse", "nothing says how much it may"
-    assert figure_cells(section, "equal")["kvm-2 vs kvm"] == "inconclusive", "it has no such bound"
+    assert figure_cells(section, "equal")["qemu vs kvm"] == "inconclusive", "noise is no proof"
+    assert figure_cells(section, "alone")["qemu vs kvm"] == "worse", "there is no A/A pair"
+    assert figure_cells(section, "equal")["kvm-2 vs kvm"] == "inconclusive", (
+        "an A/A pair has no noise floor"
+    )
     assert "Warning" not in section.text
 
 
@@ -189,13 +191,12 @@ def test_aa_difference_gives_a_warning(tmp_path: Path) -> None:
     assert set(verdicts.values()) == {"inconclusive"}
     assert NOISY_HOST in drifts["Figure"]
     assert steady["kvm vs qemu"] == "better"
-    assert steady["kvm-2 vs kvm"] == "no difference", "compared also where neither is first"
+    assert steady["kvm-2 vs kvm"] == "no difference", "A/A pairs are always compared"
     assert NOISY_HOST not in steady["Figure"]
 
 
 def test_aa_pairs_are_judged_separately(tmp_path: Path) -> None:
-    """What chance makes of equals is judged without those that differ for sure: among these a p of
-    0.03 would do."""
+    """Among many true differences a p value of 0.03 would pass the bound."""
     lower, upper = [1.0, 1.02, 1.04, 1.06, 1.08, 1.17], [1.1, 1.12, 1.14, 1.16, 1.18, 1.2]
     twins = {"kvm": lower, "kvm-2": upper}
     sure = {f"boot.sure{n}": {"native": near(0.1), "kvm": near(1.0)} for n in range(40)}
@@ -210,7 +211,7 @@ def test_slow_control_loop_gives_emulation_banner(tmp_path: Path) -> None:
     boot = page_of(tmp_path / "a", parts="boot", backend="vmx", facts=hardware)
     assert EMULATED not in boot.text
     assert boot.all("h1")[0].text == "kvm on synthetic"
-    # the synthetic control loop takes 14 cycles an instruction: no CPU does that
+    # the synthetic control loop takes 14 cycles per instruction, more than any real CPU
     exits = page_of(tmp_path / "b", parts="exits", backend="vmx", facts=hardware)
     assert EMULATED in exits.text
 
@@ -277,7 +278,7 @@ def test_captions_name_boots_and_backend(page: Element) -> None:
 
 def test_page_is_self_contained_and_accessible(page: Element, tmp_path: Path) -> None:
     assert len(page.all("table")) == 8
-    sound(render(write_run(tmp_path), tmp_path / "page.html").read_text(encoding="utf-8"))
+    checked_page(render(write_run(tmp_path), tmp_path / "page.html").read_text(encoding="utf-8"))
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -303,7 +304,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         }
         writer.add(dataclasses.replace(sample, **changed))
     html = render(writer.close(), tmp_path / "page.html").read_text(encoding="utf-8")
-    page = sound(html)
+    page = checked_page(html)
     assert HOSTILE in page.id("environment").text
     assert "49" not in rows(page.id("environment"))["CPU"][1]
     assert HOSTILE in page.id("exits").text

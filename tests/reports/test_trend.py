@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from reports.time_series import spark, thinned
 from reports.trend import render, to_html
 from tests.reports import tracks
-from tests.reports.checks import HOSTILE, sound
+from tests.reports.checks import HOSTILE, checked_page
 from tests.reports.page import Element, parse
 
 
 @pytest.fixture(scope="module")
 def page() -> Element:
-    return sound(to_html(tracks.made()))
+    return checked_page(to_html(tracks.made()))
 
 
 def test_key_figures(page: Element) -> None:
@@ -73,7 +73,7 @@ def test_raw_data_contain_all_points(tmp_path: Path) -> None:
 
 
 def test_page_with_hundreds_of_series_stays_small() -> None:
-    page = sound(to_html(tracks.made(500, 120)))
+    page = checked_page(to_html(tracks.made(500, 120)))
     assert len(page.id("charts").all("figure")) == 20
     assert "more are in the table of all figures" in page.id("charts").text
     packed = base64.b64decode(page.id("download").attributes["href"].split(",")[1])
@@ -81,7 +81,7 @@ def test_page_with_hundreds_of_series_stays_small() -> None:
 
 
 def test_too_many_points_are_reported() -> None:
-    page = sound(to_html(tracks.made(800, 180)))
+    page = checked_page(to_html(tracks.made(800, 180)))
     assert "page cannot hold all" in page.id("raw").text
     assert "300 more rows are not shown" in page.id("series").text
 
@@ -90,7 +90,7 @@ def test_hostile_text_stays_text() -> None:
     tracked = tracks.made(metric=HOSTILE, cpu_model=HOSTILE, kernel=HOSTILE)
     changes = tracked.changes.assign(acknowledged=HOSTILE, commit=HOSTILE)
     changed = dataclasses.replace(tracked, changes=changes, notes=[HOSTILE])
-    page = sound(to_html(changed))
+    page = checked_page(to_html(changed))
     assert HOSTILE in page.id("changes").text
     assert HOSTILE in page.id("series").text
 
@@ -98,7 +98,9 @@ def test_hostile_text_stays_text() -> None:
 def test_history_without_a_change(tmp_path: Path) -> None:
     tracked = tracks.made(2, 5)
     series = tracked.series.assign(verdict="pass")
-    page = sound(to_html(dataclasses.replace(tracked, changes=tracked.changes[:0], series=series)))
+    page = checked_page(
+        to_html(dataclasses.replace(tracked, changes=tracked.changes[:0], series=series))
+    )
     assert "No series has a change" in page.id("changes").text
     assert "No figure regressed or improved" in page.id("charts").text
 

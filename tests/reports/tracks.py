@@ -1,4 +1,4 @@
-"""Made-up histories, for tests only: no figure here was measured on anything."""
+"""Synthetic histories for tests. No figure here was measured."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ OF_CHANGE = ("effect", "low", "high", "p", "run", "commit", "previous_commit")
 
 
 def made(series: int = 8, nights: int = 40, **texts: Any) -> History:
-    """Every fourth series became worse, every fifth better, every seventh is noise; one of the
-    changes is acknowledged. texts: facts of all runs; metric: what all metrics begin with."""
+    """Every fourth series regressed, every fifth improved, every seventh is noise.
+
+    One change is acknowledged. texts: facts of all runs; metric: the prefix of all metrics.
+    """
     random = np.random.default_rng(1)
     metric = texts.pop("metric", "io.clat.")
     runs = [_run(at, **texts) for at in range(nights)]

@@ -1,4 +1,4 @@
-"""Made-up nights, for tests only: stores whose runs have known levels."""
+"""Synthetic stores for tests: nightly runs with known levels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def night(
     backend: str = "vmx",
     **known: Any,
 ) -> Path:
-    """A run in the night of that number: each metric lognormal about its level, a sample a boot."""
+    """Write a run of one night: one sample a boot, lognormal around the level of the metric."""
     start = FIRST + timedelta(days=number)
     about: RunFacts = facts(
         **{

@@ -1,4 +1,4 @@
-"""Made-up runs, for tests only: no figure here was measured on anything."""
+"""Synthetic runs for tests. No figure here was measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOST = "0123456789ab"
 VERSION_1 = "20260102T030405Z-0000a1"  # the run of fixtures/v1.parquet, of schema version 1
 NS_A_CYCLE = 0.5
 
-# case -> cost in ns above the control, exits an operation
+# case -> cost in ns above the control, exits per operation
 CASES = {
     "control": (0.0, 0.0),
     "hypercall_null": (11_800.0, 1.0),
@@ -33,7 +33,7 @@ DISK = {("randread", 1): 4_100.0, ("randread", 32): 11_800.0, ("randwrite", 1): 
 
 @dataclass
 class Synthetic:
-    """Makes samples; everything random comes from `seed`."""
+    """Creates samples with a random generator that is seeded with `seed`."""
 
     run: str
     boots: int = 5
@@ -120,7 +120,7 @@ class Synthetic:
             values = {f"cpu.{name}": (value, "%") for name, value in parts.items()}
             values |= {"memory.used": (700 + 900 * x, "MiB"), "memory.total": (2048, "MiB")}
             for i, (name, (value, unit)) in enumerate(values.items()):
-                # each value is stamped when it arrives: no two of a tick at the same time
+                # the values of a tick have different times, as real ones
                 moment = START + timedelta(seconds=tick, microseconds=40 * i)
                 more: dict[str, Any] = {"suite": "", "test": "", "batch": tick, "time": moment}
                 yield self.sample(f"host.{name}", value, unit, "none", **more)
@@ -161,7 +161,7 @@ def facts(**more: Any) -> RunFacts:
 
 
 def write_run(directory: Path, *, parts: str = "", boots: int = 5, **more: Any) -> Path:
-    """A whole made-up run through RunWriter. parts: names of methods, else all."""
+    """Write a synthetic run with RunWriter. parts: names of methods (default: all)."""
     writer = RunWriter(directory, facts(**more.pop("facts", {})))
     maker = Synthetic(writer.run, boots=boots, **more)
     for part in parts.split() or ["everything"]:
@@ -171,7 +171,7 @@ def write_run(directory: Path, *, parts: str = "", boots: int = 5, **more: Any) 
 
 
 def version_1(directory: Path) -> Path:
-    """A run file of schema version 1, as the harness of that time wrote it, put into a store."""
+    """Copy a run file of schema version 1, which an old harness wrote, into a store."""
     path = directory / "2026-01" / f"{VERSION_1}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(__file__).parent / "fixtures" / "v1.parquet", path)

@@ -1,4 +1,4 @@
-"""Change points: against the papers' formula written out, against scipy, and on noise."""
+"""Change points, compared with the formulas of the paper and with scipy, and on noise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def divided(old: Floats, new: Floats) -> float:
 
 
 def best_split(values: Floats) -> int:
-    """By the formula, of one series."""
+    """The best split of one series by the formula."""
     latest = len(values) - change_points.MIN_AFTER
     splits = range(max(change_points.MIN_BEFORE, len(values) - change_points.MAX_AFTER), latest + 1)
     return max(splits, key=lambda at: divided(values[:at], values[at:]))
@@ -50,7 +50,7 @@ def test_split_matches_e_divisive(seed: int) -> None:
     place, before, after = sums.splits(39)
     assert place.tolist() == [best_split(row) for row in values]
     assert (before + after).tolist() == [40] * 4
-    # and from a later base on
+    # also from a later base
     sums.begin_level(1, 12, 39)
     assert sums.splits(39)[0][1] == 12 + best_split(values[1, 12:])
 
@@ -82,7 +82,7 @@ def test_step_is_detected_once_at_its_night() -> None:
     (changes,) = find_change_points(values)
     assert (changes.series, changes.base, changes.start) == (1, 0, 40)
     assert changes.detected == 40 + change_points.MIN_AFTER - 1, (
-        "as soon as there are enough nights"
+        "detected with the first sufficient night"
     )
     assert changes.after / changes.before == pytest.approx(1.1, abs=0.02)
     assert changes.p < change_points.ALPHA
@@ -101,11 +101,11 @@ def test_missing_nights_delay_detection() -> None:
     values = noise((2, 60), 3)
     values[0, 40:] *= 1.1
     values[0, [5, 17, 41, 43]] = np.nan
-    values[1, :50] = np.nan  # a new series: too short to be judged
+    values[1, :50] = np.nan  # too short for a verdict
     (changes,) = find_change_points(values)
     assert (changes.series, changes.start) == (0, 40)
     assert changes.detected == 40 + change_points.MIN_AFTER + 1, (
-        "two nights later: two have no value"
+        "two missing nights delay the detection"
     )
 
 
@@ -159,7 +159,7 @@ def test_change_late_in_a_long_series_is_detected() -> None:
 def test_step_below_min_effect_is_no_change() -> None:
     values = noise((1, 60), 6, spread=0.001)
     values[0, 40:] *= 1.02
-    assert find_change_points(values) == [], "2 % is sure here, and less than what counts"
+    assert find_change_points(values) == [], "2 % is significant here, but below MIN_EFFECT"
 
 
 def test_level_of_zero_has_no_change() -> None:
@@ -169,12 +169,12 @@ def test_level_of_zero_has_no_change() -> None:
 
 
 def nights_of(table: pd.DataFrame) -> Floats:
-    """A row a series, a column a night."""
+    """The values in shape (series, nights)."""
     return table[[f"n{night:03d}" for night in range(120)]].to_numpy(dtype=np.float64)
 
 
 def rates(nights: Floats, seeds: range) -> dict[str, float]:
-    """Of shuffled series: alerts a hundred nights, and which share of steps is found in time."""
+    """Alerts per hundred nights of shuffled series, and the share of steps detected in time."""
     alerts, detected = 0, {0.95: 0, 0.90: 0}
     for seed in seeds:
         shuffled = np.random.default_rng(seed).permuted(nights, axis=1)
@@ -191,7 +191,7 @@ def rates(nights: Floats, seeds: range) -> dict[str, float]:
     }
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real noise does not lie beside the project")
+@pytest.mark.skipif(not REAL.exists(), reason="the data set of real noise is not available")
 def test_rates_on_real_noise() -> None:
     """Azure's vm-noise-data (CC-BY 4.0): 92 series of 120 nights."""
     measured_rates = rates(nights_of(pd.read_csv(REAL)), range(SHUFFLES))
@@ -201,7 +201,7 @@ def test_rates_on_real_noise() -> None:
 
 
 def test_rates_on_generated_noise() -> None:
-    """Of the same kind: most series quiet, some with tails, some of two levels that come and go."""
+    """Synthetic noise: most series are quiet, some have heavy tails, some have two levels."""
     random = np.random.default_rng(7)
     spread = random.choice([0.005, 0.01, 0.015, 0.03], size=90)
     series = 50 * np.exp(spread[:, None] * random.standard_t(4, (90, 120)) / np.sqrt(2))

@@ -1,4 +1,4 @@
-"""Two runs side by side: verdicts, what differs around them, and what cannot be compared."""
+"""Comparison of runs: verdicts, environment, selection of runs, refused comparisons."""
 
 from __future__ import annotations
 
@@ -82,8 +82,10 @@ def test_figure_of_one_side_is_inconclusive(tmp_path: Path) -> None:
 
 
 def test_equal_builds_rarely_regress(tmp_path: Path) -> None:
-    """A/A: 20 pairs of equal nights with 30 figures each, of 10 boots, and no alarm; though every
-    night is a little slower or faster than the next, as hosts are."""
+    """A/A test: 20 pairs of equal nights with 30 figures and 10 boots give no alarm.
+
+    The level of each night varies, as on real hosts.
+    """
     random = np.random.default_rng(11)
     paths = [
         night(
@@ -207,7 +209,7 @@ def test_comparison_without_common_figure_is_refused(tmp_path: Path) -> None:
         compare(select_runs(tmp_path, "previous"), select_runs(tmp_path, "latest"))
 
 
-# -- which runs are meant ------------------------------------------------------------------------
+# -- selection of runs ---------------------------------------------------------------------------
 
 
 def test_selectors_match_runs(tmp_path: Path) -> None:

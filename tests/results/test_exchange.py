@@ -1,4 +1,4 @@
-"""Runs out of the store and into it, by the commands that people type."""
+"""Export and import of runs by the command line."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ Harness = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def harness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Harness:
-    """`harness("export", ...)`: as `python -m harness`; status, standard output and error.
+    """`harness("export", ...)`: run `python -m harness`; return status, stdout and stderr.
 
-    The store is tmp_path/store, if no other is named."""
+    store: default tmp_path/store.
+    """
 
     def run(*words: object, store: object = tmp_path / "store") -> tuple[int, str, str]:
         status = main([*map(str, words), f"--results={store}"])
@@ -51,7 +52,7 @@ def test_command_offers_all_formats() -> None:
     assert set(commands.IMPORTS) == set(exchange.IMPORTS)
 
 
-# -- out -----------------------------------------------------------------------------------------
+# -- export --------------------------------------------------------------------------------------
 
 
 def test_csv_has_every_column(harness: Harness, run_file: Path) -> None:
@@ -141,7 +142,7 @@ def test_export_requires_one_run(tmp_path: Path, harness: Harness, run_file: Pat
     assert (status, "cannot be written" in err) == (1, True)
 
 
-# -- in: pytest-benchmark ------------------------------------------------------------------------
+# -- import: pytest-benchmark---------------------------------------------------------------------
 
 BENCHMARKS = """
 import pytest
@@ -158,7 +159,7 @@ def test_len(benchmark):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
-    """A file of pytest-benchmark's own, with its rounds or without."""
+    """A file written by pytest-benchmark, with or without rounds."""
     files: dict[bool, Path] = {}
 
     def measure(rounds: bool) -> Path:
@@ -238,7 +239,7 @@ def test_exported_benchmark_json_is_imported(tmp_path: Path, run_file: Path) -> 
     assert len(frame) > 100
 
 
-# -- in: kvm-unit-tests --------------------------------------------------------------------------
+# -- import: kvm-unit-tests ----------------------------------------------------------------------
 
 RUN_TESTS = (
     "\x1b[32mPASS\x1b[0m apic-split (56 tests, 1 skipped)\r\n"
@@ -295,7 +296,7 @@ def test_vmexit_log_is_imported(tmp_path: Path) -> None:
     ]
 
 
-# -- in: what is nothing of the kind -------------------------------------------------------------
+# -- import: malformed files ---------------------------------------------------------------------
 
 
 def _told(**more: Any) -> str:

@@ -60,7 +60,7 @@ def test_only_times_and_rates_become_seconds(tmp_path: Path) -> None:
     raw = frame[frame["metric"] == "exit.cpuid"]["value"]
     assert by_metric["exit.cpuid"]["stats"]["data"] == pytest.approx((raw * 1e-9).tolist())
     assert by_metric["exit.cpuid"]["extra_info"]["unit"] == "ns"
-    # each boot was a test of its own: rounds of one benchmark
+    # each boot is a test; together they are the rounds of one benchmark
     assert by_metric["boot.ready"]["stats"]["rounds"] == 3
     assert "test_made_up::boot.ready[kvm-emulated-" in by_metric["boot.ready"]["fullname"]
     assert by_metric["exit.cpuid"]["extra_info"]["boots"] == 3

@@ -1,4 +1,4 @@
-"""The history of figures: what is called what, and what people say of it."""
+"""The history of figures: verdicts and acknowledgements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEP = 30
 
 
 def history(store: Path, after: int = 8) -> History:
-    """40 nights or so: one figure gets worse at night STEP, one better, one stays, one is wild."""
+    """About 40 nights: one figure regresses at night STEP, one improves, one stays."""
     for number in range(STEP + after):
         late = number >= STEP
         levels = {"a.same": 10.0, "a.slower": 11.0 if late else 10.0}
@@ -109,14 +109,14 @@ def test_unused_configurations_are_excluded(tmp_path: Path) -> None:
 
 
 def test_run_of_other_configuration_hides_no_regression(tmp_path: Path) -> None:
-    """A laptop that writes into the store of the nightly, or one run of another profile."""
+    """A laptop writes into the nightly store, and one run has another profile."""
     history(tmp_path)
     night(tmp_path, STEP + 8, {"a.slower": 5.0}, cpu_model="Laptop")
     night(tmp_path, STEP + 9, {"a.slower": 50.0}, profile="full")
     tracked = load_history(tmp_path)
     assert tracked.counts["regressed"] == 1
     assert tracked.series["metric"][0] == "a.slower"
-    assert "QEMU TCG CPU" in tracked.series["configuration"][0], "which of the hosts is said"
+    assert "QEMU TCG CPU" in tracked.series["configuration"][0], "the configuration is named"
     assert list(tracked.series["metric"]).count("a.slower") == 3
 
 

@@ -1,4 +1,4 @@
-"""Pairs of runs, measured in turn."""
+"""Comparison of pairs of runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pairs = list[tuple[Path, Path]]
 
 
 def pairs(store: Path, factor: float, count: int = 8, drift: float = 0.0) -> Pairs:
-    """Both sides drift together: what a host that slows down does to both."""
+    """Pairs of runs whose levels drift together, as on a host that slows down."""
     pairs = []
     for number in range(count):
         level = 10.0 * (1 + drift) ** number
@@ -58,7 +58,7 @@ def test_more_figures_require_more_pairs(tmp_path: Path) -> None:
     ]
     assert list(compare_pairs(measured).regressed["metric"]) == ["a.n3"]
     few = compare_pairs(measured[: required_pairs(1)])
-    assert few.regressed.empty, "so few cannot tell, among 30"
+    assert few.regressed.empty, "6 pairs have no power for 30 figures"
     (mine,) = few.table[few.table["metric"] == "a.n3"][SERIES].itertuples(index=False, name=None)
     named = series_id((*configuration_of(facts_of(measured[0][0])), *mine))
     assert list(compare_pairs(measured[: required_pairs(1)], named).regressed["metric"]) == ["a.n3"]

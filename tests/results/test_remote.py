@@ -1,4 +1,4 @@
-"""Stores elsewhere, of each kind that a server is to be had for: all on this machine."""
+"""Remote stores of each kind, with local servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Move = Callable[[str], None]
 
 @pytest.fixture(autouse=True)
 def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home and a cache of nobody's."""
+    """An empty home directory and state directory."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "cache-0"))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
@@ -35,7 +35,7 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def other_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Move:
-    """Go to a machine of that name: it has a cache of its own."""
+    """`other_machine(name)`: continue as another machine, with its own mirror."""
 
     def move(name: str) -> None:
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / f"cache-{name}"))
@@ -63,7 +63,7 @@ def sshd(tmp_path: Path) -> Iterator[LoopbackServer]:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty bucket of a server that speaks S3."""
+    """An empty bucket of a local S3 server."""
     for module in ("s3fs", "moto", "flask"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed (pip install -e .[dev])")
@@ -202,7 +202,7 @@ def test_s3_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install '.[s3]'" in caught.value.hint
 
 
-# -- SFTP trusts nobody --------------------------------------------------------------------------
+# -- SFTP checks host keys -----------------------------------------------------------------------
 
 
 def _sftp(server: LoopbackServer, path: Path) -> str:

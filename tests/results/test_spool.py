@@ -221,9 +221,8 @@ def test_new_empty_spool_is_not_recovered(tmp_path: Path) -> None:
 
 KILLS = 100
 PER_RUN = 40
-# Imports once; each line on its standard input is a session of its own, in a process of its own:
-# it may recover what the one before left, then writes runs until it is killed, and tells after
-# each sample that it was taken.
+# Each line on standard input starts a session in a forked process. It may recover the spools of
+# earlier sessions, then writes runs until it is killed, and reports each written sample.
 SESSIONS = """
 import itertools, os, sys
 from pathlib import Path
@@ -264,8 +263,7 @@ for line in sys.stdin:
 
 
 class _Killer:
-    """Sessions that are killed. taken: run -> samples that were acknowledged. closed: runs that
-    were said to be."""
+    """Sessions that are killed. taken: run -> number of reported samples. closed: reported runs."""
 
     def __init__(self, store: Path) -> None:
         self.taken: dict[str, int] = {}
@@ -316,12 +314,12 @@ def test_kill_at_any_moment_loses_no_sample(tmp_path: Path) -> None:
     for _ in range(KILLS):
         killer.kill_one(chance.choice(["recover", "write"]), chance.uniform(0, 0.08))
         there = {path.stem for path in runs(tmp_path)}
-        assert readable_files(runs(tmp_path))[1] == [], "the store opens"
+        assert readable_files(runs(tmp_path))[1] == [], "all files are readable"
         assert killer.closed <= there
         assert set(killer.taken) <= there | {path.stem for path in tmp_path.glob("*.jsonl")}
     killer.end()
     for spool in tmp_path.glob("*.jsonl"):
-        if not spool.stat().st_size:  # killed before it said anything
+        if not spool.stat().st_size:  # killed before its first report
             assert spool.stem not in killer.taken
             os.utime(spool, (0, 0))
     recover(tmp_path)
@@ -334,10 +332,10 @@ def test_kill_at_any_moment_loses_no_sample(tmp_path: Path) -> None:
     for run, taken in killer.taken.items():
         stored = by_name.get(run, [])
         assert stored == [float(n) for n in range(1, len(stored) + 1)]
-        assert taken <= len(stored) <= taken + 1, "one may have been taken and not told"
+        assert taken <= len(stored) <= taken + 1, "one sample may be written and not reported"
         assert len(stored) == PER_RUN or run not in killer.closed
     broken_off = set(killer.taken) - killer.closed
-    assert len(broken_off) > KILLS / 4, "or the kills were not where they ought to be"
+    assert len(broken_off) > KILLS / 4, "enough kills must hit open runs"
     assert killer.closed
 
 
@@ -385,7 +383,7 @@ def test_concurrent_sessions_lose_no_sample(tmp_path: Path) -> None:
 
 
 def _dead(store: Path, first: dict[str, Any], *lines: str) -> Path:
-    """A spool that nobody holds."""
+    """A spool without a running session."""
     writer = RunWriter(store, facts())
     spool = writer.spool
     document = json.loads(spool.read_text().splitlines()[0])

@@ -27,7 +27,7 @@ def frame(samples: Iterable[Sample]) -> pd.DataFrame:
 
 
 def boots(metric: str, values: Iterable[Iterable[float]], **more: Any) -> list[Sample]:
-    """One inner iterable a boot, one value a batch."""
+    """values: one iterable for each boot, one value for each batch."""
     unit, better = more.pop("unit", "ns"), more.pop("better", "lower")
     return [
         MAKER.sample(metric, value, unit, better, boot=i, batch=j, **more)
@@ -58,7 +58,7 @@ def test_interval_matches_all_possible_draws(count: int) -> None:
     medians = [10.0, 14.0, 11.0, 19.0, 12.5][:count]
     every = [float(np.median(draw)) for draw in itertools.product(medians, repeat=count)]
     low, high = statistics.bootstrap_interval(medians) or (0.0, 0.0)
-    # drawn values repeat, so the quantile is one of them: no interpolation between few draws
+    # the draws repeat few values, so the quantile is one of them
     assert low == pytest.approx(np.quantile(every, 0.025, method="inverted_cdf"))
     assert high == pytest.approx(np.quantile(every, 0.975, method="inverted_cdf"))
 
@@ -249,11 +249,13 @@ def test_overhead_accepts_any_baseline() -> None:
     summary = row(differences.overheads(frame(samples), "qemu"))
     assert (summary["metric"], summary["hypervisor"]) == ("net.x", "kvm")
     assert summary["overhead"] == pytest.approx(-0.5)
-    assert differences.overheads(frame(samples)).empty, "nothing is native, and no disk's"
+    assert differences.overheads(frame(samples)).empty, (
+        "there is neither a native nor a disk figure"
+    )
 
 
 def test_exit_costs_are_compared_without_control() -> None:
-    """90 of 100 is the control's: half of what is left is twice as good, not 5 %."""
+    """The control is 90 of 100, so half of the rest is an effect of 50 %, not of 5 %."""
 
     def side(name: str, cost: float) -> list[Sample]:
         return [
@@ -266,22 +268,22 @@ def test_exit_costs_are_compared_without_control() -> None:
 
 
 def test_p_value_is_exact() -> None:
-    """Six boots that are all above the others' six: p is 2/924, exactly."""
+    """Six boots that are all above six others give p = 2/924."""
     one, other = [[1.0 + n / 100] for n in range(6)], [[1.2 + n / 100] for n in range(6)]
     summary = row(differences.overheads(_io(one, other)))
     assert summary["p"] == pytest.approx(2 / 924)
     again = row(differences.overheads(_io(one, one)))
     assert again["p"] == pytest.approx(1.0)
     few = row(differences.overheads(_io(one[:3], other[:3])))
-    assert np.isnan(few["p"]), "3 and 3 cannot tell"
+    assert np.isnan(few["p"]), "3 and 3 boots have no power"
     same = row(differences.overheads(_io([[1.0]] * 4, [[2.0]] * 4)))
-    assert same["p"] == pytest.approx(2 / 70), "also where boots are equal"
+    assert same["p"] == pytest.approx(2 / 70), "also with equal boots"
 
 
 def judged(
     overhead: list[float], p: list[float], floor: float = np.nan, within: float = np.nan
 ) -> list[str]:
-    """within: how far the intervals reach to both sides; NaN: there are none."""
+    """Verdicts for intervals from -within to within; NaN: no intervals."""
     many = len(p)
     return differences.verdicts(overhead, p, [floor] * many, [-within] * many, [within] * many)
 
@@ -290,26 +292,25 @@ def test_verdicts() -> None:
     low = 2 / 924
     assert judged([0.2, -0.2, 0.01], [low] * 3) == ["worse", "better", "inconclusive"]
     assert judged([0.2], [low], floor=0.0) == ["worse"]
-    assert judged([0.2], [low], floor=0.3) == ["inconclusive"], "it differed more from itself"
+    assert judged([0.2], [low], floor=0.3) == ["inconclusive"], "below the noise floor"
     assert judged([0.2], [0.5]) == ["inconclusive"]
-    # one of a hundred at that p is what chance makes of a hundred
+    # one such p value among a hundred is expected by chance
     assert set(judged([0.2] * 100, [low] + [0.5] * 99)) == {"inconclusive"}
     assert judged([], []) == []
 
 
 def test_no_difference_requires_a_small_interval() -> None:
     assert judged([0.01], [0.5], within=0.02) == ["no difference"]
-    assert judged([0.01], [2 / 924], within=0.02) == ["no difference"], "certain, but too small"
+    assert judged([0.01], [2 / 924], within=0.02) == ["no difference"], "significant, but too small"
     assert judged([0.01], [0.5], within=0.04) == ["inconclusive"]
     assert judged([0.01], [0.5], within=0.04, floor=0.05) == ["inconclusive"], "noise is no proof"
-    assert judged([0.01], [np.nan], within=0.02) == ["inconclusive"], "too few boots to test"
+    assert judged([0.01], [np.nan], within=0.02) == ["inconclusive"], "too few boots for a test"
     for low, high in ((-0.04, 0.02), (-0.02, 0.04)):
         assert differences.verdicts([0.01], [0.5], [0.0], [low], [high]) == ["inconclusive"]
 
 
 def test_false_discovery_rate_is_kept() -> None:
-    """200 sessions of one hypervisor against itself, 40 figures each: a session that calls any of
-    them different is as rare as said."""
+    """200 sessions of a hypervisor against itself, with 40 figures each."""
     random = np.random.default_rng(7)
     alarms = 0
     for _ in range(200):
@@ -366,7 +367,7 @@ def test_utilization_mean_and_peak() -> None:
 
 
 def costs(ops: int = 100_000, batches: int = 30, **more: Any) -> list[Sample]:
-    """Six boots of a control and of one case, each with parameters of its own."""
+    """Six boots of a control and of one case, with different parameters."""
     both = (("control", 10.0, 10_000_000), ("cpuid", 110.0, ops))
     return [
         sample

@@ -27,7 +27,7 @@ def _rewritten(
     change: Callable[[pa.Table], pa.Table] = lambda table: table,
     metadata: Mapping[bytes, bytes] | None = None,
 ) -> Path:
-    """A run file as somebody else would leave it."""
+    """Rewrite a run file as another program would."""
     table = pq.read_table(path)
     kept = {**table.schema.metadata, **(metadata or {})}
     pq.write_table(change(table).replace_schema_metadata(kept), path)
@@ -35,7 +35,7 @@ def _rewritten(
 
 
 def _values(values: list[float | None]) -> Callable[[pa.Table], pa.Table]:
-    """The first samples' values replaced."""
+    """Replace the values of the first samples."""
 
     def change(table: pa.Table) -> pa.Table:
         kept = table["value"].to_pylist()[len(values) :]
@@ -99,7 +99,7 @@ def test_boot_medians_exclude_host_utilization(tmp_path: Path) -> None:
 
 
 def _retried(directory: Path) -> tuple[Path, list[Sample]]:
-    """A run whose test of boot 1 was run once more, and the samples that count."""
+    """A run with a rerun of the test of boot 1, and the samples that count."""
     writer = RunWriter(directory, facts())
     maker = Synthetic(writer.run, boots=3)
     samples = [*maker.boot(), *maker.utilization(2)]
@@ -109,7 +109,7 @@ def _retried(directory: Path) -> tuple[Path, list[Sample]]:
         if sample.boot == 1
     ]
     native = dataclasses.replace(again[0], hypervisor="native", attempt=1)  # not run again
-    host = dataclasses.replace(samples[-1], attempt=2)  # of no test: there is no last one
+    host = dataclasses.replace(samples[-1], attempt=2)  # without a test there are no attempts
     for sample in (*samples, *again, native, host):
         writer.add(sample)
     return writer.close(), [*(one for one in samples if one.boot != 1), *again, native, host]
@@ -191,7 +191,7 @@ def _without(column: str) -> Callable[[Path], object]:
 
 
 def _flipped(path: Path) -> None:
-    """Bits that the disk lost: the end of the file is whole."""
+    """Damage the middle of the file; its footer stays valid."""
     whole = bytearray(path.read_bytes())
     whole[40:400] = bytes(360)
     path.write_bytes(whole)
