@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.__main__ import main, parser
+from harness.__main__ import main
 from harness.results.history import ID, load_history
 from tests.results.nightly_store import night
-
-README = Path(__file__).parents[2] / "docs" / "nightly.md"
 
 
 def slower(store: Path, nights: int = 36, at: int = 28) -> None:
@@ -98,12 +96,3 @@ def test_index_of_empty_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = tmp_path / "page.html"
     assert main(["report", "index", "--results", str(tmp_path), "--out", str(out)]) == 0
     assert "no runs" in out.read_text().lower()
-
-
-def test_commands_of_the_guide_are_valid() -> None:
-    """The parser accepts all commands in docs/nightly.md."""
-    lines = [line.partition("python -m harness ")[2] for line in README.read_text().splitlines()]
-    commands = [line.strip().split() for line in lines if line and "`" not in line]
-    assert len(commands) >= 4
-    for words in commands:
-        assert callable(parser().parse_args(words).run)

@@ -1,4 +1,4 @@
-"""The table of outcomes in the README, row by row, with a small hypervisor."""
+"""The table of outcomes in docs/reference.md, row by row, with a small hypervisor."""
 
 from __future__ import annotations
 
