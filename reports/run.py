@@ -29,7 +29,7 @@ def to_html(run: Run, source: Path) -> str:
         title=_title(facts),
         name=f"run {name}",
         sections=[
-            side_by_side.section(run),
+            side_by_side.hypervisors_section(run),
             session_sections.environment(run),
             suite_sections.boot_section(run),
             suite_sections.exits_section(run),

@@ -44,25 +44,25 @@ _REPEATED = re.compile(r"-\d+$")  # suffix of a hypervisor that --hypervisor nam
 Pair = tuple[str, str]  # a hypervisor, and the one it is compared with
 
 
-def section(run: Run) -> Section:
+def hypervisors_section(run: Run) -> Section:
     """The figures that at least two hypervisors have."""
-    made = Section("side-by-side", "Side by side")
+    section = Section("side-by-side", "Side by side")
     figures = _figures(run)
     names = _hypervisors(run, figures)
     if len(names) < 2:
-        made.placeholder = (
+        section.placeholder = (
             "This run has one hypervisor. Repeat the option --hypervisor to compare several."
         )
-        return made
+        return section
     effects = _effects(run, _pairs(names), _aa_pairs(names))
     if effects.noisy:
-        made.lead.append(
+        section.lead.append(
             "Warning: a hypervisor that ran twice differs from itself in "
             f"{text.count(len(effects.noisy), 'figure')}. The host is too noisy for these figures: "
             "they are flagged and have no verdict."
         )
     rate, size = differences.FALSE_DISCOVERY_RATE, text.percent(differences.MIN_EFFECT)
-    made.lead += [
+    section.lead += [
         "Values are medians of the boots' medians. Above 0 % is worse. Worse and better are "
         "significant by Mann and Whitney's test over boots, with a false discovery rate of "
         f"{text.percent(rate)} (Benjamini-Hochberg), and above {size}. If a hypervisor ran twice, "
@@ -75,9 +75,9 @@ def section(run: Run) -> Section:
         in_group = figures[groups == group]
         if in_group["hypervisor"].nunique() > 1:
             title = GROUPS.get(group, group)
-            made.tables.append(_table(in_group, effects, names, title))
-            made.notes += [f"All of {title}: {flag}." for flag in common_flags(in_group)]
-    return made
+            section.tables.append(_table(in_group, effects, names, title))
+            section.notes += [f"All of {title}: {flag}." for flag in common_flags(in_group)]
+    return section
 
 
 def ordered_groups(groups: set[str]) -> list[str]:

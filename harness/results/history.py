@@ -155,18 +155,18 @@ def _history_of_points(
     keys = points.drop_duplicates(ID).set_index(ID)[SERIES].loc[table.index].to_dict("records")
     values = table.to_numpy(dtype=np.float64)
     since = [_index_after(names, known.resets.get(str(name), "")) for name in table.index]
-    found = change_points.find_change_points(values, np.asarray(since, dtype=np.int64))
+    detected = change_points.find_change_points(values, np.asarray(since, dtype=np.int64))
     rows = [
         {ID: table.index[one.series], **keys[one.series], **_change_row(one, values, keys, facts)}
-        for one in found
+        for one in detected
     ]
-    for row, one in zip(rows, found, strict=True):
+    for row, one in zip(rows, detected, strict=True):
         # The start of a change may move by a run or two when runs before it are added.
         nearby = names[max(0, one.start - MIN_AFTER) : one.start + MIN_AFTER + 1]
         reasons = (known.reason(row[ID], run) for run in nearby)
         row["acknowledged"] = next(filter(None, reasons), "")
     by_series: dict[int, list[tuple[ChangePoint, dict[str, Any]]]] = {}
-    for one, row in zip(found, rows, strict=True):
+    for one, row in zip(detected, rows, strict=True):
         by_series.setdefault(one.series, []).append((one, row))
     series = [
         {ID: name, **keys[n], **_series_row(values[n], since[n], by_series.get(n, []))}
