@@ -30,9 +30,9 @@ METHOD = (
      "of an exit is the cost minus the empty loop of the same boot. A value is the median of the "
      "boots' medians: the unit of replication is the boot, not the batch."),
     ("Regressed, improved", "The difference is significant by the test below, over all figures "
-     f"together, and it is above {text.percent(MIN_EFFECT)}."),
+     f"together, and it is above {text.whole_percent(MIN_EFFECT)}."),
     ("Pass", "No difference is shown, and the interval excludes a regression by "
-     f"{text.percent(TOLERANCE)}. Without such an interval there is no pass."),
+     f"{text.whole_percent(TOLERANCE)}. Without such an interval there is no pass."),
     ("Inconclusive", "All other figures: too few boots, too much noise, or measured on one side "
      "only. Measure more boots, or measure both sides in turn on one host."),
     series.EFFECTS,

@@ -31,7 +31,7 @@ MEANINGS = {
     "regressed": "significantly worse",
     "improved": "significantly better",
     "inconclusive": "too few boots or too much noise for a verdict",
-    "pass": f"no difference shown, and a regression by {text.percent(TOLERANCE)} is excluded",
+    "pass": f"no difference shown, and a regression by {text.whole_percent(TOLERANCE)} is excluded",
 }
 EFFECTS = (
     "Worse by",
@@ -42,7 +42,7 @@ SIGNIFICANCE = (
     "Significance",
     "Mann and Whitney's exact test over boots, with Benjamini and Hochberg's procedure over all "
     "figures: the expected share of false differences is at most "
-    f"{text.percent(differences.FALSE_DISCOVERY_RATE)}.",
+    f"{text.whole_percent(differences.FALSE_DISCOVERY_RATE)}.",
 )
 SAME_ENVIRONMENT = "All known facts of the hosts are equal."
 

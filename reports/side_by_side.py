@@ -61,12 +61,12 @@ def hypervisors_section(run: Run) -> Section:
             f"{text.count(len(effects.noisy), 'figure')}. The host is too noisy for these figures: "
             "they are flagged and have no verdict."
         )
-    rate, size = differences.FALSE_DISCOVERY_RATE, text.percent(differences.MIN_EFFECT)
+    rate, size = differences.FALSE_DISCOVERY_RATE, text.whole_percent(differences.MIN_EFFECT)
     section.lead += [
         "Values are medians of the boots' medians. Above 0 % is worse. Worse and better are "
         "significant by Mann and Whitney's test over boots, with a false discovery rate of "
-        f"{text.percent(rate)} (Benjamini-Hochberg), and above {size}. If a hypervisor ran twice, "
-        "the effect is also above the difference between its two runs.",
+        f"{text.whole_percent(rate)} (Benjamini-Hochberg), and above {size}. If a hypervisor ran "
+        "twice, the effect is also above the difference between its two runs.",
         f"No difference: the whole interval is within {size}. Inconclusive: too few boots or too "
         "much noise for a verdict.",
     ]

@@ -57,6 +57,11 @@ def percent(share: float) -> str:
     return f"{value:,.{0 if abs(value) >= 9.95 else 1}f} %".replace("-", "−")
 
 
+def whole_percent(share: float) -> str:
+    """A round share: 0.05 -> "5 %"."""
+    return f"{share * 100:.0f} %"
+
+
 def time_interval(low: float, high: float, unit: str) -> str:
     """An interval of times in a unit that suits its upper end; – for NaN."""
     if not (math.isfinite(low) and math.isfinite(high)):

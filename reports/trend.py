@@ -49,7 +49,7 @@ METHOD = (
      "than before the change."),
     ("Improved", "The newest change is recent and for the better."),
     ("Pass", f"There is no recent change, and the noise is small enough for a step of "
-     f"{text.percent(TOLERANCE)} to be visible within days."),
+     f"{text.whole_percent(TOLERANCE)} to be visible within days."),
     ("Inconclusive", "The series is too short, too noisy, or no longer measured."),
     ("Worse by", "The effect of the change behind the verdict, or else of the newest change. Above "
      "0 % is always worse. The interval covers 95 %."),

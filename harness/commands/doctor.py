@@ -63,7 +63,7 @@ def kvm_findings(root: Path, verdict: Verdict) -> list[Finding]:
         detail = f"{mode}, {'accessible' if rights else 'no access'}"
         findings.append(Finding("/dev/kvm", "ok" if rights else "missing", detail))
     else:
-        findings.append(Finding("/dev/kvm", "missing", "missing"))
+        findings.append(Finding("/dev/kvm", "missing", "not found"))
     if verdict.backend in {"vmx", "svm"}:
         findings.append(Finding("KVM backend", "ok", verdict.backend))
     else:
@@ -96,7 +96,7 @@ def device_findings(root: Path) -> list[Finding]:
 
 def _device(path: Path, name: str, module: str) -> Finding:
     if not path.exists():
-        return Finding(name, "missing", "missing", f"run as root: modprobe {module}")
+        return Finding(name, "missing", "not found", f"run as root: modprobe {module}")
     if not os.access(path, os.R_OK | os.W_OK):
         hint = f"run as root: chgrp kvm {name}; chmod 660 {name}"
         return Finding(name, "missing", "no access", hint)
@@ -165,7 +165,7 @@ def program_findings(which: Callable[[str], str | None] = shutil.which) -> list[
     for program, package in {**EMULATOR, **PROGRAMS}.items():
         path = which(program)
         hint = "" if path else f"apt install {package}"
-        findings.append(Finding(program, "ok" if path else "missing", path or "missing", hint))
+        findings.append(Finding(program, "ok" if path else "missing", path or "not found", hint))
     return findings
 
 

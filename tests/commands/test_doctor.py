@@ -32,7 +32,7 @@ def test_bare_machine_gets_hints(tmp_path: Path) -> None:
     assert findings["/dev/kvm"].state == "missing"
     assert findings["stock guests"].hint == "modprobe kvm_amd"
     assert findings["/dev/vhost-vsock"].hint == "run as root: modprobe vhost_vsock"
-    assert findings["/dev/net/tun"].detail == "missing"
+    assert findings["/dev/net/tun"].detail == "not found"
     assert by_name(doctor.system_findings(tmp_path))["cgroup v2"].state == "missing"
 
 
