@@ -37,7 +37,8 @@ on: popl SEEN + 8
 """
 
 
-def seen(guest: PayloadGuest) -> tuple[int, int, int, int]:
+def recorded(guest: PayloadGuest) -> tuple[int, int, int, int]:
+    """The vector, error code, address and EAX that a handler recorded."""
     data = guest.vm.memory[0x20_6000:0x20_6010]
     vector, code, rip, rax = (int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8, 12))
     return vector, code, rip, rax
@@ -56,8 +57,8 @@ def test_exception_at_the_nth_exit(payload: PayloadFactory) -> None:
     at = AtExit("io", 3, port=0xD00)
     guest.vm.inject_fault("exception", vector=13, error_code=0x1234, at=at)
     guest.start()
-    assert wait_until(lambda: seen(guest)[0])
-    vector, code, _, rax = seen(guest)
+    assert wait_until(lambda: recorded(guest)[0])
+    vector, code, _, rax = recorded(guest)
     assert (vector, code, rax) == (13, 0x1234, 102)
     assert guest.vm.vcpus[0].regs.rcx == 2
 
@@ -68,7 +69,7 @@ def test_fault_in_a_running_guest(payload: PayloadFactory, kind: str, vector: in
     guest.start()
     assert wait_until(lambda: guest.vm.memory[0x20_0000:0x20_0001] == b"\1")
     guest.vm.inject_fault(kind, vector=vector)
-    assert wait_until(lambda: seen(guest)[0] == vector), seen(guest)
+    assert wait_until(lambda: recorded(guest)[0] == vector), recorded(guest)
 
 
 def test_fault_from_a_callback(payload: PayloadFactory) -> None:
@@ -81,8 +82,8 @@ def test_fault_from_a_callback(payload: PayloadFactory) -> None:
 
     vm.on_exit("io", callback)
     guest.start()
-    assert wait_until(lambda: seen(guest)[0])
-    assert (seen(guest)[0], seen(guest)[3]) == (2, 9)
+    assert wait_until(lambda: recorded(guest)[0])
+    assert (recorded(guest)[0], recorded(guest)[3]) == (2, 9)
 
 
 @pytest.mark.parametrize("at", [None, AtExit("mmio", 2)], ids=["now", "at an exit"])

@@ -129,9 +129,9 @@ def test_paused_guest_does_not_run(payload: PayloadFactory) -> None:
     guest = payload(assemble(COUNT))
     with guest.vm.paused():
         with guest.vm.paused():
-            seen = number(guest), dict(guest.vm.vcpus[0].regs)
-        assert (number(guest), dict(guest.vm.vcpus[0].regs)) == seen, "still paused"
-    assert wait_until(lambda: number(guest) > seen[0])
+            state = number(guest), dict(guest.vm.vcpus[0].regs)
+        assert (number(guest), dict(guest.vm.vcpus[0].regs)) == state, "still paused"
+    assert wait_until(lambda: number(guest) > state[0])
     guest.vm.pause()
     guest.stop()
     assert guest.wait_end().reason == "stopped"
@@ -179,18 +179,18 @@ def test_callback_gets_exits_and_answers_reads(payload: PayloadFactory) -> None:
         mov 0xd0000010, %ebx ; mov %ebx, 0x200000
     """
     guest = payload(assemble(source + FOR_EVER), start=False)
-    seen: list[Exit] = []
+    exits: list[Exit] = []
 
     def callback(exit: Exit) -> int | None:
-        seen.append(exit)
-        return None if exit.write else 0x1_0000_0000 + len(seen)
+        exits.append(exit)
+        return None if exit.write else 0x1_0000_0000 + len(exits)
 
     guest.vm.on_exit("io", callback, port=0xD00)
     guest.vm.on_exit("mmio", callback)
     guest.start()
     assert wait_until(lambda: number(guest))
     vcpu = guest.vm.vcpus[0]
-    assert seen == [
+    assert exits == [
         Exit("io", vcpu, port=0xD00, size=2, data=0x3344, write=True),
         Exit("io", vcpu, port=0xD00, size=4),
         Exit("mmio", vcpu, address=0xD000_0008, size=4, data=2, write=True),
@@ -228,11 +228,11 @@ def test_string_access_calls_back_for_each_element(payload: PayloadFactory) -> N
 
 def test_shutdown_calls_back(payload: PayloadFactory) -> None:
     guest = payload(assemble("lidt 1f ; ud2\n1: .word 0 ; .long 0"), start=False)
-    seen: list[tuple[str, int]] = []
-    guest.vm.on_exit("shutdown", lambda exit: seen.append((exit.reason, exit.vcpu.regs.rip)))
+    exits: list[tuple[str, int]] = []
+    guest.vm.on_exit("shutdown", lambda exit: exits.append((exit.reason, exit.vcpu.regs.rip)))
     guest.start()
     assert guest.wait_end().reason == "triple-fault"
-    assert [reason for reason, _ in seen] == ["shutdown"]
+    assert [reason for reason, _ in exits] == ["shutdown"]
 
 
 def test_callback_may_use_introspection(payload: PayloadFactory) -> None:
@@ -275,17 +275,17 @@ def test_callbacks_of_two_vcpus_run_in_turn(payload: PayloadFactory) -> None:
     second = "mov $0xd08, %dx\n1: in %dx, %eax ; mov %eax, %ebx ; jmp 1b"
     guest = payload(assemble(SECOND_STARTS + ECHO), vcpus=2, start=False)
     guest.vm.memory[0x8000 : 0x8000 + 64] = assemble(second, "real", 0).ljust(64, b"\xf4")
-    seen: set[int] = set()
+    indexes: set[int] = set()
 
     def callback(exit: Exit) -> int:
         other = guest.vm.vcpus[1 - exit.vcpu.index]
         _ = other.regs.rip
-        seen.add(exit.vcpu.index)
+        indexes.add(exit.vcpu.index)
         return 1
 
     guest.vm.on_exit("io", callback)
     guest.start()
-    assert wait_until(lambda: seen == {0, 1}), seen
+    assert wait_until(lambda: indexes == {0, 1}), indexes
 
 
 # -- errors ------------------------------------------------------------------------------------

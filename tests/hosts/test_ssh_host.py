@@ -145,7 +145,7 @@ def test_close_removes_scratch_and_ends_processes(host: SSHHost) -> None:
 def test_lost_session_is_reconnected(server: LoopbackServer, host: SSHHost) -> None:
     host.run(["true"])
     server.kill_connections()
-    for _ in range(100):  # until the transport has seen its end
+    for _ in range(100):  # until the transport notices its end
         if not host.alive:
             break
         time.sleep(0.02)
