@@ -20,7 +20,7 @@ class Kernel:
     def __init__(self) -> None:
         self.run = mmap.mmap(-1, 3 * mmap.PAGESIZE)
         self.at = 2 * mmap.PAGESIZE
-        self.seen: list[tuple[int, int, int]] = []
+        self.writes: list[tuple[int, int, int]] = []
         self.arriving: list[int] = []
         self.ring = CoalescedRing(self.run, 2, self.write)
 
@@ -40,7 +40,7 @@ class Kernel:
         return True
 
     def write(self, port: int, size: int, value: int) -> None:
-        self.seen.append((port, size, value))
+        self.writes.append((port, size, value))
         if self.arriving:
             assert self.put(self.arriving.pop(), 1, 7)
 
@@ -48,7 +48,7 @@ class Kernel:
 def test_drain_of_an_empty_ring_writes_nothing() -> None:
     kernel = Kernel()
     kernel.ring.drain()
-    assert kernel.seen == []
+    assert kernel.writes == []
 
 
 def test_writes_keep_order_and_width_across_the_wrap() -> None:
@@ -61,7 +61,7 @@ def test_writes_keep_order_and_width_across_the_wrap() -> None:
         if turn % 7 == 0:
             kernel.ring.drain()
     kernel.ring.drain()
-    assert kernel.seen == expected
+    assert kernel.writes == expected
     assert kernel.indices()[0] == kernel.indices()[1] == 500 % ENTRIES
 
 
@@ -70,7 +70,7 @@ def test_drain_empties_a_full_ring() -> None:
     while kernel.put(1, 1, 1):
         pass
     kernel.ring.drain()
-    assert len(kernel.seen) == ENTRIES - 1
+    assert len(kernel.writes) == ENTRIES - 1
 
 
 def test_drain_handles_writes_that_arrive_during_it() -> None:
@@ -78,7 +78,7 @@ def test_drain_handles_writes_that_arrive_during_it() -> None:
     kernel.arriving = [3, 2]
     kernel.put(1, 1, 7)
     kernel.ring.drain()
-    assert [port for port, _, _ in kernel.seen] == [1, 2, 3]
+    assert [port for port, _, _ in kernel.writes] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("first", "last"), [(ENTRIES, 0), (0, ENTRIES), (1 << 31, 5)])

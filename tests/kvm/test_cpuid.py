@@ -16,9 +16,9 @@ SUPPORTED = [
 
 def leaves(index: int, count: int, deadline: bool = True) -> dict[tuple[int, int], CpuidEntry]:
     applied = Topology(index, count, deadline).apply(SUPPORTED)
-    found = {(entry.function, entry.subleaf): entry for entry in applied}
-    assert len(found) == len(applied)
-    return found
+    entries = {(entry.function, entry.subleaf): entry for entry in applied}
+    assert len(entries) == len(applied)
+    return entries
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 254])
@@ -29,17 +29,17 @@ def test_every_leaf_packs_for_every_vcpu(count: int) -> None:
 
 
 def test_leaves_report_apic_ids_and_core_counts() -> None:
-    found = leaves(2, 4)
-    one = found[1, 0]
+    entries = leaves(2, 4)
+    one = entries[1, 0]
     assert (one.ebx >> 24, one.ebx >> 16 & 0xFF) == (2, 4)
     assert one.ecx & 1 << 31  # hypervisor present
     assert not one.ecx & 1 << 5  # VMX
-    assert not found[0x8000_0001, 0].ecx & 1 << 2  # SVM
-    smt, core = found[0xB, 0], found[0xB, 1]
+    assert not entries[0x8000_0001, 0].ecx & 1 << 2  # SVM
+    smt, core = entries[0xB, 0], entries[0xB, 1]
     assert (smt.eax, smt.ebx, smt.ecx, smt.edx) == (0, 1, 0x100, 2)
     assert (core.eax, core.ebx, core.ecx, core.edx) == (2, 4, 0x201, 2)
-    assert found[0x8000_0008, 0].ecx == 3 | 2 << 12
-    assert (0x1F, 0) not in found
+    assert entries[0x8000_0008, 0].ecx == 3 | 2 << 12
+    assert (0x1F, 0) not in entries
 
 
 def test_single_vcpu_has_no_siblings() -> None:
@@ -49,11 +49,11 @@ def test_single_vcpu_has_no_siblings() -> None:
 
 
 def test_only_the_level_3_cache_is_shared() -> None:
-    found = leaves(0, 4)
-    level = {sub: found[4, sub].eax >> 5 & 7 for sub in (0, 3)}
+    entries = leaves(0, 4)
+    level = {sub: entries[4, sub].eax >> 5 & 7 for sub in (0, 3)}
     assert set(level.values()) == {7}
-    entries = [CpuidEntry(4, n, 0, 1 | n << 5 | 0xFFF << 14, 0, 0, 0) for n in (1, 2, 3)]
-    shared = [Topology(0, 4, True).leaf_4(entry).eax >> 14 & 0xFFF for entry in entries]
+    caches = [CpuidEntry(4, n, 0, 1 | n << 5 | 0xFFF << 14, 0, 0, 0) for n in (1, 2, 3)]
+    shared = [Topology(0, 4, True).leaf_4(entry).eax >> 14 & 0xFFF for entry in caches]
     assert shared == [0, 0, 3]
     end = CpuidEntry(4, 4, 0, 0, 0, 0, 0)
     assert Topology(0, 4, True).leaf_4(end) == end

@@ -95,16 +95,16 @@ def virtqueue(source: Source) -> None:
     where = ring(source)
     fill_ring(source, where.size)
     queue = Queue(memory(), where, event_index=source.chance())
-    served = 0
-    while source and served < 100:
+    count = 0
+    while source and count < 100:
         for chain in queue.pop():
             assert all(map(inside, chain.readable + chain.writable))
             assert len(chain.readable) + len(chain.writable) <= 2 * MAX_SIZE
             for view in chain.writable[: source.below(3)]:
                 view[:16] = source.raw(min(16, len(view)))  # may overwrite the ring
             queue.push(chain, source.number(32))
-            served += 1
-            if served >= 100:
+            count += 1
+            if count >= 100:
                 break
         fill_ring(source, where.size)
 

@@ -82,7 +82,7 @@ PAYLOAD = [{"gpa": 0x10_0000, "path": "/absent", "offset": 0, "size": 16}]
 
 def fields(source: Source) -> dict[str, Any]:
     """Arguments of "create", some of them wrong."""
-    chosen: dict[str, Any] = {name: given for name, given in FIELDS.items() if source.below(8)}
+    chosen: dict[str, Any] = {name: one for name, one in FIELDS.items() if source.below(8)}
     if "kernel" not in chosen:
         chosen["payload"] = PAYLOAD
     for _ in range(source.below(3)):
@@ -150,13 +150,13 @@ def no_fork(guest: str, request: dict[str, Any]) -> None:
 def supervisor() -> tuple[Supervisor, RecordingWriter, socket.socket]:
     """A supervisor with one guest, its output, and the guest's end of its connection."""
     output = RecordingWriter()
-    made = Supervisor(output)
-    made.guests.close()  # its cgroups
-    cast(Any, made.guests).start = no_fork
+    new_supervisor = Supervisor(output)
+    new_supervisor.guests.close()  # its cgroups
+    cast(Any, new_supervisor.guests).start = no_fork
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    made.guests._children["guest"] = Child("guest", 0, ours, "", -1)
-    return made, output, theirs
+    new_supervisor.guests._children["guest"] = Child("guest", 0, ours, "", -1)
+    return new_supervisor, output, theirs
 
 
 def no_kill(pid: int, number: int) -> None:
@@ -165,12 +165,12 @@ def no_kill(pid: int, number: int) -> None:
 
 def control(source: Source) -> None:
     """Lines to the supervisor: each is answered or passed to its guest."""
-    made, output, theirs = supervisor()
+    new_supervisor, output, theirs = supervisor()
     output.lines.clear()
     line = requests(source).replace(b"\n", b"")
     kill, os.kill = os.kill, no_kill
     try:
-        made.handle_line(line)
+        new_supervisor.handle_line(line)
     finally:
         os.kill = kill
     try:
@@ -235,7 +235,7 @@ def guest_control(source: Source) -> None:
 def lines(source: Source) -> None:
     """A stream in any pieces yields the same lines. An endless line is refused once."""
     reader, stream = LineReader(), bytearray()
-    seen: list[bytes] = []
+    complete: list[bytes] = []
     refused = 0
     while source and len(stream) < 3 * LINE_LIMIT:
         data = source.raw(source.below(20))
@@ -243,13 +243,13 @@ def lines(source: Source) -> None:
             data = data.ljust(source.pick((300_000, LINE_LIMIT + 1)), b"x")
         stream += data
         try:
-            seen += reader.feed(data)
+            complete += reader.feed(data)
         except ValueError:
             refused += 1
     *whole, rest = bytes(stream).split(b"\n")
     short = [line for line in whole if len(line) <= LINE_LIMIT]
-    assert [line for line in seen if len(line) <= LINE_LIMIT] == short
-    assert len(seen) + refused in (len(whole), len(whole) + (len(rest) > LINE_LIMIT))
+    assert [line for line in complete if len(line) <= LINE_LIMIT] == short
+    assert len(complete) + refused in (len(whole), len(whole) + (len(rest) > LINE_LIMIT))
 
 
 @cache
@@ -262,7 +262,7 @@ def saved_machine() -> dict[str, Any]:
     assert device._running
     device.suspend()
     vcpu = {name: encode_bytes(bytes(part.size)) for name, part in VCPU_PARTS.items()}
-    made = {
+    saved = {
         "vcpus": [
             {
                 **vcpu,
@@ -278,7 +278,7 @@ def saved_machine() -> dict[str, Any]:
         "virtio": [device.save()],
     }
     board.close()
-    return made
+    return saved
 
 
 def damage(source: Source, saved: Any) -> Any:
@@ -304,10 +304,10 @@ def snapshot(source: Source) -> None:
     if source.below(8) == 0:
         parse(source.raw(40) if source.chance() else json.dumps(value(source)).encode())
         return
-    given = saved_machine()
+    state_file = saved_machine()
     for _ in range(source.below(4)):
-        given = damage(source, given)
-    saved = StateReader("machine", json.loads(json.dumps(given)))
+        state_file = damage(source, state_file)
+    saved = StateReader("machine", json.loads(json.dumps(state_file)))
     for part in saved.read_objects("vcpus", 1):
         state._read_saved(part, VCPU_PARTS)
         state._read_entries(part, "msrs", structs.MSR_ENTRY)
@@ -377,7 +377,7 @@ def kernel(source: Source) -> None:
     try:
         load(source)
     except GuestFault as error:
-        raise AssertionError("a file made the guest look guilty") from error
+        raise AssertionError("a file caused a guest fault") from error
 
 
 def load(source: Source) -> None:

@@ -38,14 +38,14 @@ class FakeIntrospectionServer(IntrospectionServer):
 
 
 def machine(source: Source) -> tuple[Machine, Board, FakeVcpu]:
-    made, board = Machine.__new__(Machine), Board(memory())
+    guest, board = Machine.__new__(Machine), Board(memory())
     vcpu = FakeVcpu(board.buses)
-    made.vm, made.buses, made.memory = cast(Any, board.vm), board.buses, memory()
-    made.chipset, made.virtio = Chipset.__new__(Chipset), VirtioDevices.__new__(VirtioDevices)
-    made.chipset.bridge, made.virtio.backends = board.bridge, [disks()[0]]
-    made.guest_started = source.below(8) == 0
-    made.vcpus = [cast(VcpuThread, vcpu)]
-    return made, board, vcpu
+    guest.vm, guest.buses, guest.memory = cast(Any, board.vm), board.buses, memory()
+    guest.chipset, guest.virtio = Chipset.__new__(Chipset), VirtioDevices.__new__(VirtioDevices)
+    guest.chipset.bridge, guest.virtio.backends = board.bridge, [disks()[0]]
+    guest.guest_started = source.below(8) == 0
+    guest.vcpus = [cast(VcpuThread, vcpu)]
+    return guest, board, vcpu
 
 
 def hook(source: Source) -> dict[str, Any]:
@@ -100,24 +100,24 @@ def arguments(source: Source) -> dict[str, dict[str, Any]]:
 
 def introspection(source: Source) -> None:
     """Operations in any order, then guest accesses with all hooks and devices."""
-    made, board, vcpu = machine(source)
-    server = FakeIntrospectionServer(made)
+    guest, board, vcpu = machine(source)
+    server = FakeIntrospectionServer(guest)
     server.source = source
     operations = server.operations()
     try:
         for _ in range(source.below(12)):
             nearly = arguments(source)
             name = source.pick(tuple(nearly))
-            given: Any = nearly[name]
+            chosen: Any = nearly[name]
             for _ in range(source.below(2)):
-                given[source.pick((*given, "unknown"))] = value(source, 1)
-            answer = answer_request(operations, {"op": name, "arguments": given}, {})
+                chosen[source.pick((*chosen, "unknown"))] = value(source, 1)
+            answer = answer_request(operations, {"op": name, "arguments": chosen}, {})
             assert ("result" in answer) != ("error" in answer)
         board.buses.mmio.read(MMIO_START, 4)
         while source:
             access(source, vcpu)
     finally:
-        close(made, board)
+        close(guest, board)
 
 
 def access(source: Source, vcpu: FakeVcpu) -> None:
@@ -136,7 +136,7 @@ def access(source: Source, vcpu: FakeVcpu) -> None:
         vcpu.on_final_exit(source.pick((ioctls.EXIT_SHUTDOWN, ioctls.EXIT_HLT, 99)))
 
 
-def close(made: Machine, board: Board) -> None:
+def close(guest: Machine, board: Board) -> None:
     """Close the eventfds, which otherwise close when a guest's process ends, and clear the
     faults of the disk that all inputs share."""
     board.close()

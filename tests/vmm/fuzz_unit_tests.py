@@ -37,9 +37,9 @@ def unit_tests(source: Source) -> None:
             assert entry.file.parent == Path("/folder")
             assert 0 <= entry.timeout < float("inf")
             with contextlib.suppress(requirements.Unsupported):
-                made = requirements.machine_config(entry, cpus=2)
-                assert made.vcpus > 0
-                assert 0 < made.memory <= 1 << 20
+                config = requirements.machine_config(entry, cpus=2)
+                assert config.vcpus > 0
+                assert 0 < config.memory <= 1 << 20
 
 
 def elf32(source: Source) -> bytes:
@@ -79,8 +79,8 @@ def multiboot_kernel(source: Source) -> None:
     cmdline = source.raw(source.below(5)).decode("latin-1") * source.pick((1, 1, 50_000))
     with contextlib.suppress(ProvisionError):
         loaded = multiboot.load(data, cmdline, memory, bytes(source.below(200)))
-        place, told = loaded.information
+        place, information = loaded.information
         for gpa, offset, size in loaded.segments:
             assert 0 <= offset <= offset + size <= len(data)
             assert 0 <= gpa <= gpa + size <= memory << 20
-            assert gpa + size <= place or place + len(told) <= gpa
+            assert gpa + size <= place or place + len(information) <= gpa

@@ -72,8 +72,10 @@ class Runner:
         events = Events(
             lambda at, text: guest.lines.append(text), guest.marks.__setitem__, guest.ends.append
         )
-        made = start_machine(self._supervisor, operation, name, arguments, events, timeout=TIMEOUT)
-        guest.machine = cast(BuiltInMachine, made)
+        machine = start_machine(
+            self._supervisor, operation, name, arguments, events, timeout=TIMEOUT
+        )
+        guest.machine = cast(BuiltInMachine, machine)
         self._guests.append(guest)
         return guest
 

@@ -46,7 +46,7 @@ def elf(code: bytes, note: bool = True) -> bytes:
 def bzimage(code: bytes, **fields: int) -> bytes:
     """A bzImage with 64-bit code for BASE + 0x200. fields: header fields to replace."""
     paragraphs = (0x200 + len(code) + 15) // 16
-    known = {
+    values = {
         "setup_sects": 1,
         "syssize": paragraphs,
         "boot_flag": 0xAA55,
@@ -60,7 +60,7 @@ def bzimage(code: bytes, **fields: int) -> bytes:
     }
     data = bytearray(1024)
     data[0x202:0x206] = b"HdrS"
-    for name, value in known.items():
+    for name, value in values.items():
         kind, at = HEADER[name]
         struct.pack_into(f"<{kind}", data, at, value)
     return bytes(data) + bytes(0x200) + code.ljust(16 * paragraphs - 0x200, b"\0")

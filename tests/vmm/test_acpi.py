@@ -22,12 +22,12 @@ class Tables:
     def __init__(self, vcpus: int, ecam: bool = True) -> None:
         self.blob = acpi.tables(vcpus, ecam=ecam)
         self.places: dict[str, tuple[int, int]] = {}
-        self.found: dict[str, bytes] = {}
+        self.by_name: dict[str, bytes] = {}
         (xsdt,) = struct.unpack_from("<Q", self.blob, 24)
         self.take(xsdt)
-        for (address,) in struct.iter_unpack("<Q", self.found["XSDT"][36:]):
+        for (address,) in struct.iter_unpack("<Q", self.by_name["XSDT"][36:]):
             self.take(address)
-        facs, dsdt = struct.unpack_from("<II", self.found["FACP"], 36)
+        facs, dsdt = struct.unpack_from("<II", self.by_name["FACP"], 36)
         self.take(facs)
         self.take(dsdt)
 
@@ -36,7 +36,7 @@ class Tables:
         (length,) = struct.unpack_from("<I", self.blob, at + 4)
         assert 0 < at < at + length <= len(self.blob)
         name = self.blob[at : at + 4].decode()
-        self.found[name] = self.blob[at : at + length]
+        self.by_name[name] = self.blob[at : at + length]
         self.places[name] = (at, at + length)
 
 
@@ -44,8 +44,8 @@ class Tables:
 def test_tables_have_valid_lengths_checksums_and_addresses(vcpus: int) -> None:
     tables = Tables(vcpus)
     assert len(tables.blob) <= acpi.MAX_SIZE
-    assert set(tables.found) == {"XSDT", "FACP", "APIC", "FACS", "DSDT", "MCFG"}
-    for name, table in tables.found.items():
+    assert set(tables.by_name) == {"XSDT", "FACP", "APIC", "FACS", "DSDT", "MCFG"}
+    for name, table in tables.by_name.items():
         if name != "FACS":  # it has no checksum
             assert sum(table) & 0xFF == 0, name
     ends = sorted([(0, 36), *tables.places.values()])
@@ -63,7 +63,7 @@ def test_rsdp_is_valid() -> None:
 
 def test_fadt_describes_the_existing_registers() -> None:
     tables = Tables(1)
-    fadt = tables.found["FACP"]
+    fadt = tables.by_name["FACP"]
     assert len(fadt) == 276
     assert (tables.places["FACS"][0] + acpi.BASE) % 64 == 0
     event, control = (struct.unpack_from("<I", fadt, at)[0] for at in (56, 64))
@@ -80,7 +80,7 @@ def test_fadt_describes_the_existing_registers() -> None:
 
 @pytest.mark.parametrize("vcpus", COUNTS)
 def test_madt_lists_each_vcpu_once(vcpus: int) -> None:
-    body = Tables(vcpus).found["APIC"][44:]
+    body = Tables(vcpus).by_name["APIC"][44:]
     entries: dict[int, list[bytes]] = {}
     while body:
         assert 2 <= body[1] <= len(body)
@@ -97,11 +97,11 @@ def test_madt_lists_each_vcpu_once(vcpus: int) -> None:
 
 def test_ecam_is_in_mcfg_and_motherboard_resources_or_absent() -> None:
     """Linux ignores an MCFG that no motherboard resource confirms."""
-    entry = struct.unpack_from("<QHBB", Tables(1).found["MCFG"], 44)
+    entry = struct.unpack_from("<QHBB", Tables(1).by_name["MCFG"], 44)
     assert entry == (pci.ECAM_START, 0, 0, 0), "base, segment, first and last bus"
     reserved = aml.memory(pci.ECAM_START, pci.ECAM_SIZE)
-    assert reserved in Tables(1).found["DSDT"]
-    ports = Tables(1, ecam=False).found
+    assert reserved in Tables(1).by_name["DSDT"]
+    ports = Tables(1, ecam=False).by_name
     assert "MCFG" not in ports
     assert reserved not in ports["DSDT"]
     assert aml.io_ports(pci.CONFIG_ADDRESS, 8) in ports["DSDT"]
@@ -113,10 +113,10 @@ def test_iasl_disassembles_the_tables(name: str, vcpus: int, tmp_path: Path) -> 
     if not shutil.which("iasl"):
         pytest.skip("no iasl (package acpica-tools)")
     path = tmp_path / f"{name.lower()}.dat"
-    path.write_bytes(Tables(vcpus).found[name])
-    said = _iasl("-d", path)
-    assert "error" not in said.lower().replace("no errors", "")
-    assert "warning" not in said.lower()
+    path.write_bytes(Tables(vcpus).by_name[name])
+    output = _iasl("-d", path)
+    assert "error" not in output.lower().replace("no errors", "")
+    assert "warning" not in output.lower()
     listing = path.with_suffix(".dsl")
     text = listing.read_text()
     assert "incorrect" not in text.lower()  # iasl's word for a wrong checksum

@@ -60,16 +60,16 @@ class BalloonDriver:
 
 @pytest.fixture(params=[False, True], ids=["private", "shared"])
 def balloon_driver(request: pytest.FixtureRequest) -> Iterator[BalloonDriver]:
-    made = BalloonDriver(shared=request.param)
-    yield made
-    made.running.close()
+    new_driver = BalloonDriver(shared=request.param)
+    yield new_driver
+    new_driver.running.close()
 
 
 @pytest.fixture
 def balloon() -> Iterator[BalloonDriver]:
-    made = BalloonDriver()
-    yield made
-    made.running.close()
+    new_driver = BalloonDriver()
+    yield new_driver
+    new_driver.running.close()
 
 
 def resident(memory: Memory) -> int:
@@ -175,20 +175,25 @@ def tell(balloon: BalloonDriver, data: bytes) -> None:
     balloon.running.kick(2)
 
 
-def told(balloon: BalloonDriver) -> dict[str, int]:
-    known = ("balloon_target", "balloon_actual", "balloon_reported")
-    return {key: value for key, value in balloon.balloon.counters().items() if key not in known}
+def guest_statistics(balloon: BalloonDriver) -> dict[str, int]:
+    own_counters = ("balloon_target", "balloon_actual", "balloon_reported")
+    return {
+        key: value for key, value in balloon.balloon.counters().items() if key not in own_counters
+    }
 
 
 def test_statistics_have_names_and_unknown_tags_are_dropped(balloon: BalloonDriver) -> None:
     tell(balloon, TOLD)
-    assert wait_until(lambda: told(balloon))
-    assert told(balloon) == {"balloon_free_memory": 1000, "balloon_available_memory": 2000}
+    assert wait_until(lambda: guest_statistics(balloon))
+    assert guest_statistics(balloon) == {
+        "balloon_free_memory": 1000,
+        "balloon_available_memory": 2000,
+    }
 
 
 def test_refresh_returns_the_statistics_buffer(balloon: BalloonDriver) -> None:
     tell(balloon, TOLD)
-    assert wait_until(lambda: told(balloon))
+    assert wait_until(lambda: guest_statistics(balloon))
     assert balloon.running.drivers[2].used == []
 
     def answer() -> None:
@@ -199,7 +204,7 @@ def test_refresh_returns_the_statistics_buffer(balloon: BalloonDriver) -> None:
     guest.start()
     balloon.balloon.refresh()
     guest.join(TIMEOUT)
-    assert told(balloon) == {"balloon_free_memory": 500}
+    assert guest_statistics(balloon) == {"balloon_free_memory": 500}
     assert balloon.running.drivers[2].used == [0]
 
 
@@ -209,41 +214,41 @@ def test_refresh_times_out_without_an_answer(
     monkeypatch.setattr("harness.vmm.devices.virtio.balloon._STATISTICS_TIMEOUT", 0.01)
     balloon.balloon.refresh()  # the driver has posted no buffer
     tell(balloon, TOLD)
-    assert wait_until(lambda: told(balloon))
+    assert wait_until(lambda: guest_statistics(balloon))
     balloon.balloon.refresh()
     balloon.balloon.refresh()
-    assert told(balloon)["balloon_free_memory"] == 1000
+    assert guest_statistics(balloon)["balloon_free_memory"] == 1000
 
 
 def test_stop_leaves_the_statistics_buffer_available(balloon: BalloonDriver) -> None:
     tell(balloon, TOLD)
-    assert wait_until(lambda: told(balloon))
+    assert wait_until(lambda: guest_statistics(balloon))
     bases = balloon.balloon.stop()
     assert bases[2] == 0
     balloon.balloon.refresh()
     again = [queue._replace(base=bases[queue.number]) for queue in balloon.running.queues]
     balloon.balloon._statistics = {}
     balloon.balloon.start(balloon.memory, again, STATS | REPORTING)
-    assert wait_until(lambda: told(balloon))
+    assert wait_until(lambda: guest_statistics(balloon))
 
 
 def test_queue_numbers_skip_features_that_were_not_accepted() -> None:
-    made = BalloonDriver(features=REPORTING)
+    new_driver = BalloonDriver(features=REPORTING)
     try:
-        made.ask(2, (DATA, PAGE, WRITE))
-        assert made.zero() == [0]
-        made.balloon.refresh()
+        new_driver.ask(2, (DATA, PAGE, WRITE))
+        assert new_driver.zero() == [0]
+        new_driver.balloon.refresh()
     finally:
-        made.running.close()
+        new_driver.running.close()
 
 
 def test_start_without_both_queues_raises_guest_fault() -> None:
-    made = BalloonDriver()
-    queues = made.running.queues
-    made.balloon.stop()
+    new_driver = BalloonDriver()
+    queues = new_driver.running.queues
+    new_driver.balloon.stop()
     with pytest.raises(GuestFault, match="virtio-balloon started without its queues"):
-        made.balloon.start(made.memory, queues[:1], 0)
-    made.running.close()
+        new_driver.balloon.start(new_driver.memory, queues[:1], 0)
+    new_driver.running.close()
 
 
 def test_endless_statistics_do_not_block_a_reset(

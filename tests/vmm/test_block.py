@@ -59,9 +59,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disk(path: Path) -> Iterator[Disk]:
-    made = Disk(path)
-    yield made
-    os.close(made.block._fd)
+    new_disk = Disk(path)
+    yield new_disk
+    os.close(new_disk.block._fd)
 
 
 def test_read_fills_several_buffers(disk: Disk) -> None:
@@ -203,22 +203,22 @@ def test_unreadable_file_is_refused(path: Path) -> None:
 @pytest.fixture
 def running(path: Path) -> Iterator[RunningDevice]:
     block = Block(str(path), "root", False, False, lambda error: None)
-    made = RunningDevice(block, MEMORY, 1)
-    yield made
-    made.close()
+    device = RunningDevice(block, MEMORY, 1)
+    yield device
+    device.close()
     os.close(block._fd)
 
 
 def test_thread_handles_a_kick_and_signals(running: RunningDevice) -> None:
     MEMORY.write(HEADER, struct.pack("<IIQ", IN, 0, 2))
-    served = running.device.requests
+    before = running.device.requests
     for turn in range(3):
         MEMORY.write(DATA, bytes(512))
         running.drivers[0].offer([(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)])
         running.kick(0)
         running.wait(0)
         assert bytes(MEMORY.view(DATA, 512)) == CONTENT[1024:1536]
-        assert running.device.requests == served + turn + 1
+        assert running.device.requests == before + turn + 1
     assert not running.ends
 
 

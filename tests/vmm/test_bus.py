@@ -75,9 +75,9 @@ def test_read_value_is_masked_to_the_width() -> None:
 
 @pytest.fixture
 def buses() -> Buses:
-    made = Buses()
-    power.attach(made)
-    return made
+    both = Buses()
+    power.attach(both)
+    return both
 
 
 def test_sleep_control_powers_off(buses: Buses) -> None:

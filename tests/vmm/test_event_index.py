@@ -70,8 +70,8 @@ def test_interrupt_after_the_index_wraps() -> None:
     assert driver.push()
     driver.want_after(0)  # the driver polls: index 0 is in the past
     for _ in range(0xFFFF):
-        wanted = driver.push()
-        assert not wanted
+        interrupt = driver.push()
+        assert not interrupt
     assert driver.index == 0
     driver.want_after(0)
     assert driver.push()
@@ -93,10 +93,10 @@ def test_kicks_are_rearmed_after_the_last_request() -> None:
     for index in (1, 2):
         MEMORY.write(RING.descriptors, b"\0\0\1\0".ljust(16, b"\0"))
         driver.available[1] = index
-        taken = driver.queue.pop()
-        next(taken)
+        requests = driver.queue.pop()
+        next(requests)
         assert driver.used[avail_event] == index - 1
-        assert list(taken) == []
+        assert list(requests) == []
         assert driver.used[avail_event] == index
 
 

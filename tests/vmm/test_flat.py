@@ -109,9 +109,9 @@ SEGMENT = {"gpa": BASE, "path": "/dev/zero", "offset": 0, "size": 16}
     ids=str,
 )
 def test_invalid_payload_is_refused(run: Runner, wrong: dict[str, Any], cause: str) -> None:
-    wanted = {"payload": [SEGMENT], "entry": BASE, "memory": 16, "vsock": False, **wrong}
+    arguments = {"payload": [SEGMENT], "entry": BASE, "memory": 16, "vsock": False, **wrong}
     with pytest.raises(ProvisionError) as refused:
-        run.start("create", "refused", **wanted)
+        run.start("create", "refused", **arguments)
     assert cause in refused.value.cause
 
 

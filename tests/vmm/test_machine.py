@@ -19,7 +19,7 @@ class RecordingDevice:
     """A device that records every access and returns a counter for reads."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[int, int, int]] = []
+        self.writes: list[tuple[int, int, int]] = []
         self.reads: list[tuple[int, int]] = []
 
     def read(self, offset: int, size: int) -> int:
@@ -27,7 +27,7 @@ class RecordingDevice:
         return 0x8070_6050_4030_2010 + len(self.reads)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        self.seen.append((offset, size, value))
+        self.writes.append((offset, size, value))
 
 
 def test_port_accesses_of_every_width_and_strings(tmp_path: Path) -> None:
@@ -47,9 +47,9 @@ def test_port_accesses_of_every_width_and_strings(tmp_path: Path) -> None:
     """
     with in_process(source + POWER_OFF, tmp_path, ports=device) as machine:
         machine.run()
-    assert device.seen[:3] == [(0, 1, 0x44), (1, 2, 0x3344), (2, 4, 0x1122_3344)]
-    assert device.seen[3:6] == [(4, 4, 0x11), (4, 4, 0x2012), (4, 4, 0x4030_2013)]
-    assert device.seen[6:] == [(4, 1, byte) for byte in b"\x14\x20\x15\x20\x16\x20"]
+    assert device.writes[:3] == [(0, 1, 0x44), (1, 2, 0x3344), (2, 4, 0x1122_3344)]
+    assert device.writes[3:6] == [(4, 4, 0x11), (4, 4, 0x2012), (4, 4, 0x4030_2013)]
+    assert device.writes[6:] == [(4, 1, byte) for byte in b"\x14\x20\x15\x20\x16\x20"]
     assert device.reads == [(8, 1), (8, 2), (8, 4), (8, 2), (8, 2), (8, 2)]
 
 
@@ -64,8 +64,8 @@ def test_mmio_accesses_of_every_width(tmp_path: Path) -> None:
     """
     with in_process(source + POWER_OFF, tmp_path, memory=device) as machine:
         machine.run()
-    assert device.seen[:3] == [(1, 1, 0x11), (2, 2, 0x2233), (4, 4, 0x4455_6677)]
-    assert device.seen[3:] == [(0, 4, 0x11), (0, 4, 0x2012), (0, 4, 0x4030_2013)]
+    assert device.writes[:3] == [(1, 1, 0x11), (2, 2, 0x2233), (4, 4, 0x4455_6677)]
+    assert device.writes[3:] == [(0, 4, 0x11), (0, 4, 0x2012), (0, 4, 0x4030_2013)]
     assert device.reads == [(8, 1), (8, 2), (8, 4)]
 
 
@@ -75,9 +75,11 @@ def test_device_can_end_the_machine(tmp_path: Path) -> None:
             raise MachineEnd("trapped", f"{value:#x}")
 
     sent: list[dict[str, object]] = []
-    with in_process("mov $0xd00, %dx ; out %ax, %dx\n" + FOR_EVER, tmp_path, ports=Trap()) as made:
-        made.event = lambda event, **more: sent.append({"event": event, **more})
-        made.run()
+    with in_process(
+        "mov $0xd00, %dx ; out %ax, %dx\n" + FOR_EVER, tmp_path, ports=Trap()
+    ) as machine:
+        machine.event = lambda event, **more: sent.append({"event": event, **more})
+        machine.run()
     assert [message["reason"] for message in sent if message["event"] == "end"] == ["trapped"]
 
 
@@ -95,7 +97,7 @@ def test_pvh_entry_state(tmp_path: Path) -> None:
         registers = machine.vcpus[0].registers()
         assert (registers["rip"], registers["rflags"]) == (BASE, 2)
         machine.run()
-    info, magic, cr0, flags = (value for _, _, value in device.seen)
+    info, magic, cr0, flags = (value for _, _, value in device.writes)
     assert (registers["rbx"], magic) == (info, 0x336E_C578)
     assert (cr0 & 1, cr0 >> 31, flags & 1 << 9) == (1, 0, 0)
 
@@ -104,9 +106,9 @@ def test_registers_round_trip(tmp_path: Path) -> None:
     with in_process(FOR_EVER, tmp_path) as machine:
         vcpu = machine.vcpus[0]
         before = vcpu.registers()
-        wanted = {name: 0x100 + at for at, name in enumerate(before)} | {"rflags": 2}
-        vcpu.set_registers(wanted)
-        assert vcpu.registers() == wanted
+        registers = {name: 0x100 + at for at, name in enumerate(before)} | {"rflags": 2}
+        vcpu.set_registers(registers)
+        assert vcpu.registers() == registers
         vcpu.set_registers({})
         assert set(vcpu.registers().values()) <= {0, 2}
 

@@ -80,8 +80,8 @@ class Driver:
 
     def ask_for_the_gateway(self) -> None:
         mac = mac_bytes(MAC)
-        asked = mac + socket.inet_aton(ADDRESS) + bytes(6) + socket.inet_aton(GATEWAY)
-        self.send(b"\xff" * 6 + mac + b"\x08\x06" + ARP + asked)
+        arp_addresses = mac + socket.inet_aton(ADDRESS) + bytes(6) + socket.inet_aton(GATEWAY)
+        self.send(b"\xff" * 6 + mac + b"\x08\x06" + ARP + arp_addresses)
 
     def fault(self) -> BaseException:
         """What ended the device."""
@@ -99,9 +99,9 @@ class Driver:
 def driver() -> Iterator[Driver]:
     if not shutil.which("passt"):
         pytest.skip("no passt")
-    made = Driver()
-    yield made
-    made.close()
+    new_driver = Driver()
+    yield new_driver
+    new_driver.close()
 
 
 def has_a_route() -> bool:

@@ -56,11 +56,11 @@ def running(tmp_path: Path) -> Iterator[Machine]:
 def test_pause_stops_and_resume_continues_a_counter(running: Machine) -> None:
     for _ in range(20):
         running.pause()
-        seen, state = count(running), running.vcpus[0].registers()
+        value, state = count(running), running.vcpus[0].registers()
         running.pause()  # idempotent
-        assert (count(running), running.vcpus[0].registers()) == (seen, state)
+        assert (count(running), running.vcpus[0].registers()) == (value, state)
         running.resume()
-        assert wait_until(lambda: count(running) != seen)  # noqa: B023
+        assert wait_until(lambda: count(running) != value)  # noqa: B023
     running.resume()
     assert not running.vcpus[0].run_control._parked
 
@@ -70,8 +70,8 @@ def test_pause_right_after_resume_is_effective(running: Machine) -> None:
         running.pause()
         running.resume()
         running.pause()
-        seen = count(running)
-        assert count(running) == seen
+        value = count(running)
+        assert count(running) == value
         running.resume()
 
 

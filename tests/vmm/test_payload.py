@@ -97,9 +97,9 @@ def test_unclaimed_ports_and_memory_read_all_ones(run: Runner) -> None:
 
 def test_eventfd_write_causes_no_exit_to_user_space(run: Runner) -> None:
     writes = "mov $100, %ecx\n1: movl %ecx, {:#x} ; dec %ecx ; jnz 1b\n"
-    served, other = 0xD000_1000, 0xD000_1004
-    code = writes.format(served) + writes.format(other) + HELLO + FOR_EVER
-    guest = run(code, eventfds=[{"address": served}])
+    claimed, other = 0xD000_1000, 0xD000_1004
+    code = writes.format(claimed) + writes.format(other) + HELLO + FOR_EVER
+    guest = run(code, eventfds=[{"address": claimed}])
     guest.wait_line("hi")
     assert guest.machine.statistics()["user_exits_mmio"] == 100
 
@@ -114,16 +114,16 @@ def test_eventfd_write_causes_no_exit_to_user_space(run: Runner) -> None:
     ],
 )
 def test_invalid_eventfds_are_refused(run: Runner, eventfds: list[tuple[int, int]]) -> None:
-    given = [{"address": address, "vector": vector} for address, vector in eventfds]
+    fields = [{"address": address, "vector": vector} for address, vector in eventfds]
     with pytest.raises(ProvisionError, match="eventfd"):
-        run(FOR_EVER, eventfds=given)
+        run(FOR_EVER, eventfds=fields)
 
 
 @pytest.mark.parametrize("field", ["address", "vector"])
 def test_eventfd_fields_must_be_integers(run: Runner, field: str) -> None:
-    given = {"address": 0xD000_1000, "vector": 0, field: "x"}
+    fields = {"address": 0xD000_1000, "vector": 0, field: "x"}
     with pytest.raises(ProvisionError, match=f"{field} is no int"):
-        run(FOR_EVER, eventfds=[given])
+        run(FOR_EVER, eventfds=[fields])
 
 
 def test_exits_are_counted(run: Runner) -> None:

@@ -65,9 +65,9 @@ class MemoryDriver(Driver):
 
     def read(self, register: int, size: int = 4, slot: int = 1, extra: int = 0) -> int:
         at = self.at(register, slot, extra)
-        seen = int.from_bytes(self.space[at : at + size], "little")
-        assert self.mmio.read(ECAM_START + at, size) == seen, "by an exit it would be the same"
-        return seen
+        value = int.from_bytes(self.space[at : at + size], "little")
+        assert self.mmio.read(ECAM_START + at, size) == value, "by an exit it would be the same"
+        return value
 
     def write(
         self, register: int, value: int, size: int = 4, slot: int = 1, extra: int = 0
@@ -77,23 +77,23 @@ class MemoryDriver(Driver):
 
 @pytest.fixture(params=[Driver, MemoryDriver], ids=["ports", "memory"])
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
-    made: Driver = request.param()
-    yield made
-    made.board.close()
+    new_driver: Driver = request.param()
+    yield new_driver
+    new_driver.board.close()
 
 
 @pytest.fixture
 def by_ports() -> Iterator[Driver]:
-    made = Driver()
-    yield made
-    made.board.close()
+    new_driver = Driver()
+    yield new_driver
+    new_driver.board.close()
 
 
 @pytest.fixture
 def by_memory() -> Iterator[MemoryDriver]:
-    made = MemoryDriver()
-    yield made
-    made.board.close()
+    new_driver = MemoryDriver()
+    yield new_driver
+    new_driver.board.close()
 
 
 def test_ports_are_unclaimed_if_ecam_is_enabled(
@@ -278,18 +278,18 @@ def test_first_of_two_bars_at_one_address_is_mapped(driver: Driver) -> None:
 
 def test_capability_list_ends_and_does_not_overlap(driver: Driver) -> None:
     assert driver.read(0x06, 2) & 0x10
-    at, found, taken = driver.read(0x34, 1), [], set(range(0x40))
+    at, capabilities, used = driver.read(0x34, 1), [], set(range(0x40))
     while at:
         assert at % 4 == 0
         kind = driver.read(at, 1)
         length = 12 if kind == 0x11 else driver.read(at + 2, 1)
-        assert not taken & set(range(at, at + length))
-        taken |= set(range(at, at + length))
-        found.append((kind, at))
+        assert not used & set(range(at, at + length))
+        used |= set(range(at, at + length))
+        capabilities.append((kind, at))
         at = driver.read(at + 1, 1)
-    assert max(taken) < 256
-    assert [kind for kind, _ in found] == [9, 9, 9, 9, 0x11]
-    assert [driver.read(at + 3, 1) for kind, at in found if kind == 9] == [1, 2, 3, 4]
+    assert max(used) < 256
+    assert [kind for kind, _ in capabilities] == [9, 9, 9, 9, 0x11]
+    assert [driver.read(at + 3, 1) for kind, at in capabilities if kind == 9] == [1, 2, 3, 4]
 
 
 def test_virtio_capabilities_point_into_existing_bars(driver: Driver) -> None:

@@ -98,8 +98,8 @@ def test_event_index_requests_one_interrupt() -> None:
     for head in range(4):
         driver.describe(head, DATA, 4)
         driver.offer(head)
-    wanted = [driver.queue.push(chain, 0) for chain in driver.queue.pop()]
-    assert wanted == [False, False, True, False]
+    interrupts = [driver.queue.push(chain, 0) for chain in driver.queue.pop()]
+    assert interrupts == [False, False, True, False]
     (armed,) = struct.unpack("<H", driver.memory.view(USED + 4 + 8 * SIZE, 2))
     assert armed == 4
 
@@ -240,11 +240,11 @@ def test_concurrent_reader_never_sees_a_torn_index() -> None:
             for _ in range(pushes):
                 queue.push(Chain(0, [], []), 0)
             os._exit(0)
-        seen, backwards = 0, 0
+        last, backwards = 0, 0
         while os.waitpid(device, os.WNOHANG)[0] == 0:
             for _ in range(1000):
                 now = index[0]
-                backwards += now < seen
-                seen = now
+                backwards += now < last
+                last = now
         assert backwards == 0
         assert index[0] == pushes

@@ -125,11 +125,11 @@ def test_timer_interrupts_continue_in_a_clone(run: Runner, tmp_path: Path) -> No
     guest = run(source(PERIODIC), "origin")
     guest.wait_line("again")
     folder = take_snapshot(guest, tmp_path / "timer")
-    said = len(guest.lines)
+    count = len(guest.lines)
     clones = [run.start("restore", name, snapshot=str(folder)) for name in ("a", "b")]
     for one in clones:
         assert wait_until(lambda: len(one.lines) > 3), one.ends  # noqa: B023
-    assert wait_until(lambda: len(guest.lines) > said + 3), guest.ends
+    assert wait_until(lambda: len(guest.lines) > count + 3), guest.ends
 
 
 def test_disk_ring_continues_in_a_clone(

@@ -101,9 +101,9 @@ class Driver:
 
 @pytest.fixture
 def driver() -> Iterator[Driver]:
-    made = Driver()
-    yield made
-    made.board.close()
+    new_driver = Driver()
+    yield new_driver
+    new_driver.board.close()
 
 
 # negotiation and status

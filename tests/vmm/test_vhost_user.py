@@ -53,7 +53,7 @@ class BackEnd:
         self.front = VhostUser(ours)
         self.front_socket = ours
         self.answer: Answer = correct
-        self.seen: list[tuple[int, bytes, int]] = []  # request, payload, descriptors
+        self.messages: list[tuple[int, bytes, int]] = []  # request, payload, descriptors
         self.fds: list[int] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -69,7 +69,7 @@ class BackEnd:
             self.fds += fds
             request, flags, size = struct.unpack("<III", head)
             payload = self.socket.recv(size, socket.MSG_WAITALL) if size else b""
-            self.seen.append((request, payload, len(fds)))
+            self.messages.append((request, payload, len(fds)))
             if flags & NEED_REPLY or request in (GET_FEATURES, GET_PROTOCOL, GET_CONFIG, GET_BASE):
                 self.socket.sendall(self.answer(request, payload))
 
@@ -83,15 +83,20 @@ class BackEnd:
 
 @pytest.fixture
 def back() -> Iterator[BackEnd]:
-    made = BackEnd()
-    yield made
-    made.close()
+    back_end = BackEnd()
+    yield back_end
+    back_end.close()
 
 
 def test_negotiation_requests_the_required_features(back: BackEnd) -> None:
     assert back.front.negotiate() == FEATURES & ~(1 << 30)
-    assert [one[0] for one in back.seen] == [GET_FEATURES, GET_PROTOCOL, SET_PROTOCOL, SET_OWNER]
-    assert back.seen[2][1] == struct.pack("<Q", 1 << 9 | 1 << 3)
+    assert [one[0] for one in back.messages] == [
+        GET_FEATURES,
+        GET_PROTOCOL,
+        SET_PROTOCOL,
+        SET_OWNER,
+    ]
+    assert back.messages[2][1] == struct.pack("<Q", 1 << 9 | 1 << 3)
     assert back.front.read_config(4) == bytes(range(4))
 
 
@@ -100,12 +105,12 @@ def test_memory_and_ring_are_sent(back: BackEnd) -> None:
     memory.write(0x1234, b"seen by both")
     kick, call = os.pipe()
     back.front.negotiate()
-    del back.seen[:]
+    del back.messages[:]
     back.front.set_features(1 << 32)
     back.front.set_memory(memory)
     back.front.set_queue(0, ActiveQueue(0, Ring(8, 0x1000, 0x2000, 0x3000), kick, call, 5), memory)
     hva = memory.regions[0].hva
-    assert back.seen == [
+    assert back.messages == [
         (SET_FEATURES, struct.pack("<Q", 1 << 32 | 1 << 30), 0),
         (SET_MEM_TABLE, struct.pack("<IIQQQQ", 1, 0, 0, 4 << 20, hva, 0), 1),
         (NUM, struct.pack("<II", 0, 8), 0),
@@ -127,7 +132,7 @@ def test_queue_without_interrupt_has_a_call_eventfd(back: BackEnd) -> None:
     back.front.negotiate()
     queue = ActiveQueue(1, Ring(8, 0x1000, 0x2000, 0x3000), kick, -1)
     back.front.set_queue(1, queue, memory)
-    assert (CALL, struct.pack("<Q", 1), 1) in back.seen
+    assert (CALL, struct.pack("<Q", 1), 1) in back.messages
     for fd in (kick, other, memory.regions[0].fd):
         os.close(fd)
 

@@ -68,11 +68,11 @@ def idle(run: Runner, base: Path) -> Guest:
 
 def test_features_equal_the_in_process_disk(base: Path) -> None:
     for readonly in (True, False):
-        wanted = DiskConfig(str(base), "d", readonly)
-        daemon = StorageDaemon([wanted])
-        served = VhostUserBlock(wanted, daemon, 0)
+        config = DiskConfig(str(base), "d", readonly)
+        daemon = StorageDaemon([config])
+        device = VhostUserBlock(config, daemon, 0)
         own = block.Block(str(base), "d", readonly, False, lambda error: None)
-        assert (served.features, served.config) == (own.features, own.config)
+        assert (device.features, device.config) == (own.features, own.config)
         os.close(own._fd)
         daemon.close()
 
@@ -221,8 +221,8 @@ def test_empty_overlay_is_a_valid_image(tmp_path: Path, size: int) -> None:
     image = f"/proc/self/fd/{fd}"
     for command in ("check", "info"):
         argv = ["qemu-img", command, "-f", "qcow2", "--output=json", image]
-        told = subprocess.run(argv, pass_fds=[fd], capture_output=True, check=True).stdout
-    assert json.loads(told)["virtual-size"] == size
+        output = subprocess.run(argv, pass_fds=[fd], capture_output=True, check=True).stdout
+    assert json.loads(output)["virtual-size"] == size
     os.close(fd)
 
 

@@ -32,9 +32,9 @@ class Port:
 
 @pytest.fixture
 def port() -> Iterator[Port]:
-    made = Port()
-    yield made
-    made.running.close()
+    new_port = Port()
+    yield new_port
+    new_port.running.close()
 
 
 def test_output_of_several_buffers_keeps_their_order(port: Port) -> None:

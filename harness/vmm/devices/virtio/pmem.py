@@ -64,6 +64,6 @@ class Pmem(UserspaceDevice):
         kind = b"".join(bytes(view[:4]) for view in chain.readable)[:4]
         if len(kind) < 4 or not chain.writable or len(chain.writable[0]) < 4:
             raise GuestFault("a virtio-pmem request without type or status")
-        known = int.from_bytes(kind, "little") == _FLUSH
-        chain.writable[0][:4] = (_OK if known else _ERROR).to_bytes(4, "little")
+        is_flush = int.from_bytes(kind, "little") == _FLUSH
+        chain.writable[0][:4] = (_OK if is_flush else _ERROR).to_bytes(4, "little")
         return 4
