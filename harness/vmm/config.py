@@ -125,20 +125,20 @@ class Config:
         """Raises ConfigError for a field that is unknown, missing or out of range."""
         config = parse_dataclass(cls, arguments)
         if not 0 < config.memory <= 1 << 20:
-            raise ConfigError(f"memory of {config.memory} MiB", _HINTS["memory"])
+            raise ConfigError(f"memory of {config.memory} MiB is out of range", _HINTS["memory"])
         if config.vcpus < 1:
-            raise ConfigError(f"{config.vcpus} vCPUs", _HINTS["vcpus"])
+            raise ConfigError(f"{config.vcpus} vCPUs are too few", _HINTS["vcpus"])
         if config.console not in CONSOLES:
             hint = f"choose one of {', '.join(CONSOLES)}"
-            raise ConfigError(f"a console of {config.console!r:.80}", hint)
+            raise ConfigError(f"there is no console {config.console!r:.80}", hint)
         if config.boot not in BOOT_PROTOCOLS:
-            raise ConfigError(f"no boot protocol {config.boot!r:.80}", _HINTS["boot"])
+            raise ConfigError(f"there is no boot protocol {config.boot!r:.80}", _HINTS["boot"])
         if bool(config.kernel) == bool(config.payload):
             both = "both a kernel and" if config.kernel else "neither a kernel nor"
-            raise ConfigError(f"configuration: {both} a payload", "pass one of them")
+            raise ConfigError(f"the configuration has {both} a payload", "pass one of them")
         _check_eventfds(config.eventfds)
         if config.pin and len(config.pin) != config.vcpus:
-            cause = f"{len(config.pin)} CPUs to pin {config.vcpus} vCPUs to"
+            cause = f"pin lists {len(config.pin)} CPUs for {config.vcpus} vCPUs"
             raise ConfigError(cause, "list one CPU for each vCPU")
         return config
 
@@ -146,12 +146,17 @@ class Config:
 def _check_eventfds(eventfds: list[EventfdConfig]) -> None:
     for one in eventfds:
         if one.address % 4 or not GAP_START <= one.address < GAP_END:
-            raise ConfigError(f"an eventfd at {one.address:#x}", _HINTS["eventfds"])
+            raise ConfigError(
+                f"an eventfd at {one.address:#x} is outside the device gap, or misaligned",
+                _HINTS["eventfds"],
+            )
         if one.vector and not 16 <= one.vector <= 255:
-            raise ConfigError(f"an eventfd's vector {one.vector}", _HINTS["vector"])
+            raise ConfigError(f"an eventfd's vector {one.vector} is out of range", _HINTS["vector"])
     addresses = [one.address for one in eventfds]
     if len(set(addresses)) != len(addresses) or len(addresses) > _MAX_EVENTFDS:
-        raise ConfigError(f"{len(addresses)} eventfds", _HINTS["eventfds"])
+        raise ConfigError(
+            f"{len(addresses)} eventfds are too many, or share an address", _HINTS["eventfds"]
+        )
 
 
 _CHOICES = {"format": ("raw", "qcow2"), "backend": ("auto", "vhost-user", "process")}
@@ -211,5 +216,5 @@ def _check_value(name: str, kind: str, value: Any) -> Any:
             raise ConfigError(f"configuration: {name} is no usable text: {value!r:.80}")
         if name in _CHOICES and value not in _CHOICES[name]:
             hint = f"choose {' or '.join(_CHOICES[name])}"
-            raise ConfigError(f"configuration: {name} {value!r:.80}", hint)
+            raise ConfigError(f"configuration: {name} cannot be {value!r:.80}", hint)
     return value

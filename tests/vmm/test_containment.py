@@ -135,7 +135,7 @@ def test_pinned_vcpus_run_on_their_cpus(run: Runner) -> None:
     [
         (1, [4000], r"CPUs \[4000\]", "choose from"),
         (1, [-2], r"CPUs \[-2\]", "choose from"),
-        (2, [0], "1 CPUs to pin 2 vCPUs", "one CPU for each"),
+        (2, [0], "pin lists 1 CPUs for 2 vCPUs", "one CPU for each"),
         (1, ["0"], "pin is no int", ""),
     ],
 )
@@ -153,7 +153,7 @@ def test_eight_vcpus_start_by_init_and_sipi(run: Runner) -> None:
         mov $trampoline, %esi ; mov $0x8000, %edi ; mov $(trampoline_end - trampoline), %ecx
         cld ; rep movsb
         movl $0, 0x9000 ; movl $0, 0x9004
-        movl $0x1ff, 0xfee000f0              /* the local APIC on */
+        movl $0x1ff, 0xfee000f0              /* enable the local APIC */
         movl $0xc4500, 0xfee00300            /* INIT to all but self */
         mov $2000, %ecx
     1:  dec %ecx ; jnz 1b

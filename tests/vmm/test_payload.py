@@ -1,6 +1,6 @@
-"""The whole VMM on this machine's /dev/kvm, with guests of a few instructions.
+"""The whole VMM on this machine's /dev/kvm, with payloads.
 
-Even a software KVM that cannot boot Linux runs these, in milliseconds.
+A software KVM that cannot boot Linux runs them, too, in milliseconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A guest of a few instructions that drives virtio-blk by itself: PCI, MSI-X, ring, interrupt.
+"""A payload with its own virtio-blk driver: PCI, MSI-X, ring, interrupt.
 
-So ioeventfd, the device's thread or qemu-storage-daemon, irqfd and the routes meet a real KVM
-without an operating system.
+It tests ioeventfd, irqfd, interrupt routes and both backends (the device's thread and
+qemu-storage-daemon) on a real KVM, without an operating system.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ gdt: .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
 gdt_register: .word 23 ; .long gdt
 idt_register: .word 0x7ff ; .long IDT
 isr: incl COUNT ; movl $0, 0xfee000b0
-    push 8(%esp) ; popf ; ret $8         /* what iret does: KVM's interpreter has none here */
+    push 8(%esp) ; popf ; ret $8         /* instead of iret, which KVM's emulator lacks here */
 masked: .ascii "masked\\n"
 woken: .ascii "woken\\n"
 again: .ascii "again\\n"
@@ -120,7 +120,7 @@ def test_interrupts_and_a_masked_vector(run: Runner, disk: list[dict[str, object
     2:  loop 2b
         cmpl $0, COUNT ; jne 3f
         say masked 7
-        movl $0, BAR + 0x301c           /* unmask: what waited comes now */
+        movl $0, BAR + 0x301c           /* unmask: the pending interrupt arrives */
         sleep_until 1
         say woken 6
         request 2

@@ -56,9 +56,9 @@ def test_file_is_readable_memory_and_is_never_written(run: Runner, image: Path) 
         movl $1, {START}                        /* dropped */
         cmpl $0x6d6f7266, {START} ; jne 2f      /* "from" */
         cmpl $-1, {START} + 4996 ; jne 2f
-        cmpl $0, {START} + 5000 ; jne 2f        /* behind the file's end */
+        cmpl $0, {START} + 5000 ; jne 2f        /* past the file's end */
         cmpl $0, {START} + 0x1ffffc ; jne 2f
-        cmpl $-1, {START} + 0x200000 ; jne 2f   /* nobody's */
+        cmpl $-1, {START} + 0x200000 ; jne 2f   /* unclaimed */
         say again 6
     2:
     """

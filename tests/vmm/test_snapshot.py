@@ -144,7 +144,7 @@ def test_disk_ring_continues_in_a_clone(
         {WAIT_KEY}
         movl $0, DATA
         request 2
-        sleep_until 2                   /* or an interrupt too many, by the restore */
+        sleep_until 2                   /* or by a spurious interrupt of the restore */
     1:  cmpw $2, USED + 2 ; jne 1b
         say DATA {len(SECTOR_ONE)}
     """

@@ -1,6 +1,6 @@
-"""The front end of vhost-user against a back end that plays by a script, on a socket pair.
+"""The front end of vhost-user with a scripted back end, on a socket pair.
 
-A real one (qemu-storage-daemon) serves the guests of test_vhost_user_disk.
+test_vhost_user_disk uses a real back end, qemu-storage-daemon.
 """
 
 from __future__ import annotations

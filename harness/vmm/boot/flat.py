@@ -48,7 +48,7 @@ def load(memory: Memory, vcpu: Vcpu, config: Config) -> None:
     """Load a payload into memory and set the vCPU to its entry. Raises ConfigError."""
     mode, registers = config.mode, config.registers
     if mode not in MODES:
-        raise ConfigError(f"no mode {mode!r:.80}", f"choose one of {', '.join(MODES)}")
+        raise ConfigError(f"there is no mode {mode!r:.80}", f"choose one of {', '.join(MODES)}")
     for name, value in registers.items():
         if name not in REGISTER_NAMES or not 0 <= value < 1 << 64:
             hint = f"set 64-bit values of {', '.join(REGISTER_NAMES)}"

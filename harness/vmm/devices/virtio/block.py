@@ -45,7 +45,7 @@ def sector_count(path: str, size: int) -> int:
     if size == 0 or size % SECTOR:
         raise ConfigError(
             f"disk {path}: {size} bytes is not a whole number of {SECTOR}-byte sectors",
-            "the image is truncated: build it again",
+            "build the image again: it is truncated",
         )
     return size // SECTOR
 
