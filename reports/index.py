@@ -71,8 +71,8 @@ def read(store: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
     broken: list[tuple[Path, str]] = []
     for file in reversed(runs(store)):
         try:
-            one = Entry(file, facts_of(file), pq.read_metadata(file).num_rows)
-            _ = one.outcomes  # raises for a count that is no number
+            entry = Entry(file, facts_of(file), pq.read_metadata(file).num_rows)
+            _ = entry.outcomes  # raises for a count that is no number
         except ResultError as error:
             broken.append((file, error.cause))
         except (pa.ArrowException, OSError, LookupError) as error:
@@ -80,7 +80,7 @@ def read(store: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
         except (ValueError, TypeError, AttributeError) as error:
             broken.append((file, f"its facts are invalid: {error}"))
         else:
-            entries.append(one)
+            entries.append(entry)
     return entries, broken
 
 
@@ -111,11 +111,11 @@ def _warnings(broken: Sequence[tuple[Path, str]]) -> list[str]:
 def key_figures(entries: Sequence[Entry], broken: Sequence[tuple[Path, str]]) -> list[KeyFigure]:
     if not entries:
         return []
-    hosts = {str(one.facts.get("hostname") or one.facts.get("host", "")) for one in entries}
+    hosts = {str(entry.facts.get("hostname") or entry.facts.get("host", "")) for entry in entries}
     newest = entries[0]
-    failed = sum(1 for one in entries if one.failed)
-    incomplete = sum(1 for one in entries if not one.facts.get("complete", True))
-    samples = sum(one.samples for one in entries)
+    failed = sum(1 for entry in entries if entry.failed)
+    incomplete = sum(1 for entry in entries if not entry.facts.get("complete", True))
+    samples = sum(entry.samples for entry in entries)
     answers = [
         KeyFigure(
             "Newest run",
@@ -143,8 +143,8 @@ def _bad(count: int) -> str:
     return "bad" if count else ""
 
 
-def _outcomes(one: Entry) -> str:
-    return ", ".join(f"{n:,} {name}" for name, n in ordered_outcomes(one.outcomes).items() if n)
+def _outcomes(entry: Entry) -> str:
+    return ", ".join(f"{n:,} {name}" for name, n in ordered_outcomes(entry.outcomes).items() if n)
 
 
 def runs_section(store: Path, out: Path, entries: Sequence[Entry]) -> Section:
@@ -156,30 +156,30 @@ def runs_section(store: Path, out: Path, entries: Sequence[Entry]) -> Section:
         *("Run", "Start", "Hypervisor", "Host", "Backend", "Profile", "Commit", "Outcomes"),
         "#Samples",
     )
-    rows = [_row(store, out, one) for one in entries]
+    rows = [_row(store, out, entry) for entry in entries]
     section.tables.append(Table("All runs, newest first", head, rows))
     if not any(row[0].href for row in rows):
         section.notes.append("The folder of these runs contains no run reports.")
     return section
 
 
-def _row(store: Path, out: Path, one: Entry) -> list[Cell]:
-    facts = one.facts
+def _row(store: Path, out: Path, entry: Entry) -> list[Cell]:
+    facts = entry.facts
     start = str(facts.get("start", ""))
     flags = () if facts.get("complete", True) else ("incomplete: its session did not end normally",)
     host = str(facts.get("host", ""))
     name = str(facts.get("hostname", ""))
     location = host if host in ("", name) or not name else f"{host}, {name}"
     return [
-        Cell(one.file.stem, flags=flags, href=_report(store, out, one.file)),
+        Cell(entry.file.stem, flags=flags, href=_report(store, out, entry.file)),
         Cell(session_sections.format_time(start), start),
         text_cell(str(facts.get("hypervisor", ""))),
         text_cell(location),
         text_cell(str(facts.get("backend", ""))),
-        text_cell(one.profile),
+        text_cell(entry.profile),
         text_cell(series.short_commit(str(facts.get("commit", "")))),
-        text_cell(_outcomes(one), flagged=bool(one.failed)),
-        count_cell(one.samples),
+        text_cell(_outcomes(entry), flagged=bool(entry.failed)),
+        count_cell(entry.samples),
     ]
 
 
@@ -214,12 +214,12 @@ def _frame(entries: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "run": one.file.stem,
-                **{name: str(one.facts.get(name, "")) for name in names},
-                "profile": one.profile,
-                "outcomes": _outcomes(one),
-                "samples": one.samples,
+                "run": entry.file.stem,
+                **{name: str(entry.facts.get(name, "")) for name in names},
+                "profile": entry.profile,
+                "outcomes": _outcomes(entry),
+                "samples": entry.samples,
             }
-            for one in entries
+            for entry in entries
         ],
     )

@@ -104,20 +104,20 @@ def _io(run: Run) -> list[KeyFigure]:
 def _host(run: Run) -> list[KeyFigure]:
     answers = []
     for host, table in run.utilization.groupby("host"):
-        known = table.set_index("metric")
-        if "host.cpu.idle" not in known.index:
+        by_metric = table.set_index("metric")
+        if "host.cpu.idle" not in by_metric.index:
             continue
-        cpu = known.loc["host.cpu.idle"].to_dict()
+        cpu = by_metric.loc["host.cpu.idle"].to_dict()
         idle, lowest, ticks = cpu["mean"], cpu["low"], cpu["n"]
         sentence = f"on average, {100 - lowest:.0f} % at the peak; {idle:.0f} % idle"
         cpus = run.facts.get("cpus", 0)
         if cpus:
             sentence += f" ({text.number(idle / 100 * cpus, 2)} of {cpus} CPUs)"
-        if "host.memory.used" in known.index:
-            peak = known["peak"]["host.memory.used"]
+        if "host.memory.used" in by_metric.index:
+            peak = by_metric["peak"]["host.memory.used"]
             sentence += f"; memory at most {text.memory(peak)}"
-            if "host.memory.total" in known.index:
-                total = known["peak"]["host.memory.total"]
+            if "host.memory.total" in by_metric.index:
+                total = by_metric["peak"]["host.memory.total"]
                 sentence += f" of {text.memory(total)}"
         sentence += f"; {run.facts.get('host') or str(host)}, {ticks:,} ticks"
         answers.append(KeyFigure("Host busy", f"{100 - idle:.0f} %", sentence))

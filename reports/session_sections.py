@@ -196,12 +196,12 @@ def _memory_figure(ticks: pd.DataFrame, label: str) -> list[Figure]:
 
 def _thinned(ticks: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """At most MAX_POINTS rows: the means of neighbouring ticks."""
-    known = ticks[columns].dropna()
-    step = -(-len(known) // MAX_POINTS) or 1
+    measured = ticks[columns].dropna()
+    step = -(-len(measured) // MAX_POINTS) or 1
     if step == 1:
-        return known
-    place = pd.Series(range(len(known)), index=known.index) // step
-    return known.groupby(place.to_numpy()).mean().set_index(known.index[::step])
+        return measured
+    place = pd.Series(range(len(measured)), index=measured.index) // step
+    return measured.groupby(place.to_numpy()).mean().set_index(measured.index[::step])
 
 
 def _seconds(ticks: pd.DataFrame) -> list[float]:
@@ -234,18 +234,18 @@ def outcomes(run: Run) -> Section:
 
 def stages(run: Run) -> Section:
     section = Section("stages", "Session stages")
-    known = run.facts.get("stages", {})
-    if not known:
+    durations = run.facts.get("stages", {})
+    if not durations:
         section.placeholder = "The durations of the stages are not known."
         return section
-    total = sum(known.values())
+    total = sum(durations.values())
     rows = [
         [
             text_cell(name),
             Cell(text.time(duration, "s"), float(duration)),
             percent_cell(duration / total if total else 0),
         ]
-        for name, duration in known.items()
+        for name, duration in durations.items()
     ]
     caption = (
         f"Duration of each stage of the session, {text.time(total, 's')} in total; n = 1 for each"

@@ -59,13 +59,15 @@ def boot_section(run: Run) -> Section:
         section.placeholder = "This run has no boot samples."
         return section
     for key, group in run.boots.groupby(TARGET_AND_PARAMETERS, dropna=False):
-        known = _decoded(key)
-        title = f"{target_label(known['hypervisor'], known['backend'])}, {known['setting']}".rstrip(
-            ", "
+        target = _decoded(key)
+        title = (
+            f"{target_label(target['hypervisor'], target['backend'])}, {target['setting']}".rstrip(
+                ", "
+            )
         )
         table = group.assign(stage=group["metric"].str.removeprefix("boot."))
         table = table.sort_values("stage", key=lambda names: names.map(_stage_order))
-        durations = _stage_durations(run.frame, known)
+        durations = _stage_durations(run.frame, target)
         if len(durations):
             section.figures.append(_boot_figure(durations, title))
         rows = [
@@ -98,16 +100,16 @@ def _stage_order(name: str) -> int:
 
 
 def _decoded(key: Hashable) -> dict[str, str]:
-    known: dict[str, str] = dict(zip(TARGET_AND_PARAMETERS, key, strict=True))  # type: ignore[call-overload]
-    known["setting"] = text.setting(decode_parameters(known["parameters"]))
-    return known
+    target: dict[str, str] = dict(zip(TARGET_AND_PARAMETERS, key, strict=True))  # type: ignore[call-overload]
+    target["setting"] = text.setting(decode_parameters(target["parameters"]))
+    return target
 
 
-def _stage_durations(frame: pd.DataFrame, known: dict[str, str]) -> pd.DataFrame:
+def _stage_durations(frame: pd.DataFrame, target: dict[str, str]) -> pd.DataFrame:
     """Seconds in each stage: one row for each boot, columns in the order of the stages."""
     stages = frame[frame["metric"].isin([f"boot.{stage}" for stage in STAGES])]
     for name in TARGET_AND_PARAMETERS:
-        stages = stages[stages[name] == known[name]]
+        stages = stages[stages[name] == target[name]]
     reached = stages.pivot_table(index=statistics.BOOT, columns="metric", values="value")
     reached = reached[[f"boot.{s}" for s in STAGES if f"boot.{s}" in reached]].dropna()
     durations = reached.diff(axis=1)
@@ -145,14 +147,14 @@ def exits_section(run: Run) -> Section:
     )
     section.lead += _control_sentences(run)
     for key, table in costs.groupby(statistics.TARGET, dropna=False):
-        known = dict(zip(statistics.TARGET, map(str, key), strict=True))
-        title = target_label(known["hypervisor"], known["backend"])
+        target = dict(zip(statistics.TARGET, map(str, key), strict=True))
+        title = target_label(target["hypervisor"], target["backend"])
         rings = {
             decode_parameters(parameters).get("ring") for parameters in table["parameters"]
         } - {None}
         title += "".join(f", ring {ring}" for ring in sorted(map(str, rings)))
         everything: pd.DataFrame = pd.concat(
-            [control[_matches(control, known)], table], ignore_index=True
+            [control[_matches(control, target)], table], ignore_index=True
         )
         cells = [_exit_row(cycles, row) for row in everything.to_dict("records")]
         head = columns(
@@ -165,8 +167,8 @@ def exits_section(run: Run) -> Section:
     return section
 
 
-def _matches(table: pd.DataFrame, known: Mapping[str, str]) -> pd.Series:
-    return pd.Series((table[list(known)] == pd.Series(known)).all(axis=1))
+def _matches(table: pd.DataFrame, target: Mapping[str, str]) -> pd.Series:
+    return pd.Series((table[list(target)] == pd.Series(target)).all(axis=1))
 
 
 def _control_sentences(run: Run) -> list[str]:
@@ -213,8 +215,8 @@ def _exit_row(cycles: pd.DataFrame, row: dict[Hashable, Any]) -> list[Any]:
 
 def _row_of_case(table: pd.DataFrame, row: dict[Hashable, Any]) -> dict[Hashable, Any]:
     """The row of `table` with the same case and setting, or the only row of the case."""
-    known = {name: row[name] for name in (*statistics.TARGET, "case")}
-    same_case = table[_matches(table, known)] if len(table) else table
+    target = {name: row[name] for name in (*statistics.TARGET, "case")}
+    same_case = table[_matches(table, target)] if len(table) else table
     exact = same_case
     if len(same_case):
         exact = same_case[same_case["parameters"] == row["parameters"]]
@@ -296,18 +298,18 @@ def _io_table(table: pd.DataFrame, title: str) -> Table:
 
 
 def _io_figure(group: pd.DataFrame, title: str) -> list[Figure]:
-    known = group.dropna(subset=["overhead"])
-    if known.empty:
+    measured = group.dropna(subset=["overhead"])
+    if measured.empty:
         return []
-    unit = str(known["unit"].iloc[0])
+    unit = str(measured["unit"].iloc[0])
     rows = []
-    for row in known.to_dict("records"):
+    for row in measured.to_dict("records"):
         change = row["guest"] / row["host_value"] - 1
         sign = "+" if change >= 0 else ""
         label = text.setting(decode_parameters(row["parameters"]))
         rows.append(Pair(label, row["host_value"], row["guest"], sign + text.percent(change)))
-    boots = f"{text.count(int(known['guest_boots'].min()), 'boot')} of the guest"
-    caption = f"{title}; {boots}, n = {int(known['guest_n'].min()):,} for each bar"
+    boots = f"{text.count(int(measured['guest_boots'].min()), 'boot')} of the guest"
+    caption = f"{title}; {boots}, n = {int(measured['guest_n'].min()):,} for each bar"
     detail = "; ".join(
         f"{r.label}: host {text.quantity(r.host, unit)}, guest {text.quantity(r.guest, unit)}"
         for r in rows

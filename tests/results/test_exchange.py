@@ -68,6 +68,13 @@ def test_csv_has_every_column(harness: Harness, run_file: Path) -> None:
     assert datetime.fromisoformat(rows[0]["time"]) == frame["time"].iloc[0]
 
 
+def test_csv_has_no_formulas(tmp_path: Path) -> None:
+    path = write_run(tmp_path, parts="boot", test='=HYPERLINK("x")')
+    rows = list(csv.DictReader(io.StringIO(exchange.export_run(path, "csv"))))
+    assert all(row["test"].startswith("'=HYPERLINK") for row in rows)
+    assert all(float(row["value"]) > 0 for row in rows)
+
+
 def test_json_round_trip_restores_the_run(tmp_path: Path, harness: Harness, run_file: Path) -> None:
     file = tmp_path / "run.json"
     assert harness("export", run_file.stem, "--format=json", "-o", file) == (0, "", "")
