@@ -1,4 +1,4 @@
-"""`--virt-baseline` and `--virt-gate`: a session's run against an earlier one."""
+"""`--virt-baseline` and `--virt-gate`: comparison of the session's run with an earlier one."""
 
 from __future__ import annotations
 
@@ -10,42 +10,47 @@ from harness.results.compare import Comparison, compare, format_effect, format_f
 from harness.results.selection import RunSelection, select_runs
 from harness.results.store import runs
 
-MOST = 10  # figures that are told one by one
+MAX_FIGURES = 10  # regressions that are listed
 NO_POWER = (
-    "too few boots for so many figures: one that regressed alone could not be shown (take "
-    "--virt-profile=full, or fewer tests)"
+    "there are too few boots for so many figures: one regression could not be shown (use "
+    "--virt-profile=full, or run fewer tests)"
 )
 
 
 @dataclass(frozen=True)
 class Gate:
-    """base: chosen before the session's own run is there. history: the runs that were there."""
+    """The baseline of a session, selected before the session writes its own run.
+
+    history: the runs of the store at that time.
+    """
 
     base: RunSelection
     history: Sequence[Path] = ()
 
     @classmethod
-    def at(cls, store: Path, word: str) -> Gate:
-        """Raises ResultError when the word means no run; see select_runs."""
-        return cls(select_runs(store, word), runs(store))
+    def from_store(cls, store: Path, selector: str) -> Gate:
+        """Raises ResultError when the selector matches no run; see select_runs."""
+        return cls(select_runs(store, selector), runs(store))
 
     def compare(self, run: Path) -> Comparison:
-        """With the session's own run. Raises ResultError when they cannot be compared."""
+        """Compare the session's run with the baseline. Raises ResultError; see compare."""
         return compare(self.base, select_runs(run.parent, str(run)), self.history)
 
 
-def lines(found: Comparison) -> Iterator[str]:
-    """For the terminal: how many of each verdict, and what regressed."""
-    told = ", ".join(f"{count} {verdict}" for verdict, count in found.counts.items())
-    yield f"against {found.base.label} ({', '.join(found.base.names)}): {told}"
-    worse = found.table[found.table["verdict"] == "regressed"].to_dict("records")
-    for row in worse[:MOST]:
+def lines(comparison: Comparison) -> Iterator[str]:
+    """The lines for the terminal: the number of each verdict, the regressions, the environment."""
+    base = comparison.base
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in comparison.counts.items())
+    yield f"against {base.label} ({', '.join(base.names)}): {counts}"
+    table = comparison.table
+    regressed = table[table["verdict"] == "regressed"].to_dict("records")
+    for row in regressed[:MAX_FIGURES]:
         figure = f"{format_figure(row)} ({row['hypervisor']})"
         yield f"regressed: {figure} by {format_effect(row)}: {format_levels(row)}"
-    if len(worse) > MOST:
-        yield f"and {len(worse) - MOST} more"
-    if not found.has_power:
+    if len(regressed) > MAX_FIGURES:
+        yield f"and {len(regressed) - MAX_FIGURES} more"
+    if not comparison.has_power:
         yield NO_POWER
-    for name, before, after in found.environment:
+    for name, before, after in comparison.environment:
         yield f"differs: {name}: {before} to {after}"
-    yield from found.notes
+    yield from comparison.notes

@@ -116,7 +116,7 @@ class Session:
 
             if self.settings.remote is not None:
                 self.settings.remote.pull()
-            self.gate = Gate.at(self.settings.results, self.settings.baseline)
+            self.gate = Gate.from_store(self.settings.results, self.settings.baseline)
 
     def _note_conditions(self) -> None:
         """Note what makes this host's figures vary."""

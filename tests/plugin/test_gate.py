@@ -59,7 +59,7 @@ def test_a_baseline_that_is_not_there(run: Run) -> None:
     result = run(measured(10.0), "--virt-baseline=latest")
     assert result.ret == USAGE
     assert "--virt-baseline: " in result.stderr.str()
-    assert "there are no runs at all" in result.stderr.str()
+    assert "the store is empty" in result.stderr.str()
 
 
 def test_nothing_in_common_fails_only_a_gate(run: Run) -> None:
@@ -67,7 +67,7 @@ def test_nothing_in_common_fails_only_a_gate(run: Run) -> None:
     other = measured(10.0).replace("a.work", "a.other")
     told = run(other, "--virt-baseline=latest")
     assert told.ret == 0
-    told.stdout.fnmatch_lines(["  comparison: *share no figure*"])
+    told.stdout.fnmatch_lines(["  comparison: *have no figure in common*"])
     assert run(other, "--virt-baseline=2026-01-01", "--virt-gate=fail").ret == USAGE
     gated = run(
         measured(10.0).replace("a.work", "a.third"), "--virt-baseline=latest", "--virt-gate=fail"
