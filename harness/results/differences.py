@@ -199,9 +199,8 @@ def verdicts(
 ) -> list[str]:
     """Judge several effects together: "worse", "better", "no difference" or "inconclusive".
 
-    worse, better: the effect passes Benjamini and Hochberg's procedure at FALSE_DISCOVERY_RATE, and
-    is above MIN_EFFECT and above `floor`, the noise of the same hypervisor (NaN or 0 when not
-    known). no difference: the whole interval is within MIN_EFFECT. inconclusive: all others, and
+    worse, better: the effect passes Benjamini and Hochberg's procedure at FALSE_DISCOVERY_RATE. It
+    is also above MIN_EFFECT and above `floor`, the noise of one hypervisor (NaN or 0: not known). no difference: the whole interval is within MIN_EFFECT. inconclusive: all others, and
     those without a p value. With few boots the smallest p value is large (6 and 6: 2/924), so that
     one difference among many figures cannot be shown.
     """

@@ -181,8 +181,8 @@ def _setting(parameters: str) -> str:
 def net_costs(frame: pd.DataFrame) -> pd.DataFrame:
     """`summarise` of `subtract_control`, with columns case, kind ("ns" or "cycles") and exits.
 
-    A row is also flagged when boots have no control, when the net cost is not above zero, and when
-    there are too few operations or batches. exits: see `add_exit_counts`.
+    Further flags: boots without a control, a net cost that is not above zero, too few operations
+    or batches. exits: see `add_exit_counts`.
     """
     net = subtract_control(frame)
     table = _with_case(summarise(net))

@@ -17,7 +17,7 @@ from tests.results.synthetic import facts
 BASE, NEW = "20260102T030405Z-aaaaaa", "20260103T030405Z-bbbbbb"
 
 
-def made(verdicts: dict[str, int] | None = None, **texts: Any) -> Comparison:
+def make_comparison(verdicts: dict[str, int] | None = None, **texts: Any) -> Comparison:
     """A comparison with a number of series for each verdict.
 
     texts: text="..." replaces names, facts, environment and notes.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reports import compare, index, run, trend
-from tests.reports import browser, comparisons, tracks
+from tests.reports import browser, comparisons, histories
 from tests.results.synthetic import write_run
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(6):
         outcomes = {"passed": 3, "failed": number % 2}
         write_run(where / "store", parts="boot", boots=1 + number, facts={"outcomes": outcomes})
-    compare.render(comparisons.made(), where / "compare.html")
-    trend.render(tracks.made(), where / "trend.html")
+    compare.render(comparisons.make_comparison(), where / "compare.html")
+    trend.render(histories.make_history(), where / "trend.html")
     index.render(where / "store", where / "index.html")
     return where
 
@@ -175,7 +175,9 @@ def test_saved_table_has_no_formulas(chromium: Chrome, downloads: Path, tmp_path
     from selenium.webdriver.common.keys import Keys
 
     page = tmp_path / "page.html"
-    compare.render(comparisons.made({"regressed": 2, "pass": 1}, text='=cmd|"x",1'), page)
+    compare.render(
+        comparisons.make_comparison({"regressed": 2, "pass": 1}, text='=cmd|"x",1'), page
+    )
     browser.show(chromium, page)
     chromium.find_element("css selector", "#figures [data-csv]").send_keys(Keys.ENTER)
     head, first, *_ = saved(downloads)

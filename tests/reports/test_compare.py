@@ -17,7 +17,7 @@ from tests.results.synthetic import write_run
 
 @pytest.fixture(scope="module")
 def page() -> Element:
-    return checked_page(to_html(comparisons.made()))
+    return checked_page(to_html(comparisons.make_comparison()))
 
 
 def cards(page: Element) -> dict[str, list[str]]:
@@ -61,7 +61,7 @@ def test_forest_plot_has_all_figures_without_a_pass(page: Element) -> None:
 
 
 def test_forest_plot_stays_readable() -> None:
-    page = checked_page(to_html(comparisons.made({"regressed": 50, "pass": 1})))
+    page = checked_page(to_html(comparisons.make_comparison({"regressed": 50, "pass": 1})))
     (figure,) = page.id("effects").all("figure")
     assert len(figure.all("svg")[0].all("circle")) == 30
     assert "20 more are in the table" in figure.text
@@ -72,21 +72,21 @@ def test_environment_is_listed(page: Element) -> None:
 
 
 def test_page_of_passes_only() -> None:
-    page = checked_page(to_html(comparisons.made({"pass": 3})))
+    page = checked_page(to_html(comparisons.make_comparison({"pass": 3})))
     assert "Largest regression" not in cards(page)
     assert "every figure that both sides have passes" in page.id("effects").text
     assert "None:" in page.id("caveats").text
 
 
 def test_hostile_text_stays_text() -> None:
-    page = checked_page(to_html(comparisons.made(text=HOSTILE)))
+    page = checked_page(to_html(comparisons.make_comparison(text=HOSTILE)))
     assert HOSTILE in page.id("figures").text
     assert HOSTILE in page.id("environment").text
     assert "49" not in page.all("header")[0].text
 
 
 def test_page_with_many_figures_stays_small() -> None:
-    page = checked_page(to_html(comparisons.made({"regressed": 100, "pass": 5000})))
+    page = checked_page(to_html(comparisons.make_comparison({"regressed": 100, "pass": 5000})))
     assert "4,600 more rows are not shown" in page.id("figures").text
 
 

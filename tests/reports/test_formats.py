@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from reports import markdown, terminal
-from tests.reports import comparisons, tracks
+from tests.reports import comparisons, histories
 from tests.reports.checks import HOSTILE
 
 ODD = "a|b`c\n| d | @someone #12 https://x.y <b>*_[z](u) \x1b[31m\u202e"
 
 
 def test_comment_is_short() -> None:
-    comment = markdown.comment(comparisons.made())
+    comment = markdown.comment(comparisons.make_comparison())
     lines = comment.splitlines()
     assert lines[0] == "### 3 figures regressed"
     assert lines[2] == "27 figures: 3 regressed, 2 improved, 2 inconclusive, 20 pass."
@@ -31,18 +31,22 @@ def test_comment_is_short() -> None:
 
 
 def test_comment_counts_hidden_rows() -> None:
-    comment = markdown.comment(comparisons.made({"regressed": 30, "pass": 500}))
+    comment = markdown.comment(comparisons.make_comparison({"regressed": 30, "pass": 500}))
     assert comment.count("| regressed |") == 20
     assert "10 more are not shown." in comment
     assert "400 more are not shown." in comment
     assert len(comment) < 65_536, "the limit of a forge"
-    assert markdown.comment(comparisons.made({"pass": 1})).startswith("### No significant change")
-    assert markdown.comment(comparisons.made({"improved": 1})).startswith("### 1 figure improved")
+    assert markdown.comment(comparisons.make_comparison({"pass": 1})).startswith(
+        "### No significant change"
+    )
+    assert markdown.comment(comparisons.make_comparison({"improved": 1})).startswith(
+        "### 1 figure improved"
+    )
 
 
 def test_comment_escapes_everything() -> None:
     for hostile in (ODD, HOSTILE):
-        comment = markdown.comment(comparisons.made(text=hostile))
+        comment = markdown.comment(comparisons.make_comparison(text=hostile))
         assert set(re.findall(r"<[^>]*>", comment)) <= {
             *("<details>", "</details>", "<summary>", "</summary>"),
             "<summary>22 figures without a significant change</summary>",
@@ -69,7 +73,7 @@ def printed(*, tty: bool = False) -> tuple[Console, io.StringIO]:
 
 def test_comparison_on_a_terminal() -> None:
     console, out = printed()
-    terminal.print_comparison(console, comparisons.made())
+    terminal.print_comparison(console, comparisons.make_comparison())
     output = out.getvalue()
     assert "\x1b" not in output
     assert max(map(len, output.splitlines())) <= 80
@@ -83,7 +87,7 @@ def test_comparison_on_a_terminal() -> None:
 
 def test_history_on_a_terminal() -> None:
     console, out = printed()
-    terminal.print_history(console, tracks.made())
+    terminal.print_history(console, histories.make_history())
     output = out.getvalue()
     assert max(map(len, output.splitlines())) <= 80
     assert "id 00000004" in output
@@ -94,8 +98,8 @@ def test_history_on_a_terminal() -> None:
 def test_terminal_output_has_no_control_characters() -> None:
     console, out = printed()
     hostile = "[red]\x1b[2J\x07\u202e" + ODD
-    terminal.print_comparison(console, comparisons.made(text=hostile))
-    terminal.print_history(console, tracks.made(metric=hostile, cpu_model=hostile))
+    terminal.print_comparison(console, comparisons.make_comparison(text=hostile))
+    terminal.print_history(console, histories.make_history(metric=hostile, cpu_model=hostile))
     output = out.getvalue()
     assert not {"\x1b", "\x07", "\u202e"} & set(output)
     assert "[red]" in output
@@ -103,5 +107,5 @@ def test_terminal_output_has_no_control_characters() -> None:
 
 def test_hidden_rows_are_counted() -> None:
     console, out = printed()
-    terminal.print_comparison(console, comparisons.made({"regressed": 40}))
+    terminal.print_comparison(console, comparisons.make_comparison({"regressed": 40}))
     assert "(10 of them not shown)" in out.getvalue()

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from reports.time_series import spark, thinned
 from reports.trend import render, to_html
-from tests.reports import tracks
+from tests.reports import histories
 from tests.reports.checks import HOSTILE, checked_page
 from tests.reports.page import Element, parse
 
 
 @pytest.fixture(scope="module")
 def page() -> Element:
-    return checked_page(to_html(tracks.made()))
+    return checked_page(to_html(histories.make_history()))
 
 
 def test_key_figures(page: Element) -> None:
@@ -64,7 +64,7 @@ def test_each_series_has_a_row_with_a_sparkline(page: Element) -> None:
 
 
 def test_raw_data_contain_all_points(tmp_path: Path) -> None:
-    tracked = tracks.made()
+    tracked = histories.make_history()
     page = parse(render(tracked, tmp_path / "page.html").read_text(encoding="utf-8"))
     packed = base64.b64decode(page.id("download").attributes["href"].split(",")[1])
     csv = pd.read_csv(io.BytesIO(gzip.decompress(packed)))
@@ -73,7 +73,7 @@ def test_raw_data_contain_all_points(tmp_path: Path) -> None:
 
 
 def test_page_with_hundreds_of_series_stays_small() -> None:
-    page = checked_page(to_html(tracks.made(500, 120)))
+    page = checked_page(to_html(histories.make_history(500, 120)))
     assert len(page.id("charts").all("figure")) == 20
     assert "more are in the table of all figures" in page.id("charts").text
     packed = base64.b64decode(page.id("download").attributes["href"].split(",")[1])
@@ -81,13 +81,13 @@ def test_page_with_hundreds_of_series_stays_small() -> None:
 
 
 def test_too_many_points_are_reported() -> None:
-    page = checked_page(to_html(tracks.made(800, 180)))
+    page = checked_page(to_html(histories.make_history(800, 180)))
     assert "page cannot hold all" in page.id("raw").text
     assert "300 more rows are not shown" in page.id("series").text
 
 
 def test_hostile_text_stays_text() -> None:
-    tracked = tracks.made(metric=HOSTILE, cpu_model=HOSTILE, kernel=HOSTILE)
+    tracked = histories.make_history(metric=HOSTILE, cpu_model=HOSTILE, kernel=HOSTILE)
     changes = tracked.changes.assign(acknowledged=HOSTILE, commit=HOSTILE)
     changed = dataclasses.replace(tracked, changes=changes, notes=[HOSTILE])
     page = checked_page(to_html(changed))
@@ -96,7 +96,7 @@ def test_hostile_text_stays_text() -> None:
 
 
 def test_history_without_a_change(tmp_path: Path) -> None:
-    tracked = tracks.made(2, 5)
+    tracked = histories.make_history(2, 5)
     series = tracked.series.assign(verdict="pass")
     page = checked_page(
         to_html(dataclasses.replace(tracked, changes=tracked.changes[:0], series=series))

@@ -20,7 +20,7 @@ START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 OF_CHANGE = ("effect", "low", "high", "p", "run", "commit", "previous_commit")
 
 
-def made(series: int = 8, nights: int = 40, **texts: Any) -> History:
+def make_history(series: int = 8, nights: int = 40, **texts: Any) -> History:
     """Every fourth series regressed, every fifth improved, every seventh is noise.
 
     One change is acknowledged. texts: facts of all runs; metric: the prefix of all metrics.
