@@ -200,9 +200,10 @@ def verdicts(
     """Judge several effects together: "worse", "better", "no difference" or "inconclusive".
 
     worse, better: the effect passes Benjamini and Hochberg's procedure at FALSE_DISCOVERY_RATE. It
-    is also above MIN_EFFECT and above `floor`, the noise of one hypervisor (NaN or 0: not known). no difference: the whole interval is within MIN_EFFECT. inconclusive: all others, and
-    those without a p value. With few boots the smallest p value is large (6 and 6: 2/924), so that
-    one difference among many figures cannot be shown.
+    is also above MIN_EFFECT and above `floor`, the noise of one hypervisor (NaN or 0: not known).
+    no difference: the whole interval is within MIN_EFFECT. inconclusive: all others, and those
+    without a p value. With few boots the smallest p value is large (6 and 6: 2/924), so that one
+    difference among many figures cannot be shown.
     """
     effects, p_values = np.asarray(effect, dtype=float), np.asarray(p, dtype=float)
     floors = np.nan_to_num(np.asarray(floor, dtype=float))

@@ -16,7 +16,7 @@ from tests.results.nightly_store import commit, night, nights
 STEP = 30
 
 
-def history(store: Path, after: int = 8) -> History:
+def write_history(store: Path, after: int = 8) -> History:
     """About 40 nights: one figure regresses at night STEP, one improves, one stays."""
     for number in range(STEP + after):
         late = number >= STEP
@@ -26,12 +26,12 @@ def history(store: Path, after: int = 8) -> History:
     return load_history(store)
 
 
-def verdicts(found: History) -> dict[str, str]:
-    return dict(zip(found.series["metric"], found.series["verdict"], strict=True))
+def verdicts(tracked: History) -> dict[str, str]:
+    return dict(zip(tracked.series["metric"], tracked.series["verdict"], strict=True))
 
 
 def test_verdicts(tmp_path: Path) -> None:
-    tracked = history(tmp_path)
+    tracked = write_history(tmp_path)
     assert verdicts(tracked) == {"a.slower": "regressed", "a.faster": "improved", "a.same": "pass"}
     assert tracked.counts == {"regressed": 1, "improved": 1, "inconclusive": 0, "pass": 1}
     worst = tracked.series.iloc[0]
@@ -72,7 +72,7 @@ def test_noisy_series_is_inconclusive(tmp_path: Path) -> None:
 
 
 def test_acknowledged_change_is_no_regression(tmp_path: Path) -> None:
-    worst = history(tmp_path).series.iloc[0]
+    worst = write_history(tmp_path).series.iloc[0]
     acknowledge(tmp_path, worst[ID], worst["run"], "the price of a mitigation")
     tracked = load_history(tmp_path)
     assert verdicts(tracked)["a.slower"] == "pass"
@@ -81,7 +81,7 @@ def test_acknowledged_change_is_no_regression(tmp_path: Path) -> None:
 
 
 def test_reset_restarts_the_series(tmp_path: Path) -> None:
-    tracked = history(tmp_path)
+    tracked = write_history(tmp_path)
     worst = tracked.series.iloc[0]
     acknowledge(tmp_path, worst[ID], tracked.runs[-1]["run"], "measured in a new way", reset=True)
     night(tmp_path, STEP + 8, {"a.slower": 11.0}, boots=3)
@@ -110,7 +110,7 @@ def test_unused_configurations_are_excluded(tmp_path: Path) -> None:
 
 def test_run_of_other_configuration_hides_no_regression(tmp_path: Path) -> None:
     """A laptop writes into the nightly store, and one run has another profile."""
-    history(tmp_path)
+    write_history(tmp_path)
     night(tmp_path, STEP + 8, {"a.slower": 5.0}, cpu_model="Laptop")
     night(tmp_path, STEP + 9, {"a.slower": 50.0}, profile="full")
     tracked = load_history(tmp_path)
@@ -121,7 +121,7 @@ def test_run_of_other_configuration_hides_no_regression(tmp_path: Path) -> None:
 
 
 def test_dirty_runs_are_excluded(tmp_path: Path) -> None:
-    history(tmp_path, after=0)
+    write_history(tmp_path, after=0)
     for number in range(STEP, STEP + 8):
         night(tmp_path, number, {"a.same": 99.0}, commit="c0ffee0-dirty")
     tracked = load_history(tmp_path)
