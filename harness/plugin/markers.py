@@ -135,12 +135,13 @@ def declare(config: pytest.Config) -> None:
 def check(items: Sequence[pytest.Item]) -> str:
     """What is wrong with the markers of tests that use the plugin; "" when nothing is."""
     lines = [
-        f"{item.nodeid}: marker {marker.name}: {problem[0]}\nhint: {problem[1]}"
+        f"{item.nodeid.partition('[')[0]}: marker {marker.name}: {problem[0]}\nhint: {problem[1]}"
         for item in filter(uses_plugin, items)
         for marker in MARKERS
         for mark in item.iter_markers(marker.name)
         if (problem := marker.check(mark))
     ]
+    lines = list(dict.fromkeys(lines))  # a test's parameters share its markers
     more = [f"and {len(lines) - MAX_PROBLEMS} more"] if len(lines) > MAX_PROBLEMS else []
     return "\n".join([*lines[:MAX_PROBLEMS], *more])
 
@@ -148,8 +149,8 @@ def check(items: Sequence[pytest.Item]) -> str:
 def boots_of(test: pytest.Item, profile: str) -> int:
     """How many times a test with the fixture `boot` runs in a profile."""
     marker = test.get_closest_marker("boots")
-    number: int = (marker.kwargs if marker else {}).get(profile, BOOTS[profile])
-    return number
+    number = (marker.kwargs if marker else {}).get(profile, BOOTS[profile])
+    return number if isinstance(number, int) else 1  # check() then refuses the marker
 
 
 def needs_marker_payload(item: pytest.Item) -> bool:

@@ -142,6 +142,26 @@ def test_another_plugin_s_fixture_of_our_name_starts_nothing(
     ).assert_outcomes(passed=1)
 
 
+def test_run_without_our_tests_is_not_altered(run: Run) -> None:
+    source = """
+        def test_unit(): pass
+
+        def test_theirs(benchmark):
+            benchmark.pedantic(int, rounds=3)
+    """
+    result = run(source, "--benchmark-only", "-rs")
+    result.assert_outcomes(passed=1, skipped=1)
+    assert "hypervisor: " not in result.stdout.str()
+    assert "benchmark: " in result.stdout.str()
+
+
+def test_header_names_what_the_tests_use(run: Run) -> None:
+    result = run("def test_it(guest): pass", "--collect-only")
+    result.stdout.fnmatch_lines(["hypervisor: processes on host auto*1 vCPU, 256 MiB"])
+    quiet = run("def test_it(guest): pass", "--no-header", "--collect-only")
+    assert "hypervisor: " not in quiet.stdout.str()
+
+
 def test_keeping_needs_a_terminal_and_says_so(run: Run) -> None:
     result = run("def test_it(guest): assert 0", "--guest-keep=failed")
     result.assert_outcomes(failed=1)

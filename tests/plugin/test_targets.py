@@ -167,7 +167,30 @@ def test_a_profile_that_there_is_not(run: Run) -> None:
     result.stderr.fnmatch_lines("*--virt-profile: 'long': must be one of short, full*")
 
 
-def test_parameters_given_by_name_are_no_trouble(run: Run) -> None:
+@pytest.mark.parametrize("names", ["'hypervisor, n'", "('hypervisor', 'n')", "['hypervisor', 'n']"])
+def test_own_parameters_choose_the_hypervisor(run: Run, names: str) -> None:
+    result = run(
+        f"""
+        import pytest
+
+        values = [("processes", 1), ("processes-2", 2)]
+
+        @pytest.mark.parametrize({names}, values, indirect=["hypervisor"])
+        def test_it(guest, hypervisor, n):
+            assert hypervisor.name == values[n - 1][0]
+        """,
+        TWICE,
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_ini_file_names_several_hypervisors(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nhypervisor = processes processes\n")
+    result = run("def test_it(guest): pass", "-v", hypervisor="")
+    assert order(result) == ["test_it[processes]", "test_it[processes-2]"]
+
+
+def test_parameters_given_by_keyword_collect(run: Run) -> None:
     result = run(
         """
         import pytest
