@@ -5,7 +5,7 @@ each pair, with its spread over the pairs. A benchmark warms both up first:
 
     with pairs.guest_factories(guest_factory, hypervisor) as factories:
         samples = pairs.PairedSamples()
-        for pair, name in pairs.in_turn(factories, 10):
+        for pair, name in pairs.alternating_pairs(factories, 10):
             samples.add("boot.init", name, boot_seconds(factories[name]))
     print("\n".join(samples.report_lines("boot.init", "s")))
 """
@@ -42,8 +42,8 @@ def guest_factories(
         yield factories
 
 
-def in_turn(names: Iterable[str], count: int) -> Iterator[tuple[int, str]]:
-    """The number of each pair and whose turn it is: A B, B A, A B, ..."""
+def alternating_pairs(names: Iterable[str], count: int) -> Iterator[tuple[int, str]]:
+    """(number of the pair, name) of each measurement, in the order A B, B A, A B, ..."""
     order = list(names)
     for pair in range(count):
         for name in alternate(order, pair):

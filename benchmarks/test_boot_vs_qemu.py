@@ -38,7 +38,7 @@ def test_boot_vs_qemu(
     with pairs.guest_factories(guest_factory, hypervisor) as factories:
         for name, factory in factories.items():
             boot(factory, f"warm-{name}")
-        for pair, name in pairs.in_turn(factories, PAIRS):
+        for pair, name in pairs.alternating_pairs(factories, PAIRS):
             for stage, value in boot(factories[name], f"pair-{pair}").items():
                 samples.add(f"boot.{stage}", name, value)
                 record_sample(f"boot.{stage}", value, "s", "lower", hypervisor=name, boot=pair)

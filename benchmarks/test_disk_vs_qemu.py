@@ -88,7 +88,7 @@ def test_disk_vs_qemu(
             guests = {
                 name: factory(f"boot-{boot}", disks=[disk]) for name, factory in factories.items()
             }
-            for batch, name in pairs.in_turn(guests, PAIRS):
+            for batch, name in pairs.alternating_pairs(guests, PAIRS):
                 for job in JOBS:
                     record(job, measure(guests[name], job), name, boot, batch)
             for guest in guests.values():

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pairs import format_line, in_turn
+from benchmarks.pairs import alternating_pairs, format_line
 from harness.guest.payload import PayloadFactory, assemble
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
@@ -93,7 +93,7 @@ def test_exit_vs_c(
         run()
     medians: dict[str, list[float]] = {name: [] for name in loops}
     minima: dict[str, list[float]] = {name: [] for name in loops}
-    for pair, name in in_turn(loops, PAIRS):
+    for pair, name in alternating_pairs(loops, PAIRS):
         batches = loops[name]()
         medians[name].append(statistics.median(batches))
         minima[name].append(min(batches))

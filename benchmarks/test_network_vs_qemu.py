@@ -100,7 +100,7 @@ def test_network_vs_qemu(
             for name, factory in factories.items()
         }
         before = targets[pairs.SUBJECT].user_exits()
-        for pair, name in pairs.in_turn(targets, PAIRS):
+        for pair, name in pairs.alternating_pairs(targets, PAIRS):
             for metric, value in targets[name].measure().items():
                 samples.add(metric, name, value)
                 unit, better = UNITS[metric]
