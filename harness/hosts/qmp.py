@@ -1,5 +1,6 @@
 """A blocking client for QEMU's monitor. Any thread may call it."""
 
+# ruff: noqa: PLC0415 - sessions without QEMU never load qemu.qmp
 from __future__ import annotations
 
 import asyncio
@@ -11,8 +12,6 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
-
-from qemu.qmp import ExecuteError, QMPClient
 
 from harness.errors import HostError
 
@@ -40,6 +39,8 @@ class Monitor:
     """
 
     def __init__(self, stream: socket.socket, greeting_timeout: float = 20.0) -> None:
+        from qemu.qmp import QMPClient
+
         self._stream = stream
         self._client = QMPClient()
         self._greeting = _start(self._client.connect(stream), greeting_timeout)
@@ -73,6 +74,8 @@ def _start(coroutine: Coroutine[Any, Any, _T], timeout: float) -> Future[_T]:
 
 
 def _finish(command: str, future: Future[_T], timeout: float | None = None) -> _T:
+    from qemu.qmp import ExecuteError
+
     try:
         return future.result(timeout)
     except ExecuteError as error:
