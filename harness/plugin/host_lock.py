@@ -1,6 +1,6 @@
-"""Tests that need the host for themselves wait for the others, over workers and sessions.
+"""A readers-writer lock for each host, across workers and sessions of one user.
 
-A readers-writer lock a host: every test with guests holds it shared, an exclusive_host test alone.
+Every test with guests holds it shared. A test with the marker exclusive_host holds it exclusively.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from harness.errors import HostError
 
 
 class HostLock:
-    """A lock file named after the host, in a directory of this user's own."""
+    """A lock file named after the host, in a directory of this user."""
 
     def __init__(self, host: str) -> None:
         self.path = _directory() / (re.sub(r"[^A-Za-z0-9.-]+", "_", host) + ".lock")
         self._fd = -1
 
     def acquire(self, *, exclusive: bool, progress: Callable[[str], None]) -> None:
-        """Wait for it. Ctrl-C works meanwhile."""
+        """Wait for the lock. Ctrl-C interrupts the wait."""
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         try:
@@ -37,7 +37,7 @@ class HostLock:
             raise
 
     def release(self) -> None:
-        """Let the others go on. Idempotent."""
+        """Release the lock. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -49,8 +49,8 @@ def _directory() -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.lstat().st_uid != os.geteuid():
         raise HostError(
-            f"{folder} belongs to somebody else, so no lock in it can be trusted",
-            hint="remove it, or set XDG_RUNTIME_DIR to a directory of your own",
+            f"{folder} belongs to another user, so its locks are not safe",
+            hint="remove it, or set XDG_RUNTIME_DIR to a directory that you own",
             stage="host",
         )
     return folder

@@ -1,4 +1,4 @@
-"""The command line's options, each with its twin in the ini file, and what they come to."""
+"""The command line's options, the ini option of each, and the settings that result."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def _one_of(words: Sequence[str]) -> Callable[[str], str]:
 
 @dataclass(frozen=True)
 class Option:
-    """One option. The ini twin is the flag without its dashes, with underscores."""
+    """One option. Its ini name is the flag without leading dashes, with underscores."""
 
     flag: str
     default: str
     metavar: str
     help: str
     read: Callable[[str], Any] = str
-    many: bool = False
+    many: bool = False  # may be given several times
     is_switch: bool = False  # takes no value
 
     @property
@@ -66,7 +66,7 @@ class Option:
 
     @property
     def dest(self) -> str:
-        # "host" or "results" alone may be another plugin's name in the options' namespace
+        # Other plugins use names such as "host" in the options' namespace.
         return f"harness_{self.ini}"
 
 
@@ -75,8 +75,8 @@ OPTIONS = (
         "--hypervisor",
         "auto",
         "NAME",
-        "what runs the guests: auto, kvm, qemu, native (no guest: a container of the same image), "
-        "or another by entry point; given more than once, every test runs on each, in turn "
+        "run guests on this hypervisor: auto, kvm, qemu, qemu-q35, native (a container of the "
+        "guest image), or one of another plugin; with several, every test runs on each "
         "(default: auto)",
         many=True,
     ),
@@ -84,57 +84,61 @@ OPTIONS = (
         "--virt-host",
         "auto",
         "NAME",
-        "where: auto (this machine's KVM, else the emulated host), local, emulated, "
-        "ssh://user@name (default: auto)",
+        "run the hypervisor on this host: auto (this machine's KVM, else the emulated host), "
+        "local, emulated, ssh://user@name (default: auto)",
     ),
     Option("--guest-image", "", "DIR", "boot this image instead of the built one"),
-    Option("--guest-kernel", "", "FILE", "boot this kernel (vmlinux or bzImage) instead"),
+    Option(
+        "--guest-kernel", "", "FILE", "boot this kernel (vmlinux or bzImage) instead of the image's"
+    ),
     Option(
         "--guest-boot",
         "auto",
         "{auto,pvh,linux64,linux16}",
-        "how its kernel is entered: pvh (its note; a bzImage is unpacked first), linux64 (Linux's "
-        "64-bit boot protocol, the file as it is), linux16 (the same in real mode), auto (the "
-        "hypervisor's choice) (default: auto)",
+        "enter the kernel by pvh (its PVH note; a bzImage is unpacked first), linux64 (Linux's "
+        "64-bit boot protocol), linux16 (the same in real mode), or auto (the hypervisor's choice) "
+        "(default: auto)",
         _one_of(BOOT_PROTOCOLS),
     ),
-    Option("--guest-vcpus", "1", "N", "vCPUs of a guest (default: 1)", _count),
-    Option("--guest-memory", "256", "MIB", "memory of a guest in MiB (default: 256)", _count),
+    Option("--guest-vcpus", "1", "N", "give a guest this number of vCPUs (default: 1)", _count),
+    Option(
+        "--guest-memory", "256", "MIB", "give a guest this memory, in MiB (default: 256)", _count
+    ),
     Option(
         "--guest-boot-timeout",
         "60",
         "SECONDS",
-        "a guest must be ready by SSH within this (default: 60)",
+        "fail a guest that is not ready by SSH within this time (default: 60)",
         _seconds,
     ),
     Option(
         "--guest-network",
         "auto",
         "{auto,bridge,passt,none}",
-        "a guest's network: the session's private one, the host's by passt, or none (default: "
-        "auto, the private one where the host allows it)",
+        "connect a guest to the session's private bridge, to the host's network by passt, or to "
+        "none (default: auto, the bridge where the host allows it)",
         _one_of(NETWORKS),
     ),
     Option(
         "--guest-ssh",
         "auto",
         "{auto,vsock,network}",
-        "the way into a guest (default: auto, vsock where the host has it)",
+        "connect by SSH over vsock or the network (default: auto, vsock where the host has it)",
         _one_of(SSH_WAYS),
     ),
     Option(
         "--guest-root",
         DEFAULT_ROOT,
         "{disk,pmem,initramfs}",
-        "a guest's root: a virtio disk, persistent memory that maps the image, or its initramfs "
-        f"alone (default: {DEFAULT_ROOT})",
+        "put a guest's root on a virtio disk, on persistent memory that maps the image, or on its "
+        f"initramfs alone (default: {DEFAULT_ROOT})",
         _one_of(ROOTS),
     ),
     Option(
         "--guest-keep",
         "no",
         "{no,failed,always}",
-        "at the end wait at the terminal with the guests of failed (or all) tests alive "
+        "keep the guests of failed (or all) tests running at the end, and wait at the terminal "
         "(default: no)",
         _one_of(KEEP),
     ),
@@ -142,56 +146,57 @@ OPTIONS = (
         "--guest-artifacts",
         "",
         "DIR",
-        "keep every guest's console here (default: those of failed tests, with the results)",
+        "keep every guest's console in this folder (default: those of failed tests, "
+        "with the results)",
     ),
     Option(
         "--virt-kvm-unit-tests",
         "",
         "DIR",
-        "run the kvm-unit-tests that were built there (its unittests.cfg, else every .flat file)",
+        "run the kvm-unit-tests built in this folder (its unittests.cfg, else every .flat file)",
     ),
     Option(
         "--virt-profile",
         "short",
         "{short,full}",
-        "how much the suites measure: short (minutes), full (hours) (default: short)",
+        "measure for minutes (short) or for hours (full) (default: short)",
         _one_of(PROFILES),
     ),
     Option(
         "--virt-order-seed",
         "",
         "N",
-        "which of several hypervisors comes first in a turn is drawn by this seed (default: they "
-        "take turns, A B, then B A)",
+        "draw the order of several hypervisors by this seed (default: they alternate, A B, then "
+        "B A)",
         _seed,
     ),
     Option(
         "--virt-results",
         "results",
         "DIR",
-        "where samples and reports go: a directory, or a URL that fsspec understands (sftp://, "
-        "s3://, ...), of which this machine has a mirror (default: results)",
+        "write samples and reports to this folder, or to a URL of fsspec (sftp://, s3://, ...) "
+        "with a mirror on this machine (default: results)",
     ),
     Option(
         "--virt-baseline",
         "",
         "RUN",
-        "compare with this run of the results at the end: its name, a date, a commit, what git "
-        "knows a commit by, or latest (the newest that is there now)",
+        "compare with this run of the results at the end: its name, a date, a commit (or a name "
+        "that git knows), or latest",
     ),
     Option(
         "--virt-gate",
         "report",
         "{off,report,fail}",
-        "what a figure that regressed against the baseline does: nothing, a line, or a failed "
-        "session (default: report)",
+        "ignore, report, or fail the session for a figure that regressed against the baseline "
+        "(default: report)",
         _one_of(GATE),
     ),
     Option(
         "--virt-report",
         "",
         "FILE",
-        "where the HTML report goes (default: with the results)",
+        "write the HTML report to this file (default: with the results)",
     ),
     Option("--virt-no-report", "", "", "write no HTML report", is_switch=True),
 )
@@ -200,14 +205,14 @@ _BY_INI = {option.ini: option for option in OPTIONS}
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options and the ini file come to.
+    """The values of the options and the ini file.
 
-    hypervisors: one or more names, of which one may come again; "auto" is alone. image, kernel:
+    hypervisors: one or more names; a name may repeat; "auto" is alone. image, kernel:
     None for the built ones. boot: one of BOOT_PROTOCOLS. memory: MiB. boot_timeout: seconds.
-    artifacts: None for the results' own directory. results: of a remote store its mirror.
+    artifacts: None for the results' own directory. results: the mirror of a remote store.
     kvm_unit_tests: None for none. baseline: "" for none. gate: one of GATE. profile: one of
-    PROFILES. order_seed: None for turns without chance. report: None for the results' own
-    directory. no_report: no HTML is wanted.
+    PROFILES. order_seed: None to alternate. report: None for the results' own
+    directory. no_report: write no HTML report.
     """
 
     hypervisors: tuple[str, ...]
@@ -235,13 +240,13 @@ class Settings:
 
     @property
     def hypervisor(self) -> str:
-        """For people: all of them."""
+        """All names, for people."""
         return ", ".join(self.hypervisors)
 
     @property
     def targets(self) -> dict[str, str]:
-        """What the tests run on: labels, and the hypervisors' names. One that is given again, to
-        be compared with itself, is "kvm-2" the second time."""
+        """The hypervisors' names by label. The label of one that is given again, to compare it
+        with itself, is "kvm-2"."""
         targets: dict[str, str] = {}
         for place, name in enumerate(self.hypervisors):
             before = self.hypervisors[:place].count(name)
@@ -250,12 +255,12 @@ class Settings:
 
     @property
     def explicit(self) -> bool:
-        """Somebody named a hypervisor or a host, so doing without is no way out."""
+        """Whether a hypervisor or a host was named. Then it must be usable."""
         return self.hypervisors != ("auto",) or self.host != "auto"
 
 
 def add(parser: pytest.Parser) -> None:
-    """All options into one group, all twins into the ini file."""
+    """Declare all options in one group, and the ini option of each."""
     group = parser.getgroup("harness", "hypervisors and guests (pytest-hypervisor)")
     for option in OPTIONS:
         help_of_ini = f"{option.help}; same as {option.flag}"
@@ -276,16 +281,18 @@ def add(parser: pytest.Parser) -> None:
 
 
 def settings(config: pytest.Config) -> Settings:
-    """Read options and ini file. Raises pytest.UsageError for a value that cannot be."""
+    """Read options and ini file. Raises pytest.UsageError for an invalid value."""
     hypervisors = tuple(_values(config, "hypervisor"))
     if "auto" in hypervisors and len(hypervisors) > 1:
         raise pytest.UsageError(
-            f"--hypervisor={' --hypervisor='.join(hypervisors)}: auto chooses one by itself; name "
-            "those that are to be compared"
+            f"--hypervisor={' --hypervisor='.join(hypervisors)}: auto cannot be combined with "
+            "others\nhint: name the hypervisors to compare"
         )
     baseline, gate = _value(config, "virt_baseline"), _value(config, "virt_gate")
     if gate == "fail" and not baseline:
-        raise pytest.UsageError("--virt-gate=fail requires --virt-baseline=RUN")
+        raise pytest.UsageError(
+            "--virt-gate=fail requires --virt-baseline=RUN\nhint: name the run to compare with"
+        )
     remote = _remote(config)
     return Settings(
         hypervisors=hypervisors,
@@ -340,7 +347,7 @@ def _remote(config: pytest.Config) -> RemoteStore | None:
     url = str(_value(config, "virt_results"))
     if not is_url(url):
         return None
-    from harness.results.remote import RemoteStore  # noqa: PLC0415 - heavy: only for who names a URL
+    from harness.results.remote import RemoteStore  # noqa: PLC0415 - heavy: only a URL needs it
 
     try:
         return RemoteStore(url)
@@ -352,7 +359,7 @@ def _path(config: pytest.Config, ini: str) -> Path | None:
     text = _value(config, ini)
     if not text:
         return None
-    # As pytest does: the command line counts from where it was typed, the ini file from its place.
+    # As in pytest: relative to the current folder on the command line, else to the root folder.
     typed = config.getoption(_BY_INI[ini].dest) is not None
     base = config.invocation_params.dir if typed else config.rootpath
     return Path(base, Path(text).expanduser())

@@ -1,4 +1,4 @@
-"""Lines that tell what the session is doing, on the terminal even while output is captured."""
+"""Lines on the session's progress, printed even while pytest captures output."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 
 class Progress:
-    """Called with a text, prints it as one line. `stage` also takes the time.
+    """Prints a text as one line when it is called. `stage` measures the time of a stage.
 
     Attributes:
-        stages: stage of the session -> seconds.
+        stages: seconds by stage of the session.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -31,14 +31,14 @@ class Progress:
 
     @contextlib.contextmanager
     def uncaptured(self) -> Iterator[None]:
-        """Terminal output and /dev/tty belong to us meanwhile."""
+        """Suspend pytest's capture, so that terminal and /dev/tty are usable."""
         manager = self._config.pluginmanager.get_plugin("capturemanager")
         with manager.global_and_fixture_disabled() if manager else contextlib.nullcontext():
             yield
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage of the session, and tell how long it took (when it was not nothing)."""
+        """Measure a stage of the session. Prints the duration if it is at least half a second."""
         start = time.monotonic()
         try:
             yield

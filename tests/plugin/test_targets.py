@@ -106,7 +106,7 @@ def test_one_that_cannot_be_had_ends_the_session(run: Run, monkeypatch: pytest.M
 def test_auto_stands_alone(run: Run) -> None:
     result = run(SOURCE, "--hypervisor=auto")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines("*auto chooses one by itself; name those that are to be compared*")
+    result.stderr.fnmatch_lines("*auto cannot be combined with others*")
 
 
 MARKED = """
