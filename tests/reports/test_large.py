@@ -78,4 +78,4 @@ def test_page_of_a_million_samples_is_fast_and_small(tmp_path: Path) -> None:
     assert time.process_time() - began < MOST_SECONDS
     page = checked_page(out.read_text(encoding="utf-8"))
     assert f"cannot hold all {len(frame):,} samples" in page.id("raw").text
-    assert "n = 24,000 a case" in page.id("exits").text
+    assert "n = 24,000 for each case" in page.id("exits").text
