@@ -23,7 +23,7 @@ EMULATION_FAULT_PATTERNS = (
     # a triple fault of a guest of QEMU's, before its monitor can report it
     "power-off (it ended while it booted)",
     # and after
-    "QEMU tells the two alike",
+    "a triple fault, which QEMU does not distinguish",
 )
 UNCOUNTED = pytest.StashKey[bool]()  # protocol() itself counts the outcome of such a test
 

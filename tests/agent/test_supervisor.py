@@ -382,6 +382,7 @@ def resources(pid: int) -> tuple[int, int, int]:
     return process.num_fds(), process.num_threads(), len(process.children(recursive=True))
 
 
+@pytest.mark.slow
 def test_two_hundred_guests_leave_nothing(
     agent: AgentProcess, kvm_device: str, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def run(*words: str) -> int:
     return main(["bisect", *words])
 
 
+@pytest.mark.slow
 def test_first_bad_commit_is_named(
     tmp_path: Path,
     measure: list[str],
@@ -101,6 +102,7 @@ def test_first_bad_commit_is_named(
     assert len(files) >= 24, "the runs are kept"
 
 
+@pytest.mark.slow
 def test_equal_revisions_are_no_regression(
     measure: list[str],
     checkout: Checkout,
@@ -111,6 +113,7 @@ def test_equal_revisions_are_no_regression(
     assert "no regression is confirmed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_unmeasurable_commit_is_skipped(
     measure: list[str],
     checkout: Checkout,

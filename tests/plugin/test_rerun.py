@@ -1,4 +1,4 @@
-"""A test that fell to the emulated CPU's fault is run once more; the others are not."""
+"""A test that failed by a fault of the emulated CPU runs again; other tests do not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.plugin.rerun import EMULATION_FAULT_PATTERNS
 from harness.results.store import load
-from tests.plugin.conftest import Run
+from tests.plugin.conftest import ROOT, Run
 
 CONFTEST = """
     import types
@@ -46,7 +47,22 @@ SOURCE = """
 """
 
 
-def test_once_more(run: Run, pytester: pytest.Pytester) -> None:
+def test_patterns_are_texts_of_the_errors() -> None:
+    """The errors' texts and the patterns must change together."""
+    texts = [
+        path.read_text() for path in (ROOT / "harness").rglob("*.py") if "plugin" not in path.parts
+    ]
+    parts = {
+        "triple-fault: vCPU": 'MachineEnd("triple-fault", f"vCPU',
+        "power-off (it ended while it booted)": '"it ended while it booted"',
+        "SSHLate": "class SSHLate",
+    }
+    kernel = {"Fatal exception in interrupt"}  # a panic's text, from Linux itself
+    for pattern in set(EMULATION_FAULT_PATTERNS) - kernel:
+        assert any(parts.get(pattern, pattern) in text for text in texts), pattern
+
+
+def test_fault_of_the_host_is_run_again(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
     result = run(SOURCE, "--virt-no-report", "--benchmark-json=benchmark.json")
     result.assert_outcomes(passed=2, failed=1)
