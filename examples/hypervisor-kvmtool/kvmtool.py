@@ -17,6 +17,9 @@ class KvmtoolHypervisor(ProcessHypervisor):
 
     kvmtool enters a bzImage in real mode, and has no ACPI: a guest that powers off only halts. It
     keeps a guest's memory in a mapping of its own, so an emulated host is replaced afterwards.
+
+    It does not pass two tests of the conformance suite. A Debian kernel finds one CPU: it does
+    not read MP tables. kvmtool offers no MAC address, so the guest chooses one.
     """
 
     name = "kvmtool"
