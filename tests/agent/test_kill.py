@@ -14,7 +14,7 @@ import pytest
 
 from harness.agent import cgroup
 from harness.agent.cgroup import Cgroups
-from tests.agent.test_supervisor import SLEEP, AgentProcess
+from tests.agent.agent_process import SLEEP, AgentProcess
 from tests.vmm.payload import FOR_EVER, HELLO, kernel
 from tests.waiting import gone, wait_until
 

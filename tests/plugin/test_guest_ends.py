@@ -1,0 +1,127 @@
+"""Guests that end in a test, or after it: which test fails, and what is replaced."""
+
+from __future__ import annotations
+
+from tests.plugin.conftest import Run
+
+USAGE, FAILED, INTERRUPTED = 4, 1, 2
+
+
+def test_a_panic_ends_a_running_command_within_a_second(run: Run) -> None:
+    result = run(
+        """
+        import threading, time
+        import pytest
+        from harness.errors import GuestEnded
+
+        def test_it(guest, ssh):
+            start = time.monotonic()
+            threading.Timer(0.3, guest.machine.tell, ["panic"]).start()
+            try:
+                ssh.run(["sleep", "20"])
+            finally:
+                assert time.monotonic() - start < 1.3
+
+        def test_next(guest, ssh):
+            ssh.run(["true"])
+        """
+    )
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        ["*GuestEnded: *panic: Kernel panic - not syncing: sysrq triggered crash*"]
+    )
+    result.stdout.fnmatch_lines(["*boot timeline*", "ready *s", "*: end*", "panic: Kernel panic*"])
+
+
+def test_an_end_that_the_test_overlooks_fails_it_and_only_it(run: Run) -> None:
+    result = run(
+        """
+        import os, signal
+
+        def test_overlooks(shared_guest):
+            os.kill(shared_guest.facts["pid"], signal.SIGKILL)
+            shared_guest.ended.wait(5)
+
+        def test_next(shared_guest, ssh):
+            assert ssh is shared_guest.ssh
+            ssh.run(["true"])
+        """
+    )
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*GuestEnded: *killed: * (while the test ran)"])
+
+
+def test_what_depends_on_a_shared_guest_is_made_anew_with_it(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        made = []
+
+        @pytest.fixture(scope="module")
+        def prepared(shared_guest):
+            made.append(shared_guest)
+            return shared_guest
+
+        def test_first(prepared):
+            with prepared.expect_end("panic"):
+                prepared.machine.tell("panic")
+
+        def test_second(prepared):
+            assert made[0] is not made[1] is prepared
+            prepared.ssh.run(["true"])
+
+        def test_third(prepared):
+            assert len(made) == 2
+        """
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_expected_ends(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        from harness.errors import GuestEnded, HarnessError
+
+        def test_panic(guest, ssh):
+            with guest.expect_end("panic", timeout=5) as gone:
+                guest.machine.tell("panic")
+                ssh.run(["sleep", "20"])
+            assert gone.end.detail.endswith("sysrq triggered crash")
+
+        def test_wait(guest):
+            guest.machine.tell("off")
+            assert guest.wait_end(5).reason == "power-off"
+
+        def test_another_reason(guest):
+            with pytest.raises(GuestEnded, match="expected 'panic'"):
+                with guest.expect_end("panic", timeout=5):
+                    guest.machine.tell("off")
+
+        def test_goes_on(guest):
+            with guest.expect_end(timeout=0.1):
+                pass
+        """
+    )
+    # another reason: the assertion holds, yet the guest ended as nobody wanted
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(["*HarnessError: *the guest did not end within 0.1 s"])
+
+
+def test_an_end_after_the_test_is_an_error_of_its_teardown(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.fixture
+        def late(guest):
+            yield guest
+            guest.machine.tell("off")
+            guest.ended.wait(5)
+
+        def test_it(late):
+            pass
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*GuestEnded: *power-off: *unexpectedly, between tests*"])
