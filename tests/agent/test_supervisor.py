@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,6 @@ from tests.vmm.payload import FOR_EVER, HELLO, POWER_OFF, kernel
 from tests.waiting import TIMEOUT, gone
 
 WRITE_MEMORY = "echo x > /proc/self/fd/{memory}"
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    """A supervisor shared by all tests that do not end it."""
-    supervisor = AgentProcess(tmp_path_factory.mktemp("supervisor"))
-    yield supervisor
-    assert supervisor.close() == 0
-    assert supervisor.errors.read_text() == ""
-
-
-@pytest.fixture
-def own_agent(tmp_path: Path) -> Iterator[AgentProcess]:
-    supervisor = AgentProcess(tmp_path)
-    yield supervisor
-    supervisor.close()
 
 
 # malformed requests
