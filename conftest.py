@@ -1,3 +1,3 @@
-"""The plugin itself comes by its entry point; here is only what this checkout's tests add."""
+"""What the tests of this checkout need besides the plugin, which its entry point loads."""
 
 pytest_plugins = ("pytester",)

@@ -106,7 +106,7 @@ class GuestRegistry:
         if not chosen or self._closed or guest in self.kept:
             return False
         if not isinstance(guest, Guest) or guest.ended.is_set() or guest.timeline.next_stage:
-            return False  # nobody can log in to it
+            return False  # it accepts no login
         if self._context.worker is not None or not kept_guests.has_terminal():
             self._report.notes.append(
                 f"guest {guest.name} was not kept: --guest-keep waits at a terminal, "

@@ -1,4 +1,4 @@
-"""Runs the plugin in a project of its own that has a third-party hypervisor installed."""
+"""Runs the plugin in a temporary project that has a third-party hypervisor installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# pytester forgets modules that its inner run imports; numpy and its like bear only one import.
+# pytester removes the modules that its inner run imports; numpy cannot be imported twice.
 for module in (
     "harness.plugin.kept_guests",
     "harness.plugin.recorder",
@@ -25,16 +25,16 @@ Run = Callable[..., pytest.RunResult]
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`run(test_source, *arguments)`: pytest on one test module, hypervisor "processes" there.
+    """`run(test_source, *arguments)`: pytest on one test module, with the hypervisor "processes".
 
-    hypervisor: another name, or "" for none. apart: in a process of its own (slower).
+    hypervisor: another name, or "" for none. apart: in a separate process (slower).
     """
     shutil.copy(Path(__file__).with_name("processes.py"), pytester.path)
     entry_point(pytester.path, "processes", "processes:ShellHypervisor")
     monkeypatch.syspath_prepend(pytester.path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(pytester.path / "run"))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    monkeypatch.setenv("CI", "true")  # nobody is at a terminal here
+    monkeypatch.setenv("CI", "true")  # no user sits at a terminal
 
     def go(
         source: str, *arguments: str, hypervisor: str = "processes", apart: bool = False
@@ -46,7 +46,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
         if apart:
             monkeypatch.setenv("PYTHONPATH", f"{pytester.path}{os.pathsep}{ROOT}")
             return pytester.runpytest_subprocess(*plain)
-        # Running in our own process is why modules are there before they can be rewritten.
+        # The modules of this process are already imported, so pytest cannot rewrite their asserts.
         return pytester.runpytest_inprocess(
             "-W", "ignore::pytest.PytestAssertRewriteWarning", *plain
         )
@@ -55,7 +55,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def entry_point(folder: Path, name: str, target: str) -> None:
-    """What installing a distribution with that entry point leaves."""
+    """Write the metadata of an installed distribution with that entry point."""
     info = folder / f"example_{name}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: example-{name}\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""What guests measured is a benchmark to pytest-benchmark, by its own options."""
+"""pytest-benchmark's options apply to samples from guests."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ MEASURED = """
 """
 
 
-def test_its_json_has_them_with_unit_and_direction(run: Run, pytester: pytest.Pytester) -> None:
+def test_benchmark_json_has_samples_with_unit_and_direction(
+    run: Run, pytester: pytest.Pytester
+) -> None:
     result = run(MEASURED.format(factor=1), "--benchmark-json=out.json")
     result.assert_outcomes(passed=4)
-    told = json.loads(Path(pytester.path, "out.json").read_text())["benchmarks"]
-    named = {one["extra_info"].get("metric", one["name"]): one for one in told}
+    benchmarks = json.loads(Path(pytester.path, "out.json").read_text())["benchmarks"]
+    named = {one["extra_info"].get("metric", one["name"]): one for one in benchmarks}
     assert set(named) == {"exit.cpuid", "io.iops", "test_with_theirs"}
     cost = named["exit.cpuid"]
     # every boot's samples are rounds of one benchmark, in seconds
@@ -44,7 +46,7 @@ def test_its_json_has_them_with_unit_and_direction(run: Run, pytester: pytest.Py
     assert rate["extra_info"]["better"] == "higher"
 
 
-def test_it_compares_and_fails(run: Run) -> None:
+def test_benchmark_compare_fails_on_a_regression(run: Run) -> None:
     """In processes of their own: a regression is an exception from its plugin's end."""
     run(MEASURED.format(factor=1), "--benchmark-autosave").assert_outcomes(passed=4)
     fail = ["--benchmark-compare", "--benchmark-compare-fail=median:10%", "-k", "not theirs"]
@@ -54,7 +56,7 @@ def test_it_compares_and_fails(run: Run) -> None:
     assert worse.ret != 0
 
 
-def test_only_benchmarks_are_those_that_measure(run: Run) -> None:
+def test_benchmark_only_selects_tests_that_measure(run: Run) -> None:
     result = run(MEASURED.format(factor=1), "--benchmark-only", "-rs")
     result.assert_outcomes(passed=3, skipped=1)
     result.stdout.fnmatch_lines(["*exit.cpuid*", "*Skipping non-benchmark*"])
@@ -65,7 +67,7 @@ def test_benchmarks_can_be_skipped(run: Run) -> None:
     result.assert_outcomes(passed=1, skipped=3)
 
 
-def test_unasked_there_is_no_table_of_them(run: Run) -> None:
+def test_without_options_no_benchmark_table_is_printed(run: Run) -> None:
     result = run(MEASURED.format(factor=1), "-k", "test_it")
     result.assert_outcomes(passed=2, deselected=2)
     assert "OPS" not in result.stdout.str()

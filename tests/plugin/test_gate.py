@@ -1,4 +1,4 @@
-"""A session against its baseline: what is told, and when it fails."""
+"""A session compared with its baseline: what it reports, and when it fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def measured(level: float, boots: int = 8) -> str:
     """
 
 
-def test_a_regression_fails_where_it_must(run: Run, pytester: pytest.Pytester) -> None:
+def test_gate_fail_fails_on_a_regression(run: Run, pytester: pytest.Pytester) -> None:
     assert run(measured(10.0)).ret == 0
     result = run(measured(12.0), "--virt-baseline=latest", "--virt-gate=fail")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -34,7 +34,7 @@ def test_a_regression_fails_where_it_must(run: Run, pytester: pytest.Pytester) -
     assert "a.work" in page.read_text()
 
 
-def test_a_regression_is_told_where_it_is_only_to_be_told(run: Run) -> None:
+def test_gate_report_reports_a_regression_and_passes(run: Run) -> None:
     assert run(measured(10.0)).ret == 0
     result = run(measured(12.0), "--virt-baseline=latest", "--virt-no-report")
     assert result.ret == 0
@@ -42,32 +42,32 @@ def test_a_regression_is_told_where_it_is_only_to_be_told(run: Run) -> None:
     assert "compare.html" not in result.stdout.str()
 
 
-def test_equals_pass(run: Run) -> None:
+def test_equal_figures_pass(run: Run) -> None:
     assert run(measured(10.0)).ret == 0
     result = run(measured(10.0), "--virt-baseline=latest", "--virt-gate=fail")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["  against latest (*): 0 regressed, 0 improved, 0 *, 1 pass"])
 
 
-def test_off_is_off(run: Run) -> None:
+def test_gate_off_compares_nothing(run: Run) -> None:
     result = run(measured(10.0), "--virt-baseline=never-there", "--virt-gate=off")
     assert result.ret == 0
     assert "baseline" not in "\n".join(result.outlines[2:])
 
 
-def test_a_baseline_that_is_not_there(run: Run) -> None:
+def test_missing_baseline_is_a_usage_error(run: Run) -> None:
     result = run(measured(10.0), "--virt-baseline=latest")
     assert result.ret == USAGE
     assert "--virt-baseline: " in result.stderr.str()
     assert "the store is empty" in result.stderr.str()
 
 
-def test_nothing_in_common_fails_only_a_gate(run: Run) -> None:
+def test_no_common_figure_fails_only_with_gate_fail(run: Run) -> None:
     assert run(measured(10.0)).ret == 0
     other = measured(10.0).replace("a.work", "a.other")
-    told = run(other, "--virt-baseline=latest")
-    assert told.ret == 0
-    told.stdout.fnmatch_lines(["  comparison: *have no figure in common*"])
+    ungated = run(other, "--virt-baseline=latest")
+    assert ungated.ret == 0
+    ungated.stdout.fnmatch_lines(["  comparison: *have no figure in common*"])
     assert run(other, "--virt-baseline=2026-01-01", "--virt-gate=fail").ret == USAGE
     gated = run(
         measured(10.0).replace("a.work", "a.third"), "--virt-baseline=latest", "--virt-gate=fail"
@@ -75,7 +75,7 @@ def test_nothing_in_common_fails_only_a_gate(run: Run) -> None:
     assert gated.ret == pytest.ExitCode.TESTS_FAILED
 
 
-def test_a_gate_that_saw_nothing_is_closed(run: Run) -> None:
+def test_gate_fail_fails_when_nothing_was_measured(run: Run) -> None:
     assert run(measured(10.0)).ret == 0
     result = run("def test_it(guest): pass", "--virt-baseline=latest", "--virt-gate=fail")
     assert result.ret == pytest.ExitCode.TESTS_FAILED

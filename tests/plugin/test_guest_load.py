@@ -1,4 +1,4 @@
-"""What guests take of their host becomes samples that go by their labels."""
+"""The utilization of guests becomes samples with the guests' labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOURCE = """
 
 
 @pytest.mark.parametrize("twice", [False, True])
-def test_guests_samples_are_like_the_hosts(run: Run, twice: bool) -> None:
+def test_samples_of_guests_carry_label_and_number(run: Run, twice: bool) -> None:
     more = ["--hypervisor=processes"] if twice else []
     result = run(SOURCE, "--virt-no-report", *more)
     result.assert_outcomes(passed=1 + twice)
@@ -44,7 +44,7 @@ def test_guests_samples_are_like_the_hosts(run: Run, twice: bool) -> None:
     assert list(host.value) == [12.5, 3.0, 4.0]
 
 
-def test_memory_that_hypervisors_keep_for_nobody_is_not_used(run: Run) -> None:
+def test_quarantined_memory_does_not_count_as_used(run: Run) -> None:
     source = """
         kept = {}
         def test_it(hypervisor, record_sample):
@@ -63,11 +63,11 @@ def test_memory_that_hypervisors_keep_for_nobody_is_not_used(run: Run) -> None:
 
 @pytest.mark.parametrize("prefix", ["1a-main", "1a-main-kvm-2", "1a-main-payload", "1a-gw0"])
 @pytest.mark.parametrize(("number", "label"), [(0, ""), (12, "web-3"), (3, "4")])
-def test_labels_are_found_again(prefix: str, number: int, label: str) -> None:
+def test_guest_name_is_parsed(prefix: str, number: int, label: str) -> None:
     name = guest_name(prefix, number, label)
     own = prefix[:7] if prefix.startswith("1a-main") else prefix
     assert parse_guest_name(name, own, "kvm-2", "payload") == (number, label)
 
 
-def test_names_that_are_not_ours_are_labels() -> None:
+def test_foreign_name_is_a_label() -> None:
     assert parse_guest_name("stranger-1", "1a-main", "kvm") == (0, "stranger-1")

@@ -1,4 +1,4 @@
-"""A host that is worn (an emulated one, after many boots) is replaced between two tests."""
+"""A host that asks for it (an emulated one, after many boots) is replaced between two tests."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SOURCE = """
         yield virt_host
         assert virt_host is seen[-1]
 
-    def test_wears_it(guest, virt_host, kept, record_sample):
+    def test_host_asks_for_replacement(guest, virt_host, kept, record_sample):
         record_sample("boot.ready", 1.0, "s", "lower", boot=0)
         virt_host.needs_replacement = True  # what an emulated host says of itself
         virt_host.replacement_reason = "guests of processes left memory behind"
 
-    def test_has_another(guest, virt_host, kept, hypervisor, record_sample):
+    def test_runs_on_another_host(guest, virt_host, kept, hypervisor, record_sample):
         record_sample("boot.ready", 1.0, "s", "lower", boot=1)
         assert virt_host is kept is hypervisor.host is not seen[0]
         assert len(seen) == 2
@@ -42,7 +42,7 @@ SOURCE = """
 """
 
 
-def test_between_two_tests(run: Run, pytester: pytest.Pytester) -> None:
+def test_host_is_replaced_between_two_tests(run: Run, pytester: pytest.Pytester) -> None:
     result = run(SOURCE, "--virt-no-report")
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(

@@ -15,7 +15,7 @@ from tests.plugin.conftest import Run
 USAGE = 4
 
 
-def test_every_option_is_in_one_group_and_has_its_ini_twin(run: Run) -> None:
+def test_every_option_is_in_one_group_and_has_an_ini_option(run: Run) -> None:
     result = run("", "--help")
     text = result.stdout.str()
     group = text.partition("hypervisors and guests (pytest-hypervisor):")[2].partition("\n\n")[0]
@@ -26,9 +26,7 @@ def test_every_option_is_in_one_group_and_has_its_ini_twin(run: Run) -> None:
         )
 
 
-def test_the_ini_file_sets_what_the_command_line_does_not(
-    run: Run, pytester: pytest.Pytester
-) -> None:
+def test_command_line_overrides_ini_file(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeini(
         """
         [pytest]
@@ -73,20 +71,20 @@ def test_the_ini_file_sets_what_the_command_line_does_not(
         (["--virt-gate=fail"], "--virt-gate=fail requires --virt-baseline=RUN"),
     ],
 )
-def test_values_that_cannot_be_are_usage_errors(run: Run, arguments: list[str], said: str) -> None:
+def test_invalid_values_are_usage_errors(run: Run, arguments: list[str], said: str) -> None:
     result = run("def test_it(): pass", *arguments)
     assert result.ret == USAGE
     assert said in result.stderr.str()
 
 
-def test_a_value_from_the_ini_file_is_named_so(run: Run, pytester: pytest.Pytester) -> None:
+def test_error_names_the_ini_file(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nguest_keep = some\n")
     result = run("def test_it(): pass")
     assert result.ret == USAGE
     assert "guest_keep in the ini file: 'some'" in result.stderr.str()
 
 
-def test_our_markers_are_known_and_no_other_plugin_s_clash(run: Run) -> None:
+def test_markers_are_registered_once(run: Run) -> None:
     result = run(
         """
         import pytest
@@ -108,7 +106,7 @@ def test_our_markers_are_known_and_no_other_plugin_s_clash(run: Run) -> None:
     assert alone.count("@pytest.mark.benchmark") == 1
 
 
-def test_a_guest_marker_with_unknown_words_is_refused(run: Run) -> None:
+def test_unknown_argument_of_marker_guest_is_a_usage_error(run: Run) -> None:
     result = run(
         """
         import pytest
@@ -126,7 +124,7 @@ def test_a_guest_marker_with_unknown_words_is_refused(run: Run) -> None:
     )
 
 
-def test_another_plugin_s_fixture_of_our_name_starts_nothing(
+def test_fixture_of_another_plugin_starts_no_hypervisor(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
@@ -162,13 +160,13 @@ def test_header_names_what_the_tests_use(run: Run) -> None:
     assert "hypervisor: " not in quiet.stdout.str()
 
 
-def test_keeping_needs_a_terminal_and_says_so(run: Run) -> None:
+def test_guests_are_not_kept_without_a_terminal(run: Run) -> None:
     result = run("def test_it(guest): assert 0", "--guest-keep=failed")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["notes:", "  guest *-test-it was not kept: *waits at a terminal*"])
 
 
-def test_kept_guests_are_offered_with_an_ssh_line_that_works(
+def test_kept_guests_have_a_working_ssh_line(
     run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shutil.which("ssh") is None:
@@ -194,7 +192,7 @@ def test_kept_guests_are_offered_with_an_ssh_line_that_works(
     result.stdout.fnmatch_lines(["harness: kept *-test-bad: ssh -i *", "kept until the end:"])
 
 
-def test_exclusive_tests_wait_for_the_others(run: Run, pytester: pytest.Pytester) -> None:
+def test_exclusive_test_holds_the_lock_alone(run: Run, pytester: pytest.Pytester) -> None:
     """Shared locks go together, the exclusive one alone: seen by trying from inside a test."""
     result = run(
         """
@@ -224,7 +222,7 @@ def test_exclusive_tests_wait_for_the_others(run: Run, pytester: pytest.Pytester
     result.assert_outcomes(passed=3)
 
 
-def test_consoles_of_failed_tests_are_kept_and_named(run: Run, pytester: pytest.Pytester) -> None:
+def test_consoles_of_failed_tests_are_kept(run: Run, pytester: pytest.Pytester) -> None:
     result = run(
         """
         def test_good(guest): pass

@@ -69,7 +69,7 @@ def test_a_named_hypervisor_that_cannot_be_used_is_a_usage_error(
     result.assert_outcomes()
 
 
-def test_a_named_host_counts_as_named(
+def test_a_named_host_that_cannot_be_used_is_a_usage_error(
     run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry_point(pytester.path, "kvm", "processes:ShellHypervisor")
@@ -77,7 +77,7 @@ def test_a_named_host_counts_as_named(
     assert run(ONE_TEST, "--virt-host=local", hypervisor="").ret == USAGE
 
 
-def test_an_unusable_hypervisor_troubles_only_tests_that_need_one(
+def test_an_unusable_hypervisor_affects_only_tests_that_need_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
@@ -93,14 +93,16 @@ def test_an_unknown_name_lists_the_usable_hypervisors(run: Run) -> None:
     )
 
 
-def test_a_third_party_that_does_not_import_is_told(run: Run, pytester: pytest.Pytester) -> None:
+def test_a_hypervisor_that_does_not_import_is_a_usage_error(
+    run: Run, pytester: pytest.Pytester
+) -> None:
     entry_point(pytester.path, "broken", "processes:Missing")
     result = run(ONE_TEST, hypervisor="broken")
     assert result.ret == USAGE
     result.stderr.fnmatch_lines(["*'broken' cannot be loaded: AttributeError*Missing*"])
 
 
-def test_what_the_host_lacks_is_a_skip(run: Run) -> None:
+def test_missing_resources_of_the_host_skip_a_test(run: Run) -> None:
     result = run(
         """
         import pytest
@@ -169,7 +171,7 @@ def test_a_broken_image_is_a_setup_error(run: Run, monkeypatch: pytest.MonkeyPat
     result.stdout.fnmatch_lines(["*stage image*the disk is truncated", "*hint: build it again"])
 
 
-def test_ssh_lost_between_commands_is_connected_again(run: Run) -> None:
+def test_ssh_lost_between_commands_reconnects(run: Run) -> None:
     run(
         """
         def test_it(guest, ssh):
@@ -180,7 +182,7 @@ def test_ssh_lost_between_commands_is_connected_again(run: Run) -> None:
     ).assert_outcomes(passed=1)
 
 
-def test_ssh_lost_in_a_command_fails_it_without_a_second_start(run: Run) -> None:
+def test_ssh_lost_in_a_command_fails_it_and_does_not_repeat_it(run: Run) -> None:
     result = run(
         """
         import pathlib, threading
@@ -227,7 +229,7 @@ def test_a_guest_that_cannot_be_stopped_is_an_error_naming_it(run: Run) -> None:
     assert result.ret == FAILED
 
 
-def test_what_the_hypervisor_leaves_is_an_error_naming_it(
+def test_a_leak_of_the_hypervisor_is_an_error_naming_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROCESSES_LEAVE", "harness.slice/guest-7")
@@ -256,7 +258,7 @@ def test_ctrl_c_ends_everything(run: Run, pytester: pytest.Pytester) -> None:
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-def test_guests_of_a_group_boot_together_and_all_go(run: Run, pytester: pytest.Pytester) -> None:
+def test_guests_of_a_group_boot_together_and_all_end(run: Run, pytester: pytest.Pytester) -> None:
     result = run(
         """
         def test_it(guest_group):

@@ -1,4 +1,4 @@
-"""Payload tests of a session: which host they run on, their marker, and what happens when."""
+"""Payload tests of a session: their host, their marker, their outcomes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def no_kvm(software_kvm: None, monkeypatch: pytest.MonkeyPatch) -> None:
     "host", [(), ("--virt-host=local",), ("--virt-host=local", "--hypervisor=kvm")]
 )
 @pytest.mark.usefixtures("software_kvm")
-def test_they_run_here_and_start_no_other_host(
+def test_payloads_run_on_local_kvm_and_start_no_other_host(
     run: Run, monkeypatch: pytest.MonkeyPatch, host: tuple[str, ...]
 ) -> None:
     def fail(name: str, progress: object) -> None:
@@ -62,13 +62,13 @@ def test_they_run_here_and_start_no_other_host(
 
 @needs_kvm
 @pytest.mark.usefixtures("software_kvm")
-def test_the_marker_selects_them(run: Run) -> None:
+def test_the_marker_selects_payload_tests(run: Run) -> None:
     source = ONE_TEST + "    def test_unit(): pass\n"
     run(source, "-m", "payload", hypervisor="").assert_outcomes(passed=1, deselected=1)
 
 
 @pytest.mark.usefixtures("no_kvm")
-def test_without_any_kvm_they_are_skipped_with_the_reason(run: Run) -> None:
+def test_payload_tests_are_skipped_without_kvm(run: Run) -> None:
     result = run(ONE_TEST, "-rs", hypervisor="")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED*no payload guest can run here: no host can be had*"])
@@ -82,7 +82,7 @@ def test_a_named_host_without_kvm_is_a_usage_error(run: Run, name: str) -> None:
 
 
 @pytest.mark.usefixtures("no_kvm")
-def test_beside_guests_of_another_hypervisor_they_are_skipped(run: Run) -> None:
+def test_payload_tests_are_skipped_with_another_hypervisor(run: Run) -> None:
     source = ONE_TEST + "    def test_guest(guest): pass\n"
     result = run(source, "-rs")
     result.assert_outcomes(passed=1, skipped=1)
@@ -91,7 +91,7 @@ def test_beside_guests_of_another_hypervisor_they_are_skipped(run: Run) -> None:
 
 @needs_kvm
 @pytest.mark.usefixtures("software_kvm")
-def test_guests_on_a_kvm_for_payloads_only_are_a_usage_error_as_ever(run: Run) -> None:
+def test_guests_on_a_kvm_for_payloads_only_are_a_usage_error(run: Run) -> None:
     source = ONE_TEST + "    def test_guest(guest): pass\n"
     result = run(source, "--virt-host=local", hypervisor="")
     assert result.ret == USAGE
@@ -100,7 +100,7 @@ def test_guests_on_a_kvm_for_payloads_only_are_a_usage_error_as_ever(run: Run) -
 
 @needs_kvm
 @pytest.mark.usefixtures("software_kvm")
-def test_an_end_that_nobody_looked_for_fails_the_test(run: Run) -> None:
+def test_an_unexpected_end_of_a_payload_fails_the_test(run: Run) -> None:
     source = """
         import time
 
@@ -122,7 +122,7 @@ def test_an_end_that_nobody_looked_for_fails_the_test(run: Run) -> None:
 
 @needs_kvm
 @pytest.mark.usefixtures("software_kvm")
-def test_what_a_callback_raised_fails_the_test(run: Run) -> None:
+def test_an_exception_of_a_callback_fails_the_test(run: Run) -> None:
     source = """
         def test_it(payload):
             guest = payload(bytes.fromhex("ba000d0000" "ed" "ebfd"), start=False)

@@ -67,12 +67,12 @@ def test_fault_of_the_host_is_run_again(run: Run, pytester: pytest.Pytester) -> 
     result.assert_outcomes(passed=2, failed=1)
     (theirs,) = json.loads((pytester.path / "benchmark.json").read_text())["benchmarks"]
     assert theirs["stats"]["data"] == [2.0], "of pytest-benchmark's rounds neither"
-    told = [
+    reruns = [
         line
         for line in result.outlines
         if line.startswith("  ") and "run again after a fault" in line
     ]
-    assert len(told) == 2, "the summary names them"
+    assert len(reruns) == 2, "the summary names them"
     facts, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert facts["outcomes"] == {"passed": 2, "failed": 1}
     (kept,) = frame[frame["metric"] == "x"].to_dict("records")

@@ -1,4 +1,4 @@
-"""From record_sample to the files that the last lines name."""
+"""Samples, from record_sample to the files that the last lines name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def last_lines(result: pytest.RunResult) -> dict[str, Path]:
     return {name: Path(path) for name, _, path in pairs}
 
 
-def test_samples_carry_how_they_came_about(run: Run, pytester: pytest.Pytester) -> None:
+def test_samples_carry_their_provenance(run: Run, pytester: pytest.Pytester) -> None:
     result = run(MEASURED, "--virt-no-report")
     result.assert_outcomes(passed=1, skipped=1)
     name, _, path = result.outlines[-1].partition(": ")
@@ -64,7 +64,7 @@ def test_the_last_lines_name_report_and_samples(run: Run, pytester: pytest.Pytes
     result.stdout.fnmatch_lines(["* hypervisors and guests *"])
 
 
-def test_a_value_that_is_no_number_fails_the_test(run: Run) -> None:
+def test_a_value_that_is_not_a_number_fails_the_test(run: Run) -> None:
     result = run(
         """
         def test_it(guest, record_sample):
@@ -75,7 +75,7 @@ def test_a_value_that_is_no_number_fails_the_test(run: Run) -> None:
     result.stdout.fnmatch_lines(["*ResultError: *value must be a finite number*"])
 
 
-def test_a_report_that_cannot_be_made_keeps_the_samples_and_fails_the_run(
+def test_an_error_of_the_report_keeps_the_samples_and_fails_the_run(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(parquet: Path, out: Path) -> Path:

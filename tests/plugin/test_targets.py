@@ -1,4 +1,4 @@
-"""Several hypervisors in one session: every test on each, in turn; results tell them apart."""
+"""Several hypervisors in one session: every test runs on each, and results name them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def order(result: pytest.RunResult) -> list[str]:
     return [line.partition("::")[2] for line in marked]
 
 
-def test_each_test_runs_on_each_in_turn(run: Run) -> None:
+def test_hypervisors_alternate(run: Run) -> None:
     result = run(SOURCE, TWICE, "-v")
     result.assert_outcomes(passed=11)
     assert order(result) == [
@@ -50,7 +50,7 @@ def test_each_test_runs_on_each_in_turn(run: Run) -> None:
     ]  # fmt: skip
 
 
-def test_a_seed_draws_the_order_and_draws_it_again(run: Run) -> None:
+def test_a_seed_draws_a_repeatable_order(run: Run) -> None:
     found = {
         seed: tuple(order(run(SOURCE, TWICE, "-v", f"--virt-order-seed={seed}")))
         for seed in (1, 2, 3)
@@ -65,7 +65,7 @@ def test_a_seed_draws_the_order_and_draws_it_again(run: Run) -> None:
     assert run(SOURCE, "--virt-order-seed=x").ret == pytest.ExitCode.USAGE_ERROR
 
 
-def test_samples_say_on_which(run: Run) -> None:
+def test_samples_name_their_hypervisor(run: Run) -> None:
     result = run(SOURCE, TWICE, "--virt-no-report", "-k", "boots")
     facts, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert facts["hypervisor"] == "processes, processes-2"
@@ -75,7 +75,7 @@ def test_samples_say_on_which(run: Run) -> None:
     assert set(booted["image"]) == {"0123456789abcdef"}
 
 
-def test_a_dead_shared_guest_is_replaced_on_its_own_side(run: Run) -> None:
+def test_an_ended_shared_guest_is_replaced_on_its_hypervisor(run: Run) -> None:
     result = run(
         """
         def test_one(shared_guest):
@@ -96,14 +96,14 @@ def test_a_dead_shared_guest_is_replaced_on_its_own_side(run: Run) -> None:
     result.assert_outcomes(passed=6)
 
 
-def test_one_that_cannot_be_had_ends_the_session(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_hypervisor_ends_the_session(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
     result = run(SOURCE, TWICE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines("*--hypervisor=processes, processes*processes are not wanted here*")
 
 
-def test_auto_stands_alone(run: Run) -> None:
+def test_auto_cannot_be_combined(run: Run) -> None:
     result = run(SOURCE, "--hypervisor=auto")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines("*auto cannot be combined with others*")
@@ -130,21 +130,21 @@ def collected(result: pytest.RunResult) -> list[str]:
     return [line.partition("::")[2] for line in result.outlines if "::" in line]
 
 
-def test_a_test_with_a_baseline_is_collected_natively_too(run: Run) -> None:
+def test_compare_native_also_collects_for_native(run: Run) -> None:
     assert collected(run(MARKED, "--collect-only", "-q")) == [
         "test_measured[processes]", "test_measured[native]",
         "test_machine", "test_of_kvm", "test_of_processes",
     ]  # fmt: skip
 
 
-def test_of_several_each_test_gets_those_that_it_is_for(run: Run) -> None:
+def test_each_test_is_collected_for_its_hypervisors(run: Run) -> None:
     assert collected(run(MARKED, "--hypervisor=native", "--collect-only", "-q")) == [
         "test_measured[processes]", "test_measured[native]", "test_machine[processes]",
         "test_of_kvm[native]", "test_of_kvm[processes]", "test_of_processes[processes]",
     ]  # fmt: skip
 
 
-def test_what_cannot_be_is_skipped_with_its_reason(
+def test_excluded_hypervisors_are_skipped_with_a_reason(
     run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = pytester.mkdir("fake") / "unshare"  # as for one who is not root
@@ -161,7 +161,7 @@ def test_what_cannot_be_is_skipped_with_its_reason(
     )
 
 
-def test_a_profile_that_there_is_not(run: Run) -> None:
+def test_unknown_profile_is_a_usage_error(run: Run) -> None:
     result = run(SOURCE, "--virt-profile=long")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines("*--virt-profile: 'long': must be one of short, full*")

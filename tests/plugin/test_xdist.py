@@ -1,4 +1,4 @@
-"""Over several workers."""
+"""Sessions with several pytest-xdist workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_measured_tests_with_several_workers_are_a_usage_error(run: Run) -> None
     result.stdout.fnmatch_lines(["usage error:", "*test_it measures, and 2 workers would disturb*"])
 
 
-def test_one_worker_may_measure_and_the_controller_says_where(run: Run) -> None:
+def test_one_worker_may_measure_and_the_controller_prints_the_paths(run: Run) -> None:
     result = run(
         "def test_it(record_sample): record_sample('x', 1, 's', 'lower')", "-n1", apart=True
     )
@@ -44,7 +44,7 @@ def test_one_worker_may_measure_and_the_controller_says_where(run: Run) -> None:
     assert [line.partition(":")[0] for line in result.outlines[-2:]] == ["report", "samples"]
 
 
-def test_an_unusable_hypervisor_is_a_usage_error_there_too(
+def test_an_unusable_hypervisor_is_a_usage_error_on_workers(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
