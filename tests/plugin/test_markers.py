@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from harness.guest.factory import GuestFactory
 from tests.plugin.conftest import Run
 
 USAGE = pytest.ExitCode.USAGE_ERROR
@@ -116,3 +119,13 @@ def test_suite_with_the_fixture_boot_gets_a_verdict(run: Run) -> None:
     worse = run(source.format(level=12.0), "--virt-profile=full", *compare)
     assert worse.ret == pytest.ExitCode.TESTS_FAILED
     worse.stdout.fnmatch_lines(["  regressed: example.work (processes) by 19.*"])
+
+
+def test_factory_refuses_an_unknown_option() -> None:
+    """mypy refuses it, too: with a known option it would report the comment as unused."""
+    unused: Any = None
+    factory = GuestFactory(
+        hypervisor=unused, image=unused, vcpus=1, memory=64, boot_timeout=1.0, prefix="unused"
+    )
+    with pytest.raises(TypeError, match="there is no argument memroy=\nhint: write memory="):
+        factory(memroy=1)  # type: ignore[call-arg]
