@@ -60,6 +60,7 @@ def test_the_guest_has_its_cpus_and_memory(shared_guest: Guest) -> None:
 # -- console and SSH -----------------------------------------------------------------------------
 
 
+@pytest.mark.requires_vm
 def test_console_lines_have_the_hosts_time(shared_guest: Guest) -> None:
     start = shared_guest.timeline.now()
     shared_guest.ssh.run("echo a line of the console >/dev/console")
@@ -105,7 +106,9 @@ def test_statistics_count_what_the_guest_costs(shared_guest: Guest) -> None:
     assert all(type(value) is int and value >= 0 for value in before.values()), before
     shared_guest.ssh.run(BUSY)
     after = shared_guest.statistics()
-    for name in ("cpu_ns", "cgroup_cpu_usec", "exits"):
+    # the VMM's process has the guest's work, but the first process of a container has not
+    cpu = "cgroup_cpu_usec" if "cgroup_cpu_usec" in after else "cpu_ns"
+    for name in (cpu, "exits"):
         if name in after:
             assert after[name] > before[name], f"{name} does not count"
 
@@ -192,7 +195,9 @@ def test_a_clone_continues_with_its_own_identity(
         try:
             assert clone.ssh.run("cat /dev/shm/state").stdout == "kept\n"
             assert clone.facts["cid"] != shared_guest.facts["cid"]
-            names = [one.ssh.run(["hostname"]).stdout for one in (clone, shared_guest)]
+            names = [
+                one.ssh.run("cat /proc/sys/kernel/hostname").stdout for one in (clone, shared_guest)
+            ]
             assert names[0] != names[1]
         finally:
             clone.stop()
