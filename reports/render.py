@@ -84,7 +84,7 @@ def write(page: str, out: Path) -> Path:
     except OSError as error:
         raise ResultError(
             f"the report cannot be written to {out}: {error.strerror}",
-            hint="Name another file, or free space there; the samples are stored.",
+            hint="name another file, or free space there; the samples are stored",
         ) from error
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,34 @@ def test_workflow_matches_schema(path: Path) -> None:
 def test_pre_commit_configuration_is_valid() -> None:
     path = ROOT / ".pre-commit-config.yaml"
     subprocess.run([sys.executable, "-m", "pre_commit", "validate-config", str(path)], check=True)
+
+
+def hints(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of every literal hint of a source. "{}" replaces an f-string's values."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.keyword) or node.arg != "hint":
+            continue
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.lineno, node.value.value
+        elif isinstance(node.value, ast.JoinedStr):
+            parts = node.value.values
+            texts = [str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts]
+            yield node.value.lineno, "".join(texts)
+
+
+def test_hints_are_lower_case_imperatives_without_full_stop() -> None:
+    folders = [ROOT / name for name in ("harness", "images", "reports")]
+    paths = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    literals = [(path, line, hint) for path in paths for line, hint in hints(path)]
+    assert len(literals) > 80
+    # a word with a second capital letter, such as PATH, is a name
+    capitalised = re.compile(r"[A-Z](?![A-Z])")
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {hint}"
+        for path, line, hint in literals
+        if not hint.strip() or capitalised.match(hint) or hint.endswith(".")
+    ]
+    assert wrong == []
 
 
 def imported(path: Path) -> Iterator[str]:

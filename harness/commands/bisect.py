@@ -67,11 +67,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         raise HarnessError(
             "--command has no words",
-            hint="End the command line with --command and the command that measures a checkout.",
+            hint="end the command line with --command and the command that measures a checkout",
         )
     if is_url(arguments.results):
         raise HarnessError(
-            f"bisect cannot write to a URL: {arguments.results}", hint="Use --results=DIR."
+            f"bisect cannot write to a URL: {arguments.results}", hint="use --results=DIR"
         )
     repository = Repository(Path.cwd())
     base, new = repository.commit(arguments.base), repository.commit(arguments.new)

@@ -40,7 +40,7 @@ def add_store_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser
     return parser
 
 
-def add_sides(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_run_pair(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add BASE, NEW and --results, for a command that compares runs."""
     parser.add_argument("base", metavar="BASE", help=RUN_HELP)
     parser.add_argument(
@@ -68,7 +68,7 @@ def _positive_integer(text: str) -> int:
     return number
 
 
-def compare_sides(store: Path, arguments: argparse.Namespace) -> Comparison:
+def compare_run_pair(store: Path, arguments: argparse.Namespace) -> Comparison:
     """Compare BASE and NEW of a local store. Raises ResultError."""
     from harness.results.compare import compare
     from harness.results.selection import select_runs
@@ -95,7 +95,7 @@ def write_text(path: Path, text: str) -> int:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ResultError(
-            f"{path} cannot be written: {error.strerror}", hint="Name another file, or free space."
+            f"{path} cannot be written: {error.strerror}", hint="name another file, or free space"
         ) from error
     return OK
 

@@ -60,7 +60,7 @@ def _export(arguments: argparse.Namespace) -> int:
         raise ResultError(
             f"{arguments.selector!r} matches {len(selection.files)} runs: "
             f"{', '.join(selection.names[:5])}",
-            hint="Name one of them.",
+            hint="name one of them",
         )
     text = export_run(selection.files[0], arguments.format)
     if arguments.out is None:

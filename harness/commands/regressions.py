@@ -14,9 +14,9 @@ from harness.commands.common import (
     Commands,
     add_command,
     add_nights,
-    add_sides,
+    add_run_pair,
     add_store_option,
-    compare_sides,
+    compare_run_pair,
     console,
     open_store,
     write_text,
@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="write a comment for a pull request to FILE; - is standard output",
     )
-    add_sides(compare).set_defaults(run=_compare)
+    add_run_pair(compare).set_defaults(run=_compare)
     track = add_command(
         commands, "track", f"Find changes in the history of every figure. {EXIT_STATUS}"
     )
@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     from reports import markdown, terminal
 
-    comparison = compare_sides(open_store(arguments), arguments)
+    comparison = compare_run_pair(open_store(arguments), arguments)
     if arguments.markdown is None:
         terminal.print_comparison(console(), comparison)
     elif str(arguments.markdown) == "-":
@@ -78,13 +78,13 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
     from harness.results.remote import push
 
     if not arguments.why.strip():
-        raise ResultError("--why is empty", hint="Give the reason; reports show it.")
+        raise ResultError("--why is empty", hint="give the reason; reports show it")
     store = open_store(arguments)
     history = load_history(store)
     if arguments.series not in set(history.series[ID]):
         raise ResultError(
             f"there is no series {arguments.series!r}",
-            hint="Use an id that `python -m harness track` lists.",
+            hint="use an id that `python -m harness track` lists",
         )
     changes = history.changes[
         (history.changes[ID] == arguments.series) & (history.changes["acknowledged"] == "")
@@ -96,7 +96,7 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
     if not names:
         raise ResultError(
             f"series {arguments.series} has no change to acknowledge",
-            hint="Use --reset to ignore all its runs up to now.",
+            hint="use --reset to ignore all its runs up to now",
         )
     for run in names:
         path = acknowledge(store, arguments.series, run, arguments.why, reset=arguments.reset)

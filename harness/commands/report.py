@@ -11,9 +11,9 @@ from harness.commands.common import (
     add_command,
     add_nights,
     add_page_options,
-    add_sides,
+    add_run_pair,
     add_store_option,
-    compare_sides,
+    compare_run_pair,
     open_store,
     show_page,
 )
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     index = add_command(pages, "index", "List all runs.")
     for parser, add_inputs, command in (
         (run, add_store_option, _run),
-        (compare, add_sides, _compare),
+        (compare, add_run_pair, _compare),
         (trend, add_nights, _trend),
         (index, add_store_option, _index),
     ):
@@ -52,7 +52,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from reports.compare import render
 
     store = open_store(arguments)
-    page = render(compare_sides(store, arguments), arguments.out or store / "compare.html")
+    page = render(compare_run_pair(store, arguments), arguments.out or store / "compare.html")
     return show_page(page, arguments)
 
 

@@ -35,7 +35,7 @@ class Repository:
             return commit_of(self.root, revision)
         except HarnessError as error:
             raise HarnessError(
-                f"git knows no revision {revision!r}", hint="Name a commit, a branch or a tag."
+                f"git knows no revision {revision!r}", hint="name a commit, a branch or a tag"
             ) from error
 
     def commits_between(self, base: str, new: str) -> list[str]:
@@ -47,8 +47,8 @@ class Repository:
             self.git("merge-base", "--is-ancestor", base, new)
         except HarnessError as error:
             raise HarnessError(
-                f"{base[:12]} is no ancestor of {new[:12]}",
-                hint="Name an ancestor of the bad revision, or use --only-confirm.",
+                f"{base[:12]} must be an ancestor of {new[:12]}",
+                hint="name an ancestor of the bad revision, or use --only-confirm",
             ) from error
         return self.git("rev-list", "--reverse", "--first-parent", f"{base}..{new}").split()
 
@@ -92,7 +92,7 @@ class RevisionRunner:
         except OSError as error:
             raise HarnessError(
                 f"{argv[0]} cannot be run: {error.strerror}",
-                hint="Use --command with a program that exists.",
+                hint="use --command with a program that exists",
             ) from error
         files = sorted(set(runs(directory)) - before)
         self.log(f"  {commit[:12]}: {time.monotonic() - start:.1f} s")
@@ -100,8 +100,8 @@ class RevisionRunner:
             raise HarnessError(
                 f"the command left {len(files)} runs of {commit[:12]} (exit status "
                 f"{process.returncode}): see {log}",
-                hint="Use a command that measures its working directory and writes one run to "
-                "{results}.",
+                hint="use a command that measures its working directory and writes one run to "
+                "{results}",
             )
         return files[0]
 

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.errors import HarnessError
+
 LIST_NAME = "unittests.cfg"
 TIMEOUT = 90.0  # seconds, the default
 _SECTION = re.compile(r"\[(.+)\]")
@@ -15,8 +17,8 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MULTILINE = '"""'
 
 
-class ListError(ValueError):
-    """A list that cannot be parsed. The text names the line."""
+class ListError(HarnessError):
+    """A list that cannot be parsed. The cause names the line."""
 
 
 @dataclass
@@ -49,7 +51,9 @@ def find_list(folder: Path) -> tuple[Path | None, Path]:
 def parse_list(text: str, folder: Path) -> list[Entry]:
     """Parse a list whose test files are in `folder`. Raises ListError."""
     if "\0" in text:
-        raise ListError("the list is not a text file")
+        raise ListError(
+            "the list is not a text file", hint="restore unittests.cfg from kvm-unit-tests"
+        )
     entries: list[Entry] = []
     lines = enumerate(text.splitlines(), 1)
     for number, raw in lines:
@@ -63,13 +67,19 @@ def parse_list(text: str, folder: Path) -> list[Entry]:
                 while _MULTILINE not in value:
                     _, more = next(lines, (0, None))
                     if more is None:
-                        raise ListError(f"line {number}: the text that begins here does not end")
+                        raise ListError(
+                            f"line {number}: the text that begins here does not end",
+                            hint=f"end it with {_MULTILINE}",
+                        )
                     value += f"\n{more}"
                 value = value.partition(_MULTILINE)[0]
             _set_field(entries[-1], match[1], value, number, folder)
     for entry in entries:
         if not entry.file.name:
-            raise ListError(f"line {entry.line}: the test {entry.name!r} has no file")
+            raise ListError(
+                f"line {entry.line}: the test {entry.name!r} has no file",
+                hint="add a line such as file = cpuid.flat",
+            )
     return entries
 
 
@@ -81,7 +91,10 @@ def _set_field(entry: Entry, name: str, value: str, number: int, folder: Path) -
     """Set one field. Fields of other architectures and runners are ignored."""
     if name == "file":
         if "/" in value or value in ("", ".", ".."):
-            raise ListError(f"line {number}: file {value!r} is not a file name")
+            raise ListError(
+                f"line {number}: file {value!r} is not a file name",
+                hint="write the name of a file in the list's folder",
+            )
         entry.file = folder / value
     elif name == "timeout":
         entry.timeout = _seconds(value, number)
@@ -100,5 +113,8 @@ def _set_field(entry: Entry, name: str, value: str, number: int, folder: Path) -
 def _seconds(text: str, number: int) -> float:
     match = _DURATION.fullmatch(text)
     if not match:
-        raise ListError(f"line {number}: timeout {text!r} is not a duration")
+        raise ListError(
+            f"line {number}: timeout {text!r} is not a duration",
+            hint="write a number of seconds, minutes or hours, such as 90s, 2m or 1h",
+        )
     return float(match[1]) * _SECONDS[match[2]]

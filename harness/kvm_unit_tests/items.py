@@ -51,7 +51,7 @@ class KvmUnitTestsPlugin:
         if not self.files:
             raise pytest.UsageError(
                 f"--virt-kvm-unit-tests={folder}: there is neither a {catalogue.LIST_NAME} nor a "
-                ".flat file; name the folder in which kvm-unit-tests were built"
+                ".flat file\nhint: name the folder in which kvm-unit-tests were built"
             )
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = []
@@ -87,7 +87,7 @@ class UnitTestFile(pytest.File):
             return
         try:
             entries = catalogue.parse_list(self.path.read_text("utf-8"), self.folder)
-        except (OSError, ValueError) as error:
+        except (OSError, UnicodeError, HarnessError) as error:
             raise self.CollectError(f"{self.path}: {error}") from None
         for entry in entries:
             yield create_item(self, entry)

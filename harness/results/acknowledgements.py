@@ -50,7 +50,7 @@ def acknowledge(store: Path, series: str, run: str, reason: str, *, reset: bool 
     except OSError as error:
         raise ResultError(
             f"{path} cannot be written: {error.strerror}",
-            hint="Make the store writable, or free space there.",
+            hint="make the store writable, or free space there",
         ) from error
     return path
 
@@ -71,5 +71,5 @@ def load_acknowledgements(store: Path, problems: list[str] | None = None) -> Ack
                 loaded.reasons[series, run] = reason
         except (OSError, ValueError, KeyError, TypeError) as error:
             if problems is not None:
-                problems.append(f"{path} is no readable acknowledgement: {error}")
+                problems.append(f"{path} must be a readable acknowledgement: {error}")
     return loaded

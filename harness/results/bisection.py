@@ -55,7 +55,7 @@ def confirm_regression(
     when a measurement fails.
     """
     if base == new:
-        raise HarnessError(f"both revisions are {base[:12]}", hint="Name two different revisions.")
+        raise HarnessError(f"both revisions are {base[:12]}", hint="name two different revisions")
     measurements = measure(base, new)
     pairs = [next(measurements)]
     figures = len(compare_pairs(pairs, series).table)
@@ -63,8 +63,8 @@ def confirm_regression(
     if rounds is not None and rounds < required:
         raise HarnessError(
             f"{rounds} rounds cannot show a regression among {figures} figures",
-            hint=f"Use --rounds={required}, or name one figure with --series "
-            f"(--rounds={required_pairs(1)} is enough for one).",
+            hint=f"use --rounds={required}, or name one figure with --series "
+            f"(--rounds={required_pairs(1)} is enough for one)",
         )
     pairs += itertools.islice(measurements, (rounds or required) - 1)
     table = compare_pairs(pairs, series).regressed
@@ -110,7 +110,10 @@ def _effect(
     table = compare_pairs(pairs).table
     same_figure = (table[SERIES] == [regression.row[name] for name in SERIES]).all(axis=1)
     if not same_figure.any():
-        raise ResultError(f"{commit[:12]} does not measure {regression.row['metric']}")
+        raise ResultError(
+            f"{commit[:12]} does not measure {regression.row['metric']}",
+            hint="use a command that measures this metric in every commit",
+        )
     row = table[same_figure].iloc[0].to_dict()
     log(f"  worse by {format_effect(row)}")
     return float(row["effect"])

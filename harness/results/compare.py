@@ -84,7 +84,7 @@ def compare(base: RunSelection, new: RunSelection, history: Sequence[Path] = ())
     if common := {*base.names} & {*new.names}:
         raise ResultError(
             f"{base.label} and {new.label} are both {', '.join(sorted(common))}",
-            hint="Name two different runs: latest is the newest one, previous the one before it.",
+            hint="name two different runs: latest is the newest one, previous the one before it",
         )
     _refuse_other_configurations(base, new)
     notes: list[str] = list(dict.fromkeys([*base.problems, *new.problems]))
@@ -94,7 +94,7 @@ def compare(base: RunSelection, new: RunSelection, history: Sequence[Path] = ())
     if not before.keys() & after.keys():
         raise ResultError(
             f"{base.label} and {new.label} have no figure in common",
-            hint="Run the same tests on the same hypervisors with the same profile in both.",
+            hint="run the same tests on the same hypervisors with the same profile in both",
         )
     rows = [_row(key, before.get(key), after.get(key)) for key in {**before, **after}]
     table = pd.DataFrame(rows)
@@ -223,6 +223,6 @@ def _refuse_other_configurations(base: RunSelection, new: RunSelection) -> None:
             raise ResultError(
                 f"{base.label} and {new.label} have different {labels[name]}: "
                 f"{joined(set(values))}",
-                hint="Compare runs with the same CPU, backend and profile: other absolute figures "
-                "do not show what changed. For an imported run without a CPU, use --cpu.",
+                hint="compare runs with the same CPU, backend and profile: other absolute figures "
+                "do not show what changed; for an imported run without a CPU, use --cpu",
             )

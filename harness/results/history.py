@@ -76,7 +76,7 @@ def load_history(store: Path, nights: int = MAX_NIGHTS) -> History:
     """
     files, notes = readable_files(runs(store))
     if not files:
-        raise ResultError(f"{store} holds no runs", hint="Run a suite with --virt-results first.")
+        raise ResultError(f"{store} holds no runs", hint="run a suite with --virt-results first")
     facts = {path: facts_of(path) for path in files}
     clean = [path for path in files if not facts[path].get("commit", "").endswith("-dirty")]
     if clean and len(clean) < len(files):
@@ -99,7 +99,7 @@ def load_history(store: Path, nights: int = MAX_NIGHTS) -> History:
     if not parts:
         raise ResultError(
             f"the newest runs of {store} hold no figure with a better direction",
-            hint="Record samples with better='lower' or better='higher'.",
+            hint="record samples with better='lower' or better='higher'",
         )
     shown = [facts[path] for path in files if configuration_of(facts[path]) in in_use][-nights:]
     return _merge(parts, shown, [*notes, *caveats(shown)])

@@ -57,8 +57,8 @@ def compare_pairs(pairs: Sequence[tuple[Path, Path]], series: str = "") -> Paire
     if table.empty:
         raise ResultError(
             f"base and new have no figure {series} above 0 in common".replace("  ", " "),
-            hint="Use a command that measures the figure in both. `python -m harness track` lists "
-            "the ids.",
+            hint="use a command that measures the figure in both; `python -m harness track` lists "
+            "the ids",
         )
     rows = [_row(key, group) for key, group in table.groupby(SERIES, sort=True)]
     result = pd.DataFrame(rows, columns=[*SERIES, *_COLUMNS])

@@ -63,8 +63,8 @@ class RemoteStore:
         if (redacted := without_passwords(self.url)) != self.url:
             raise ResultError(
                 f"{redacted} contains a password",
-                hint="Use a key (for SFTP, from the agent or ~/.ssh), or the configuration files "
-                "and environment variables of the service.",
+                hint="use a key (for SFTP, from the agent or ~/.ssh), or the configuration files "
+                "and environment variables of the service",
             )
         self._file_system_class()
 
@@ -102,7 +102,7 @@ class RemoteStore:
         Returns their paths below the store. Raises ResultError; files that are not uploaded stay in
         the mirror.
         """
-        hint = f"New files stay in {self.mirror}; the next session or command uploads them."
+        hint = f"new files stay in {self.mirror}; the next session or command uploads them"
         with self._as_result_error("written", hint):
             if not self._local_paths():
                 return []
@@ -163,13 +163,13 @@ class RemoteStore:
             kind: type[AbstractFileSystem] = fsspec.get_filesystem_class(self.protocol)
         except ValueError as error:
             raise ResultError(
-                f"{self.url}: {error}", hint="Name a directory, or a URL of file, sftp or s3."
+                f"{self.url}: {error}", hint="name a directory, or a URL of file, sftp or s3"
             ) from error
         except ImportError as error:
             extra = _EXTRAS.get(self.protocol)
-            install = f"Run pip install '.[{extra}]' in the checkout." if extra else ""
+            install = f"run pip install '.[{extra}]' in the checkout" if extra else ""
             raise ResultError(
-                f"{self.url}: {error}", hint=install or "Install the missing package."
+                f"{self.url}: {error}", hint=install or "install the missing package"
             ) from error
         return kind
 
@@ -179,14 +179,18 @@ class RemoteStore:
         try:
             yield
         except ResultError as error:
-            raise ResultError(error.cause, hint=f"{error.hint} {hint}".strip()) from error
+            raise ResultError(error.cause, hint=_join_hints(error.hint, hint)) from error
         except Exception as error:
-            cause, first = str(error) or type(error).__name__, "Check that it can be reached"
+            cause, first = str(error) or type(error).__name__, "check that it can be reached"
             if isinstance(error, HarnessError):
-                cause, first = error.cause, error.hint.rstrip(".")
+                cause, first = error.cause, error.hint
             raise ResultError(
-                f"{self.url} cannot be {action}: {cause}", hint=f"{first}. {hint}".strip()
+                f"{self.url} cannot be {action}: {cause}", hint=_join_hints(first, hint)
             ) from error
+
+
+def _join_hints(*hints: str) -> str:
+    return "; ".join(filter(None, hints))
 
 
 def _remote_paths(files: AbstractFileSystem, root: str) -> set[str]:

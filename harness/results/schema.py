@@ -161,7 +161,7 @@ def _invalid(sample: Sample, field: str, expected: str) -> ResultError:
     return ResultError(
         f"sample {sample.metric!r} of test {sample.test!r}: {field} must be {expected}, "
         f"not {getattr(sample, field)!r}",
-        hint="Record measured values only; omit a value that could not be measured.",
+        hint="record measured values only; omit a value that could not be measured",
         stage="run",
     )
 
@@ -172,13 +172,16 @@ def encode_parameters(parameters: Mapping[str, Parameter]) -> str:
 
 
 def decode_parameters(parameters: str) -> dict[str, Parameter]:
-    """The inverse of `encode_parameters`. Raises ResultError when the text is no JSON object."""
+    """The inverse of `encode_parameters`. Raises ResultError for any other text than a JSON object."""
     try:
         decoded = json.loads(parameters)
     except ValueError:
         decoded = None
     if not isinstance(decoded, dict):
-        raise ResultError(f"parameters are no JSON object: {parameters!r}")
+        raise ResultError(
+            f"parameters must be a JSON object, not {parameters!r}",
+            hint="restore the run file, or exclude its run",
+        )
     return decoded
 
 
@@ -225,7 +228,7 @@ def encode_facts(facts: RunFacts) -> str:
     except (TypeError, ValueError) as error:
         raise ResultError(
             f"the run's facts are not JSON: {error}",
-            hint="Use text, finite numbers, lists and mappings only.",
+            hint="use text, finite numbers, lists and mappings only",
         ) from error
 
 

@@ -81,7 +81,7 @@ def _by_name(files: list[Path], name: str) -> list[Path]:
         names = ", ".join(path.stem for path in matches[:5])
         raise ResultError(
             f"{name!r} begins the names of {len(matches)} runs: {names}",
-            hint="Name one run in full.",
+            hint="name one run in full",
         )
     return matches
 
@@ -111,6 +111,6 @@ def _no_match(store: Path, selector: str, files: list[Path]) -> ResultError:
     newest = ", ".join(path.stem for path in files[-3:])
     return ResultError(
         f"{store} holds no run that matches {selector!r}",
-        hint="Name a run, a date (2026-11-23), a commit, latest or previous; "
-        + (f"the newest runs are {newest}." if newest else "the store is empty."),
+        hint="name a run, a date (2026-11-23), a commit, latest or previous; "
+        + (f"the newest runs are {newest}" if newest else "the store is empty"),
     )

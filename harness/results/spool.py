@@ -119,7 +119,10 @@ class RunWriter:
         line = (json.dumps(entry, allow_nan=False) + "\n").encode()
         with self._lock:
             if self._fd < 0 or self._closing:
-                raise ResultError(f"run {self.run} is closed: no sample can be added")
+                raise ResultError(
+                    f"run {self.run} is closed: no sample can be added",
+                    hint="record samples before the session ends",
+                )
             try:
                 written = os.pwrite(self._fd, line, self._size)
                 if written != len(line):
@@ -194,7 +197,7 @@ def _recover_spool(directory: Path, spool: Path, stream: BinaryIO) -> Path | Non
     if (version := header.get("version", 1)) > SCHEMA_VERSION:
         raise ResultError(
             f"its schema version is {version}, this harness reads up to {SCHEMA_VERSION}",
-            hint="Update the harness: pip install --upgrade pytest-hypervisor.",
+            hint="update the harness: pip install --upgrade pytest-hypervisor",
         )
     stream.seek(0)
     content = _read_spool(stream)
@@ -251,8 +254,8 @@ def _read_spool(stream: BinaryIO) -> _SpoolContent:
 
 
 def _refuse_constant(text: str) -> float:
-    """NaN and Infinity are no JSON, but Python's parser accepts them."""
-    raise ValueError(f"{text} is no number")
+    """Python's parser accepts NaN and Infinity, which JSON does not have."""
+    raise ValueError(f"a number must be finite, not {text}")
 
 
 def _convert(directory: Path, spool: Path, run: str, content: _SpoolContent) -> Path:
@@ -281,7 +284,7 @@ def write_run(directory: Path, facts: RunFacts, samples: Iterable[Sample]) -> Pa
     if path.exists():
         raise ResultError(
             f"{directory} has the run {run} already",
-            hint="Remove the stored run first if it is a different one.",
+            hint="remove the stored run first if it is a different one",
         )
     return _write(directory, run, facts, [sample.row() for sample in samples])
 
@@ -315,8 +318,8 @@ def _write(
 
 def _write_error(path: Path, error: Exception, *, spool: Path | None = None) -> ResultError:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = "Free space there" if full else "Make the directory writable"
+    hint = "free space there" if full else "make the directory writable"
     if spool:
         hint += f"; the samples stay in {spool} and the next run converts them"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return ResultError(f"results cannot be written to {path}: {reason}", hint=hint + ".")
+    return ResultError(f"results cannot be written to {path}: {reason}", hint=hint)

@@ -64,11 +64,12 @@ def new_run_id(now: datetime | None = None) -> str:
 
 
 def run_path(directory: Path, run: str) -> Path:
-    """The path of a run's file. Raises ResultError when `run` is no run id."""
+    """The path of a run's file. Raises ResultError when `run` is not a run id."""
     match = RUN_ID.fullmatch(run)
     if not match:
         raise ResultError(
-            f"{run!r} is no run id", hint="Use an id of the form 20261123T091502Z-3fa9c1."
+            f"a run id must have a time and a suffix, not {run!r}",
+            hint="use an id of the form 20261123T091502Z-3fa9c1",
         )
     return directory / f"{match[1]}-{match[2]}" / f"{run}.parquet"
 
@@ -148,7 +149,7 @@ def query(directory: Path, sql: str, problems: list[str] | None = None) -> pd.Da
     files = runs(directory)
     if not files:
         raise ResultError(
-            f"{directory} holds no runs", hint="Run a suite with --virt-results first."
+            f"{directory} holds no runs", hint="run a suite with --virt-results first"
         )
     return _query_files(files, sql, problems)
 
@@ -171,11 +172,13 @@ def _query_files(files: Sequence[Path], sql: str, problems: list[str] | None) ->
             errors += damaged
             result = _execute(good, sql) if good else None
     except duckdb.Error as error:
-        raise ResultError(f"the query failed: {error}") from error
+        raise ResultError(
+            f"the query failed: {error}", hint="correct the query; its views are samples and runs"
+        ) from error
     if result is None:
         raise ResultError(
             f"none of {len(files)} run files can be read: {errors[0]}",
-            hint="Restore them, or name another store.",
+            hint="restore them, or name another store",
         )
     if problems is not None:
         problems += errors
@@ -239,12 +242,15 @@ class _Footer:
 
 
 def _footer(path: Path) -> _Footer:
-    """Raises ResultError when the file is broken, no run file, or of a newer schema version."""
+    """Raises ResultError when the file is broken, not a run file, or of a newer schema version."""
     try:
         status = path.stat()
         return _read_footer(path, status.st_mtime_ns, status.st_size)
     except FileNotFoundError as error:
-        raise ResultError(f"{path}: no such run file") from error
+        raise ResultError(
+            f"{path}: no such run file",
+            hint="use `python -m harness report index` to list the runs",
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
 
@@ -260,10 +266,10 @@ def _read_footer(path: Path, _mtime: int, _size: int) -> _Footer:
         place = schema.get_field_index(field.name)
         if place < 0 or schema.field(place).type != field.type:
             raise ResultError(
-                f"{path} is no run file: its column {field.name} is "
+                f"{path} must be a run file: its column {field.name} is "
                 + (f"of type {schema.field(place).type}" if place >= 0 else "missing")
                 + f", expected {field.type}",
-                hint="Restore it, or name another run.",
+                hint="restore it, or name another run",
             )
     return _Footer(version, _facts(path, schema.metadata), _attempts(metadata))
 
@@ -272,13 +278,13 @@ def _version(path: Path, metadata: dict[bytes, bytes]) -> int:
     text = metadata.get(VERSION_KEY, b"").decode(errors="replace")
     if not re.fullmatch(r"[1-9]\d{0,3}", text):
         raise ResultError(
-            f"{path} is no run file: its schema version is {text or 'none'}",
-            hint="Name another run.",
+            f"{path} must be a run file: its schema version is {text or 'none'}",
+            hint="name another run",
         )
     if int(text) > SCHEMA_VERSION:
         raise ResultError(
             f"{path}: schema version is {text}, this harness reads up to {SCHEMA_VERSION}",
-            hint="Update the harness: pip install --upgrade pytest-hypervisor.",
+            hint="update the harness: pip install --upgrade pytest-hypervisor",
         )
     return int(text)
 
@@ -289,8 +295,8 @@ def _facts(path: Path, metadata: dict[bytes, bytes]) -> str:
         validate_facts(json.loads(text))
     except (KeyError, ValueError) as error:
         raise ResultError(
-            f"{path} is no run file: its facts cannot be read ({error})",
-            hint="Restore it, or name another run.",
+            f"{path} must be a run file: its facts cannot be read ({error})",
+            hint="restore it, or name another run",
         ) from error
     return text
 
@@ -324,7 +330,7 @@ def _partition(
 
 def _unreadable(path: Path, error: Exception) -> ResultError:
     return ResultError(
-        f"{path} is no readable Parquet file: {error}", hint="Restore it, or name another run."
+        f"{path} must be a readable Parquet file: {error}", hint="restore it, or name another run"
     )
 
 
@@ -335,6 +341,6 @@ def _find_run(directory: Path, run: str | None) -> Path:
     if not files:
         raise ResultError(
             f"{directory} holds no run" + (f" {run}" if run else "s"),
-            hint="Run a suite with --virt-results first, or name another run.",
+            hint="run a suite with --virt-results first, or name another run",
         )
     return files[-1]

@@ -132,7 +132,7 @@ def test_unmeasurable_commit_is_skipped(
     [
         (("HEAD", "HEAD"), "both revisions are"),
         (("no-such-branch",), "git knows no revision 'no-such-branch'"),
-        (("HEAD", "HEAD~1"), "is no ancestor of"),
+        (("HEAD", "HEAD~1"), "must be an ancestor of"),
         (("HEAD~1", "--command"), "--command has no words"),
         (("HEAD~1", "--results", "sftp://host/path"), "bisect cannot write to a URL"),
         (("--upload-pack=x",), None),

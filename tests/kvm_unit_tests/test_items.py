@@ -248,7 +248,7 @@ def test_architecture_comes_from_config_mak(session: Session, built: Path, tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "there is neither a unittests.cfg nor a .flat file; name the folder"),
+        (None, "there is neither a unittests.cfg nor a .flat file\nhint: name the folder"),
         ("[a]\nsmp = 1", "unittests.cfg: line 1: the test 'a' has no file"),
     ],
 )

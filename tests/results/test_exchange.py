@@ -336,7 +336,7 @@ def _benchmark(**more: Any) -> str:
         ("json", _told(row={"value": float("nan")}), "finite number"),
         ("json", _told(row={"time": "noon"}), "malformed"),
         ("json", _told(row={"more": 1}), "malformed"),
-        ("json", _told(facts={"run": "../x"}, samples=[]), "no run id"),
+        ("json", _told(facts={"run": "../x"}, samples=[]), "a run id must"),
         (
             "json",
             _told(facts=facts(run="20260102T030405Z-abcdef", cpus=float("inf"))),
@@ -350,7 +350,7 @@ def _benchmark(**more: Any) -> str:
         ("benchmark", _benchmark(benchmarks=[3]), "malformed"),
         ("benchmark", _benchmark(benchmarks=[{**_ONE, "stats": {}}]), "malformed"),
         ("benchmark", _benchmark(benchmarks=[{**_ONE, "stats": {"data": [None]}}]), "finite"),
-        ("benchmark", _benchmark(machine_info=3), "no object"),
+        ("benchmark", _benchmark(machine_info=3), "must be objects"),
         ("kvm-unit-tests", "", "no line"),
         ("kvm-unit-tests", "PASS: not its line\n\x00\xff", "no line"),
     ],

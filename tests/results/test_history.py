@@ -202,4 +202,4 @@ def test_broken_acknowledgement_is_noted(tmp_path: Path, text: str) -> None:
     (tmp_path / "acknowledged").mkdir()
     (tmp_path / "acknowledged" / "20260101T000000Z-000000.json").write_text(text)
     (note,) = load_history(tmp_path).notes
-    assert "20260101T000000Z-000000.json is no readable acknowledgement" in note
+    assert "20260101T000000Z-000000.json must be a readable acknowledgement" in note

@@ -69,7 +69,7 @@ def test_parameters_round_trip_canonically() -> None:
     other: dict[str, Parameter] = {"a": "ü", "b": 1}
     assert encode_parameters(one) == encode_parameters(other)
     assert decode_parameters(encode_parameters(one)) == other
-    with pytest.raises(ResultError, match="no JSON object"):
+    with pytest.raises(ResultError, match="must be a JSON object"):
         decode_parameters("[1]")
 
 

@@ -61,7 +61,7 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("run", ["../../etc/x", "", "20260102T030405Z-abcdef/..", "x"])
 def test_malformed_run_id_writes_nothing(tmp_path: Path, run: str) -> None:
     if run:
-        with pytest.raises(ResultError, match="no run id"):
+        with pytest.raises(ResultError, match="a run id must"):
             RunWriter(tmp_path / "store", {}, run=run)
         assert not (tmp_path / "store").exists()
 
@@ -160,7 +160,7 @@ def test_close_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         patch.setattr(pq, "write_table", half)
         with pytest.raises(ResultError, match="No space left") as caught:
             writer.close({"exit_status": 0})
-    assert "Free space" in caught.value.hint
+    assert "free space" in caught.value.hint
     assert str(writer.spool) in caught.value.hint
     assert _files(tmp_path) == [writer.spool.name]
     (path,) = recover(tmp_path)

@@ -175,7 +175,7 @@ def test_newer_version_requests_an_update(tmp_path: Path) -> None:
             read(path)
     with pytest.raises(ResultError) as caught:
         load(path)
-    assert "Update the harness" in caught.value.hint
+    assert "update the harness" in caught.value.hint
 
 
 # -- bad input -----------------------------------------------------------------------------------
@@ -198,9 +198,9 @@ def _flipped(path: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (_cut, "no readable Parquet"),
-    "empty": (lambda path: path.write_bytes(b""), "no readable Parquet"),
-    "text": (lambda path: path.write_text("value\n1\n"), "no readable Parquet"),
+    "truncated": (_cut, "must be a readable Parquet"),
+    "empty": (lambda path: path.write_bytes(b""), "must be a readable Parquet"),
+    "text": (lambda path: path.write_text("value\n1\n"), "must be a readable Parquet"),
     "strange": (lambda path: pq.write_table(pa.table({"x": [1]}), path), "schema version is none"),
     "no number": (
         lambda path: _rewritten(path, metadata={VERSION_KEY: b"\xff"}),
@@ -248,7 +248,7 @@ def test_damaged_row_group_is_detected(tmp_path: Path) -> None:
     good = write_run(tmp_path, parts="boot", boots=2)
     bad = write_run(tmp_path, parts="exits", boots=2)
     _flipped(bad)
-    with pytest.raises(ResultError, match="no readable Parquet"):
+    with pytest.raises(ResultError, match="must be a readable Parquet"):
         load(bad)
     problems: list[str] = []
     assert len(boot_medians([good, bad], problems)) == 8

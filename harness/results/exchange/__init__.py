@@ -55,7 +55,7 @@ def import_run(store: Path, file: Path, form: str, hypervisor: str = "", cpu: st
         source = ImportSource(file, file.read_bytes(), file.stat().st_mtime, hypervisor)
     except OSError as error:
         raise ResultError(
-            f"{file} cannot be read: {error.strerror}", hint="Name a readable file."
+            f"{file} cannot be read: {error.strerror}", hint="name a readable file"
         ) from error
     imported = IMPORTS[form](source)
     if cpu:
@@ -66,6 +66,6 @@ def import_run(store: Path, file: Path, form: str, hypervisor: str = "", cpu: st
     if same := [name for name in others if name[-6:] == run[-6:]]:
         raise ResultError(
             f"{store} has {file} already, as {same[0]}",
-            hint="Remove the stored run first if it is a different one.",
+            hint="remove the stored run first if it is a different one",
         )
     return write_run(store, imported.facts, imported.samples)

@@ -48,7 +48,7 @@ def write(run: Path, out: Path) -> Path:
             partial.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise ResultError(
-            f"{out} cannot be written: {error.strerror}", hint="Name another file, or free space."
+            f"{out} cannot be written: {error.strerror}", hint="name another file, or free space"
         ) from error
     return out
 

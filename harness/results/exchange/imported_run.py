@@ -45,7 +45,7 @@ class ImportSource:
     def format_error(self, expected: str, reason: str) -> ResultError:
         return ResultError(
             f"{self.path} is not {expected}: {reason}",
-            hint="Name another file, or use another --format.",
+            hint="name another file, or use another --format",
         )
 
 

@@ -99,7 +99,7 @@ def _facts(source: ImportSource, content: Mapping[str, Any], start: datetime) ->
     """The facts in machine_info and commit_info."""
     machine, commit = content.get("machine_info") or {}, content.get("commit_info") or {}
     if not isinstance(machine, dict) or not isinstance(commit, dict):
-        raise source.format_error(_FORMAT, "machine_info or commit_info is no object")
+        raise source.format_error(_FORMAT, "machine_info and commit_info must be objects")
     cpu = machine.get("cpu")
     cpu = cpu if isinstance(cpu, dict) else {"brand_raw": str(cpu or "")}
     stable = [cpu.get("brand_raw"), cpu.get("count"), machine.get("system"), machine.get("release")]

@@ -67,7 +67,7 @@ def read(source: ImportSource) -> ImportedRun:
         raise ResultError(
             f"{source.path}: schema version is {version}, this harness reads up to "
             f"{SCHEMA_VERSION}",
-            hint="Update the harness: pip install --upgrade pytest-hypervisor.",
+            hint="update the harness: pip install --upgrade pytest-hypervisor",
         )
     if not isinstance(facts, dict) or not isinstance(facts.get("run"), str):
         raise source.format_error(_EXPECTED, "its facts have no run id")
