@@ -172,7 +172,7 @@ def encode_parameters(parameters: Mapping[str, Parameter]) -> str:
 
 
 def decode_parameters(parameters: str) -> dict[str, Parameter]:
-    """The inverse of `encode_parameters`. Raises ResultError for any other text than a JSON object."""
+    """The inverse of `encode_parameters`. Raises ResultError when the text is not an object."""
     try:
         decoded = json.loads(parameters)
     except ValueError:
