@@ -92,16 +92,19 @@ class ExternalProgram:
         qmp: QmpRelay | None = None,
         kvm: KvmDebugfs | None = None,
         exit_reasons: Mapping[int, str] = _EXIT_REASONS,
+        kill_halted: bool = False,
     ) -> None:
         """process: has pipes for its output. storage: serves its disks. qmp: the relay of its
         monitor. kvm: counters of its machine. exit_reasons: exit status to reason, for each status
-        that is an orderly end."""
+        that is an orderly end. kill_halted: kill the program when its guest's kernel has halted,
+        because it does not end by itself."""
         self._channel = channel
         self._process = process
         self._facts = dict(facts)
         self._storage = storage
         self._qmp = qmp
         self._exit_reasons = exit_reasons
+        self._kill_halted = kill_halted
         self._stopped = False
         self.read_cgroup: Callable[[], dict[str, int]] = dict
         self._shutdown = ShutdownMessages()
@@ -121,8 +124,7 @@ class ExternalProgram:
     def _report_line(self, time_ns: int, text: str) -> None:
         self._shutdown.read(text)
         self._channel.event("console", time_ns=time_ns, text=text)
-        if self._shutdown.has_stopped and not self._halt_timer:
-            # A VMM without ACPI has no power-off: it would run the halted guest for ever.
+        if self._kill_halted and self._shutdown.has_stopped and not self._halt_timer:
             self._halt_timer = threading.Timer(_HALT_GRACE, self._end_halted)
             self._halt_timer.daemon = True
             self._halt_timer.start()
@@ -216,11 +218,28 @@ class ExternalProgram:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _type(self, text: str) -> bool:
-        """Write to standard input, which most VMMs connect to the guest's serial port."""
+        """Write to standard input, which most VMMs connect to the guest's serial port.
+
+        Raises ConfigError for text that the pipe does not take at once: a guest that reads nothing
+        must not block the control thread.
+        """
         stdin = self._process.stdin
         if stdin is None:
             raise ConfigError("the guest has no console input", "use its SSH session")
-        os.write(stdin.fileno(), text.encode()[: select.PIPE_BUF])
+        data = text.encode()
+        if len(data) > select.PIPE_BUF:  # a pipe may take only a part of such a write
+            raise ConfigError(
+                f"the text has {len(data)} bytes; console input takes {select.PIPE_BUF} at once",
+                "send it in parts",
+            )
+        os.set_blocking(stdin.fileno(), False)
+        try:
+            os.write(stdin.fileno(), data)
+        except BlockingIOError as error:
+            raise ConfigError(
+                "the guest does not read its console input, which is full",
+                "wait until the guest reads its console",
+            ) from error
         return True
 
     def _statistics(self) -> dict[str, int]:

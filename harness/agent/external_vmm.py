@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.kvm.errors import ConfigError
+from harness.kvm.errors import END_REASONS, ConfigError
 from harness.vmm.config import DiskConfig, parse_dataclass
 from harness.vmm.devices.virtio.vhost import open_vhost
 
@@ -15,10 +16,14 @@ from .control import Channel
 from .directories import Directories
 from .external_program import POWER_OFF, ExternalProgram
 from .kvm_debugfs import KvmDebugfs
+from .os_hints import os_hint
+from .placeholders import contains_placeholder
 from .process import child_setup
 from .qmp_relay import QmpRelay
 from .storage_daemon import StorageDaemon
 from .tap import open_tap
+
+_EXIT_STATUS = re.compile(r"[0-9]{1,3}")
 
 
 @dataclass
@@ -54,17 +59,22 @@ class ExternalVmmConfig:
         for name in config.files:
             if os.path.basename(name) != name or name in ("", ".", ".."):
                 raise ConfigError(f"{name!r:.80} is no file name", "use a name without a folder")
-        if not all(status.isdigit() for status in config.exit_reasons):
-            raise ConfigError(
-                f"exit_reasons {config.exit_reasons!r:.80} has a key that is no exit status",
-                "use numbers from 0 to 255 as keys",
-            )
+        for status, reason in config.exit_reasons.items():
+            if not _EXIT_STATUS.fullmatch(status) or int(status) > 255:
+                raise ConfigError(
+                    f"exit_reasons has the key {status!r:.80}, which is no exit status",
+                    "use numbers from 0 to 255 as keys",
+                )
+            if reason not in END_REASONS:
+                raise ConfigError(
+                    f"exit_reasons has the value {reason!r:.80}, which is no reason of an end",
+                    f"use one of: {', '.join(END_REASONS)}",
+                )
         return config
 
     def contains(self, placeholder: str) -> bool:
         """Whether any text of the configuration has that placeholder."""
-        texts = (*self.argv, *self.environment.values(), *self.files.values())
-        return any(placeholder in text for text in texts)
+        return contains_placeholder(placeholder, self.argv, self.environment, self.files)
 
 
 class Resources:
@@ -101,6 +111,17 @@ def start_external_vmm(
 
     memory: descriptor of the memory file. Raises ConfigError.
     """
+    try:
+        return _start_external_vmm(config, channel, memory, directories)
+    except OSError as error:
+        cause = f"the host cannot start {config.argv[0]}: {error}"
+        raise ConfigError(cause, os_hint(error)) from error
+
+
+def _start_external_vmm(
+    config: ExternalVmmConfig, channel: Channel, memory: int, directories: Directories
+) -> ExternalProgram:
+    """Raises ConfigError, OSError."""
     resources = Resources()
     try:
         resources.add_descriptor("memory", memory)
@@ -131,6 +152,8 @@ def start_external_vmm(
         {"vmm": os.path.basename(argv[0]), "sandbox": ["no new privileges"]},
         storage=storage,
         qmp=qmp,
+        # A VMM without ACPI has no power-off. One with a monitor has, and its monitor can quit it.
+        kill_halted=qmp is None,
         # by QMP, the controller reads KVM's counters itself
         kvm=None if qmp else KvmDebugfs(process.pid),
         exit_reasons={int(status): reason for status, reason in config.exit_reasons.items()},
@@ -141,10 +164,9 @@ def _make_directory(directories: Directories, guest: str) -> str:
     try:
         return directories.make(guest)
     except OSError as error:
-        raise ConfigError(
-            f"no directory for the guest: {error.filename}: {error.strerror}",
-            "free space in the host's folder for temporary files",
-        ) from error
+        place = f"{error.filename}: " if error.filename else ""
+        cause = f"no directory for the guest: {place}{error.strerror}"
+        raise ConfigError(cause, os_hint(error)) from error
 
 
 def _start(

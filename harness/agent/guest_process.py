@@ -28,6 +28,7 @@ from .external_vmm import ExternalVmmConfig, start_external_vmm
 from .init_requests import RestoreConfig, assign_identity
 from .network import Network
 from .operations import serve
+from .os_hints import os_hint
 from .passt import PasstProcess
 from .storage_daemon import start_daemon
 from .tap import open_tap
@@ -69,7 +70,10 @@ def run_guest(
         except ConfigError as error:
             refuse(error.cause, error.hint, "refused", error.cause)
         except OSError as error:
-            refuse(f"KVM: {error}", "", "refused", str(error))
+            # external programs convert the errors of their own resources
+            of_kvm = request["op"] in ("create", "restore")
+            cause = f"KVM: {error}" if of_kvm else f"the host cannot start the guest: {error}"
+            refuse(cause, os_hint(error), "refused", str(error))
         else:
             facts = {"sandbox": [], **machine.facts(), "cgroup": cgroup.path or None}
             run: Callable[[], None] = machine.run
@@ -82,7 +86,10 @@ def run_guest(
                     target=assign_identity, args=(machine, identity), daemon=True
                 )
                 control = threading.Thread(
-                    target=serve, args=(machine, channel, cgroup.counters), daemon=True
+                    target=serve,
+                    args=(machine, channel, cgroup.counters),
+                    name="control",
+                    daemon=True,
                 )
                 run = partial(machine.run, adoption.start, control.start)
             channel.send({"id": identifier, "result": facts})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import Callable
 
 from harness.kvm import libc
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PROCESS_ID = re.compile(r"([0-9]{1,10})-([0-9]{1,20})")
 
 
 def die_with_parent(parent: int) -> None:
@@ -53,10 +55,10 @@ def process_id(pid: int) -> str:
 
 def is_process(name: str) -> bool:
     """Whether the process with that process_id still runs; True if `name` is no process_id."""
-    pid, _, started = name.partition("-")
-    if not pid.isdigit():
+    match = _PROCESS_ID.fullmatch(name)
+    if not match:
         return True
     try:
-        return start_time(int(pid)) == started
+        return start_time(int(match[1])) == match[2]
     except OSError:
         return False

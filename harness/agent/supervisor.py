@@ -49,9 +49,9 @@ Every guest:
     stats              result: counters by name, such as "cpu_ns" and those of its cgroup.
     stop               End it; "end" has the reason "stopped". The answer comes first.
     kill               End its process by SIGKILL, even if it hangs; the reason is "killed".
-    type               arguments: {"text", "port"}. Write to a console: "ttyS0", "hvc0", or the
-                       first one without "port". Of another VMM it is its standard input.
 Guests of "create" and "restore":
+    type               arguments: {"text", "port"}. Write to a console: "ttyS0", "hvc0", or the
+                       first one without "port".
     pause, resume      Stop the vCPUs, and let them run again.
     balloon            arguments: {"mib"}, the balloon's new size; without it, the guest updates
                        its statistics. result: the balloon's counters.
@@ -62,6 +62,9 @@ Guests of "create" and "restore":
     private_dirty_pages  arguments: {"path": of a snapshot's memory}. result: the runs of pages that
                        a clone has written, [first, count, ...] (see private_dirty_pages).
     The operations of introspection, which are documented there.
+Guests of "exec":
+    type               arguments: {"text"}, at most 4096 bytes. Write to the program's standard
+                       input; an error if the program does not read it.
 Guests of "exec" with "{monitor}" in their configuration:
     monitor            arguments: {"text"}, sent to the VMM's QMP server unchanged.
 
@@ -70,7 +73,8 @@ which must not exist, and passes their descriptors, because a guest's process ma
 
 Events
 ------
-All have "event" and "guest" (but for "utilization"). "time_ns" is the host's CLOCK_MONOTONIC.
+All have "event"; all but "hello" and "utilization" have "guest". "time_ns" is the host's
+CLOCK_MONOTONIC.
 
     mark               "stage", "time_ns": "create"; then "kernel" (the first guest instruction), or
                        of a clone "restored" (it runs) and "adopted" (it has its own identity).

@@ -171,9 +171,9 @@ class BaseGuest:
         GuestEnded of this guest that the block raises is suppressed. Raises GuestEnded for another
         reason, HarnessError when the guest does not end.
 
-            with guest.expect_end("panic") as gone:
+            with guest.expect_end("panic") as expected:
                 guest.ssh.run("echo c > /proc/sysrq-trigger")
-            assert "sysrq" in gone.end.detail
+            assert "sysrq" in expected.end.detail
         """
         expected = ExpectedEnd()
         self.end_expected = True

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -102,8 +103,7 @@ class LocalHost:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         copy = Path(self.scratch()) / f"{digest}-{path.name}"
         if not copy.exists():
-            shutil.copyfile(path, copy)
-            copy.chmod(0o700)
+            _copy_executable(path, copy)
         return str(copy)
 
     def scratch(self, mapped: int = 0) -> str:
@@ -225,6 +225,27 @@ class LocalProcess:
             # the thread ends soon, unless another process still holds the pipe
             self._drainer.join(1.0)
         return bytes(self._tail).decode(errors="replace")
+
+
+def _copy_executable(path: Path, copy: Path) -> None:
+    """Make an executable copy. It is complete when it has its name. Raises HostError."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=copy.parent)
+        partial = Path(name)
+        try:
+            with path.open("rb") as source, os.fdopen(descriptor, "wb") as file:
+                shutil.copyfileobj(source, file)
+            partial.chmod(0o700)
+            partial.rename(copy)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise HostError(
+            f"an executable copy of {path} cannot be made in {copy.parent}: {error.strerror}",
+            hint="free space there, and check that the file is readable",
+            stage="host",
+        ) from error
 
 
 def _start(argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:

@@ -100,6 +100,15 @@ def has_vhost_user_disks(hypervisor: object) -> bool:
 
 
 @runtime_checkable
+class SupportsCgroup(Protocol):
+    """A machine whose processes the host confines by a cgroup."""
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup's directory on the host; "" where the host permits none."""
+
+
+@runtime_checkable
 class SupportsIntrospection(Protocol):
     """A machine whose registers, memory, exits and devices a test can use."""
 
@@ -147,7 +156,8 @@ class SupportsMonitor(Protocol):
     """A machine with a QMP monitor: `machine.monitor.execute("query-status")`."""
 
     @property
-    def monitor(self) -> Monitor: ...
+    def monitor(self) -> Monitor:
+        """The client; it is open until the machine has ended."""
 
 
 class Monitor(Protocol):

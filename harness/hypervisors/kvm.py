@@ -8,6 +8,11 @@ from typing import Any
 
 from harness.errors import hide_frames
 from harness.hypervisors.base import Events, GuestSpec, Machine, PayloadSpec
+from harness.hypervisors.capabilities import (
+    SupportsClone,
+    SupportsPayloads,
+    SupportsVhostUserDisks,
+)
 from harness.hypervisors.machines import PAYLOAD_TIMEOUT, start_machine
 from harness.hypervisors.supervised import SupervisedHypervisor
 
@@ -15,9 +20,8 @@ __tracebackhide__ = hide_frames
 HOST_NAME_MAX = 64
 
 
-class KvmHypervisor(SupervisedHypervisor):
-    """See Hypervisor. It declares SupportsClone, SupportsPayloads, SupportsVhostUserDisks and
-    SupportsHostNetwork."""
+class KvmHypervisor(SupervisedHypervisor, SupportsClone, SupportsPayloads, SupportsVhostUserDisks):
+    """See Hypervisor."""
 
     name = "kvm"
     payload_eventfds = True

@@ -10,9 +10,20 @@ from functools import cached_property
 from typing import Any
 
 from harness.agent.overhead import OverheadCorrectedCounters
+from harness.agent.placeholders import contains_placeholder
 from harness.errors import HarnessError, ProvisionError, hide_frames
 from harness.hypervisors.agent_client import AgentClient, GuestConnection
 from harness.hypervisors.base import Events
+from harness.hypervisors.capabilities import (
+    Monitor,
+    SupportsBalloon,
+    SupportsCgroup,
+    SupportsDirtyPages,
+    SupportsExitLimit,
+    SupportsIntrospection,
+    SupportsMonitor,
+    SupportsSnapshot,
+)
 from harness.hypervisors.qmp_bridge import QmpBridge
 from harness.ssh.process import Stream
 
@@ -25,7 +36,7 @@ _KILL_TIMEOUT = 1.0
 _KVM_STATISTICS = [{"provider": "kvm"}]  # of query-stats
 
 
-class SupervisedMachine:
+class SupervisedMachine(SupportsCgroup):
     """See harness.hypervisors.base.Machine.
 
     network_command: the start of a command line that runs a command in the guest's network.
@@ -47,6 +58,11 @@ class SupervisedMachine:
     @property
     def ended(self) -> bool:
         return self._connection.ended
+
+    @property
+    def cgroup(self) -> str:
+        """See SupportsCgroup."""
+        return str(self.facts.get("cgroup") or "")
 
     def connect(self, port: int, timeout: float) -> Stream:
         """See Machine."""
@@ -79,9 +95,15 @@ class SupervisedMachine:
         self.close()
 
 
-class BuiltInMachine(SupervisedMachine):
-    """A machine of the built-in VMM. It has the capabilities SupportsIntrospection,
-    SupportsSnapshot, SupportsDirtyPages, SupportsBalloon and SupportsExitLimit."""
+class BuiltInMachine(
+    SupervisedMachine,
+    SupportsIntrospection,
+    SupportsSnapshot,
+    SupportsDirtyPages,
+    SupportsBalloon,
+    SupportsExitLimit,
+):
+    """A machine of the built-in VMM."""
 
     def ask(self, operation: str, **arguments: Any) -> Any:
         """See SupportsIntrospection."""
@@ -119,15 +141,19 @@ class BuiltInMachine(SupervisedMachine):
         return list(request("private_dirty_pages", self._guest, arguments, _DIRTY_PAGES_TIMEOUT))
 
 
-class QmpMachine(SupervisedMachine):
-    """A machine of another VMM that has a QMP monitor; see SupportsMonitor."""
+class QmpMachine(SupervisedMachine, SupportsMonitor):
+    """A machine of another VMM that has a QMP monitor."""
 
     def __init__(self, agent: AgentClient, guest: str, connection: GuestConnection) -> None:
         super().__init__(agent, guest, connection)
         self._bridge = QmpBridge(lambda text: agent.request("monitor", guest, {"text": text}))
         connection.on_monitor = self._bridge.receive
-        self.monitor = self._bridge.monitor
         self._counters = OverheadCorrectedCounters(super().statistics)
+
+    @property
+    def monitor(self) -> Monitor:
+        """See SupportsMonitor."""
+        return self._bridge.monitor
 
     def statistics(self) -> dict[str, int]:
         """See Machine."""
@@ -162,7 +188,12 @@ class QmpMachine(SupervisedMachine):
 def _machine_class(operation: str, arguments: Mapping[str, Any]) -> type[SupervisedMachine]:
     if operation in ("create", "restore"):
         return BuiltInMachine
-    if operation == "exec" and any("{monitor}" in word for word in arguments["argv"]):
+    if operation == "exec" and contains_placeholder(
+        "{monitor}",
+        arguments["argv"],
+        arguments.get("environment", {}),
+        arguments.get("files", {}),
+    ):
         return QmpMachine
     return SupervisedMachine
 

@@ -9,6 +9,7 @@ from typing import Any
 from harness.errors import HostError, hide_frames
 from harness.hosts.base import Host
 from harness.hypervisors.base import Events, GuestSpec, Machine
+from harness.hypervisors.capabilities import DeclaresKvmUse
 from harness.hypervisors.machines import SupervisedMachine
 from harness.hypervisors.supervised import SupervisedHypervisor
 from harness.hypervisors.unsupported import refuse
@@ -18,7 +19,7 @@ _CONTROLLERS = "/sys/fs/cgroup/cgroup.controllers"
 _TRIAL = "unshare --mount --uts --net --pid --fork ip link add type veth"
 
 
-class NativeHypervisor(SupervisedHypervisor):
+class NativeHypervisor(SupervisedHypervisor, DeclaresKvmUse):
     """See Hypervisor.
 
     A guest has the same programs as any other, a network device on the same bridge, SSH by the

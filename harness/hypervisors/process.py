@@ -6,13 +6,16 @@ docs/writing-a-hypervisor.md is its manual. QEMU's drivers in qemu.py are subcla
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from harness.agent.placeholders import contains_placeholder
 from harness.errors import HostError, hide_frames
 from harness.hosts.base import Host
 from harness.hypervisors.base import ROOT_DISK, Disk, Events, GuestSpec, Machine
+from harness.hypervisors.capabilities import SupportsVhostUserDisks
 from harness.hypervisors.connectivity import Connectivity
 from harness.hypervisors.supervised import SupervisedHypervisor
 from harness.hypervisors.unsupported import refuse
@@ -25,7 +28,7 @@ _MEMORY_REASON = "guests of {} leave memory behind that slows the boots of later
 class VmmCommand:
     """How to start the VMM process of one machine.
 
-    argv: program and arguments. environment: variables beside those of the agent. files: name to
+    argv: program and arguments. environment: variables in addition to the agent's. files: name to
     text of files in the machine's directory. All these texts may contain placeholders:
 
         {memory}     descriptor of an empty file for the guest's memory; the VMM sets its size and
@@ -38,8 +41,8 @@ class VmmCommand:
         {directory}  path of a private, empty directory for sockets and the like; it is removed
                      when the process has ended
 
-    exit_reasons: exit status to End.reason, for each status that is an orderly end. With status 0 a
-    reset is told from a power-off by the kernel's last message.
+    exit_reasons: exit status (0 to 255) to End.reason, for each status that is an orderly end. For
+    status 0, the kernel's last message distinguishes a reset from a power-off.
     """
 
     argv: Sequence[str]
@@ -47,10 +50,15 @@ class VmmCommand:
     files: Mapping[str, str] = field(default_factory=dict)
     exit_reasons: Mapping[int, str] = field(default_factory=lambda: {0: "power-off"})
 
-    def contains(self, text: str) -> bool:
-        """Whether any text of the command has `text` in it."""
+    def contains(self, placeholder: str) -> bool:
+        """Whether any text of the command has that placeholder."""
+        return contains_placeholder(placeholder, self.argv, self.environment, self.files)
+
+    def contains_number(self, number: int) -> bool:
+        """Whether any text of the command has that decimal number, not only as a part of another
+        number."""
         texts = (*self.argv, *self.environment.values(), *self.files.values())
-        return any(text in one for one in texts)
+        return any(re.search(rf"(?<!\d){number}(?!\d)", text) for text in texts)
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class VmConfig:
 
     Attributes:
         spec: what the test requested; the base class has refused what the VMM does not support.
+        host: where the VMM runs; host.place(path) makes a further local file readable there.
         boot: how the kernel is entered: one of ProcessHypervisor.boots.
         command_line: complete; pass it on as it is.
         disks: the root disk first, read-only. The guest must find them in this order.
@@ -103,7 +112,7 @@ class VmConfig:
         return [disk for disk in self.disks if disk.backend == "vhost-user"]
 
 
-class ProcessHypervisor(SupervisedHypervisor):
+class ProcessHypervisor(SupervisedHypervisor, SupportsVhostUserDisks):
     """A hypervisor whose machines are one process each. Subclasses set the attributes and write
     command().
 
@@ -116,7 +125,7 @@ class ProcessHypervisor(SupervisedHypervisor):
         program: the VMM, in the host's PATH. package: the Debian package that has it.
         boots: the words of GuestSpec.boot that the VMM supports; the first one is "auto".
         has_network, has_vsock: whether the VMM can have such a device.
-        features: which of FEATURES it supports.
+        features: which of FEATURES it supports. A class with another word raises TypeError.
     """
 
     FEATURES = frozenset({"hugepages", "mergeable", "pmem", "overlay", "qcow2"})
@@ -128,6 +137,14 @@ class ProcessHypervisor(SupervisedHypervisor):
     has_vsock: ClassVar[bool] = True
     features: ClassVar[frozenset[str]] = frozenset()
     vhost_user_disks = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if unknown := set(cls.features) - cls.FEATURES:
+            raise TypeError(
+                f"{cls.__name__}.features has unknown words: {', '.join(sorted(unknown))}. "
+                f"hint: use words of {', '.join(sorted(cls.FEATURES))}"
+            )
 
     def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
         """Raises HostError where the program is missing or no agent starts."""
@@ -242,7 +259,8 @@ class ProcessHypervisor(SupervisedHypervisor):
 
 
 def _check(command: VmmCommand, config: VmConfig, connectivity: Connectivity) -> None:
-    """Raises ProvisionError for a command that leaves a device out that the guest is reached by."""
+    """Raises ProvisionError for a command without the device by which the harness reaches the
+    guest."""
     refuse(
         config.spec.name,
         (
@@ -252,7 +270,7 @@ def _check(command: VmmCommand, config: VmConfig, connectivity: Connectivity) ->
                 "pass {tap} where VmConfig.mac is set, or set has_network = False",
             ),
             (
-                config.cid and not command.contains(str(config.cid)),
+                config.cid and not command.contains_number(config.cid),
                 "the VMM's command line has no vsock device, but the guest has a vsock address",
                 "pass VmConfig.cid where it is not 0, or set has_vsock = False",
             ),

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 from harness.hypervisors.base import Disk, Events, GuestSpec, Machine, PayloadSpec
+from harness.hypervisors.capabilities import SupportsPayloads
 from harness.hypervisors.machines import PAYLOAD_TIMEOUT, start_machine
 from harness.hypervisors.payload_file import parse_elf
 from harness.hypervisors.process import ProcessHypervisor, VmConfig, VmmCommand
@@ -20,7 +21,7 @@ _RNG_AND_BALLOON = (
 )
 
 
-class QemuHypervisor(ProcessHypervisor):
+class QemuHypervisor(ProcessHypervisor, SupportsPayloads):
     """QEMU's microvm: the fewest devices with which it has PCI, virtio and a console. The clock is
     there because a PC's kernel waits for seconds for a clock that the ACPI tables do not deny."""
 
@@ -149,10 +150,10 @@ def _memory_options(spec: GuestSpec) -> str:
     return f"memory-backend=memory,mem-merge={'on' if spec.mergeable else 'off'}"
 
 
-def _vhost_user(number: int, served: int) -> list[str]:
-    """A disk that the agent has a qemu-storage-daemon serve, and connects."""
+def _vhost_user(number: int, socket: int) -> list[str]:
+    """A disk that qemu-storage-daemon serves. socket: its number among such disks."""
     return [
-        *("-chardev", f"socket,id=disk{number},fd={{disk{served}}}"),
+        *("-chardev", f"socket,id=disk{number},fd={{disk{socket}}}"),
         *("-device", f"vhost-user-blk-pci,chardev=disk{number},num-queues=1"),
     ]
 

@@ -12,6 +12,7 @@ from harness.errors import HostError, hide_frames
 from harness.hosts.base import Host
 from harness.hypervisors.agent_client import AgentClient
 from harness.hypervisors.base import ROOT_DISK, Disk, Events, GuestSpec, OnUtilization
+from harness.hypervisors.capabilities import SupportsHostNetwork
 from harness.hypervisors.command_line import kernel_command_line
 from harness.hypervisors.connectivity import Connectivity, resolve_connectivity
 from harness.hypervisors.machines import SupervisedMachine, start_machine
@@ -19,7 +20,7 @@ from harness.hypervisors.machines import SupervisedMachine, start_machine
 __tracebackhide__ = hide_frames
 
 
-class SupervisedHypervisor:
+class SupervisedHypervisor(SupportsHostNetwork):
     """A hypervisor whose machines run under one agent; see Hypervisor.
 
     Attributes:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+# Words of the control protocol: why a machine ended. harness.hypervisors.base.End explains them.
+END_REASONS = (
+    "power-off", "reset", "panic", "killed", "stopped", "out-of-memory", "vmm-error",
+    "triple-fault", "debug-exit", "guest-fault", "exit-storm", "refused", "backend-lost",
+    "callback-error", "lost",
+)  # fmt: skip
+
 
 class ConfigError(Exception):
     """The machine cannot be built from this configuration. hint: what to change."""

@@ -37,8 +37,8 @@ def test_only_cgroups_of_ended_supervisors_are_removed(mount: Path) -> None:
     ended.wait()
     own = f"{os.getpid()}-{start_time(os.getpid())}"
     parent = mount / "pytest-hypervisor"
-    remaining = {own, "notes", "x-1", "file"}
-    stale = {f"{ended.pid}-123", f"{os.getpid()}-1", f"{os.getpid()}", "4194999-5"}
+    remaining = {own, "notes", "x-1", "file", f"{ended.pid}"}
+    stale = {f"{ended.pid}-123", f"{os.getpid()}-1", "4194999-5"}
     for name in (remaining | stale) - {"file"}:
         (parent / name / "guest").mkdir(parents=True)
     (parent / "file").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,12 @@ from harness.agent.external_program import ShutdownMessages
 from harness.agent.external_vmm import ExternalVmmConfig
 from harness.agent.kvm_debugfs import KvmDebugfs
 from harness.agent.process import is_process, process_id
-from harness.errors import ProvisionError
+from harness.errors import HarnessError, ProvisionError
 from harness.hosts.local import LocalHost
 from harness.hypervisors.agent_client import AgentClient
+from harness.hypervisors.base import End
+from harness.hypervisors.capabilities import SupportsMonitor
+from harness.kvm.errors import END_REASONS
 from tests.vmm.guests import Runner
 from tests.waiting import wait_until
 
@@ -75,6 +79,45 @@ def test_text_reaches_standard_input(peers: Runner) -> None:
     guest.wait_line("got hello")
 
 
+def test_text_that_the_console_does_not_take_is_refused(peers: Runner) -> None:
+    guest = peers.start("exec", "g", **shell("exec sleep 100"))
+    ask = guest.machine._agent.request
+    with pytest.raises(HarnessError, match="takes 4096 at once"):
+        ask("type", "g", {"text": "x" * 4097})
+    for _ in range(16):  # the pipe has 64 KiB
+        ask("type", "g", {"text": "x" * 4096})
+    with pytest.raises(HarnessError, match="does not read its console input"):
+        ask("type", "g", {"text": "x"})
+    assert guest.machine.statistics()["cpu_ns"] >= 0
+
+
+def test_every_reason_of_an_end_is_documented() -> None:
+    assert set(re.findall(r'"([a-z-]+)"', End.__doc__ or "")) == set(END_REASONS)
+
+
+@pytest.mark.parametrize("where", ["argv", "environment", "files"])
+def test_agent_and_controller_find_the_same_monitor(peers: Runner, where: str) -> None:
+    arguments: dict[str, Any] = {
+        "argv": ["sleep", "100"],
+        "environment": {"MONITOR": "{monitor}"} if where == "environment" else {},
+        "files": {"configuration": "{monitor}"} if where == "files" else {},
+    }
+    if where == "argv":
+        arguments = shell("exec sleep 100 # {monitor}")
+    guest = peers.start("exec", "g", **arguments)
+    assert isinstance(guest.machine, SupportsMonitor)
+    guest.machine._agent.request("monitor", "g", {"text": "{}\n"})
+
+
+def test_a_halted_guest_with_a_monitor_continues(peers: Runner) -> None:
+    guest = peers.start(
+        "exec", "g", **shell("echo 'reboot: System halted'; sleep 3; echo awake; cat # {monitor}")
+    )
+    guest.wait_line("awake")
+    guest.machine.stop()
+    assert guest.end().reason == "stopped"
+
+
 def test_exit_statuses_have_reasons(peers: Runner) -> None:
     reasons = {"0": "reset", "7": "power-off"}
     guest = peers.start("exec", "g", **shell("echo harness: init 1; exit 7", exit_reasons=reasons))
@@ -117,7 +160,10 @@ def test_only_kernel_messages_announce_an_end() -> None:
         ({"argv": []}, "needs argv"),
         ({"files": {"a/b": ""}}, "is no file name"),
         ({"files": {"a": 1}}, "files"),
-        ({"exit_reasons": {"x": "reset"}}, "exit_reasons"),
+        ({"exit_reasons": {"x": "reset"}}, "no exit status"),
+        ({"exit_reasons": {"256": "reset"}}, "no exit status"),
+        ({"exit_reasons": {"\N{SUPERSCRIPT TWO}": "reset"}}, "no exit status"),
+        ({"exit_reasons": {"0": "poweroff"}}, "no reason of an end"),
         ({"environment": {"A\0": "b"}}, "environment"),
         ({"argv": ["/nothing/there"]}, "No such file"),
     ],
@@ -142,11 +188,54 @@ def test_directories_of_ended_supervisors_are_removed(
     running = Path(first.make("g"))
     ended = running.parents[1] / "999999999-1" / "g"
     ended.mkdir(parents=True)
-    Directories()
+    Directories().make("other")
     assert not ended.parent.exists()
     assert running.is_dir()
+    first.remove("g")
+    assert not running.exists()
     first.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def directories_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path / f"pytest-hypervisor-{os.geteuid()}"
+
+
+def test_a_symbolic_link_as_the_parent_of_directories_is_refused(
+    tmp_path: Path, directories_parent: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    stale = foreign / "999999999-1"
+    stale.mkdir(parents=True)
+    directories_parent.symlink_to(foreign)
+    directories = Directories()
+    with pytest.raises(NotADirectoryError):
+        directories.make("g")
+    directories.remove("g")
+    directories.close()
+    assert stale.is_dir()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_a_writable_parent_of_directories_is_refused(directories_parent: Path, mode: int) -> None:
+    stale = directories_parent / "999999999-1"
+    stale.mkdir(parents=True)
+    directories_parent.chmod(mode)
+    with pytest.raises(PermissionError, match="other users can write"):
+        Directories().make("g")
+    assert stale.is_dir()
+
+
+def test_only_names_of_ended_processes_are_removed(directories_parent: Path) -> None:
+    digits = directories_parent / "999999999"
+    digits.mkdir(parents=True)
+    directories_parent.chmod(0o700)
+    directories = Directories()
+    directories.make("g")
+    directories.close()
+    assert digits.is_dir()
 
 
 def test_a_process_id_names_one_process() -> None:
@@ -154,6 +243,10 @@ def test_a_process_id_names_one_process() -> None:
     assert is_process(own)
     assert not is_process(f"{os.getpid()}-1")
     assert is_process("no process id")
+    assert is_process("999999999")
+    assert is_process("999999999-")
+    assert is_process("\N{SUPERSCRIPT TWO}-1")
+    assert not is_process("999999999-1")
 
 
 def test_counters_of_debugfs_are_summed_and_histograms_left_out(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from harness.hypervisors.native import NativeHypervisor
 from harness.hypervisors.qemu import Q35Hypervisor, QemuHypervisor
 
 OF_HYPERVISORS = ("Clone", "Payloads", "OwnImage", "HostNetwork")
-OF_MACHINES = ("Introspection", "Snapshot", "DirtyPages", "Balloon", "ExitLimit", "Monitor")
+OF_MACHINES = (
+    "Introspection",
+    "Snapshot",
+    "DirtyPages",
+    "Balloon",
+    "ExitLimit",
+    "Monitor",
+    "Cgroup",
+)
 
 
 def declared(kind: type, names: tuple[str, ...], **attributes: Any) -> set[str]:
@@ -37,6 +45,7 @@ def declared(kind: type, names: tuple[str, ...], **attributes: Any) -> set[str]:
 )
 def test_hypervisors_declare_their_capabilities(kind: type, expected: set[str]) -> None:
     assert declared(kind, OF_HYPERVISORS, host=None) == expected
+    assert {f"Supports{name}" for name in expected} <= {base.__name__ for base in kind.__mro__}
     assert needs_kvm(kind) is (kind is not NativeHypervisor)
     assert has_vhost_user_disks(object.__new__(kind)) is (kind is not NativeHypervisor)
 
@@ -44,14 +53,18 @@ def test_hypervisors_declare_their_capabilities(kind: type, expected: set[str]) 
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        (BuiltInMachine, {"Introspection", "Snapshot", "DirtyPages", "Balloon", "ExitLimit"}),
-        (QmpMachine, {"Monitor"}),
-        (SupervisedMachine, set()),
+        (
+            BuiltInMachine,
+            {"Introspection", "Snapshot", "DirtyPages", "Balloon", "ExitLimit", "Cgroup"},
+        ),
+        (QmpMachine, {"Monitor", "Cgroup"}),
+        (SupervisedMachine, {"Cgroup"}),
     ],
 )
 def test_machines_declare_their_capabilities(kind: type, expected: set[str]) -> None:
-    attributes = {"monitor": None} if kind is QmpMachine else {}
-    assert declared(kind, OF_MACHINES, **attributes) == expected
+    assert declared(kind, OF_MACHINES) == expected
+    bases = {base.__name__ for base in kind.__mro__}
+    assert {f"Supports{name}" for name in expected} <= bases
 
 
 def test_a_function_as_a_factory_needs_kvm() -> None:

@@ -15,7 +15,7 @@ from harness.hosts.local import LocalHost
 from harness.hypervisors.base import Disk, End, Events, GuestSpec
 from harness.hypervisors.command_line import kernel_command_line
 from harness.hypervisors.connectivity import Connectivity
-from harness.hypervisors.process import ProcessHypervisor, VmConfig, VmmCommand
+from harness.hypervisors.process import ProcessHypervisor, VmConfig, VmmCommand, _check
 from images.image import GuestImage
 from tests.waiting import wait_until
 
@@ -152,6 +152,26 @@ def test_a_command_without_its_vsock_device_is_refused(host: LocalHost, spec: Gu
         hypervisor.create(spec, Recorder().events)
     assert "has_vsock = False" in caught.value.hint
     hypervisor.close()
+
+
+def test_a_command_without_its_tap_is_refused(host: LocalHost, spec: GuestSpec) -> None:
+    config = VmConfig(spec, host, "pvh", "", (), cid=0, mac="02:00:0a:01:00:02")
+    network = Connectivity("bridge", vsock=False, mac=config.mac)
+    with pytest.raises(ProvisionError, match=r"has no \{tap\}") as caught:
+        _check(VmmCommand(["vmm"]), config, network)
+    assert "has_network = False" in caught.value.hint
+    _check(VmmCommand(["vmm", "tap,fd={tap}"]), config, network)
+
+
+def test_a_part_of_another_number_is_no_vsock_address() -> None:
+    assert VmmCommand(["guest-cid=17,x"]).contains_number(17)
+    assert VmmCommand(["vmm"], files={"configuration": '{"cid": 17}'}).contains_number(17)
+    assert not VmmCommand(["guest-cid=170", "217"]).contains_number(17)
+
+
+def test_a_misspelled_feature_is_an_error() -> None:
+    with pytest.raises(TypeError, match="unknown words: hugepage"):
+        type("Misspelled", (ShellHypervisor,), {"features": frozenset({"hugepage"})})
 
 
 def test_a_missing_program_has_a_hint(host: LocalHost) -> None:
