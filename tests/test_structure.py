@@ -28,7 +28,7 @@ LAYERS = (
     ("images",),
     ("harness.vmm",),
     ("harness.kvm", "harness.ssh"),
-    ("harness.git", "harness.urls"),
+    ("harness.git", "harness.run_id", "harness.urls"),
     ("harness.errors",),
 )
 LEVELS = {package: level for level, layer in enumerate(LAYERS) for package in layer}

@@ -17,7 +17,8 @@ from harness import scratch
 from harness.errors import HarnessError
 from harness.git import commit_of, git
 from harness.plugin.ordering import alternate
-from harness.results.store import new_run_id, runs
+from harness.results.store import runs
+from harness.run_id import new_run_id
 
 
 class Repository:

@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(
     if problem := markers.check(items):
         if session.context.worker is None:
             raise pytest.UsageError(problem)
-        session.hosts.usage_error = problem
+        session.hosts.add_usage_error(problem)
     benchmark_bridge.apply_selection(config, items)
     result = yield
     if any(map(target_label, items)):
@@ -69,8 +69,17 @@ def pytest_collection_modifyitems(
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
+    """Print what the tests use before the first one."""
+    return header(config, items)
+
+
+def header(config: pytest.Config, items: list[pytest.Item]) -> str | None:
     """One line on what the tests will use. The host's facts follow when it starts."""
-    if config.get_verbosity() < 0 or config.option.no_header or not any(map(uses_plugin, items)):
+    if (
+        config.get_verbosity() < 0
+        or getattr(config.option, "no_header", False)
+        or not any(map(uses_plugin, items))
+    ):
         return None
     settings = session_of(config).settings
     host = f"host {settings.host}"

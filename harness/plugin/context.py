@@ -1,6 +1,5 @@
 """What all parts of one pytest process share: settings, names, directories, progress."""
 
-# ruff: noqa: PLC0415 - every pytest run loads this module, so heavy imports are inside functions
 from __future__ import annotations
 
 import contextlib
@@ -14,6 +13,7 @@ import pytest
 from harness import scratch
 from harness.plugin.options import settings
 from harness.plugin.progress import Progress
+from harness.run_id import new_run_id
 
 
 class RunContext:
@@ -28,6 +28,8 @@ class RunContext:
         self.settings = settings(config)
         self.progress = Progress(config)
         self.attempt = 1
+        folders = (self.settings.results, self.settings.artifacts)
+        self._existing = {folder for folder in folders if folder is not None and folder.exists()}
 
     @property
     def worker(self) -> dict[str, Any] | None:
@@ -44,8 +46,6 @@ class RunContext:
         """The run's id. All workers have the same."""
         if self.worker:
             return str(self.worker["harness_run"])
-        from harness.results.store import new_run_id
-
         return new_run_id()
 
     @cached_property
@@ -75,8 +75,12 @@ class RunContext:
             shutil.rmtree(self.scratch)
 
     def remove_empty_directories(self) -> None:
-        """Remove this run's directories that hold nothing. Workers leave that to the controller."""
+        """Remove the directories that this run created and that hold nothing.
+
+        Workers leave that to the controller.
+        """
         if self.worker is None and "run" in self.__dict__:
-            for folder in (self.artifacts, self.run_directory, self.settings.results):
+            created = {self.artifacts, self.run_directory, self.settings.results} - self._existing
+            for folder in sorted(created, key=lambda path: len(path.parts), reverse=True):
                 with contextlib.suppress(OSError):  # it holds a file, or it does not exist
                     folder.rmdir()

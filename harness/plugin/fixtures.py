@@ -11,6 +11,7 @@ import pytest
 
 from harness.errors import HarnessError, hide_frames
 from harness.hypervisors.capabilities import SupportsPayloads
+from harness.plugin.item_usage import uses_fixture, uses_payload_host
 from harness.plugin.session import Session, session_of
 
 if TYPE_CHECKING:
@@ -79,9 +80,10 @@ def hypervisor(harness_session: Session, request: pytest.FixtureRequest) -> Hype
         raise pytest.UsageError(problem)
     if hosts.unusable is not None:
         pytest.skip(f"no hypervisor is usable here: {_cause_and_hint(hosts.unusable)}")
-    target = hosts.target(getattr(request, "param", ""))
+    label = str(getattr(request, "param", ""))
+    target = hosts.target(label)
     if target is None:
-        pytest.skip(f"this host runs no native guests: {hosts.native_error}")
+        pytest.skip(hosts.missing_target(label))
     return target
 
 
@@ -220,7 +222,7 @@ def payload(request: pytest.FixtureRequest) -> Iterator[PayloadFactory]:
 
 def _payload_hypervisor(session: Session, request: pytest.FixtureRequest) -> SupportsPayloads:
     """What runs the payloads of a test."""
-    if "hypervisor" in request.node.fixturenames:
+    if uses_fixture(request.node, "hypervisor"):
         own = request.getfixturevalue("hypervisor")
         if not isinstance(own, SupportsPayloads):
             pytest.skip(f"{own.name} runs no payload guests")
@@ -246,8 +248,7 @@ def ssh(request: pytest.FixtureRequest, guest_factory: GuestFactory) -> GuestSSH
 @pytest.fixture
 def record_sample(request: pytest.FixtureRequest) -> RecordSample:
     """Records a measured value with its run, host, image, commit, time and test."""
-    names = request.node.fixturenames
-    on_payload_host = "payload" in names and "hypervisor" not in names
+    on_payload_host = uses_payload_host(request.node)
     if on_payload_host:
         request.getfixturevalue("payload")
     session = session_of(request.config)
@@ -256,8 +257,11 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
     )
     assert ran_on is not None  # noqa: S101 - the fixture payload skips without one
     recorder = session.need_recorder()
-    present_boot: int = request.getfixturevalue("boot") if "boot" in names else 0
-    imageless = "payload" in names and not {*names} & _BOOT_AN_IMAGE
+    # A test's own parameter `boot` need not be a number of boots.
+    has_boot = uses_fixture(request.node, "boot")
+    present_boot: int = request.getfixturevalue("boot") if has_boot else 0
+    boots_image = any(uses_fixture(request.node, name) for name in _BOOT_AN_IMAGE)
+    imageless = uses_fixture(request.node, "payload") and not boots_image
     test, suite = request.node.nodeid, suite_of(Path(request.node.path))
 
     def record(

@@ -16,6 +16,7 @@ from harness.hypervisors import registry
 from harness.plugin import collection, fixtures, markers, options, runtest, terminal
 from harness.plugin.eta import TimeEstimate
 from harness.plugin.item_usage import measures, uses_hypervisor, uses_payload_host
+from harness.plugin.options import GATE_WITHOUT_BASELINE
 from harness.plugin.session import KEY, Session, session_of
 
 __tracebackhide__ = hide_frames
@@ -64,11 +65,12 @@ def _start(session: Session, items: list[pytest.Item]) -> None:
     measured = [item for item in (*guests, *payloads) if measures(item)]
     workers = session.context.worker_count
     if measured and workers > 1:
-        session.hosts.usage_error = (
+        session.hosts.add_usage_error(
             f"{measured[0].nodeid} measures, and {workers} workers would disturb each other\n"
             "hint: run tests that measure without -n, or deselect them"
         )
     if measured:
+        session.report.measures = True
         _choose_baseline(session)
     if guests:
         session.start()
@@ -87,12 +89,17 @@ def _start(session: Session, items: list[pytest.Item]) -> None:
 
 def _choose_baseline(session: Session) -> None:
     """A baseline that does not exist is an error before the first test, not after the last one."""
+    settings = session.settings
+    if settings.gate == "fail" and not settings.baseline:
+        if session.context.worker is None:
+            raise pytest.UsageError(GATE_WITHOUT_BASELINE)
+        session.hosts.add_usage_error(GATE_WITHOUT_BASELINE)
     try:
         session.choose_baseline()
     except HarnessError as error:
         if session.context.worker is None:
             raise pytest.UsageError(f"--virt-baseline: {error}") from error
-        session.hosts.usage_error = f"--virt-baseline: {error}"
+        session.hosts.add_usage_error(f"--virt-baseline: {error}")
 
 
 # -- the session's end ---------------------------------------------------------------------------
@@ -108,10 +115,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         ours.report.notes.append(f"at the end: {error}")
         _fail(session)
     ours.write_outputs(int(session.exitstatus))
-    ours.context.remove_empty_directories()
+    if ours.report.started:
+        ours.context.remove_empty_directories()
     if any(outputs["problems"] for outputs in ours.report.outputs) or _gate_fails(ours):
         _fail(session)
     if ours.context.worker is not None:
+        ours.report.header = collection.header(session.config, session.items) or ""
         output: dict[str, Any] = session.config.workeroutput  # type: ignore[attr-defined]
         output["harness"] = ours.worker_report()
     elif ours.report.usage_errors:
@@ -120,10 +129,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def _gate_fails(session: Session) -> bool:
     """Whether --virt-gate=fail fails the session: a figure regressed, or nothing shows that none
-    did."""
+    did. A gate of the ini file ignores a session in which no test measures."""
     if session.settings.gate != "fail" or session.context.worker is not None:
         return False
     if session.config.option.collectonly:
+        return False
+    if not session.report.measures and not session.settings.gate_typed:
         return False
     outputs = session.report.outputs
     if not any(entry["compared"] for entry in outputs):

@@ -29,7 +29,8 @@ class HostManager:
         native_error: why NATIVE is not available then.
         unusable: why no hypervisor is usable.
         image_error: why the host's image is not available. Every test with a guest fails by it.
-        usage_error: an error of the command line that a worker found. No host starts then.
+        usage_error: an error of the command line that a worker found, the first one; see
+            add_usage_error(). No host starts then.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -42,6 +43,10 @@ class HostManager:
         self.image_error: HarnessError | None = None
         self.usage_error = ""
         self.started = False
+
+    def add_usage_error(self, problem: str) -> None:
+        """Report an error of the command line. The first one counts."""
+        self.usage_error = self.usage_error or problem
 
     def start(self) -> None:
         """Start a host and its hypervisors, once. See `unusable` and `image_error` for failures."""
@@ -118,14 +123,18 @@ class HostManager:
         return next(iter(self.hypervisors.values()), None)
 
     def target(self, label: str) -> Hypervisor | None:
-        """The hypervisor of a test.
+        """The hypervisor of a test; None when the session does not have it.
 
-        label: "" for a test that no target was chosen for. The only hypervisor also has the name
+        label: "" for a test that no target was chosen for. The first hypervisor also has the name
         "auto".
         """
-        if label == NATIVE:
-            return self.hypervisors.get(label)
-        return self.hypervisors.get(label, self.hypervisor)
+        return self.hypervisor if label in ("", "auto") else self.hypervisors.get(label)
+
+    def missing_target(self, label: str) -> str:
+        """Why the session does not have the hypervisor of a test."""
+        if label == NATIVE and self.native_error is not None:
+            return f"this host runs no native guests: {self.native_error}"
+        return f"the session runs on {', '.join(self.hypervisors)}, not on {label}"
 
     @property
     def host_needs_replacement(self) -> bool:

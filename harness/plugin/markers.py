@@ -164,5 +164,5 @@ def excluded_by(test: pytest.Item, hypervisor: str) -> str:
         return "needs a virtual machine, which a native guest is not"
     marker = test.get_closest_marker("only_hypervisors")
     if marker and hypervisor not in (*marker.args, "auto"):
-        return f"is for {', '.join(marker.args)}, not for {hypervisor}"
+        return f"is for {', '.join(map(str, marker.args))}, not for {hypervisor}"
     return ""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 KEEP = ("no", "failed", "always")
 GATE = ("off", "report", "fail")
 PROFILES = ("short", "full")
+GATE_WITHOUT_BASELINE = (
+    "--virt-gate=fail requires --virt-baseline=RUN\nhint: name the run to compare with"
+)
 
 
 def _count(text: str) -> int:
@@ -210,9 +213,9 @@ class Settings:
     hypervisors: one or more names; a name may repeat; "auto" is alone. image, kernel:
     None for the built ones. boot: one of BOOT_PROTOCOLS. memory: MiB. boot_timeout: seconds.
     artifacts: None for the results' own directory. results: the mirror of a remote store.
-    kvm_unit_tests: None for none. baseline: "" for none. gate: one of GATE. profile: one of
-    PROFILES. order_seed: None to alternate. report: None for the results' own
-    directory. no_report: write no HTML report.
+    kvm_unit_tests: None for none. baseline: "" for none. gate: one of GATE. gate_typed:
+    the command line has --virt-gate. profile: one of PROFILES. order_seed: None to alternate.
+    report: None for the results' own directory. no_report: write no HTML report.
     """
 
     hypervisors: tuple[str, ...]
@@ -233,6 +236,7 @@ class Settings:
     kvm_unit_tests: Path | None
     baseline: str
     gate: str
+    gate_typed: bool
     profile: str
     order_seed: int | None
     report: Path | None
@@ -289,10 +293,9 @@ def settings(config: pytest.Config) -> Settings:
             "others\nhint: name the hypervisors to compare"
         )
     baseline, gate = _value(config, "virt_baseline"), _value(config, "virt_gate")
-    if gate == "fail" and not baseline:
-        raise pytest.UsageError(
-            "--virt-gate=fail requires --virt-baseline=RUN\nhint: name the run to compare with"
-        )
+    gate_typed = config.getoption(_BY_INI["virt_gate"].dest) is not None
+    if gate == "fail" and not baseline and gate_typed:
+        raise pytest.UsageError(GATE_WITHOUT_BASELINE)
     remote = _remote(config)
     return Settings(
         hypervisors=hypervisors,
@@ -315,6 +318,7 @@ def settings(config: pytest.Config) -> Settings:
         kvm_unit_tests=_path(config, "virt_kvm_unit_tests"),
         baseline="" if gate == "off" else baseline,
         gate=gate,
+        gate_typed=gate_typed,
         profile=_value(config, "virt_profile"),
         order_seed=_value(config, "virt_order_seed"),
         report=_path(config, "virt_report"),
@@ -332,6 +336,11 @@ def _values(config: pytest.Config, ini: str) -> list[Any]:
         source = option.flag
     if given is None:
         given = option.default
+    if given == []:
+        raise pytest.UsageError(
+            f"{source}: it has no value\n"
+            f"hint: write {option.ini} = {option.default}, or remove the line"
+        )
     try:
         return [option.read(str(text)) for text in (given if isinstance(given, list) else [given])]
     except ValueError as error:

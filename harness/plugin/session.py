@@ -60,11 +60,13 @@ class Session:
         """Start a host and its hypervisors, once. See HostManager.start for failures."""
         if not self.hosts.usage_error:
             self._end_on_sigterm()
+        self.report.started = True
         self.hosts.start()
 
     def start_payloads(self) -> None:
         """Start what runs payload guests, once. See PayloadHost.start for failures."""
         self._end_on_sigterm()
+        self.report.started = True
         self.payloads.start()
 
     def _end_on_sigterm(self) -> None:

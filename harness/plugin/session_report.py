@@ -15,6 +15,9 @@ class SessionReport:
         leaks: lines on what could not be ended.
         outputs: plain data of harness.plugin.outputs.Outputs, one entry for each recorder.
         usage_errors: usage errors of pytest-xdist's workers.
+        started: whether a host or a hypervisor was to start, here or on a worker.
+        measures: whether a collected test measures, here or on a worker.
+        header: the workers' line on what the tests use; "" without workers.
     """
 
     def __init__(self) -> None:
@@ -22,6 +25,9 @@ class SessionReport:
         self.leaks: list[str] = []
         self.outputs: list[dict[str, Any]] = []
         self.usage_errors: list[str] = []
+        self.started = False
+        self.measures = False
+        self.header = ""
 
     def add_leak(self, what: str, error: Exception) -> None:
         """Note that `what` may still exist. Errors of stages before "teardown" do not say so."""
@@ -38,6 +44,9 @@ class SessionReport:
             "notes": self.notes,
             "leaks": self.leaks,
             "outputs": self.outputs,
+            "started": self.started,
+            "measures": self.measures,
+            "header": self.header,
         }
 
     def merge_worker_report(self, report: dict[str, Any]) -> None:
@@ -47,3 +56,6 @@ class SessionReport:
         self.notes += report["notes"]
         self.leaks += report["leaks"]
         self.outputs += report["outputs"]
+        self.started = self.started or report["started"]
+        self.measures = self.measures or report["measures"]
+        self.header = self.header or report["header"]

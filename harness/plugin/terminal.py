@@ -66,6 +66,7 @@ def _summary(session: Session) -> list[tuple[str, list[str], bool]]:
     stages = {name: took for name, took in session.progress.stages.items() if took >= 0.05}
     durations = ", ".join(f"{name} {took:.1f} s" for name, took in stages.items())
     return [
+        ("", [report.header] if report.header else [], False),
         ("", figures, False),
         ("usage error", report.usage_errors, True),
         ("kept until the end", [guest.name for guest in session.guests.kept], False),

@@ -34,7 +34,8 @@ from harness.results.schema import (
     default_columns,
     schema_with_metadata,
 )
-from harness.results.store import RUN_ID, new_run_id, run_path
+from harness.results.store import RUN_ID, run_path
+from harness.run_id import new_run_id
 
 _DICTIONARY_COLUMNS = [name for name in COLUMNS if name != "value"]  # values rarely repeat
 _MIN_FOREIGN_AGE = 7 * 86400.0  # seconds since the last write to another machine's spool

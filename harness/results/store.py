@@ -14,10 +14,8 @@ import contextlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import cast
@@ -55,12 +53,6 @@ _QUERY_ERRORS = (
     duckdb.CatalogException,
     duckdb.ConversionException,
 )
-
-
-def new_run_id(now: datetime | None = None) -> str:
-    """A unique run id that sorts by time: UTC time and a random suffix."""
-    moment = (now or datetime.now(UTC)).astimezone(UTC)
-    return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def run_path(directory: Path, run: str) -> Path:

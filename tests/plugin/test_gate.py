@@ -82,3 +82,24 @@ def test_gate_fail_fails_when_nothing_was_measured(run: Run) -> None:
     result.stdout.fnmatch_lines(
         ["  --virt-gate=fail: nothing was compared, no test measured anything"]
     )
+
+
+def test_gate_of_the_ini_file_ignores_a_session_that_measures_nothing(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    assert run(measured(10.0)).ret == 0
+    pytester.makeini("[pytest]\nvirt_gate = fail\nvirt_baseline = latest\n")
+    assert run("def test_it(guest): pass").ret == 0
+    worse = run(measured(12.0))
+    assert worse.ret == pytest.ExitCode.TESTS_FAILED
+    worse.stdout.fnmatch_lines(["  regressed: a.work (processes) by 19.*"])
+
+
+def test_gate_of_the_ini_file_requires_a_baseline_only_to_measure(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makeini("[pytest]\nvirt_gate = fail\n")
+    assert run("def test_it(guest): pass").ret == 0
+    result = run(measured(10.0))
+    assert result.ret == USAGE
+    assert "--virt-gate=fail requires --virt-baseline=RUN" in result.stderr.str()

@@ -27,6 +27,7 @@ USAGE = pytest.ExitCode.USAGE_ERROR
         ("requires_kvm_cap", "() is no list of names", 'write requires_kvm_cap("NAME", ...)'),
         ("requires_kvm_cap('IRQDF')", "KVM has no capability 'IRQDF'", "write IRQFD"),
         ("only_hypervisors(name='kvm')", "(name=) is no list of names", "write only_hyper*"),
+        ("only_hypervisors(1)", "(1) is no list of names", "write only_hypervisors(*"),
         ("requires_vm(1)", "it takes no arguments", "write requires_vm alone"),
         ("compare_native(1)", "it takes no arguments", "write compare_native alone"),
         ("exclusive_host(1)", "it takes no arguments", "write exclusive_host alone"),

@@ -84,6 +84,19 @@ def test_error_names_the_ini_file(run: Run, pytester: pytest.Pytester) -> None:
     assert "guest_keep in the ini file: 'some'" in result.stderr.str()
 
 
+@pytest.mark.parametrize("hypervisor", ["", "processes"])
+def test_empty_hypervisor_in_ini_file_is_a_usage_error(
+    run: Run, pytester: pytest.Pytester, hypervisor: str
+) -> None:
+    pytester.makeini("[pytest]\nhypervisor =\n")
+    result = run("def test_it(guest): pass", hypervisor=hypervisor)
+    if hypervisor:  # the command line overrides it
+        result.assert_outcomes(passed=1)
+        return
+    assert result.ret == USAGE
+    assert "hypervisor in the ini file: it has no value\nhint: write " in result.stderr.str()
+
+
 def test_markers_are_registered_once(run: Run) -> None:
     result = run(
         """

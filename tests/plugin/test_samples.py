@@ -64,6 +64,28 @@ def test_the_last_lines_name_report_and_samples(run: Run, pytester: pytest.Pytes
     result.stdout.fnmatch_lines(["* hypervisors and guests *"])
 
 
+def test_own_parameter_and_fixture_of_a_known_name_are_no_fault(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.fixture
+        def payload():
+            return 7
+
+        @pytest.mark.parametrize("boot", ["cold", "warm"])
+        def test_boot(record_sample, boot, payload):
+            record_sample("x.level", payload, "s", "lower", {"boot": boot})
+        """,
+        "--virt-no-report",
+    )
+    result.assert_outcomes(passed=2)
+    _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
+    level = frame[frame.metric == "x.level"]
+    assert sorted(level.parameters) == ['{"boot":"cold"}', '{"boot":"warm"}']
+    assert set(level.boot) == {0}
+
+
 def test_a_value_that_is_not_a_number_fails_the_test(run: Run) -> None:
     result = run(
         """

@@ -184,6 +184,21 @@ def test_own_parameters_choose_the_hypervisor(run: Run, names: str) -> None:
     result.assert_outcomes(passed=2)
 
 
+def test_hypervisor_that_the_session_lacks_is_a_skip(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("hypervisor", ["qemu", "processes", "auto"], indirect=True)
+        def test_it(guest, hypervisor):
+            assert hypervisor.name == "processes"
+        """,
+        "-rs",
+    )
+    result.assert_outcomes(passed=2, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*the session runs on processes, not on qemu"])
+
+
 def test_ini_file_names_several_hypervisors(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nhypervisor = processes processes\n")
     result = run("def test_it(guest): pass", "-v", hypervisor="")

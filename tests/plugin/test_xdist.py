@@ -51,3 +51,20 @@ def test_an_unusable_hypervisor_is_a_usage_error_on_workers(
     result = run("def test_it(guest): pass", "-n2", apart=True)
     assert result.ret == USAGE
     result.stdout.fnmatch_lines(["*processes are not wanted here*"])
+    result.stdout.fnmatch_lines(["  hypervisor: processes on host auto*1 vCPU, 256 MiB"])
+
+
+def test_first_usage_error_of_a_worker_is_reported(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.guest(cores=2)
+        def test_it(guest, record_sample): pass
+        """,
+        "-n2",
+        "--virt-baseline=latest",
+        apart=True,
+    )
+    assert result.ret == USAGE
+    result.stdout.fnmatch_lines(["usage error:", "*marker guest: there is no argument cores=*"])
