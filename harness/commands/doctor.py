@@ -1,5 +1,6 @@
 """`doctor`: checks what this machine can run, with a hint for each problem. It changes nothing."""
 
+# ruff: noqa: PLC0415 - rich is imported only when a table is printed
 from __future__ import annotations
 
 import argparse
@@ -9,16 +10,16 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from harness.commands.common import Commands, add_command
 from harness.hosts.probe import Verdict, probe_local
 from harness.hosts.select import choose_auto
 from images import store
 from images.run import PROGRAMS
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GIB = 1 << 30
 MIN_MEMORY = 5 * GIB  # the emulated host has 4 GiB
@@ -185,6 +186,9 @@ def conclusion(verdict: Verdict, needed: Sequence[Finding]) -> tuple[bool, str]:
 
 def show(findings: Sequence[Finding], console: Console) -> None:
     """Print the findings as a table. The state is a word too, for readers without colours."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title="Checks of this machine", title_justify="left")
     for column in ("check", "state", "detail", "hint"):
         table.add_column(column, overflow="fold")
@@ -209,6 +213,9 @@ def main(
     console: Console | None = None, *, root: Path = Path("/"), cache: Path | None = None
 ) -> int:
     """Print all findings; return 0 when any host works, otherwise 1."""
+    from rich.console import Console
+    from rich.text import Text
+
     console = console or Console()
     verdict = probe_local(root)
     needed = program_findings() + capacity_findings(root, cache or store.default_cache())

@@ -82,13 +82,12 @@ class BaseGuest:
         try:
             self.machine = create(events)
             self._add_devices(spec.devices)
-        except HarnessError as error:
-            error.guest = error.guest or self.name
-            error.console = error.console or tuple(self.console.tail())
+        except BaseException as error:
+            if isinstance(error, HarnessError):
+                error.guest = error.guest or self.name
+                error.console = error.console or tuple(self.console.tail())
+            self.console.close()
             raise
-        finally:
-            if not hasattr(self, "machine"):
-                self.console.close()
 
     def _add_devices(self, devices: Sequence[EmulatedDevice]) -> None:
         """Add the test's devices before the first instruction, then resume the machine."""

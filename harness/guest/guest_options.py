@@ -6,8 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from harness.hypervisors.base import NETWORKS, ROOTS, SSH_WAYS, Disk
-from harness.vmm.config import BOOT_PROTOCOLS
+from harness.hypervisors.base import BOOT_PROTOCOLS, NETWORKS, ROOTS, SSH_WAYS, Disk
 
 if TYPE_CHECKING:
     from harness.guest.devices import PciDevice, PortDevice
@@ -47,6 +46,7 @@ class GuestOptions(TypedDict, total=False):
 GUEST_OPTION_NAMES = tuple(GuestOptions.__annotations__)
 _WORDS = {"network": NETWORKS, "ssh": SSH_WAYS, "boot": BOOT_PROTOCOLS, "root": ROOTS}
 _COUNTS = ("vcpus", "memory")
+_EXAMPLES = {"vcpus": 2, "memory": 256}
 _CPU_LISTS = ("cpus", "pin")
 
 
@@ -61,7 +61,10 @@ def _option_problem(name: str, value: Any) -> tuple[str, str] | None:
     if name not in GUEST_OPTION_NAMES:
         problem, hint = unknown_name(name, GUEST_OPTION_NAMES)
     elif name in _COUNTS and (not _is_int(value) or value < 1):
-        problem, hint = f"{name}={value!r} is no whole number from 1", f"write {name}=256"
+        problem, hint = (
+            f"{name}={value!r} is no whole number from 1",
+            f"write {name}={_EXAMPLES[name]}",
+        )
     elif name == "boot_timeout" and (not isinstance(value, int | float) or not value > 0):
         problem, hint = f"{name}={value!r} is no number of seconds above 0", f"write {name}=60"
     elif name in _WORDS and value not in _WORDS[name]:

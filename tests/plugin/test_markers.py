@@ -17,7 +17,8 @@ USAGE = pytest.ExitCode.USAGE_ERROR
     [
         ("guest(memroy=1)", "there is no argument memroy=", "write memory="),
         ("guest(2)", "2 has no name", "write guest(vcpus=2, memory=512)"),
-        ("guest(vcpus=0)", "vcpus=0 is no whole number from 1", "write vcpus=256"),
+        ("guest(vcpus=0)", "vcpus=0 is no whole number from 1", "write vcpus=2"),
+        ("guest(memory=0)", "memory=0 is no whole number from 1", "write memory=256"),
         ("guest(boot_timeout='1')", "boot_timeout='1' is no number", "write boot_timeout=60"),
         ("guest(network='lan')", "network='lan' is unknown", "choose one of auto, bridge*"),
         ("guest(cpus=1)", "cpus=1 is no list of CPUs", "write cpus=[[]1]"),

@@ -82,7 +82,10 @@ def test_own_parameter_and_fixture_of_a_known_name_are_no_fault(run: Run) -> Non
     result.assert_outcomes(passed=2)
     _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     level = frame[frame.metric == "x.level"]
-    assert sorted(level.parameters) == ['{"boot":"cold"}', '{"boot":"warm"}']
+    assert sorted(map(json.loads, level.parameters), key=str) == [
+        {"boot": "cold"},
+        {"boot": "warm"},
+    ]
     assert set(level.boot) == {0}
 
 

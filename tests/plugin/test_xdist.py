@@ -51,7 +51,7 @@ def test_an_unusable_hypervisor_is_a_usage_error_on_workers(
     result = run("def test_it(guest): pass", "-n2", apart=True)
     assert result.ret == USAGE
     result.stdout.fnmatch_lines(["*processes are not wanted here*"])
-    result.stdout.fnmatch_lines(["  hypervisor: processes on host auto*1 vCPU, 256 MiB"])
+    result.stdout.fnmatch_lines(["hypervisor: processes on host auto*1 vCPU, 256 MiB"])
 
 
 def test_first_usage_error_of_a_worker_is_reported(run: Run) -> None:
