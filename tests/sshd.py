@@ -1,4 +1,4 @@
-"""An OpenSSH server on the loopback address for the length of one test."""
+"""An OpenSSH server on the loopback address for one test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what other processes do: until it is so, or long enough."""
+"""Wait for a condition or the end of a process, with a timeout."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import psutil
 TIMEOUT = 20.0
 
 
-def wait_until(true: Callable[[], Any], timeout: float = TIMEOUT) -> bool:
-    """Whether it comes true within `timeout` seconds."""
+def wait_until(condition: Callable[[], Any], timeout: float = TIMEOUT) -> bool:
+    """Whether the condition becomes true within `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.005)
@@ -22,7 +22,7 @@ def wait_until(true: Callable[[], Any], timeout: float = TIMEOUT) -> bool:
 
 
 def gone(pid: int, timeout: float = TIMEOUT) -> bool:
-    """Whether a process ends; one that only waits for its parent to notice has."""
+    """Whether a process ends. A zombie counts as ended."""
 
     def ended() -> bool:
         try:

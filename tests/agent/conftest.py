@@ -7,20 +7,20 @@ import pytest
 
 from tests.agent.agent_process import AgentProcess
 from tests.vmm.conftest import (
+    external_vmms,
     kvm_device,
     own_run,
     own_supervisor,
-    peers,
     run,
     shared_supervisor,
     supervisor,
 )
 
 __all__ = [
+    "external_vmms",
     "kvm_device",
     "own_run",
     "own_supervisor",
-    "peers",
     "run",
     "shared_supervisor",
     "supervisor",

@@ -27,7 +27,7 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture
-def peers(tmp_path: Path) -> Iterator[Runner]:
+def external_vmms(tmp_path: Path) -> Iterator[Runner]:
     """Starts any program in place of a VMM, under its own agent."""
     host = LocalHost("tests")
     agent = AgentClient(host)
@@ -42,8 +42,8 @@ def shell(script: str, **more: Any) -> dict[str, Any]:
     return {"argv": ["sh", "-c", script], **more}
 
 
-def test_environment_files_and_directory(peers: Runner) -> None:
-    guest = peers.start(
+def test_environment_files_and_directory(external_vmms: Runner) -> None:
+    guest = external_vmms.start(
         "exec",
         "g",
         **shell(
@@ -65,22 +65,22 @@ def test_environment_files_and_directory(peers: Runner) -> None:
     assert not directory.exists()
 
 
-def test_killed_guest_leaves_no_directory(peers: Runner) -> None:
-    guest = peers.start("exec", "g", **shell("echo {directory}; exec sleep 100"))
+def test_killed_guest_leaves_no_directory(external_vmms: Runner) -> None:
+    guest = external_vmms.start("exec", "g", **shell("echo {directory}; exec sleep 100"))
     assert wait_until(lambda: guest.lines)
     guest.machine._agent.request("kill", "g")
     assert guest.end().reason == "killed"
     assert wait_until(lambda: not Path(guest.lines[0]).exists())
 
 
-def test_text_reaches_standard_input(peers: Runner) -> None:
-    guest = peers.start("exec", "g", **shell('read line; echo "got $line"; exec sleep 100'))
+def test_text_reaches_standard_input(external_vmms: Runner) -> None:
+    guest = external_vmms.start("exec", "g", **shell('read line; echo "got $line"; exec sleep 100'))
     guest.machine._agent.request("type", "g", {"text": "hello\n"})
     guest.wait_line("got hello")
 
 
-def test_text_that_the_console_does_not_take_is_refused(peers: Runner) -> None:
-    guest = peers.start("exec", "g", **shell("exec sleep 100"))
+def test_text_that_the_console_does_not_take_is_refused(external_vmms: Runner) -> None:
+    guest = external_vmms.start("exec", "g", **shell("exec sleep 100"))
     ask = guest.machine._agent.request
     with pytest.raises(HarnessError, match="takes 4096 at once"):
         ask("type", "g", {"text": "x" * 4097})
@@ -96,7 +96,7 @@ def test_every_reason_of_an_end_is_documented() -> None:
 
 
 @pytest.mark.parametrize("where", ["argv", "environment", "files"])
-def test_agent_and_controller_find_the_same_monitor(peers: Runner, where: str) -> None:
+def test_agent_and_controller_find_the_same_monitor(external_vmms: Runner, where: str) -> None:
     arguments: dict[str, Any] = {
         "argv": ["sleep", "100"],
         "environment": {"MONITOR": "{monitor}"} if where == "environment" else {},
@@ -104,13 +104,13 @@ def test_agent_and_controller_find_the_same_monitor(peers: Runner, where: str) -
     }
     if where == "argv":
         arguments = shell("exec sleep 100 # {monitor}")
-    guest = peers.start("exec", "g", **arguments)
+    guest = external_vmms.start("exec", "g", **arguments)
     assert isinstance(guest.machine, SupportsMonitor)
     guest.machine._agent.request("monitor", "g", {"text": "{}\n"})
 
 
-def test_a_halted_guest_with_a_monitor_continues(peers: Runner) -> None:
-    guest = peers.start(
+def test_a_halted_guest_with_a_monitor_continues(external_vmms: Runner) -> None:
+    guest = external_vmms.start(
         "exec", "g", **shell("echo 'reboot: System halted'; sleep 3; echo awake; cat # {monitor}")
     )
     guest.wait_line("awake")
@@ -118,9 +118,11 @@ def test_a_halted_guest_with_a_monitor_continues(peers: Runner) -> None:
     assert guest.end().reason == "stopped"
 
 
-def test_exit_statuses_have_reasons(peers: Runner) -> None:
+def test_exit_statuses_have_reasons(external_vmms: Runner) -> None:
     reasons = {"0": "reset", "7": "power-off"}
-    guest = peers.start("exec", "g", **shell("echo harness: init 1; exit 7", exit_reasons=reasons))
+    guest = external_vmms.start(
+        "exec", "g", **shell("echo harness: init 1; exit 7", exit_reasons=reasons)
+    )
     assert guest.end().reason == "power-off"
 
 
@@ -134,14 +136,16 @@ def test_exit_statuses_have_reasons(peers: Runner) -> None:
     ],
     ids=["announced power-off", "announced restart", "silent", "no kernel"],
 )
-def test_console_distinguishes_reset_and_power_off(peers: Runner, script: str, reason: str) -> None:
-    assert peers.start("exec", "g", **shell(script)).end().reason == reason
+def test_console_distinguishes_reset_and_power_off(
+    external_vmms: Runner, script: str, reason: str
+) -> None:
+    assert external_vmms.start("exec", "g", **shell(script)).end().reason == reason
 
 
 @pytest.mark.parametrize("message", ["Power down", "System halted"])
-def test_a_halted_guest_has_powered_off(peers: Runner, message: str) -> None:
+def test_a_halted_guest_has_powered_off(external_vmms: Runner, message: str) -> None:
     """Some VMMs have no power-off: they run the halted guest for ever."""
-    guest = peers.start("exec", "g", **shell(f"echo 'reboot: {message}'; exec sleep 100"))
+    guest = external_vmms.start("exec", "g", **shell(f"echo 'reboot: {message}'; exec sleep 100"))
     assert guest.end().reason == "power-off"
 
 
@@ -168,9 +172,11 @@ def test_only_kernel_messages_announce_an_end() -> None:
         ({"argv": ["/nothing/there"]}, "No such file"),
     ],
 )
-def test_wrong_configurations_are_refused(peers: Runner, wrong: dict[str, Any], cause: str) -> None:
+def test_wrong_configurations_are_refused(
+    external_vmms: Runner, wrong: dict[str, Any], cause: str
+) -> None:
     with pytest.raises(ProvisionError, match=cause):
-        peers.start("exec", "g", **{"argv": ["true"], **wrong})
+        external_vmms.start("exec", "g", **{"argv": ["true"], **wrong})
 
 
 def test_placeholders_are_found_everywhere() -> None:
@@ -259,8 +265,8 @@ def test_counters_of_debugfs_are_summed_and_histograms_left_out(tmp_path: Path) 
     assert KvmDebugfs(9, str(tmp_path)).counters() == {}
 
 
-def test_statistics_without_debugfs_have_no_exits(peers: Runner) -> None:
-    guest = peers.start("exec", "g", argv=[sys.executable, "-c", "input()"])
+def test_statistics_without_debugfs_have_no_exits(external_vmms: Runner) -> None:
+    guest = external_vmms.start("exec", "g", argv=[sys.executable, "-c", "input()"])
     statistics = guest.machine.statistics()
     assert statistics["cpu_ns"] >= 0
     assert "exits" not in statistics

@@ -77,8 +77,8 @@ def test_sandbox_is_optional(run: Runner) -> None:
     assert guest.end().reason == "power-off"
 
 
-def test_external_vmm_gains_no_privileges(peers: Runner) -> None:
-    guest = peers.start("exec", "peer", argv=["sleep", "100"])
+def test_external_vmm_gains_no_privileges(external_vmms: Runner) -> None:
+    guest = external_vmms.start("exec", "peer", argv=["sleep", "100"])
     assert guest.machine.facts["sandbox"] == ["no new privileges"]
     assert {one["NoNewPrivs"] for one in status(guest.machine.facts["pid"])} == {"1"}
 

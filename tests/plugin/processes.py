@@ -48,7 +48,7 @@ from images.keys import Keys, ensure_keys
 BOOT = """
 echo "booting $NAME"
 for word in $CMDLINE; do case $word in
-    panic=boot) echo "Kernel panic - not syncing: told to"; exit 3;;
+    panic=boot) echo "Kernel panic - not syncing: panic=boot"; exit 3;;
     poweroff=boot) exit 0;;
     hang=init) cat; exit 4;;
 esac; done
@@ -169,7 +169,7 @@ class ShellMachine:
     def connect(self, port: int, timeout: float) -> Stream:
         """See Machine. Each connection has its own SSH server, by a socket pair."""
         if "refuse" in self._spec.cmdline.split() or self.process.poll() is not None:
-            raise ConnectionRefusedError(f"nobody listens on port {port}")
+            raise ConnectionRefusedError(f"no server listens on port {port}")
         near, far = socket.socketpair()
         server = paramiko.Transport(far)
         server.add_server_key(paramiko.Ed25519Key.from_private_key_file(_host_key(self._maker)))

@@ -7,7 +7,7 @@ from tests.plugin.conftest import Run
 USAGE, FAILED, INTERRUPTED = 4, 1, 2
 
 
-def test_a_panic_ends_a_running_command_within_a_second(run: Run) -> None:
+def test_panic_ends_a_running_command_within_a_second(run: Run) -> None:
     result = run(
         """
         import threading, time
@@ -33,12 +33,12 @@ def test_a_panic_ends_a_running_command_within_a_second(run: Run) -> None:
     result.stdout.fnmatch_lines(["*boot timeline*", "ready *s", "*: end*", "panic: Kernel panic*"])
 
 
-def test_an_end_that_the_test_overlooks_fails_it_and_only_it(run: Run) -> None:
+def test_unnoticed_end_fails_only_its_test(run: Run) -> None:
     result = run(
         """
         import os, signal
 
-        def test_overlooks(shared_guest):
+        def test_unnoticed(shared_guest):
             os.kill(shared_guest.facts["pid"], signal.SIGKILL)
             shared_guest.ended.wait(5)
 
@@ -51,15 +51,15 @@ def test_an_end_that_the_test_overlooks_fails_it_and_only_it(run: Run) -> None:
     result.stdout.fnmatch_lines(["*GuestEnded: *killed: * (while the test ran)"])
 
 
-def test_what_depends_on_a_shared_guest_is_made_anew_with_it(run: Run) -> None:
+def test_fixtures_of_a_replaced_shared_guest_are_set_up_again(run: Run) -> None:
     result = run(
         """
         import pytest
-        made = []
+        guests = []
 
         @pytest.fixture(scope="module")
         def prepared(shared_guest):
-            made.append(shared_guest)
+            guests.append(shared_guest)
             return shared_guest
 
         def test_first(prepared):
@@ -67,17 +67,17 @@ def test_what_depends_on_a_shared_guest_is_made_anew_with_it(run: Run) -> None:
                 prepared.machine.tell("panic")
 
         def test_second(prepared):
-            assert made[0] is not made[1] is prepared
+            assert guests[0] is not guests[1] is prepared
             prepared.ssh.run(["true"])
 
         def test_third(prepared):
-            assert len(made) == 2
+            assert len(guests) == 2
         """
     )
     result.assert_outcomes(passed=3)
 
 
-def test_expected_ends(run: Run) -> None:
+def test_expected_end_does_not_fail_the_test(run: Run) -> None:
     result = run(
         """
         import pytest
@@ -98,17 +98,17 @@ def test_expected_ends(run: Run) -> None:
                 with guest.expect_end("panic", timeout=5):
                     guest.machine.tell("off")
 
-        def test_goes_on(guest):
+        def test_does_not_end(guest):
             with guest.expect_end(timeout=0.1):
                 pass
         """
     )
-    # another reason: the assertion holds, yet the guest ended as nobody wanted
+    # test_another_reason fails at its end: nothing expected the guest to power off
     result.assert_outcomes(passed=2, failed=2)
     result.stdout.fnmatch_lines(["*HarnessError: *the guest did not end within 0.1 s"])
 
 
-def test_an_end_after_the_test_is_an_error_of_its_teardown(run: Run) -> None:
+def test_end_after_the_test_is_a_teardown_error(run: Run) -> None:
     result = run(
         """
         import pytest

@@ -39,18 +39,18 @@ def test_samples_of_guests_carry_label_and_number(run: Run, twice: bool) -> None
         assert set(mine.test) == set(mine.suite) == {""}
     memory = frame[frame.metric == "guest.memory.used"]
     assert set(memory.unit) == {"MiB"}
-    # one host, of which one hypervisor tells
+    # one hypervisor reports the utilization of the host
     host = frame[frame.metric == "host.cpu.user"]
     assert list(host.value) == [12.5, 3.0, 4.0]
 
 
 def test_quarantined_memory_does_not_count_as_used(run: Run) -> None:
     source = """
-        kept = {}
+        hypervisors = {}
         def test_it(hypervisor, record_sample):
-            kept[hypervisor.name] = hypervisor
-            if len(kept) == 2:
-                first, second = kept["processes"], kept["processes-2"]
+            hypervisors[hypervisor.name] = hypervisor
+            if len(hypervisors) == 2:
+                first, second = hypervisors["processes"], hypervisors["processes-2"]
                 second.tick(0, {"memory.used": 900.0, "memory.quarantined": 200.0})
                 first.tick(0, {"memory.used": 900.0, "memory.quarantined": 100.0})
     """

@@ -56,7 +56,7 @@ def test_command_line_overrides_ini_file(run: Run, pytester: pytest.Pytester) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--guest-memory=much"], "--guest-memory: 'much': invalid literal"),
         (["--guest-vcpus=0"], "--guest-vcpus: '0': must be at least 1"),
@@ -71,10 +71,10 @@ def test_command_line_overrides_ini_file(run: Run, pytester: pytest.Pytester) ->
         (["--virt-gate=fail"], "--virt-gate=fail requires --virt-baseline=RUN"),
     ],
 )
-def test_invalid_values_are_usage_errors(run: Run, arguments: list[str], said: str) -> None:
+def test_invalid_values_are_usage_errors(run: Run, arguments: list[str], message: str) -> None:
     result = run("def test_it(): pass", *arguments)
     assert result.ret == USAGE
-    assert said in result.stderr.str()
+    assert message in result.stderr.str()
 
 
 def test_error_names_the_ini_file(run: Run, pytester: pytest.Pytester) -> None:
@@ -185,14 +185,14 @@ def test_kept_guests_have_a_working_ssh_line(
     if shutil.which("ssh") is None:
         pytest.skip("no ssh here: apt-get install openssh-client")
     monkeypatch.setattr("harness.plugin.kept_guests.has_terminal", lambda: True)
-    said: list[str] = []
+    outputs: list[str] = []
 
-    def somebody(shown: list[str]) -> None:
+    def run_ssh_lines(shown: list[str]) -> None:
         for line in shown:
             command = [*shlex.split(line), "echo", "inside"]
-            said.append(subprocess.check_output(command, text=True, timeout=20))
+            outputs.append(subprocess.check_output(command, text=True, timeout=20))
 
-    monkeypatch.setattr("harness.plugin.kept_guests.wait_for_enter", somebody)
+    monkeypatch.setattr("harness.plugin.kept_guests.wait_for_enter", run_ssh_lines)
     result = run(
         """
         def test_good(guest): pass
@@ -201,7 +201,7 @@ def test_kept_guests_have_a_working_ssh_line(
         "--guest-keep=failed",
     )
     result.assert_outcomes(passed=1, failed=1)
-    assert said == ["inside\n"]
+    assert outputs == ["inside\n"]
     result.stdout.fnmatch_lines(["harness: kept *-test-bad: ssh -i *", "kept until the end:"])
 
 

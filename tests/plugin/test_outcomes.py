@@ -19,7 +19,7 @@ def consoles(folder: Path) -> list[Path]:
     return sorted(folder.glob("results/*/consoles/*.log"))
 
 
-def test_a_guest_boots_runs_commands_and_is_gone(run: Run, pytester: pytest.Pytester) -> None:
+def test_guest_boots_runs_commands_and_is_removed(run: Run, pytester: pytest.Pytester) -> None:
     result = run(
         """
         import pathlib
@@ -59,7 +59,7 @@ def test_auto_with_nothing_usable_skips_with_one_reason(
     }
 
 
-def test_a_named_hypervisor_that_cannot_be_used_is_a_usage_error(
+def test_explicit_unusable_hypervisor_is_a_usage_error(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
@@ -69,7 +69,7 @@ def test_a_named_hypervisor_that_cannot_be_used_is_a_usage_error(
     result.assert_outcomes()
 
 
-def test_a_named_host_that_cannot_be_used_is_a_usage_error(
+def test_explicit_unusable_host_is_a_usage_error(
     run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry_point(pytester.path, "kvm", "processes:ShellHypervisor")
@@ -77,7 +77,7 @@ def test_a_named_host_that_cannot_be_used_is_a_usage_error(
     assert run(ONE_TEST, "--virt-host=local", hypervisor="").ret == USAGE
 
 
-def test_an_unusable_hypervisor_affects_only_tests_that_need_one(
+def test_unusable_hypervisor_affects_only_tests_that_need_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROCESSES_REFUSE", "1")
@@ -85,7 +85,7 @@ def test_an_unusable_hypervisor_affects_only_tests_that_need_one(
     assert run(ONE_TEST, "--collect-only").ret == 0
 
 
-def test_an_unknown_name_lists_the_usable_hypervisors(run: Run) -> None:
+def test_unknown_hypervisor_lists_the_known_ones(run: Run) -> None:
     result = run(ONE_TEST, hypervisor="bhyve")
     assert result.ret == USAGE
     result.stderr.fnmatch_lines(
@@ -93,7 +93,7 @@ def test_an_unknown_name_lists_the_usable_hypervisors(run: Run) -> None:
     )
 
 
-def test_a_hypervisor_that_does_not_import_is_a_usage_error(
+def test_hypervisor_that_does_not_import_is_a_usage_error(
     run: Run, pytester: pytest.Pytester
 ) -> None:
     entry_point(pytester.path, "broken", "processes:Missing")
@@ -108,10 +108,10 @@ def test_missing_resources_of_the_host_skip_a_test(run: Run) -> None:
         import pytest
 
         @pytest.mark.requires_kvm_cap("IRQCHIP")
-        def test_there(guest): pass
+        def test_present(guest): pass
 
         @pytest.mark.requires_kvm_cap("KVM_CAP_PIT2", "IRQCHIP")
-        def test_lacking(guest): pass
+        def test_missing(guest): pass
 
         @pytest.mark.guest(vcpus=5000)
         def test_cpus(guest): pass
@@ -128,18 +128,18 @@ def test_missing_resources_of_the_host_skip_a_test(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cmdline", "stage", "said"),
+    ("cmdline", "stage", "message"),
     [
         ("hang=init", "init", "the guest did not reach 'init' within 0.7 s"),
         ("hang=sshd", "sshd", "the guest did not reach 'sshd' within 0.7 s"),
         ("refuse", "ready", "the guest did not reach 'ready' within 0.7 s*does not serve SSH*"),
         ("failed=disk", "sshd", "the guest's init failed: disk: No such device"),
-        ("panic=boot", "init", "panic: Kernel panic - not syncing: told to*while it booted*"),
+        ("panic=boot", "init", "panic: Kernel panic - not syncing: panic=boot*while it booted*"),
         ("poweroff=boot", "init", "power-off: *while it booted*"),
     ],
 )
-def test_provisioning_that_fails_is_a_setup_error_naming_the_stage(
-    run: Run, pytester: pytest.Pytester, cmdline: str, stage: str, said: str
+def test_failed_provisioning_is_a_setup_error_with_its_stage(
+    run: Run, pytester: pytest.Pytester, cmdline: str, stage: str, message: str
 ) -> None:
     result = run(
         f"""
@@ -152,19 +152,19 @@ def test_provisioning_that_fails_is_a_setup_error_naming_the_stage(
     )
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        [f"*stage {stage}, guest *{said}", "*: last * console lines*", "booting *"]
+        [f"*stage {stage}, guest *{message}", "*: last * console lines*", "booting *"]
     )
     result.stdout.fnmatch_lines(["*boot timeline*", "kernel *s", f"{stage}*not reached"])
     assert len(consoles(pytester.path)) == 1
 
 
-def test_a_guest_that_the_hypervisor_refuses_is_a_setup_error(run: Run) -> None:
+def test_refused_guest_is_a_setup_error(run: Run) -> None:
     result = run(ONE_TEST, "--guest-memory=8")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*stage create, guest *8 MiB of memory is too little", "*give 16"])
 
 
-def test_a_broken_image_is_a_setup_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_image_is_a_setup_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROCESSES_NO_IMAGE", "1")
     result = run(ONE_TEST + "\n    def test_more(shared_guest): pass\n")
     result.assert_outcomes(errors=2)
@@ -182,7 +182,7 @@ def test_ssh_lost_between_commands_reconnects(run: Run) -> None:
     ).assert_outcomes(passed=1)
 
 
-def test_ssh_lost_in_a_command_fails_it_and_does_not_repeat_it(run: Run) -> None:
+def test_ssh_lost_in_a_command_does_not_repeat_it(run: Run) -> None:
     result = run(
         """
         import pathlib, threading
@@ -196,7 +196,7 @@ def test_ssh_lost_in_a_command_fails_it_and_does_not_repeat_it(run: Run) -> None
             assert (tmp_path / "log").read_text() == "started\\n"
             assert ssh.run(["echo", "usable"]).stdout == "usable\\n"
 
-        def test_not_again(guest, ssh, monkeypatch):
+        def test_reconnect_fails(guest, ssh, monkeypatch):
             def refused(port, timeout):
                 raise ConnectionRefusedError("no sshd")
             monkeypatch.setattr(guest.machine, "connect", refused)
@@ -208,13 +208,13 @@ def test_ssh_lost_in_a_command_fails_it_and_does_not_repeat_it(run: Run) -> None
     result.stdout.fnmatch_lines(["*did not start *the reconnect failed: *: no sshd*"])
 
 
-def test_a_guest_that_cannot_be_stopped_is_an_error_naming_it(run: Run) -> None:
+def test_guest_that_cannot_be_stopped_is_named(run: Run) -> None:
     result = run(
         """
         import pytest
 
         @pytest.fixture(autouse=True)
-        def impatient(monkeypatch):
+        def short_timeout(monkeypatch):
             monkeypatch.setattr("harness.guest.base.STOP_TIMEOUT", 0.1)
 
         @pytest.mark.guest(cmdline="stubborn")
@@ -229,9 +229,7 @@ def test_a_guest_that_cannot_be_stopped_is_an_error_naming_it(run: Run) -> None:
     assert result.ret == FAILED
 
 
-def test_a_leak_of_the_hypervisor_is_an_error_naming_it(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leak_of_the_hypervisor_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROCESSES_LEAVE", "harness.slice/guest-7")
     result = run(ONE_TEST)
     result.assert_outcomes(passed=1, errors=1)
@@ -240,7 +238,7 @@ def test_a_leak_of_the_hypervisor_is_an_error_naming_it(
     )
 
 
-def test_ctrl_c_ends_everything(run: Run, pytester: pytest.Pytester) -> None:
+def test_ctrl_c_ends_all_guests(run: Run, pytester: pytest.Pytester) -> None:
     result = run(
         """
         import pathlib
@@ -258,14 +256,16 @@ def test_ctrl_c_ends_everything(run: Run, pytester: pytest.Pytester) -> None:
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-def test_guests_of_a_group_boot_together_and_all_end(run: Run, pytester: pytest.Pytester) -> None:
+def test_guests_of_a_group_boot_concurrently_and_all_end(
+    run: Run, pytester: pytest.Pytester
+) -> None:
     result = run(
         """
         def test_it(guest_group):
             guests = guest_group(3, memory=64)
             assert len({guest.name for guest in guests}) == 3
             assert [guest.spec.memory for guest in guests] == [64, 64, 64]
-            # all were made before the first was waited for
+            # all guests are created before the first is ready
             first_ready = guests[0].timeline.marks["ready"]
             assert all(guest.timeline.marks["create"] < first_ready for guest in guests)
 
@@ -277,8 +277,8 @@ def test_guests_of_a_group_boot_together_and_all_end(run: Run, pytester: pytest.
     assert len(consoles(pytester.path)) == 2
 
 
-def test_a_failing_test_of_the_suites_leaves_no_guest(run: Run) -> None:
-    """Others of its module are as they were; what outlives a test on purpose stays."""
+def test_failing_test_of_the_suites_leaves_no_guest(run: Run) -> None:
+    """Guests of module fixtures keep running."""
     result = run(
         """
         import pytest

@@ -26,12 +26,12 @@ SOURCE = """
 
     @pytest.fixture(scope="module")
     def shared():
-        made = []
-        yield made
-        made.append("over")
+        events = []
+        yield events
+        events.append("teardown")
 
     def test_sign(guest, shared, record_sample):
-        assert shared == [], "what outlives the test does not end with its first attempt"
+        assert shared == [], "the module fixture must outlive the first attempt"
         tries["sign"] += 1
         record_sample("x", tries["sign"], "s", "lower")
         assert tries["sign"] == 2, "triple-fault: vCPU 0"
@@ -61,19 +61,23 @@ def test_patterns_are_texts_of_the_errors() -> None:
         assert any(parts.get(pattern, pattern) in text for text in texts), pattern
 
 
-def test_fault_of_the_host_is_run_again(run: Run, pytester: pytest.Pytester) -> None:
+def test_test_after_a_host_fault_is_run_again(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
     result = run(SOURCE, "--virt-no-report", "--benchmark-json=benchmark.json")
     result.assert_outcomes(passed=2, failed=1)
-    (theirs,) = json.loads((pytester.path / "benchmark.json").read_text())["benchmarks"]
-    assert theirs["stats"]["data"] == [2.0], "of pytest-benchmark's rounds neither"
+    (benchmark,) = json.loads((pytester.path / "benchmark.json").read_text())["benchmarks"]
+    assert benchmark["stats"]["data"] == [2.0], (
+        "pytest-benchmark must discard the rounds of the first attempt"
+    )
     reruns = [
         line
         for line in result.outlines
         if line.startswith("  ") and "run again after a fault" in line
     ]
-    assert len(reruns) == 2, "the summary names them"
+    assert len(reruns) == 2, "the summary must name the repeated tests"
     facts, frame = load(Path(result.outlines[-1].partition(": ")[2]))
     assert facts["outcomes"] == {"passed": 2, "failed": 1}
-    (kept,) = frame[frame["metric"] == "x"].to_dict("records")
-    assert (kept["value"], kept["attempt"]) == (2.0, 2), "the first attempt's are no figures"
+    (sample,) = frame[frame["metric"] == "x"].to_dict("records")
+    assert (sample["value"], sample["attempt"]) == (2.0, 2), (
+        "the samples of the first attempt must be excluded"
+    )

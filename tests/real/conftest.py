@@ -23,7 +23,7 @@ from images import store
 from images.image import GuestImage
 from tests.conftest import HOSTS, EmulatedHosts
 
-# pytester forgets modules that its inner run imports; numpy and its like bear only one import.
+# pytester unloads modules that its inner run imports, but numpy cannot be imported twice.
 for module in (
     "harness.plugin.kept_guests",
     "harness.plugin.recorder",
@@ -38,26 +38,26 @@ _numbers = itertools.count()
 
 Inner = Callable[..., pytest.RunResult]
 
-# Which processes of a host have KVM open: pid, name of the program, what of KVM it is. Not the
-# emulated host's init: prepare_host() in images/guest/host.c holds a machine that never runs.
+# Lists the processes of a host that have KVM open: pid, program, target of the descriptor. It
+# omits init: prepare_host() in images/guest/host.c holds a machine that never runs.
 HOLDERS = """
 import json, os
-found = []
+holders = []
 for pid in set(filter(str.isdigit, os.listdir("/proc"))) - {"1"}:
     try:
         program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
         for fd in os.listdir(f"/proc/{pid}/fd"):
             target = os.readlink(f"/proc/{pid}/fd/{fd}")
             if "kvm" in target:
-                found.append([int(pid), program, target])
+                holders.append([int(pid), program, target])
     except OSError:
         continue
-print(json.dumps(found))
+print(json.dumps(holders))
 """
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test again, on a new emulated host, after a fault of QEMU's.
+    """Run a test again, on a new emulated host, after a fault of QEMU.
 
     pytest calls this for all tests of the session, also for those of other folders.
     """
@@ -67,15 +67,14 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     def close_host() -> None:
         try:
             pytest_compat.teardown(item.session, None)
-        except Exception as error:  # everything on the host ended with it
-            session_of(item.config).progress(f"{item.nodeid}: the old host's end: {error}")
+        except Exception as error:  # the processes on the host ended with it
+            session_of(item.config).progress(f"{item.nodeid}: the old host did not close: {error}")
 
     return rerun.protocol(item, nextitem, lambda: item.config.stash.get(HOSTS, None), close_host)
 
 
-class Lent:
-    """A host that an inner session takes for its own: closing it does nothing, and when it is worn
-    is its owner's to see to."""
+class BorrowedHost:
+    """The emulated host for an inner session, which cannot close or replace it."""
 
     needs_replacement = False
     replacement_reason = ""
@@ -87,13 +86,13 @@ class Lent:
         return getattr(self._host, name)
 
     def close(self) -> None:
-        """Its owner does that."""
+        """Do nothing: the outer session closes the host."""
 
 
 def factory(
     hypervisor: Hypervisor, image: GuestImage, on_create: Callable[[Guest], None]
 ) -> GuestFactory:
-    """A factory of small guests whose names nobody else uses."""
+    """A factory of small guests with unique names."""
     return GuestFactory(
         hypervisor=hypervisor,
         image=image,
@@ -108,9 +107,9 @@ def factory(
 def kvm_holders(host: Host) -> set[tuple[int, str]]:
     """Pid and program of every process on the host that has a virtual machine of KVM open."""
     done = host.run(["python3", "-I", "-S", "-c", HOLDERS])
-    found = json.loads(done.stdout)
+    holders = json.loads(done.stdout)
     # init holds one that never runs (prepare_host() in images/guest/host.c)
-    return {(pid, program) for pid, program, what in found if "kvm-vm" in what and pid != 1}
+    return {(pid, program) for pid, program, target in holders if "kvm-vm" in target and pid != 1}
 
 
 def kvm_pids(host: Host) -> set[int]:
@@ -119,13 +118,13 @@ def kvm_pids(host: Host) -> set[int]:
 
 @pytest.fixture(scope="session")
 def image() -> GuestImage:
-    """What guests boot."""
+    """The image that guests boot."""
     return store.guest_image(lambda text: None, CACHE_HOME / "pytest-hypervisor" / "images")
 
 
 @pytest.fixture(scope="module")
 def kvm(emulated_hosts: EmulatedHosts, emulated_host: EmulatedHost) -> KvmHypervisor:
-    """Our VMM on the emulated host."""
+    """The built-in VMM on the emulated host."""
 
     def make() -> KvmHypervisor:
         return KvmHypervisor(emulated_host, lambda text: None)
@@ -135,35 +134,35 @@ def kvm(emulated_hosts: EmulatedHosts, emulated_host: EmulatedHost) -> KvmHyperv
 
 @pytest.fixture
 def guests(kvm: KvmHypervisor, image: GuestImage) -> Iterator[GuestFactory]:
-    """Makes guests that live until the test's end."""
-    made: list[Guest] = []
-    yield factory(kvm, image, made.append)
-    for guest in made:
+    """Creates guests that stop at the end of the test."""
+    created: list[Guest] = []
+    yield factory(kvm, image, created.append)
+    for guest in created:
         guest.stop()
 
 
 @pytest.fixture(scope="module")
-def standing(emulated_hosts: EmulatedHosts, kvm: KvmHypervisor, image: GuestImage) -> Guest:
-    """One guest (2 vCPUs, 256 MiB) for all tests that leave it as it is."""
+def real_guest(emulated_hosts: EmulatedHosts, kvm: KvmHypervisor, image: GuestImage) -> Guest:
+    """One guest (2 vCPUs, 256 MiB) for all tests that do not change it."""
 
     def make() -> Guest:
-        return factory(kvm, image, lambda made: None)("standing", vcpus=2, memory=256)
+        return factory(kvm, image, lambda guest: None)("shared", vcpus=2, memory=256)
 
-    return emulated_hosts.keep("standing", make, Guest.stop)
+    return emulated_hosts.keep("shared guest", make, Guest.stop)
 
 
 @pytest.fixture
 def bare(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
-    """`bare(source, *arguments)`: a pytest session in this process, on hosts of its own."""
+    """`bare(source, *arguments)`: a pytest session in this process, which chooses its hosts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE_HOME))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(pytester.path / "run"))
-    monkeypatch.setenv("CI", "true")  # nobody is at a terminal here
+    monkeypatch.setenv("CI", "true")  # the inner session has no terminal
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def go(source: str, *arguments: str) -> pytest.RunResult:
         if source:
             pytester.makepyfile(source)
-        # Hypothesis takes a second at the end of every inner run, rewriting is not possible
+        # Hypothesis takes a second at the end of every inner run; rewriting is not possible
         plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
         plain += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         return pytester.runpytest_inprocess(*plain, *arguments)
@@ -174,8 +173,8 @@ def bare(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
 @pytest.fixture
 def inner(bare: Inner, emulated_host: Host, monkeypatch: pytest.MonkeyPatch) -> Inner:
     """`inner(source, *arguments, hypervisor="kvm")`: a session on the test's emulated host."""
-    lent = Lent(emulated_host)
-    monkeypatch.setattr("harness.hosts.select.select_host", lambda name, progress: lent)
+    borrowed_host = BorrowedHost(emulated_host)
+    monkeypatch.setattr("harness.hosts.select.select_host", lambda name, progress: borrowed_host)
 
     def go(source: str, *arguments: str, hypervisor: str = "kvm") -> pytest.RunResult:
         before = kvm_pids(emulated_host)
@@ -188,7 +187,7 @@ def inner(bare: Inner, emulated_host: Host, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def image_copy(image: GuestImage, tmp_path: Path) -> Path:
-    """A store with the same image in it, to be broken: the files are links, the folder is not."""
+    """A store with the same image, which a test may damage: links to the files in a new folder."""
     keys = tmp_path / "store" / "keys"
     keys.parent.mkdir()
     keys.symlink_to(image.client_key.parent)

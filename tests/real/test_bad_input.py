@@ -1,4 +1,4 @@
-"""What people give by mistake: each a clear error that names cause and hint, and nothing left."""
+"""Invalid input is an error with cause and hint, and leaves no guest."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from harness.hypervisors.kvm import KvmHypervisor
 from images.image import GuestImage
 from images.keys import Keys, ensure_keys
 from suites.io.fio import Job
-from tests.real.conftest import Inner, Lent, factory, kvm_pids
+from tests.real.conftest import BorrowedHost, Inner, factory, kvm_pids
 
 ONE_TEST = "def test_it(guest): pass"
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(emulated_host: Host, standing: Guest) -> Any:
-    """Every test here ends with the guests that it began with."""
+def no_guest_is_left(emulated_host: Host, real_guest: Guest) -> Any:
+    """Check that the test leaves no guest."""
     before = kvm_pids(emulated_host)
     yield
     assert kvm_pids(emulated_host) == before
@@ -35,7 +35,7 @@ def nothing_left(emulated_host: Host, standing: Guest) -> Any:
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def test_too_little_memory_names_what_is_enough(inner: Inner, guests: GuestFactory) -> None:
+def test_too_little_memory_hints_at_enough(inner: Inner, guests: GuestFactory) -> None:
     result = inner(ONE_TEST, "--guest-memory=32")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
@@ -44,17 +44,17 @@ def test_too_little_memory_names_what_is_enough(inner: Inner, guests: GuestFacto
             "*hint: request at least * MiB (--guest-memory)",
         ]
     )
-    # what it says is enough gets past this; the last such word is true
+    # each hint names more memory; the last one is enough
     memory, guest = 32, None
     while guest is None:
-        told = 0
+        hinted = 0
         try:
             guest = guests(memory=memory)
         except ProvisionError as error:
-            found = re.search(r"at least (\d+) MiB", error.hint)
-            told = int(found[1]) if found else 0
-        assert guest or told > memory
-        memory = told
+            match = re.search(r"at least (\d+) MiB", error.hint)
+            hinted = int(match[1]) if match else 0
+        assert guest or hinted > memory
+        memory = hinted
     guest.ssh.run(["true"])
     guest.stop()
 
@@ -62,7 +62,7 @@ def test_too_little_memory_names_what_is_enough(inner: Inner, guests: GuestFacto
 # -- kernel ----------------------------------------------------------------------------------------
 
 
-def test_a_kernel_that_is_none(inner: Inner) -> None:
+def test_file_without_kernel_is_refused(inner: Inner) -> None:
     result = inner(ONE_TEST, "--guest-kernel=/etc/passwd")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
@@ -73,11 +73,11 @@ def test_a_kernel_that_is_none(inner: Inner) -> None:
     )
 
 
-def test_a_truncated_kernel_at_the_vmm(
+def test_truncated_kernel_is_refused(
     guests: GuestFactory, image: GuestImage, tmp_path: Path
 ) -> None:
-    whole = image.kernel.read_bytes()
-    (tmp_path / "vmlinux").write_bytes(whole[: len(whole) // 2])
+    data = image.kernel.read_bytes()
+    (tmp_path / "vmlinux").write_bytes(data[: len(data) // 2])
     with pytest.raises(ProvisionError, match=r"kernel /dev/\w+ is truncated") as caught:
         guests(image=dataclasses.replace(image, kernel=tmp_path / "vmlinux"))
     assert caught.value.hint
@@ -87,18 +87,18 @@ def test_a_truncated_kernel_at_the_vmm(
 # -- disks -----------------------------------------------------------------------------------------
 
 
-def cut(image: GuestImage, path: Path, size: int) -> Path:
-    """The root disk's first `size` bytes (from the end when negative), in `path`."""
+def truncate_root_disk(image: GuestImage, path: Path, size: int) -> Path:
+    """Write the root disk's bytes [:size] to `path`."""
     path.unlink(missing_ok=True)
     path.write_bytes(image.disk.read_bytes()[:size])
     return path
 
 
 @pytest.mark.parametrize("size", [-513, 70 << 20], ids=["odd", "half"])
-def test_a_truncated_root_disk_in_an_image(
+def test_image_with_truncated_root_disk_is_refused(
     inner: Inner, image: GuestImage, image_copy: Path, size: int
 ) -> None:
-    cut(image, image_copy / "disk", size)
+    truncate_root_disk(image, image_copy / "disk", size)
     result = inner(ONE_TEST, f"--guest-image={image_copy}")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
@@ -107,10 +107,10 @@ def test_a_truncated_root_disk_in_an_image(
     result.stdout.fnmatch_lines(["*hint: *"])
 
 
-def test_a_truncated_root_disk_at_the_vmm(
+def test_truncated_root_disk_fails_provisioning(
     guests: GuestFactory, image: GuestImage, tmp_path: Path
 ) -> None:
-    disks = [cut(image, tmp_path / str(size), size) for size in (-513, 70 << 20)]
+    disks = [truncate_root_disk(image, tmp_path / str(size), size) for size in (-513, 70 << 20)]
     pair = [guests.launch(image=dataclasses.replace(image, disk=disk)) for disk in disks]
     for guest in pair:
         with pytest.raises(
@@ -121,7 +121,9 @@ def test_a_truncated_root_disk_at_the_vmm(
         assert any("harness: failed" in line for line in caught.value.console)
 
 
-def test_a_truncated_extra_disk(guests: GuestFactory, emulated_host: Host, tmp_path: Path) -> None:
+def test_truncated_extra_disk_is_refused(
+    guests: GuestFactory, emulated_host: Host, tmp_path: Path
+) -> None:
     (tmp_path / "disk").write_bytes(bytes(1000))
     disk = Disk(emulated_host.place(tmp_path / "disk"), "extra")
     with pytest.raises(ProvisionError, match="1000 bytes is not a whole number of") as caught:
@@ -131,7 +133,7 @@ def test_a_truncated_extra_disk(guests: GuestFactory, emulated_host: Host, tmp_p
         guests(disks=[Disk("/none", "extra")])
 
 
-def test_a_disk_that_is_cut_below_a_running_guest(
+def test_disk_truncated_under_a_running_guest_gives_io_errors(
     guests: GuestFactory, emulated_host: Host
 ) -> None:
     path = f"{emulated_host.scratch()}/cut"
@@ -147,7 +149,7 @@ def test_a_disk_that_is_cut_below_a_running_guest(
     guest.stop()
 
 
-def test_a_host_whose_disk_fills_up_while_fio_writes(
+def test_full_host_disk_fails_fio_and_not_the_guest(
     guests: GuestFactory, emulated_host: Host
 ) -> None:
     full = f"{emulated_host.scratch()}/full"
@@ -166,7 +168,7 @@ def test_a_host_whose_disk_fills_up_while_fio_writes(
         emulated_host.run(["rmdir", full])
 
 
-def test_an_image_deleted_during_the_run(
+def test_image_deleted_during_the_run_is_reported(
     inner: Inner, image_copy: Path, pytester: pytest.Pytester
 ) -> None:
     disk = image_copy / "disk"
@@ -194,7 +196,9 @@ def test_an_image_deleted_during_the_run(
 # -- SSH -------------------------------------------------------------------------------------------
 
 
-def test_ssh_refused(guests: GuestFactory, image: GuestImage, tmp_path: Path) -> None:
+def test_wrong_ssh_keys_are_refused(
+    guests: GuestFactory, image: GuestImage, tmp_path: Path
+) -> None:
     other: Keys = ensure_keys(tmp_path / "keys")
     wrong_key = dataclasses.replace(image, client_key=other.client)
     wrong_host = dataclasses.replace(image, host_key=other.host_public)
@@ -213,10 +217,10 @@ def test_ssh_refused(guests: GuestFactory, image: GuestImage, tmp_path: Path) ->
         guest.stop()
 
 
-# -- rights ----------------------------------------------------------------------------------------
+# -- permissions -----------------------------------------------------------------------------------
 
 
-class Unprivileged(Lent):
+class Unprivileged(BorrowedHost):
     """The host for a user that may not use KVM."""
 
     def spawn(self, argv: Sequence[str]) -> object:
@@ -224,10 +228,10 @@ class Unprivileged(Lent):
         return self._host.spawn([*drop, *argv])
 
 
-def test_no_rights_on_kvm(emulated_host: Host, image: GuestImage) -> None:
-    own = KvmHypervisor(Unprivileged(emulated_host), lambda text: None)  # type: ignore[arg-type]
+def test_missing_permission_on_kvm_is_reported(emulated_host: Host, image: GuestImage) -> None:
+    hypervisor = KvmHypervisor(Unprivileged(emulated_host), lambda text: None)  # type: ignore[arg-type]
     with pytest.raises(HarnessError, match="/dev/kvm: permission denied") as caught:
-        factory(own, image, lambda made: None)()
+        factory(hypervisor, image, lambda guest: None)()
     assert "group kvm" in caught.value.hint
     assert caught.value.stage == "create"
-    own.close()
+    hypervisor.close()

@@ -69,7 +69,7 @@ def test_interrupts_arrive(payloads: PayloadFactory, program: Path, case: str) -
     assert ran.seconds < 5
 
 
-def test_an_eventfd_interrupts(kvm: KvmHypervisor, program: Path) -> None:
+def test_eventfd_causes_an_interrupt(kvm: KvmHypervisor, program: Path) -> None:
     """Without the eventfd the program reports a lost interrupt."""
     payloads = PayloadFactory(hypervisor=kvm, prefix="bare", numbers=itertools.count())
     ran = bare.run(payloads, program, "irqfd", 20, BATCHES)

@@ -1,4 +1,4 @@
-"""Other ways to start a guest than its kernel's PVH note, up to SSH; and what cannot start."""
+"""Guests that boot without the kernel's PVH note, and disks that cannot boot."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from images import cpio
 from images.image import GuestImage
 from tests.real.conftest import Inner
 
-UNKNOWN_LOADER = "255"  # which no PVH kernel sees: it says Xen's
+UNKNOWN_LOADER = "255"  # PVH kernels see the type of Xen instead
 
 
-def works(guest: Guest, protocol: str) -> None:
-    """Up by the 64-bit protocol of that version, with ACPI tables and as many CPUs as ordered."""
+def check_boot(guest: Guest, protocol: str) -> None:
+    """Check the version of the boot protocol, the ACPI tables and the number of CPUs."""
     loader = guest.ssh.run(["cat", "/proc/sys/kernel/bootloader_type"]).stdout.strip()
     assert loader == UNKNOWN_LOADER
     assert guest.ssh.run(["cat", "/sys/kernel/boot_params/version"]).stdout.strip() == protocol
@@ -28,16 +28,16 @@ def works(guest: Guest, protocol: str) -> None:
     assert "ACPI: RSDP 0x00000000000E0000" in guest.ssh.run(["dmesg"]).stdout
 
 
-def test_a_bzimage_unpacks_itself(guests: GuestFactory, image: GuestImage, tmp_path: Path) -> None:
+def test_bzimage_boots(guests: GuestFactory, image: GuestImage, tmp_path: Path) -> None:
     packed = with_kernel(image, image.bzimage, "linux64", tmp_path)
     assert packed.kernel == image.bzimage
     guest = guests(image=packed, boot="linux64", vcpus=2, memory=256, cmdline="way=this")
-    works(guest, "0x020f")  # the file's own setup header
+    check_boot(guest, "0x020f")  # the file's own setup header
 
 
-def test_a_vmlinux_starts_at_its_elf_entry(guests: GuestFactory) -> None:
+def test_vmlinux_boots_at_its_elf_entry(guests: GuestFactory) -> None:
     guest = guests(boot="linux64", vcpus=2, memory=256, cmdline="way=this")
-    works(guest, "0x020c")
+    check_boot(guest, "0x020c")
 
 
 INIT = """
@@ -63,7 +63,7 @@ int main(void)
 """
 
 
-def test_a_guest_may_live_on_its_initramfs(
+def test_guest_runs_from_its_initramfs(
     guests: GuestFactory, image: GuestImage, tmp_path: Path
 ) -> None:
     (tmp_path / "init.c").write_text(INIT)
@@ -80,7 +80,7 @@ def test_a_guest_may_live_on_its_initramfs(
 
 
 @pytest.mark.parametrize("boot", ["auto", "linux64"])
-def test_a_whole_disk_is_refused(
+def test_disk_with_boot_sector_is_refused(
     inner: Inner, image: GuestImage, tmp_path: Path, boot: str
 ) -> None:
     disk = tmp_path / "disk"

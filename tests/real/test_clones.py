@@ -1,4 +1,4 @@
-"""Snapshots of real guests and what goes on from them: clones that are guests in every way."""
+"""Snapshots of real guests, and their clones."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from images.image import GuestImage
 from tests.real.conftest import Inner, factory, kvm_pids
 from tests.waiting import wait_until
 
-HOLDS = """
+COUNT_RESOURCES = """
 import json, os, sys
 def count(path):
     try: return len(os.listdir(path))
     except OSError: return 0
 free = next(line for line in open("/proc/meminfo") if line.startswith("MemAvailable"))
-# but the memory of ended guests, which is given back at times
+# exclude the memory files of ended guests, which the agent frees later
 def counts(link):
     try: return "memfd:guest" not in os.readlink(link)
     except OSError: return False
 folder = f"/proc/{sys.argv[1]}/fd"
 descriptors = [fd for fd in os.listdir(folder) if counts(f"{folder}/{fd}")]
-# but kernel threads, which come and go
+# exclude kernel threads: their number varies
 processes = [pid for pid in os.listdir("/proc") if pid.isdigit() and count(f"/proc/{pid}/fd")]
 cgroups = "/sys/fs/cgroup/pytest-hypervisor"
 print(json.dumps({
     "free": int(free.split()[1]) >> 10, "descriptors": len(descriptors),
-    "processes": len(processes), "cgroups": sum(len(found[1]) for found in os.walk(cgroups)),
+    "processes": len(processes), "cgroups": sum(len(folders) for _, folders, _ in os.walk(cgroups)),
     "scratch": count("/var/tmp") + count("/dev/shm"),
 }))
 """
@@ -43,13 +43,13 @@ NEW_BYTES = "head -c 16 /dev/urandom | od -An -tx1"
 
 @pytest.fixture(scope="module")
 def family(kvm: KvmHypervisor, image: GuestImage) -> Iterator[list[Guest]]:
-    """A guest that was at work, and two clones that were made of it meanwhile.
+    """A busy guest and two clones of it.
 
-    Of one vCPU: software CPUs may run stale code when two are at it (see prepare_host() in
-    images/guest/host.c), and clones of two vCPUs were seen to end by a triple fault there.
+    Each has one vCPU: with two, emulated CPUs may run stale code (see prepare_host() in
+    images/guest/host.c), and clones ended by a triple fault.
     """
-    made: list[Guest] = []
-    make = factory(kvm, image, made.append)
+    created: list[Guest] = []
+    make = factory(kvm, image, created.append)
     origin = make("origin")
     beat = "i=0; while :; do i=$((i+1)); echo $i >/tmp/beat; sleep 0.3; done"
     origin.ssh.run(f"echo origin >/tmp/who; ({beat}) &")
@@ -58,57 +58,59 @@ def family(kvm: KvmHypervisor, image: GuestImage) -> Iterator[list[Guest]]:
         for clone in clones:
             clone.wait_ready()
     yield [origin, *clones]
-    for guest in made:
+    for guest in created:
         guest.stop()
 
 
-def ask(family: list[Guest], command: str) -> list[str]:
+def run_in_each(family: list[Guest], command: str) -> list[str]:
     return [guest.ssh.run(command).stdout.strip() for guest in family]
 
 
-def test_each_has_its_own_identity(family: list[Guest]) -> None:
+def test_clones_have_distinct_identities(family: list[Guest]) -> None:
     assert len({guest.facts["cid"] for guest in family}) == len(family)
     assert len({guest.facts["pid"] for guest in family}) == len(family)
     assert len({guest.address for guest in family}) == len(family)
     for guest, other in zip(family, family[1:] + family[:1], strict=True):
         guest.ssh.run(["ping", "-c", "1", "-W", "5", str(other.address)])
-    assert len(set(ask(family, NEW_BYTES))) == len(family)
-    assert ask(family, "uname -n") == ["guest", *(guest.name for guest in family[1:])]
+    assert len(set(run_in_each(family, NEW_BYTES))) == len(family)
+    assert run_in_each(family, "uname -n") == ["guest", *(guest.name for guest in family[1:])]
     origin, *clones = family
     assert "cloned_from" not in origin.facts
     assert {clone.facts["cloned_from"] for clone in clones} == {origin.name}
 
 
-def test_each_works_apart(family: list[Guest]) -> None:
+def test_clones_do_not_share_files(family: list[Guest]) -> None:
     for number, guest in enumerate(family):
         guest.ssh.run(f"echo {number} >>/tmp/who")
-    assert ask(family, "cat /tmp/who") == [f"origin\n{number}" for number in range(len(family))]
-    assert ask(family, "nproc") == ["1"] * len(family)
+    assert run_in_each(family, "cat /tmp/who") == [
+        f"origin\n{number}" for number in range(len(family))
+    ]
+    assert run_in_each(family, "nproc") == ["1"] * len(family)
 
 
-def test_what_ran_goes_on_in_each(family: list[Guest]) -> None:
+def test_processes_continue_in_clones(family: list[Guest]) -> None:
     script = "a=$(cat /tmp/beat); for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.2; b=$(cat /tmp/beat);"
     script += ' [ -n "$b" ] && [ "$a" != "$b" ] && exit 0; done; exit 1'
     for guest in family:
         guest.ssh.run(script)
 
 
-def test_clocks_are_right_and_go_on(family: list[Guest], emulated_host: Host) -> None:
+def test_clocks_are_right_and_advance(family: list[Guest], emulated_host: Host) -> None:
     for guest in family[1:]:
         before = float(emulated_host.run(["date", "+%s.%N"]).stdout)
-        told = float(guest.ssh.run(["date", "+%s.%N"]).stdout)
+        clock = float(guest.ssh.run(["date", "+%s.%N"]).stdout)
         after = float(emulated_host.run(["date", "+%s.%N"]).stdout)
-        assert before - LATE < told < after + 1
-    up = [float(text.split()[0]) for text in ask(family, "cat /proc/uptime")]
+        assert before - LATE < clock < after + 1
+    up = [float(text.split()[0]) for text in run_in_each(family, "cat /proc/uptime")]
     time.sleep(0.5)
-    later = [float(text.split()[0]) for text in ask(family, "cat /proc/uptime")]
+    later = [float(text.split()[0]) for text in run_in_each(family, "cat /proc/uptime")]
     assert all(a < b for a, b in zip(up, later, strict=True))
-    for text in ask(family, "dmesg"):
+    for text in run_in_each(family, "dmesg"):
         assert "clocksource: timekeeping watchdog" not in text
         assert "soft lockup" not in text
 
 
-def test_a_clone_is_watched_like_any_guest(family: list[Guest]) -> None:
+def test_clone_has_timeline_statistics_and_console(family: list[Guest]) -> None:
     clone = family[1]
     assert list(clone.timeline.marks) == ["create", "restored", "adopted", "ready"]
     assert clone.statistics()["exits"] > 0
@@ -116,7 +118,7 @@ def test_a_clone_is_watched_like_any_guest(family: list[Guest]) -> None:
     assert clone.console.wait_for("to the console", 10)
 
 
-def spares(guest: Guest) -> list[str]:
+def spare_servers(guest: Guest) -> list[str]:
     """Process ids of SSH servers that wait for a connection by vsock."""
     script = """
         for pid in $(pgrep -x dropbear); do
@@ -126,30 +128,30 @@ def spares(guest: Guest) -> list[str]:
     return guest.ssh.run(script).stdout.split()
 
 
-def one_spare(guest: Guest) -> str:
-    """The spare, once there is one."""
+def wait_for_spare(guest: Guest) -> str:
+    """Process id of the spare SSH server, once there is one."""
     for _ in range(50):
-        found = spares(guest)
-        if found:
-            assert len(found) == 1
-            return found[0]
+        servers = spare_servers(guest)
+        if servers:
+            assert len(servers) == 1
+            return servers[0]
         time.sleep(0.2)
     pytest.fail("no spare SSH server")
 
 
-def test_there_is_always_one_spare_ssh_server(family: list[Guest]) -> None:
-    """Whatever connects and goes, or kills it."""
+def test_guest_always_has_one_spare_ssh_server(family: list[Guest]) -> None:
+    """A connection, and the end of the spare server, start a new one."""
     for guest in family[:2]:
-        before = one_spare(guest)
+        before = wait_for_spare(guest)
         for _ in range(3):
             guest.machine.connect(22, 10.0).close()
         stray = guest.machine.connect(22, 10.0)
         guest.ssh.connect(30.0)
         stray.close()
-        assert one_spare(guest) != before
-        guest.ssh.run(["kill", "-9", one_spare(guest)])
+        assert wait_for_spare(guest) != before
+        guest.ssh.run(["kill", "-9", wait_for_spare(guest)])
         guest.ssh.connect(30.0)
-        one_spare(guest)
+        wait_for_spare(guest)
 
 
 def test_snapshot_has_a_spare_ssh_server(guests: GuestFactory) -> None:
@@ -161,13 +163,13 @@ def test_snapshot_has_a_spare_ssh_server(guests: GuestFactory) -> None:
     with guest.snapshot() as taken:
         assert taken.folder.startswith("/dev/shm/"), "the memory file has no huge pages"
         clone = guests.clone(taken, "clone")
-    served = "cut -d' ' -f22 /proc/$PPID/stat; cut -d' ' -f1 /proc/uptime"
-    began, up = clone.ssh.run(served).stdout.split()
+    script = "cut -d' ' -f22 /proc/$PPID/stat; cut -d' ' -f1 /proc/uptime"
+    began, up = clone.ssh.run(script).stdout.split()
     marks = clone.timeline.marks
     assert float(up) - int(began) / 100 > (clone.timeline.now() - marks["restored"]) / 1e9
 
 
-def test_the_first_clone_spares_the_next_ones_page_faults(guests: GuestFactory) -> None:
+def test_later_clones_have_fewer_page_faults(guests: GuestFactory) -> None:
     origin = guests("template")
     origin.ssh.disconnect()
     with origin.snapshot() as taken:
@@ -180,7 +182,9 @@ def test_the_first_clone_spares_the_next_ones_page_faults(guests: GuestFactory) 
 def test_snapshot_preparation_sends_a_frame(guests: GuestFactory) -> None:
     """The frame causes the first interrupt and its exits, so that no clone has them."""
     guest = guests("sender")
-    guest.ssh.run("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1; sleep 2")  # no frames of its own
+    guest.ssh.run(
+        "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1; sleep 2"
+    )  # the guest sends no frames by itself
 
     def sent() -> int:
         return int(guest.ssh.run(["cat", "/sys/class/net/eth0/statistics/tx_packets"]).stdout)
@@ -190,12 +194,12 @@ def test_snapshot_preparation_sends_a_frame(guests: GuestFactory) -> None:
     assert sent() == before + 1
 
 
-def test_snapshots_leave_the_host_memory(emulated_host: Host) -> None:
+def test_large_snapshots_use_no_host_memory(emulated_host: Host) -> None:
     memory = emulated_host.facts.memory >> 20
     assert emulated_host.scratch(mapped=memory // 2).startswith("/var/tmp/")
 
 
-def test_a_clone_of_a_clone_and_their_ends(
+def test_panic_of_a_clones_clone_leaves_the_clone_running(
     guests: GuestFactory, family: list[Guest], emulated_host: Host
 ) -> None:
     with family[2].snapshot() as taken:
@@ -209,11 +213,11 @@ def test_a_clone_of_a_clone_and_their_ends(
     family[2].ssh.run(["true"])
 
 
-def state_of(host: Host, kvm: KvmHypervisor) -> dict[str, int]:
-    """What the supervisor and the host hold: counts, and MiB of memory that are free."""
-    done = host.run(["python3", "-I", "-S", "-c", HOLDS, str(kvm.agent.pid)])
-    found: dict[str, int] = json.loads(done.stdout)
-    return found
+def resources_of(host: Host, kvm: KvmHypervisor) -> dict[str, int]:
+    """Counts of what the agent and the host hold, and free memory in MiB."""
+    done = host.run(["python3", "-I", "-S", "-c", COUNT_RESOURCES, str(kvm.agent.pid)])
+    resources: dict[str, int] = json.loads(done.stdout)
+    return resources
 
 
 def test_thirty_clones_leave_nothing(
@@ -221,18 +225,18 @@ def test_thirty_clones_leave_nothing(
 ) -> None:
     with family[1].snapshot() as taken:
         guests.clone(taken, "warm").stop()
-        before = state_of(emulated_host, kvm)
+        before = resources_of(emulated_host, kvm)
         for number in range(30):
             clone = guests.clone(taken, f"cycle {number}")
             clone.ssh.run(["true"])
             clone.stop()
-        after = state_of(emulated_host, kvm)
-    # what the kernel caches (slabs of processes, of cgroups) grows a little, guests' memory is more
+        after = resources_of(emulated_host, kvm)
+    # the kernel's slab caches grow a little; the memory of a guest is larger
     assert after.pop("free") > before.pop("free") - 64
     assert after == before
 
 
-def test_a_clone_goes_on_with_its_balloon(guests: GuestFactory) -> None:
+def test_clone_keeps_the_balloon_size(guests: GuestFactory) -> None:
     origin = guests("ballooned")
     origin.balloon(16)
     assert wait_until(lambda: origin.statistics()["balloon_actual"] == 16, 30.0)
@@ -243,8 +247,8 @@ def test_a_clone_goes_on_with_its_balloon(guests: GuestFactory) -> None:
     assert wait_until(lambda: clone.statistics()["balloon_actual"] == 0, 30.0)
 
 
-def test_a_snapshot_comes_between_requests(guests: GuestFactory) -> None:
-    """The disk's daemon would break off at one that is on its way when it is stopped."""
+def test_snapshot_does_not_interrupt_disk_requests(guests: GuestFactory) -> None:
+    """The disk's daemon would abort a request in flight when it is stopped."""
     origin = guests("busy")
     reader = origin.ssh.popen("while dd if=/dev/vda of=/dev/null bs=4k iflag=direct; do :; done")
     seen: list[int] = [0]
@@ -260,7 +264,7 @@ def test_a_snapshot_comes_between_requests(guests: GuestFactory) -> None:
     reader.kill()
 
 
-def test_a_group_is_clones_of_one_template(inner: Inner) -> None:
+def test_group_consists_of_clones_of_one_template(inner: Inner) -> None:
     result = inner(
         """
         def test_group(guest_group):
@@ -271,7 +275,7 @@ def test_a_group_is_clones_of_one_template(inner: Inner) -> None:
             for guest in first + second:
                 assert guest.timeline.next_stage is None
 
-        def test_the_template_serves_the_next_test(guest_group, guest_factory):
+        def test_template_is_reused(guest_group, guest_factory):
             count = guest_factory.count
             guest_group(1)
             assert guest_factory.count == count + 1

@@ -1,4 +1,4 @@
-"""The small devices with a stock kernel's drivers: they work, and cost no exit that Python sees."""
+"""The small devices work with a stock kernel's drivers, and cause no user-space exit."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def settled(standing: Guest) -> Guest:
-    """The standing guest, once it has done what SSH does not wait for."""
-    settle(standing)
-    return standing
+def idle_guest(real_guest: Guest) -> Guest:
+    """The guest after its boot is complete and it causes no exits."""
+    wait_idle(real_guest)
+    return real_guest
 
 
-def settle(guest: Guest) -> None:
-    """Until its late modules are loaded and its network's link is up, which costs exits."""
+def wait_idle(guest: Guest) -> None:
+    """Wait until late modules are loaded and the link is up, which cause exits."""
     assert wait_until(lambda: "virtio_console" in modules(guest), PATIENCE)
     link = ["cat", "/sys/class/net/eth0/operstate"]
     assert wait_until(lambda: guest.ssh.run(link).stdout == "up\n", PATIENCE)
     seen = [-1]
 
-    def still() -> bool:
+    def no_new_exits() -> bool:
         time.sleep(0.5)
         seen.append(guest.statistics()["user_exits"])
         return seen[-1] == seen[-2]
 
-    assert wait_until(still, PATIENCE)
+    assert wait_until(no_new_exits, PATIENCE)
 
 
 def modules(guest: Guest) -> str:
@@ -46,16 +46,18 @@ def modules(guest: Guest) -> str:
 
 
 def resident(guest: Guest, host: Host) -> float:
-    """MiB that the guest's VMM process has of the host's memory."""
+    """Resident memory of the guest's VMM process, in MiB."""
     rollup = host.run(["cat", f"/proc/{guest.facts['pid']}/smaps_rollup"]).stdout
-    found = re.search(r"^Rss: +(\d+) kB", rollup, re.MULTILINE)
-    assert found
-    return int(found[1]) / 1024
+    match = re.search(r"^Rss: +(\d+) kB", rollup, re.MULTILINE)
+    assert match
+    return int(match[1]) / 1024
 
 
 def exits(guest: Guest, command: str, last: str = "") -> tuple[int, dict[str, int]]:
-    """User-space exits that a command in the guest costs, and all statistics afterwards. last: a
-    console line that ends what it does."""
+    """User-space exits of a command in the guest, and all statistics after it.
+
+    last: the console line to wait for.
+    """
     before = guest.statistics()
     guest.ssh.run(command)
     if last:
@@ -64,21 +66,21 @@ def exits(guest: Guest, command: str, last: str = "") -> tuple[int, dict[str, in
     return after["user_exits"] - before["user_exits"], after
 
 
-def test_reading_pci_configuration_costs_no_exit(settled: Guest) -> None:
-    """As Linux does it a thousand times in a boot."""
+def test_reading_pci_configuration_causes_no_exit(idle_guest: Guest) -> None:
+    """Linux reads it a thousand times in a boot."""
     read = "cat /sys/bus/pci/devices/*/config > /tmp/config"
-    cost, _ = exits(settled, read)
+    cost, _ = exits(idle_guest, read)
     assert cost == 0
-    config = settled.ssh.get("/tmp/config")
-    settled.ssh.run(["rm", "/tmp/config"])
-    assert len(config) == 256 * len(re.findall(" type 00 ", settled.ssh.run(["dmesg"]).stdout))
+    config = idle_guest.ssh.get("/tmp/config")
+    idle_guest.ssh.run(["rm", "/tmp/config"])
+    assert len(config) == 256 * len(re.findall(" type 00 ", idle_guest.ssh.run(["dmesg"]).stdout))
     assert {config[at : at + 2] for at in range(256, len(config), 256)} == {b"\xf4\x1a"}
 
 
 def test_memory_of_an_ended_guest_is_not_used_again(
     guests: GuestFactory, emulated_host: Host
 ) -> None:
-    """Nor in the way of the processes of others."""
+    """The agent keeps the memory file, so that its pages stay allocated."""
     assert isinstance(guests.hypervisor, SupervisedHypervisor)
 
     def files(pid: int) -> set[str]:
@@ -96,66 +98,66 @@ def test_memory_of_an_ended_guest_is_not_used_again(
     assert own <= files(guests.hypervisor.agent.pid)
 
 
-def test_randomness_comes_from_the_host_without_an_exit(settled: Guest) -> None:
-    assert settled.ssh.run(["cat", "/sys/class/misc/hw_random/rng_current"]).stdout == (
+def test_randomness_causes_no_exit(idle_guest: Guest) -> None:
+    assert idle_guest.ssh.run(["cat", "/sys/class/misc/hw_random/rng_current"]).stdout == (
         "virtio_rng.0\n"
     )
-    requests = settled.statistics()["rng_requests"]
-    cost, after = exits(settled, "dd if=/dev/hwrng of=/tmp/random bs=64 count=200 2>/dev/null")
+    requests = idle_guest.statistics()["rng_requests"]
+    cost, after = exits(idle_guest, "dd if=/dev/hwrng of=/tmp/random bs=64 count=200 2>/dev/null")
     assert after["rng_requests"] >= requests + 100
     assert cost == 0
-    data = settled.ssh.get("/tmp/random")
-    settled.ssh.run(["rm", "/tmp/random"])
+    data = idle_guest.ssh.get("/tmp/random")
+    idle_guest.ssh.run(["rm", "/tmp/random"])
     assert len(data) == 200 * 64
-    assert len(set(data)) == 256, "that is not random"
+    assert len(set(data)) == 256, "the bytes are not random"
 
 
-def test_freed_memory_goes_back_to_the_host(settled: Guest, emulated_host: Host) -> None:
-    """By free page reporting: nobody asks the guest for it."""
-    settled.ssh.run("dd if=/dev/zero of=/dev/shm/held bs=1M count=100 2>/dev/null")
-    used = resident(settled, emulated_host)
-    settled.ssh.run(["rm", "/dev/shm/held"])
-    assert wait_until(lambda: used - resident(settled, emulated_host) > 80, PATIENCE)
+def test_freed_memory_returns_to_the_host(idle_guest: Guest, emulated_host: Host) -> None:
+    """The guest reports free pages without a request."""
+    idle_guest.ssh.run("dd if=/dev/zero of=/dev/shm/held bs=1M count=100 2>/dev/null")
+    used = resident(idle_guest, emulated_host)
+    idle_guest.ssh.run(["rm", "/dev/shm/held"])
+    assert wait_until(lambda: used - resident(idle_guest, emulated_host) > 80, PATIENCE)
 
 
-def test_a_balloon_takes_memory_and_gives_it_back(settled: Guest, emulated_host: Host) -> None:
-    settled.ssh.run("dd if=/dev/zero of=/dev/shm/held bs=1M count=80 2>/dev/null")
-    free = settled.balloon()["balloon_free_memory"]
-    before = resident(settled, emulated_host)
-    assert settled.balloon(64)["balloon_target"] == 64
-    assert wait_until(lambda: settled.statistics()["balloon_actual"] == 64, PATIENCE)
-    assert resident(settled, emulated_host) < before + 16, "the host must not lose by it"
-    told = settled.balloon()
-    assert told["balloon_free_memory"] < free - 32 * MIB
-    assert told["balloon_available_memory"] < told["balloon_total_memory"] < 256 * MIB
-    settled.balloon(0)
-    assert wait_until(lambda: settled.statistics()["balloon_actual"] == 0, PATIENCE)
-    settled.ssh.run(["rm", "/dev/shm/held"])
-    assert settled.balloon()["balloon_free_memory"] > free
+def test_balloon_takes_and_returns_memory(idle_guest: Guest, emulated_host: Host) -> None:
+    idle_guest.ssh.run("dd if=/dev/zero of=/dev/shm/held bs=1M count=80 2>/dev/null")
+    free = idle_guest.balloon()["balloon_free_memory"]
+    before = resident(idle_guest, emulated_host)
+    assert idle_guest.balloon(64)["balloon_target"] == 64
+    assert wait_until(lambda: idle_guest.statistics()["balloon_actual"] == 64, PATIENCE)
+    assert resident(idle_guest, emulated_host) < before + 16, (
+        "the balloon must not cost the host memory"
+    )
+    reported = idle_guest.balloon()
+    assert reported["balloon_free_memory"] < free - 32 * MIB
+    assert reported["balloon_available_memory"] < reported["balloon_total_memory"] < 256 * MIB
+    idle_guest.balloon(0)
+    assert wait_until(lambda: idle_guest.statistics()["balloon_actual"] == 0, PATIENCE)
+    idle_guest.ssh.run(["rm", "/dev/shm/held"])
+    assert idle_guest.balloon()["balloon_free_memory"] > free
 
 
-def test_a_balloon_larger_than_the_guest_is_refused(settled: Guest) -> None:
+def test_balloon_larger_than_the_guest_is_refused(idle_guest: Guest) -> None:
     with pytest.raises(HarnessError, match="a balloon of 257 MiB in 256 MiB"):
-        settled.balloon(257)
+        idle_guest.balloon(257)
 
 
-def test_a_console_without_a_serial_port_and_without_exits(
-    guests: GuestFactory, settled: Guest
-) -> None:
+def test_virtio_console_causes_no_exit(guests: GuestFactory, idle_guest: Guest) -> None:
     vmm = {"console": "virtio", "rng": False, "balloon": False}
     guest = guests("hvc", vmm=vmm)
-    # ready, so init's line that SSH is there came by hvc0; its first one had no console yet
+    # init's line about SSH comes through hvc0; its first line precedes the console
     assert guest.console.wait_for("harness: sshd", PATIENCE)
     assert not any("rng" in name or "balloon" in name for name in guest.facts["devices"])
     with pytest.raises(HarnessError, match="no balloon"):
         guest.balloon()
-    settle(guest)
-    say = f"for i in $(seq {LINES}); do echo line $i >/dev/console; done"
-    cost, after = exits(guest, say)
+    wait_idle(guest)
+    script = f"for i in $(seq {LINES}); do echo line $i >/dev/console; done"
+    cost, after = exits(guest, script)
     assert guest.console.wait_for(f"line {LINES}", PATIENCE)
     assert cost == 0
     assert after["console_requests"] >= LINES
-    by_port, _ = exits(settled, say, f"line {LINES}")  # the port is slower than the shell
+    by_port, _ = exits(idle_guest, script, f"line {LINES}")  # the port is slower than the shell
     assert by_port > LINES
     reader = guest.ssh.popen("head -1 </dev/hvc0")
     supervisor = guest.machine._agent  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Disks, persistent memory and kinds of memory of real guests."""
+"""Disks, persistent memory and huge pages of real guests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def by_serial(name: str) -> str:
 
 
 def digest(guest: Guest, name: str) -> str:
-    """SHA-256 of a disk as it is now, not as the guest remembers it."""
+    """SHA-256 of a disk, without the guest's page cache."""
     read = f"dd if={by_serial(name)} bs=1M iflag=direct status=none | sha256sum"
     return str(guest.ssh.run(read).stdout.split()[0])
 
@@ -45,13 +45,16 @@ def files(emulated_host: Host) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def equipped(kvm: KvmHypervisor, image: GuestImage, files: dict[str, str]) -> Iterator[Guest]:
+def guest_with_disks(
+    kvm: KvmHypervisor, image: GuestImage, files: dict[str, str]
+) -> Iterator[Guest]:
     """A guest with an overlay over the first file, and the second file itself."""
     disks = [
         Disk(files["first"], "first", overlay=True),
         Disk(files["second"], "second", direct=True),
     ]
-    guest = factory(kvm, image, lambda made: None)("disks", disks=disks, memory=256)  # fio is large
+    make = factory(kvm, image, lambda guest: None)
+    guest = make("disks", disks=disks, memory=256)  # fio needs memory
     yield guest
     guest.stop()
 
@@ -60,56 +63,58 @@ def digest_of(host: Host, path: str) -> str:
     return host.run(["sha256sum", path]).stdout.split()[0]
 
 
-def test_disks_go_by_their_names(
-    equipped: Guest, emulated_host: Host, files: dict[str, str]
+def test_disks_are_found_by_serial(
+    guest_with_disks: Guest, emulated_host: Host, files: dict[str, str]
 ) -> None:
-    assert equipped.facts["devices"][:3] == ["virtio-blk (vhost-user)"] * 3
+    assert guest_with_disks.facts["devices"][:3] == ["virtio-blk (vhost-user)"] * 3
     for name, path in files.items():
-        assert digest(equipped, name) == digest_of(emulated_host, path)
+        assert digest(guest_with_disks, name) == digest_of(emulated_host, path)
 
 
-def test_writes_to_an_overlay_never_reach_the_base(
-    equipped: Guest, emulated_host: Host, files: dict[str, str]
+def test_overlay_writes_do_not_reach_the_base(
+    guest_with_disks: Guest, emulated_host: Host, files: dict[str, str]
 ) -> None:
     before = digest_of(emulated_host, files["first"])
     folder = str(PurePosixPath(files["first"]).parent)
     names = emulated_host.run(["ls", folder]).stdout
     write = "dd if=/dev/urandom of={0} bs=64k count=40 seek=30 oflag=direct conv=notrunc,fsync"
-    equipped.ssh.run(write.format(by_serial("first")))
-    written = digest(equipped, "first")
+    guest_with_disks.ssh.run(write.format(by_serial("first")))
+    written = digest(guest_with_disks, "first")
     assert written != before
-    equipped.ssh.run("echo 3 > /proc/sys/vm/drop_caches")
-    assert digest(equipped, "first") == written
+    guest_with_disks.ssh.run("echo 3 > /proc/sys/vm/drop_caches")
+    assert digest(guest_with_disks, "first") == written
     assert digest_of(emulated_host, files["first"]) == before
     assert emulated_host.run(["ls", folder]).stdout == names, "an overlay has no name"
 
 
-def test_a_read_only_disk_takes_no_writes(equipped: Guest) -> None:
+def test_read_only_disk_refuses_writes(guest_with_disks: Guest) -> None:
     write = ["dd", "if=/dev/zero", f"of={by_serial('second')}", "bs=4k", "count=1"]
-    assert equipped.ssh.run(write, check=False).status != 0
+    assert guest_with_disks.ssh.run(write, check=False).status != 0
 
 
-def test_reads_cause_no_exit_to_the_vmm(equipped: Guest) -> None:
+def test_reads_cause_no_exit_to_the_vmm(guest_with_disks: Guest) -> None:
     job = Job(depth=8, size=MIB, warm_up=0, runtime=2)
-    before = equipped.statistics()
-    text = equipped.ssh.run([*job.argv(by_serial("second"), job.runtime), "--readonly"]).stdout
-    after = equipped.statistics()
+    before = guest_with_disks.statistics()
+    text = guest_with_disks.ssh.run(
+        [*job.argv(by_serial("second"), job.runtime), "--readonly"]
+    ).stdout
+    after = guest_with_disks.statistics()
     requests = parse_figures(text, "guest")["iops"] * job.runtime
     assert after["block_requests_second"] - before["block_requests_second"] >= 0.9 * requests > 100
     assert after["user_exits"] - before["user_exits"] < 20
 
 
-def test_a_disk_of_the_daemons_for_qemu(
+def test_qemu_guest_uses_vhost_user_disks(
     emulated_host: Host, image: GuestImage, files: dict[str, str]
 ) -> None:
-    """The peer has the same back end as we have, and loses its guest with it, too."""
+    """QEMU uses the same back end, and its guest ends with it."""
     qemu = QemuHypervisor(emulated_host, lambda text: None)
     try:
         disks = [
             Disk(files["first"], "first"),
             Disk(files["second"], "second", direct=True, backend="vhost-user"),
         ]
-        guest = factory(qemu, image, lambda made: None)("peer", disks=disks)
+        guest = factory(qemu, image, lambda guest: None)("peer", disks=disks)
         for name, path in files.items():
             assert digest(guest, name) == digest_of(emulated_host, path)
         with guest.expect_end("backend-lost"):
@@ -122,7 +127,7 @@ def parent(host: Host, guest: Guest) -> int:
     return int(host.run(["ps", "-o", "ppid=", "-p", str(guest.facts["pid"])]).stdout)
 
 
-def test_a_root_that_is_persistent_memory(standing: Guest, guests: GuestFactory) -> None:
+def test_root_on_persistent_memory(real_guest: Guest, guests: GuestFactory) -> None:
     guest = guests("pmem", root="pmem")
     (root,) = [
         line.split()
@@ -133,10 +138,10 @@ def test_a_root_that_is_persistent_memory(standing: Guest, guests: GuestFactory)
     assert {"ro", "dax=always"} <= set(root[3].split(","))
     assert not any("blk" in device for device in guest.facts["devices"])
     files = "find /usr/bin /usr/lib -xdev -type f -size +500k | sort | xargs sha256sum | sha256sum"
-    assert guest.ssh.run(files).stdout == standing.ssh.run(files).stdout
-    # a page of the file in a program's memory is the host's page: the guest's cache stays empty
+    assert guest.ssh.run(files).stdout == real_guest.ssh.run(files).stdout
+    # programs map the host's pages, so the guest's page cache stays empty
     cached = "grep ^Cached: /proc/meminfo"
-    assert kib(guest.ssh.run(cached).stdout) < kib(standing.ssh.run(cached).stdout)
+    assert kib(guest.ssh.run(cached).stdout) < kib(real_guest.ssh.run(cached).stdout)
     guest.stop()
 
 
@@ -144,7 +149,7 @@ def kib(line: str) -> int:
     return int(line.split()[1])
 
 
-def test_memory_of_huge_pages(guests: GuestFactory, emulated_host: Host) -> None:
+def test_guest_memory_uses_huge_pages(guests: GuestFactory, emulated_host: Host) -> None:
     def free() -> int:
         return kib(emulated_host.run(["grep", "HugePages_Free", "/proc/meminfo"]).stdout)
 
@@ -162,9 +167,7 @@ def test_memory_of_huge_pages(guests: GuestFactory, emulated_host: Host) -> None
 
 
 @pytest.mark.slow
-def test_ksm_merges_what_two_guests_have_in_common(
-    guests: GuestFactory, emulated_host: Host
-) -> None:
+def test_ksm_merges_equal_pages_of_two_guests(guests: GuestFactory, emulated_host: Host) -> None:
     names = ("run", "pages_to_scan", "sleep_millisecs")
     before = [emulated_host.run(["cat", f"{KSM}/{name}"]).stdout.strip() for name in names]
 
@@ -187,5 +190,5 @@ def test_ksm_merges_what_two_guests_have_in_common(
         for guest in pair:
             guest.ssh.run(["true"])
     finally:
-        set_all(["2", *before[1:]])  # 2: and take apart what was merged
+        set_all(["2", *before[1:]])  # 2: also unmerge the pages
         set_all(before)

@@ -1,4 +1,4 @@
-"""How guests end, and that nothing of them stays on the host."""
+"""The ends of guests: their reasons, and what remains on the host."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from images.image import GuestImage
 from tests.real.conftest import factory, kvm_pids
 
 CGROUPS = "/sys/fs/cgroup/pytest-hypervisor"
-END_IT = {
-    # only words: the kernel did not panic
+END_COMMANDS = {
+    # only the text of a panic
     "power-off": "echo 'Kernel panic - not syncing: no' >/dev/console; hv-end power-off",
     "reset": "hv-end reset",
     "triple-fault": "hv-end triple-fault",
@@ -26,10 +26,10 @@ END_IT = {
 
 
 @pytest.fixture(scope="module")
-def doomed(kvm: KvmHypervisor, image: GuestImage) -> Iterator[dict[str, Guest]]:
-    """A guest for every way to end; they boot at the same time."""
-    make = factory(kvm, image, lambda made: None)
-    guests = {reason: make.launch(reason) for reason in END_IT}
+def ending_guests(kvm: KvmHypervisor, image: GuestImage) -> Iterator[dict[str, Guest]]:
+    """A guest for each reason. They boot at the same time."""
+    make = factory(kvm, image, lambda guest: None)
+    guests = {reason: make.launch(reason) for reason in END_COMMANDS}
     for guest in guests.values():
         guest.wait_ready()
     yield guests
@@ -37,11 +37,13 @@ def doomed(kvm: KvmHypervisor, image: GuestImage) -> Iterator[dict[str, Guest]]:
         guest.stop()
 
 
-@pytest.mark.parametrize("reason", END_IT)
-def test_an_end_has_its_reason(doomed: dict[str, Guest], emulated_host: Host, reason: str) -> None:
-    guest = doomed[reason]
+@pytest.mark.parametrize("reason", END_COMMANDS)
+def test_end_has_its_reason(
+    ending_guests: dict[str, Guest], emulated_host: Host, reason: str
+) -> None:
+    guest = ending_guests[reason]
     with guest.expect_end(reason, timeout=10.0) as gone:
-        guest.ssh.run(f"{END_IT[reason]}; sleep 20")
+        guest.ssh.run(f"{END_COMMANDS[reason]}; sleep 20")
     assert gone.end.reason == reason
     assert gone.end.time_ns > guest.timeline.marks["ready"]
     assert ("sysrq triggered crash" in gone.end.detail) == (reason == "panic")
@@ -52,7 +54,7 @@ def test_an_end_has_its_reason(doomed: dict[str, Guest], emulated_host: Host, re
     assert not exists(emulated_host, guest.facts["cgroup"])
 
 
-def test_an_orderly_power_off_by_init(guests: GuestFactory) -> None:
+def test_power_off_by_init(guests: GuestFactory) -> None:
     guest = guests("orderly")
     with guest.expect_end("power-off", timeout=10.0):
         guest.ssh.run("poweroff; sleep 20")
@@ -62,64 +64,64 @@ def exists(host: Host, path: str) -> bool:
     return host.run(["test", "-e", path], check=False).status == 0
 
 
-# The ways a supervisor comes to its end, while its guests run.
+# Ways to end an agent while its guests run.
 
 
-def closed_pipe(own: KvmHypervisor) -> None:
-    own.agent._process.close_stdin()
+def closed_pipe(hypervisor: KvmHypervisor) -> None:
+    hypervisor.agent._process.close_stdin()
 
 
-def sigterm(own: KvmHypervisor) -> None:
-    own.host.run(["kill", "-s", "TERM", str(own.agent.pid)])
+def sigterm(hypervisor: KvmHypervisor) -> None:
+    hypervisor.host.run(["kill", "-s", "TERM", str(hypervisor.agent.pid)])
 
 
-def sigint(own: KvmHypervisor) -> None:
-    own.host.run(["kill", "-s", "INT", str(own.agent.pid)])
+def sigint(hypervisor: KvmHypervisor) -> None:
+    hypervisor.host.run(["kill", "-s", "INT", str(hypervisor.agent.pid)])
 
 
 @pytest.mark.parametrize("way", [closed_pipe, sigterm, sigint])
-def test_the_supervisors_end_is_that_of_its_guests(
+def test_guests_end_with_their_agent(
     emulated_host: Host, image: GuestImage, way: Callable[[KvmHypervisor], None]
 ) -> None:
-    own = KvmHypervisor(emulated_host, lambda text: None)
-    guest = factory(own, image, lambda made: None).launch()
+    hypervisor = KvmHypervisor(emulated_host, lambda text: None)
+    guest = factory(hypervisor, image, lambda guest: None).launch()
     pid, cgroup = int(guest.facts["pid"]), str(guest.facts["cgroup"])
     assert pid in kvm_pids(emulated_host)
-    assert cgroup.startswith(f"{CGROUPS}/{own.agent.pid}-")
-    way(own)
+    assert cgroup.startswith(f"{CGROUPS}/{hypervisor.agent.pid}-")
+    way(hypervisor)
     assert guest.ended.wait(10.0)
     assert guest.end is not None
     assert guest.end.reason == "lost"
-    own.close()
+    hypervisor.close()
     assert pid not in kvm_pids(emulated_host)
-    assert not exists(emulated_host, f"/proc/{own.agent.pid}")
+    assert not exists(emulated_host, f"/proc/{hypervisor.agent.pid}")
     assert not exists(emulated_host, cgroup.rpartition("/")[0])
 
 
-def test_a_killed_supervisor_takes_its_guests_along(emulated_host: Host, image: GuestImage) -> None:
-    own = KvmHypervisor(emulated_host, lambda text: None)
-    guest = factory(own, image, lambda made: None)("lost")
+def test_killed_agent_ends_its_guests(emulated_host: Host, image: GuestImage) -> None:
+    hypervisor = KvmHypervisor(emulated_host, lambda text: None)
+    guest = factory(hypervisor, image, lambda guest: None)("lost")
     pid, cgroup = int(guest.facts["pid"]), str(guest.facts["cgroup"])
     with ThreadPoolExecutor() as pool:
         command = pool.submit(guest.ssh.run, ["sleep", "20"])
-        emulated_host.run(["kill", "-s", "KILL", str(own.agent.pid)])
+        emulated_host.run(["kill", "-s", "KILL", str(hypervisor.agent.pid)])
         with pytest.raises(GuestEnded, match="lost: the host's agent is gone") as caught:
             command.result(10.0)
     assert caught.value.guest == guest.name
     assert caught.value.console
     assert pid not in kvm_pids(emulated_host)
     with pytest.raises(HarnessError, match="is gone"):
-        factory(own, image, lambda made: None)()
+        factory(hypervisor, image, lambda guest: None)()
     guest.stop()
-    own.close()
-    # nobody was left to remove the cgroup: the next supervisor does
+    hypervisor.close()
+    # the killed agent cannot remove the cgroup; the next agent does
     assert exists(emulated_host, cgroup)
     following = KvmHypervisor(emulated_host, lambda text: None)
     assert not exists(emulated_host, cgroup.rpartition("/")[0])
     following.close()
 
 
-def test_a_vmm_that_hangs_can_be_ended(guests: GuestFactory, emulated_host: Host) -> None:
+def test_stopped_vmm_process_can_be_killed(guests: GuestFactory, emulated_host: Host) -> None:
     guest = guests.launch()
     emulated_host.run(["kill", "-s", "STOP", str(guest.facts["pid"])])
     guest.machine.stop(0.5)

@@ -1,4 +1,4 @@
-"""What a guest may have of its host: CPU time, CPUs, memory; and many vCPUs on few."""
+"""Limits of CPU time, CPUs and memory of a guest, and more vCPUs than CPUs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from harness.hypervisors.kvm import KvmHypervisor
 from tests.real.conftest import MEMORY
 
 VCPUS = 8
-# Where each vCPU's thread may run, by its name.
-PLACES = """
+# Prints the CPU affinity of each thread of a process, by its name.
+AFFINITIES = """
 import json, os, sys
 root = f"/proc/{sys.argv[1]}/task"
-found = {open(f"{root}/{tid}/comm").read().strip(): sorted(os.sched_getaffinity(int(tid)))
-         for tid in os.listdir(root)}
-print(json.dumps(found))
+affinities = {open(f"{root}/{tid}/comm").read().strip(): sorted(os.sched_getaffinity(int(tid)))
+              for tid in os.listdir(root)}
+print(json.dumps(affinities))
 """
-# A loop on each CPU at the same time; each says where it was.
+# Runs a loop on each CPU at the same time; each prints its CPU.
 LOOPS = """
 for cpu in $(seq 0 7); do
     taskset -c $cpu sh -c 'n=0; while [ $n -lt 2000 ]; do n=$((n + 1)); done
@@ -35,36 +35,36 @@ wait
 """
 
 
-def test_limits_and_pins_are_the_kernels(guests: GuestFactory, emulated_host: Host) -> None:
+def test_limits_and_pins_are_set_in_the_kernel(guests: GuestFactory, emulated_host: Host) -> None:
     one, two = emulated_host.facts.cpu_numbers
     guest = guests(
         "limited", vcpus=2, cpu_limit=0.9, cpus=[one, two], memory_limit=2 * MEMORY, pin=[two, one]
     )
     folder = guest.facts["cgroup"]
     files = [f"{folder}/{name}" for name in ("cpu.max", "cpuset.cpus", "memory.max")]
-    said = emulated_host.run(["cat", *files]).stdout.split("\n")
-    assert said[:3] == ["90000 100000", f"{one}-{two}", str(2 * MEMORY << 20)]
-    places = emulated_host.run(["python3", "-I", "-S", "-c", PLACES, str(guest.facts["pid"])])
-    found = json.loads(places.stdout)
-    assert (found["vcpu0"], found["vcpu1"]) == ([two], [one])
+    limits = emulated_host.run(["cat", *files]).stdout.split("\n")
+    assert limits[:3] == ["90000 100000", f"{one}-{two}", str(2 * MEMORY << 20)]
+    output = emulated_host.run(["python3", "-I", "-S", "-c", AFFINITIES, str(guest.facts["pid"])])
+    affinities = json.loads(output.stdout)
+    assert (affinities["vcpu0"], affinities["vcpu1"]) == ([two], [one])
     before = guest.statistics()
     assert 0 < before["cgroup_memory"] <= before["cgroup_memory_peak"] <= 2 * MEMORY << 20
     guest.ssh.run("n=0; while [ $n -lt 3000 ]; do n=$((n + 1)); done")
     after = guest.statistics()
     assert after["cgroup_cpu_usec"] > before["cgroup_cpu_usec"]
-    # the cgroup has what the process has, and the kernel's work for it besides
+    # the cgroup's time includes the kernel's work for the process
     assert after["cgroup_cpu_usec"] * 1000 > 0.8 * after["cpu_ns"]
     assert after["cgroup_oom_kills"] == 0
 
 
-def test_a_cpu_that_is_not_there_is_refused(guests: GuestFactory) -> None:
+def test_missing_cpu_is_refused(guests: GuestFactory) -> None:
     with pytest.raises(ProvisionError, match=r"cpuset.cpus cannot be '77'"):
         guests("nowhere", cpus=[77])
     with pytest.raises(ProvisionError, match=r"CPUs \[77\]"):
         guests("nowhere", pin=[77])
 
 
-def test_eight_vcpus_on_two_cpus(guests: GuestFactory) -> None:
+def test_eight_vcpus_run_on_two_cpus(guests: GuestFactory) -> None:
     guest = guests("wide", vcpus=VCPUS, memory=256, boot_timeout=300.0)
     assert guest.ssh.run(["nproc"]).stdout == f"{VCPUS}\n"
     online = guest.ssh.run(["cat", "/sys/devices/system/cpu/online"]).stdout
@@ -81,9 +81,11 @@ def test_eight_vcpus_on_two_cpus(guests: GuestFactory) -> None:
     assert sorted(loops) == [str(number) for number in range(VCPUS)]
 
 
-def test_nobody_gets_the_first_cpu(emulated_host: Host) -> None:
-    """Of the emulated host: QEMU would lose what it notes of guests there. Also not when a
-    supervisor has ended before, and took its cgroups with it."""
+def test_guests_do_not_run_on_the_first_cpu(emulated_host: Host) -> None:
+    """QEMU loses guest state on the first CPU of an emulated host.
+
+    The second agent creates the cgroups again.
+    """
     for _ in range(2):
         hypervisor = KvmHypervisor(emulated_host, lambda text: None)
         try:
@@ -95,5 +97,5 @@ def test_nobody_gets_the_first_cpu(emulated_host: Host) -> None:
             assert 0 not in emulated_host.facts.cpu_numbers
         finally:
             hypervisor.close()
-    kept = emulated_host.run(["cat", "/sys/fs/cgroup/pytest-hypervisor/cpuset.cpus"]).stdout
-    assert parse_cpu_list(kept.strip()) == emulated_host.facts.cpu_numbers
+    cpuset = emulated_host.run(["cat", "/sys/fs/cgroup/pytest-hypervisor/cpuset.cpus"]).stdout
+    assert parse_cpu_list(cpuset.strip()) == emulated_host.facts.cpu_numbers

@@ -37,29 +37,31 @@ def container(native: GuestFactory) -> Iterator[Guest]:
     guest.stop()
 
 
-def said(guest: Guest, command: str) -> str:
+def output_of(guest: Guest, command: str) -> str:
     return guest.ssh.run(command).stdout.strip()
 
 
-def test_it_is_the_image_on_the_hosts_kernel(container: Guest, emulated_host: Host) -> None:
+def test_container_runs_the_image_on_the_hosts_kernel(
+    container: Guest, emulated_host: Host
+) -> None:
     boot_id = "cat /proc/sys/kernel/random/boot_id"
-    assert said(container, boot_id) == emulated_host.run(boot_id.split()).stdout.strip()
-    assert said(container, "cat /proc/sys/kernel/hostname") == "guest"
-    assert said(container, "cat /proc/1/comm") == "init"
-    assert "hv-exits" in said(container, "ls /usr/local/bin")
-    assert str(container.address) in said(container, "ip -4 addr show eth0")
-    assert said(container, "cat /proc/cmdline").startswith("harness.ip=")
+    assert output_of(container, boot_id) == emulated_host.run(boot_id.split()).stdout.strip()
+    assert output_of(container, "cat /proc/sys/kernel/hostname") == "guest"
+    assert output_of(container, "cat /proc/1/comm") == "init"
+    assert "hv-exits" in output_of(container, "ls /usr/local/bin")
+    assert str(container.address) in output_of(container, "ip -4 addr show eth0")
+    assert output_of(container, "cat /proc/cmdline").startswith("harness.ip=")
     assert container.facts["vmm"] == "none"
     assert [name for name in container.timeline.stages if container.timeline.reached(name)] == [
         "create", "init", "sshd", "ready",
     ]  # fmt: skip
 
 
-def test_it_has_its_share_of_the_hosts_cpus(native: GuestFactory, emulated_host: Host) -> None:
+def test_container_has_the_requested_cpus(native: GuestFactory, emulated_host: Host) -> None:
     guest = native("one", vcpus=1)
     both = native("both", vcpus=2)
-    assert said(guest, "nproc") == "1"
-    assert said(both, "nproc") == str(emulated_host.facts.cpus)
+    assert output_of(guest, "nproc") == "1"
+    assert output_of(both, "nproc") == str(emulated_host.facts.cpus)
     before = guest.statistics()["cgroup_cpu_usec"]
     guest.ssh.run("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
     assert guest.statistics()["cgroup_cpu_usec"] > before + 10_000
@@ -67,7 +69,7 @@ def test_it_has_its_share_of_the_hosts_cpus(native: GuestFactory, emulated_host:
     both.stop()
 
 
-def test_a_disk_is_the_hosts_file(native: GuestFactory, emulated_host: Host) -> None:
+def test_disk_is_a_file_of_the_host(native: GuestFactory, emulated_host: Host) -> None:
     path = str(PurePosixPath(emulated_host.scratch()) / "native-disk")
     emulated_host.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", "count=2", "status=none"])
     guest = native("disk", disks=[Disk(path, "own", readonly=False), Disk(path, "ro")])
@@ -79,39 +81,41 @@ def test_a_disk_is_the_hosts_file(native: GuestFactory, emulated_host: Host) -> 
     emulated_host.run(["rm", path])
 
 
-def test_it_loads_no_module_sets_no_clock_and_has_no_ports(container: Guest) -> None:
+def test_container_has_no_privileged_capabilities(container: Guest) -> None:
     """CAP_SYS_MODULE, CAP_SYS_RAWIO and CAP_SYS_TIME (linux/capability.h)."""
     for which in ("CapInh", "CapPrm", "CapEff", "CapBnd"):
-        held = int(said(container, f"grep {which} /proc/self/status").split()[1], 16)
-        assert bool(held) == (which != "CapInh")
-        assert not held & (1 << 16 | 1 << 17 | 1 << 25)
-    # by the ports of the keyboard controller and the chipset
+        capabilities = int(output_of(container, f"grep {which} /proc/self/status").split()[1], 16)
+        assert bool(capabilities) == (which != "CapInh")
+        assert not capabilities & (1 << 16 | 1 << 17 | 1 << 25)
+    # a reset through the ports of the keyboard controller and the chipset fails
     assert container.ssh.run(["hv-end", "reset"], check=False).status
     container.check_alive()
 
 
 @pytest.mark.parametrize(("command", "reason"), [("12", "power-off"), ("15", "reset")])
-def test_its_end_is_told(native: GuestFactory, command: str, reason: str) -> None:
-    """Its init's signals: SIGUSR2 is power off, SIGTERM is reboot; the host goes on."""
+def test_end_is_reported(native: GuestFactory, command: str, reason: str) -> None:
+    """For init, SIGUSR2 is power-off and SIGTERM is reboot. The host is not affected."""
     guest = native("end")
     with guest.expect_end(reason):
         guest.ssh.run(f"kill -{command} 1; sleep 10", check=False)
 
 
-def test_nothing_is_left(native: GuestFactory, emulated_host: Host) -> None:
-    def there() -> list[str]:
+def test_container_leaves_no_mounts_links_or_processes(
+    native: GuestFactory, emulated_host: Host
+) -> None:
+    def mounts_and_links() -> list[str]:
         mounts = emulated_host.run(["cat", "/proc/mounts"]).stdout.splitlines()
         links = native.hypervisor.in_network(["ip", "-o", "link"])  # type: ignore[attr-defined]
         devices = [line.split()[1] for line in emulated_host.run(links).stdout.splitlines()]
         return sorted(mounts) + sorted(devices)
 
-    before = there()
+    before = mounts_and_links()
     guest = native("passing")
-    assert there() != before
+    assert mounts_and_links() != before
     pid = guest.facts["pid"]
     guest.ssh.run("nohup sleep 1000 >/dev/null 2>&1 &")
     guest.stop()
-    assert there() == before
+    assert mounts_and_links() == before
     assert emulated_host.run(["test", "-e", f"/proc/{pid}"], check=False).status == 1
     assert emulated_host.run(["pgrep", "-f", "sleep 1000"], check=False).stdout == ""
 
@@ -126,15 +130,15 @@ def test_nothing_is_left(native: GuestFactory, emulated_host: Host) -> None:
         ({"disks": [Disk("/no/such", "x")]}, "/no/such"),
     ],
 )
-def test_what_a_container_cannot_have(
+def test_unsupported_options_of_containers_are_refused(
     native: GuestFactory, arguments: dict[str, object], cause: str
 ) -> None:
     with pytest.raises(ProvisionError, match=cause):
         native("refused", **arguments)  # type: ignore[arg-type]
 
 
-def test_options_for_machines_are_not_for_the_baseline(inner: Inner) -> None:
-    """A native twin that nobody named takes part, whatever machines are told."""
+def test_vm_options_do_not_apply_to_the_native_baseline(inner: Inner) -> None:
+    """The implied native hypervisor ignores options that only VMs support."""
     source = """
         import pytest
 

@@ -1,4 +1,4 @@
-"""Guests in their network: each other, the host's bridge, SSH over it, passt, and what stays."""
+"""The network of guests: the host's bridge, SSH over the network, passt, and cleanup."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture(scope="module")
 def networked(kvm: KvmHypervisor, image: GuestImage) -> Iterator[Guest]:
-    """A guest without vsock: SSH is in its network as well."""
-    guest = factory(kvm, image, lambda made: None)("networked", ssh="network")
+    """A guest without vsock, with SSH over its network."""
+    guest = factory(kvm, image, lambda guest: None)("networked", ssh="network")
     yield guest
     guest.stop()
 
@@ -41,52 +41,52 @@ def ping(guest: Guest, address: str | None, *options: str) -> str:
 
 
 def test_guests_reach_each_other_and_the_bridge(
-    standing: Guest, networked: Guest, kvm: KvmHypervisor, emulated_host: Host
+    real_guest: Guest, networked: Guest, kvm: KvmHypervisor, emulated_host: Host
 ) -> None:
-    assert standing.address != networked.address
-    for one, other in ((standing, networked.address), (networked, standing.address)):
+    assert real_guest.address != networked.address
+    for one, other in ((real_guest, networked.address), (networked, real_guest.address)):
         assert " 0% packet loss" in ping(one, other)
         assert " 0% packet loss" in ping(one, BRIDGE)
-    back = ["ping", "-c", "1", "-w", "10", str(standing.address)]
+    back = ["ping", "-c", "1", "-w", "10", str(real_guest.address)]
     assert " 0% packet loss" in emulated_host.run(kvm.in_network(back)).stdout
 
 
-def test_a_guest_is_told_its_address_and_mac(standing: Guest) -> None:
-    facts = standing.facts
-    (link,) = json.loads(standing.ssh.run(["ip", "-json", "addr", "show", "eth0"]).stdout)
+def test_guest_has_the_reported_address_and_mac(real_guest: Guest) -> None:
+    facts = real_guest.facts
+    (link,) = json.loads(real_guest.ssh.run(["ip", "-json", "addr", "show", "eth0"]).stdout)
     assert link["address"] == facts["mac"]
-    assert link["addr_info"][0]["local"] == standing.address == facts["address"]
+    assert link["addr_info"][0]["local"] == real_guest.address == facts["address"]
     assert (facts["network"], facts["ssh"]) == ("bridge", "vsock")
     assert "vhost-net (in kernel)" in facts["devices"]
 
 
-def test_there_is_no_way_out(standing: Guest) -> None:
+def test_guest_cannot_reach_other_networks(real_guest: Guest) -> None:
     host = "10.0.2.15"  # the emulated host's own address
-    lost = standing.ssh.run(["ping", "-c", "1", "-w", "2", host], check=False)
+    lost = real_guest.ssh.run(["ping", "-c", "1", "-w", "2", host], check=False)
     assert lost.status != 0
     assert " 0% packet loss" not in lost.stdout
 
 
 def test_packets_cause_no_exit(
-    standing: Guest, networked: Guest, kvm: KvmHypervisor, emulated_host: Host
+    real_guest: Guest, networked: Guest, kvm: KvmHypervisor, emulated_host: Host
 ) -> None:
-    """Neither small ones nor a stream, in either direction: the kernel carries them all."""
-    server = standing.ssh.popen(["iperf3", "--server", "--one-off", "--forceflush"])
+    """The kernel forwards small packets and streams in both directions."""
+    server = real_guest.ssh.popen(["iperf3", "--server", "--one-off", "--forceflush"])
     while b"Server listening" not in server.readline():
         pass
-    client = ["iperf3", "--client", str(standing.address), "--time", "2", "--json", "--bidir"]
-    before = standing.statistics()
-    told = emulated_host.run(kvm.in_network(client)).stdout
-    ping(networked, standing.address, "-f")
-    after = standing.statistics()
-    ends = json.loads(told)["end"]
-    for way in ("sum_received", "sum_received_bidir_reverse"):
-        assert ends[way]["bytes"] > 1 << 16
+    client = ["iperf3", "--client", str(real_guest.address), "--time", "2", "--json", "--bidir"]
+    before = real_guest.statistics()
+    output = emulated_host.run(kvm.in_network(client)).stdout
+    ping(networked, real_guest.address, "-f")
+    after = real_guest.statistics()
+    ends = json.loads(output)["end"]
+    for direction in ("sum_received", "sum_received_bidir_reverse"):
+        assert ends[direction]["bytes"] > 1 << 16
     assert after["exits"] > before["exits"]
     assert after["user_exits"] == before["user_exits"]
 
 
-def test_ssh_without_vsock(networked: Guest, tmp_path: Path) -> None:
+def test_ssh_works_without_vsock(networked: Guest, tmp_path: Path) -> None:
     assert (networked.facts["cid"], networked.facts["ssh"]) == (0, "network")
     assert not [device for device in networked.facts["devices"] if "vsock" in device]
     (tmp_path / "data").write_bytes(data := os.urandom(MEGABYTE))
@@ -96,10 +96,10 @@ def test_ssh_without_vsock(networked: Guest, tmp_path: Path) -> None:
     assert networked.ssh.run(["echo", "again"]).stdout == "again\n"
 
 
-def test_a_guest_of_qemu_has_the_same(emulated_host: Host, image: GuestImage) -> None:
+def test_qemu_guest_has_the_same_network(emulated_host: Host, image: GuestImage) -> None:
     qemu = QemuHypervisor(emulated_host, lambda text: None)
     try:
-        guest = factory(qemu, image, lambda made: None)("peer", ssh="network")
+        guest = factory(qemu, image, lambda guest: None)("peer", ssh="network")
         assert guest.facts["cid"] == 0
         assert " 0% packet loss" in ping(guest, BRIDGE)
         (link,) = json.loads(guest.ssh.run(["ip", "-json", "link", "show", "eth0"]).stdout)
@@ -108,14 +108,14 @@ def test_a_guest_of_qemu_has_the_same(emulated_host: Host, image: GuestImage) ->
         qemu.close()
 
 
-def test_an_address_without_a_device_is_a_clear_failure(guests: GuestFactory) -> None:
+def test_address_without_a_device_fails_provisioning(guests: GuestFactory) -> None:
     guest = guests.launch(network="none", cmdline="harness.ip=10.1.0.9/16")
     assert guest.address is None
     with pytest.raises(ProvisionError, match="the guest's init failed: no network interface eth0"):
         guest.wait_ready()
 
 
-# malformed rings that the kernel meets
+# malformed rings that vhost in the kernel reads
 
 SECOND_QUEUE = """
     .set QUEUE1, 0x210000 ; .set AVAILABLE1, 0x211000 ; .set USED1, 0x212000
@@ -136,13 +136,13 @@ SEND = """
     "change",
     [
         "movl $0xfffff000, QUEUE1",
-        "movw $90, AVAILABLE1 + 2",  # so far that it still is when the first was taken
+        "movw $90, AVAILABLE1 + 2",  # still invalid after the first buffer is used
         "movw $8, AVAILABLE1 + 4",
         "movw $1, QUEUE1 + 12 ; movw $0, QUEUE1 + 14",
     ],
     ids=["wild address", "index ahead", "no such descriptor", "loop"],
 )
-def test_a_ring_that_the_kernel_refuses_ends_its_guest(
+def test_ring_that_the_kernel_refuses_ends_its_guest(
     kvm: KvmHypervisor,
     emulated_host: Host,
     tmp_path: Path,
@@ -152,10 +152,10 @@ def test_a_ring_that_the_kernel_refuses_ends_its_guest(
     change: str,
 ) -> None:
     if name == "vhost-net" and "AVAILABLE1 + 2" in change:
-        # on fast machines about every second time; the other rings end theirs every time
-        why = "vhost-net does not always tell of an index ahead, and why is not known yet"
+        # fails about every second time on fast machines; the other rings always end the guest
+        why = "vhost-net does not always report an index ahead; the reason is unknown"
         request.applymarker(pytest.mark.xfail(reason=why, strict=False))
-    kvm.in_network([])  # there must be one
+    kvm.in_network([])  # create the network
     bridged = [{"mac": "02:00:00:00:00:01", "bridge": "guests"}]
     devices = {"networks": bridged} if name == "vhost-net" else {"vsock": True}
     start = "movb $15, BAR + 20"
@@ -190,9 +190,9 @@ def pids_of(host: Host, program: str) -> set[str]:
     return set(host.run(["pgrep", "-x", program], check=False).stdout.split())
 
 
-def test_passt_is_a_way_to_the_host(guests: GuestFactory, emulated_host: Host) -> None:
+def test_passt_reaches_the_host(guests: GuestFactory, emulated_host: Host) -> None:
     guest = guests("passt", network="passt")
-    assert guest.address is None, "nobody reaches it"
+    assert guest.address is None, "the host cannot reach it"
     assert "virtio-net by passt (in process)" in guest.facts["devices"]
     server = emulated_host.spawn(["python3", "-c", SERVER])
     port = int(server.readline())
@@ -206,56 +206,56 @@ def test_passt_is_a_way_to_the_host(guests: GuestFactory, emulated_host: Host) -
     assert wait_until(lambda: emulated_host.run(there, check=False).status)
 
 
-# what stays
+# cleanup
 
-LOOK = """
+FIND_NAMESPACE = """
 import json, os, socket, sys
-wanted, found = f"net:[{sys.argv[1]}]", []
+namespace, holders = f"net:[{sys.argv[1]}]", []
 for pid in filter(str.isdigit, os.listdir("/proc")):
     for folder in (f"/proc/{pid}/ns", f"/proc/{pid}/fd"):
         try:
             links = [os.readlink(f"{folder}/{name}") for name in os.listdir(folder)]
         except OSError:
             continue
-        found += [folder] * (wanted in links)
-print(json.dumps([found, sorted(name for _, name in socket.if_nameindex())]))
+        holders += [folder] * (namespace in links)
+print(json.dumps([holders, sorted(name for _, name in socket.if_nameindex())]))
 """
 
 
-def look(host: Host, identity: str) -> tuple[list[str], list[str]]:
-    """Who holds a network namespace; the interfaces of the host's own."""
-    done = host.run(["python3", "-I", "-S", "-c", LOOK, identity])
+def namespace_holders(host: Host, identity: str) -> tuple[list[str], list[str]]:
+    """Holders of a network namespace, and the interfaces of the host's own namespace."""
+    done = host.run(["python3", "-I", "-S", "-c", FIND_NAMESPACE, identity])
     holders, interfaces = json.loads(done.stdout)
     return holders, interfaces
 
 
-def close(own: KvmHypervisor) -> None:
-    own.close()
+def close(hypervisor: KvmHypervisor) -> None:
+    hypervisor.close()
 
 
-def kill(own: KvmHypervisor) -> None:
-    own.host.run(["kill", "-s", "KILL", str(own.agent.pid)])
-    own.close()
+def kill(hypervisor: KvmHypervisor) -> None:
+    hypervisor.host.run(["kill", "-s", "KILL", str(hypervisor.agent.pid)])
+    hypervisor.close()
 
 
 @pytest.mark.parametrize("way", [close, kill])
-def test_nothing_of_it_stays(
+def test_network_is_removed_with_the_hypervisor(
     emulated_host: Host, image: GuestImage, way: Callable[[KvmHypervisor], None]
 ) -> None:
-    own = KvmHypervisor(emulated_host, lambda text: None)
-    guest = factory(own, image, lambda made: None).launch()
-    where = own.in_network(["readlink", "/proc/self/ns/net"])
+    hypervisor = KvmHypervisor(emulated_host, lambda text: None)
+    guest = factory(hypervisor, image, lambda guest: None).launch()
+    where = hypervisor.in_network(["readlink", "/proc/self/ns/net"])
     identity = emulated_host.run(where).stdout.strip()[len("net:[") : -1]
-    links = emulated_host.run(own.in_network(["ip", "-json", "link"])).stdout
+    links = emulated_host.run(hypervisor.in_network(["ip", "-json", "link"])).stdout
     assert [link["ifname"] for link in json.loads(links)] == ["lo", "guests", "tap0"]
-    holders, before = look(emulated_host, identity)
+    holders, before = namespace_holders(emulated_host, identity)
     assert f"/proc/{guest.facts['pid']}/ns" in holders
     assert before == ["eth0", "lo"]
-    way(own)
+    way(hypervisor)
     guest.end_expected = True
     assert guest.facts["pid"] not in kvm_pids(emulated_host)
     for _ in range(20):
-        holders, after = look(emulated_host, identity)
+        holders, after = namespace_holders(emulated_host, identity)
         if not holders:
             break
         time.sleep(0.1)

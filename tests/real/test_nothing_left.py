@@ -1,4 +1,4 @@
-"""Whole sessions as processes of their own, with their own emulated host: what stays after them."""
+"""Sessions in separate processes, with their own emulated host, leave nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("boots_emulated_machine")
 MARK = "HARNESS_TEST_MARK"
 INTERRUPTED = 2
 PATIENCE = 60.0  # seconds
-GIVES_UP = 150.0  # seconds in which a session ends, also when its software host hangs
+SESSION_TIMEOUT = 150.0  # seconds in which a session ends, also when its emulated host hangs
 SOURCE = """
 import pathlib, os
 
@@ -36,7 +36,7 @@ def test_measures(guest, ssh, record_sample):
 
 
 class Session:
-    """A pytest session in a process group of its own, whose environment carries a mark."""
+    """A pytest session in a new process group. An environment variable marks its processes."""
 
     def __init__(self, folder: Path, image: GuestImage, seconds: int) -> None:
         self.folder = folder
@@ -53,8 +53,8 @@ class Session:
             "SECONDS_MORE": str(seconds),
             "CI": "true",
         }
-        # a kernel that is named is unpacked into a temporary directory
-        named = [
+        # an explicit kernel is unpacked into a temporary directory
+        options = [
             "--virt-host=emulated",
             f"--guest-kernel={image.bzimage}",
             f"--guest-memory={MEMORY}",
@@ -62,19 +62,19 @@ class Session:
         self.output = folder / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", "--hypervisor=kvm", *named],
+                [sys.executable, "-m", "pytest", "--hypervisor=kvm", *options],
                 cwd=folder,
                 env={**os.environ, **more},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                # a shell's background job, as these tests may be, is started with it ignored
+                # a shell starts background jobs with SIGINT ignored
                 preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
             )
 
     def wait_running(self) -> None:
-        """Until its first test has its guest."""
+        """Wait until the first test has its guest."""
         for _ in range(int(PATIENCE / 0.05)):
             if (self.folder / "running").exists():
                 return
@@ -83,30 +83,30 @@ class Session:
         pytest.fail(f"no guest within {PATIENCE:g} s: {self.output.read_text()}")
 
     def status(self) -> int:
-        """Its exit status. One that does not end says where its threads are."""
+        """Its exit status. A session that hangs prints the stacks of its threads."""
         try:
-            return self.process.wait(GIVES_UP)
+            return self.process.wait(SESSION_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)  # pytest's faulthandler answers
+            self.process.send_signal(signal.SIGABRT)  # pytest's faulthandler prints the stacks
             self.process.wait(PATIENCE)
-            pytest.fail(f"it does not end:\n{self.output.read_text()}")
+            pytest.fail(f"the session hangs:\n{self.output.read_text()}")
 
     def processes(self) -> dict[int, str]:
-        """Those of it that run, and their names."""
-        found = {}
+        """Pids and names of its running processes."""
+        names = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes():
-                    found[int(folder.name)] = (folder / "comm").read_text().strip()
+                    names[int(folder.name)] = (folder / "comm").read_text().strip()
             except OSError:
                 continue
-        return found
+        return names
 
     def lines(self) -> list[str]:
         return self.output.read_text().splitlines()
 
-    def assert_nothing_stays(self) -> None:
-        for _ in range(100):  # what the kernel ends by our death signal takes its time
+    def assert_nothing_left(self) -> None:
+        for _ in range(100):  # processes need time to end after the death signal
             if not self.processes():
                 break
             time.sleep(0.05)
@@ -124,7 +124,7 @@ Start = Callable[[int], Session]
 
 @pytest.fixture
 def start(tmp_path: Path, image: GuestImage) -> Iterator[Start]:
-    """`start(seconds)`: a session whose first test goes on for so long; its guest runs."""
+    """`start(seconds)`: a session whose first test has its guest and takes `seconds`."""
     sessions: list[Session] = []
 
     def go(seconds: int) -> Session:
@@ -133,11 +133,11 @@ def start(tmp_path: Path, image: GuestImage) -> Iterator[Start]:
         session.wait_running()
         names = session.processes()
         assert names.pop(session.process.pid)
-        assert "qemu-system-x86" in names.values(), "the search finds what there is"
+        assert "qemu-system-x86" in names.values(), "the search must find the emulated host"
         return session
 
     yield go
-    for session in sessions:  # a failed test must leave nothing either
+    for session in sessions:  # also after a failed test
         for pid in session.processes():
             os.kill(pid, signal.SIGKILL)
         session.process.wait()
@@ -148,30 +148,30 @@ def last_lines(session: Session) -> dict[str, Path]:
     return {name: Path(path) for name, _, path in pairs}
 
 
-def test_finished(start: Start) -> None:
+def test_finished_session_leaves_nothing(start: Start) -> None:
     session = start(0)
     assert session.status() == 0, session.output.read_text()
-    session.assert_nothing_stays()
+    session.assert_nothing_left()
     assert set(last_lines(session)) == {"report", "samples"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_interrupted(start: Start, number: signal.Signals) -> None:
+def test_interrupted_session_leaves_nothing(start: Start, number: signal.Signals) -> None:
     session = start(60)
     os.killpg(session.process.pid, number)  # as the terminal does
     assert session.status() == INTERRUPTED, session.output.read_text()
-    session.assert_nothing_stays()
-    left = last_lines(session)
-    assert left["report"].read_text().lower().startswith("<!doctype html>")
-    facts, frame = load(left["samples"])
+    session.assert_nothing_left()
+    paths = last_lines(session)
+    assert paths["report"].read_text().lower().startswith("<!doctype html>")
+    facts, frame = load(paths["samples"])
     assert list(frame[frame.test != ""].metric) == ["exit.cpuid"]
     assert facts["exit_status"] == INTERRUPTED
 
 
-def test_killed(start: Start) -> None:
+def test_killed_session_leaves_only_scratch_files(start: Start) -> None:
     session = start(60)
     session.process.kill()
     session.process.wait(PATIENCE)
-    # nobody was left to remove the directory: whoever comes next does
+    # the killed session cannot remove the directory; the next session does
     assert [path.parent for path in scratch.sweep(session.temporary)] == [session.temporary]
-    session.assert_nothing_stays()
+    session.assert_nothing_left()

@@ -1,4 +1,4 @@
-"""The table of outcomes with real guests: pytest sessions inside, on the host that we have."""
+"""The table of outcomes with real guests: inner pytest sessions on the emulated host."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from harness.hosts.probe import probe_local
 from tests.real.conftest import Inner
 
 USAGE = 4
-WITHIN = 1.0  # seconds from a panic's first line to the test's failure
-SLACK = 1.0  # seconds, for a machine whose two CPUs have other work as well
+DETECTION_TIME = 1.0  # seconds from a panic's first line to the test's failure
+SLACK = 1.0  # seconds, for a busy machine
 ONE_TEST = "def test_it(guest): pass"
 
 ENDS = """
 import json, pathlib, threading
 
 def test_panics(shared_guest, ssh):
-    stamps, keep = {}, shared_guest.console.add
+    stamps, add_line = {}, shared_guest.console.add
 
     def add(time_ns, text):
         if "Kernel panic" in text:
             stamps["panic"] = time_ns
-        keep(time_ns, text)
+        add_line(time_ns, text)
 
     shared_guest.console.add = add
     try:
@@ -35,7 +35,7 @@ def test_panics(shared_guest, ssh):
         stamps["failed"] = shared_guest.timeline.now()
         pathlib.Path("stamps").write_text(json.dumps(stamps))
 
-def test_its_vmm_is_killed(shared_guest, ssh, virt_host):
+def test_vmm_is_killed(shared_guest, ssh, virt_host):
     assert ssh.run(["cat", "/proc/uptime"]).stdout  # a new guest, alive
     kill = ["kill", "-s", "KILL", str(shared_guest.facts["pid"])]
     threading.Timer(0.5, virt_host.run, [kill]).start()
@@ -45,38 +45,40 @@ def test_works_again(shared_guest, ssh):
     assert ssh is shared_guest.ssh
     ssh.run(["true"])
 
-def test_its_end_is_overlooked(shared_guest, virt_host):
+def test_end_is_not_noticed(shared_guest, virt_host):
     virt_host.run(["kill", "-s", "KILL", str(shared_guest.facts["pid"])])
     assert shared_guest.ended.wait(10)
 
-def test_ssh_is_lost_for_good(shared_guest, ssh):
+def test_ssh_cannot_reconnect(shared_guest, ssh):
     ssh.run("mount --bind /dev/null /usr/sbin/dropbear; pkill -9 -x dropbear; sleep 20")
 """
 
 
-def test_an_end_fails_the_test_and_the_guest_is_replaced(
+def test_end_of_a_guest_fails_the_test_and_replaces_the_guest(
     inner: Inner, pytester: pytest.Pytester
 ) -> None:
     result = inner(ENDS)
     result.assert_outcomes(failed=4, passed=1)
-    said = result.stdout
-    said.fnmatch_lines(["*GuestEnded: *panic: Kernel panic - not syncing: sysrq triggered crash*"])
-    said.fnmatch_lines(["*GuestEnded: *killed: the VMM process got signal 9 (SIGKILL)*"])
-    said.fnmatch_lines(["*signal 9 (SIGKILL) (while the test ran)*"])
-    said.fnmatch_lines(["*SSHLost: *the reconnect failed: *does not serve SSH*"])
+    output = result.stdout
+    output.fnmatch_lines(
+        ["*GuestEnded: *panic: Kernel panic - not syncing: sysrq triggered crash*"]
+    )
+    output.fnmatch_lines(["*GuestEnded: *killed: the VMM process got signal 9 (SIGKILL)*"])
+    output.fnmatch_lines(["*signal 9 (SIGKILL) (while the test ran)*"])
+    output.fnmatch_lines(["*SSHLost: *the reconnect failed: *does not serve SSH*"])
     stamps = json.loads((pytester.path / "stamps").read_text())
-    assert 0 < (stamps["failed"] - stamps["panic"]) / 1e9 < WITHIN + SLACK
+    assert 0 < (stamps["failed"] - stamps["panic"]) / 1e9 < DETECTION_TIME + SLACK
     consoles = [path.read_text() for path in pytester.path.glob("results/*/consoles/*.log")]
     assert len(consoles) == 4
     assert sum("Kernel panic" in console for console in consoles) == 1
 
 
-def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
+def test_guest_that_does_not_boot_is_a_setup_error(inner: Inner) -> None:
     result = inner(
         """
         import pytest
 
-        # a line for each of the kernel's some thousand steps: that takes more than the time given
+        # the kernel prints thousands of lines, which takes longer than the timeout
         @pytest.mark.guest(cmdline="ignore_loglevel initcall_debug", boot_timeout=12)
         def test_late(guest): pass
 
@@ -85,15 +87,15 @@ def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
         """
     )
     result.assert_outcomes(errors=2)
-    said = result.stdout
-    said.fnmatch_lines(
+    output = result.stdout
+    output.fnmatch_lines(
         [
             "*ProvisionError: *stage init, guest *the guest did not reach 'init' within 12 s",
             "*hint: *--guest-boot-timeout",
             "* guest *: last * console lines (all of it: */consoles/*.log)*",
         ]
     )
-    said.fnmatch_lines(
+    output.fnmatch_lines(
         [
             "*GuestEnded: *stage init, guest *panic: Kernel panic *while it booted*",
             "* guest *: last * console lines*",
@@ -104,8 +106,8 @@ def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
             "init *not reached",
         ]
     )
-    # the summary's lines begin with what matters, and are lines
-    said.fnmatch_lines(
+    # the summary has one line for each error, which begins with the cause
+    output.fnmatch_lines(
         [
             "ERROR *::test_late - the guest did not reach 'init' within 12 s",
             "ERROR *::test_panic - panic: Kernel panic *",
@@ -114,22 +116,22 @@ def test_a_guest_that_does_not_come_up_is_a_setup_error(inner: Inner) -> None:
     )
 
 
-def test_ssh_lost_in_a_command_is_an_error_and_the_next_one_works(standing: Guest) -> None:
+def test_ssh_lost_in_a_command_is_an_error_and_the_next_command_works(real_guest: Guest) -> None:
     with pytest.raises(SSHError, match="the command was not repeated") as caught:
-        standing.ssh.run("echo once >>/tmp/started; kill -9 $PPID; sleep 20")
-    assert caught.value.guest == standing.name
-    assert standing.ssh.run(["cat", "/tmp/started"]).stdout == "once\n"
-    standing.ssh.run(["rm", "/tmp/started"])
-    assert not standing.ended.is_set()
+        real_guest.ssh.run("echo once >>/tmp/started; kill -9 $PPID; sleep 20")
+    assert caught.value.guest == real_guest.name
+    assert real_guest.ssh.run(["cat", "/tmp/started"]).stdout == "once\n"
+    real_guest.ssh.run(["rm", "/tmp/started"])
+    assert not real_guest.ended.is_set()
 
 
-def test_ssh_lost_between_commands_is_connected_again(standing: Guest) -> None:
-    server = standing.ssh.run("echo $PPID").stdout.strip()
-    standing.ssh.popen(f"sleep 0.3; kill -9 {server}").wait(10.0)
-    assert standing.ssh.run("echo $PPID").stdout.strip() != server
+def test_ssh_lost_between_commands_reconnects(real_guest: Guest) -> None:
+    server = real_guest.ssh.run("echo $PPID").stdout.strip()
+    real_guest.ssh.popen(f"sleep 0.3; kill -9 {server}").wait(10.0)
+    assert real_guest.ssh.run("echo $PPID").stdout.strip() != server
 
 
-def test_a_named_local_host_that_cannot_is_a_usage_error(bare: Inner) -> None:
+def test_explicit_unusable_local_host_is_a_usage_error(bare: Inner) -> None:
     verdict = probe_local()
     if verdict.usable:
         pytest.skip("this machine's KVM runs guests")

@@ -1,4 +1,4 @@
-"""A guest of QEMU's: its monitor, its exits, and how it ends."""
+"""Guests of QEMU: monitor, exits and ends."""
 
 from __future__ import annotations
 
@@ -26,51 +26,53 @@ def make(
     image: GuestImage,
     request: pytest.FixtureRequest,
 ) -> Iterator[Make]:
-    """Makes a guest."""
+    """Creates a guest."""
     qemu = request.param(emulated_host, lambda text: None)
-    yield factory(qemu, image, lambda made: None)
+    yield factory(qemu, image, lambda guest: None)
     qemu.close()
 
 
-def test_what_can_be_asked_of_a_running_one(make: Make, emulated_host: Host) -> None:
+def test_running_guest_has_memory_file_monitor_and_statistics(
+    make: Make, emulated_host: Host
+) -> None:
     guest = make("peer")
     maps = emulated_host.run(["cat", f"/proc/{guest.facts['pid']}/maps"]).stdout
-    assert "memfd:guest" in maps, "its memory is where ours is"
+    assert "memfd:guest" in maps, "its memory is in a file of the agent"
     assert isinstance(guest.machine, QmpMachine)
     assert guest.machine.monitor.execute("query-status")["status"] == "running"
     before = guest.statistics()
     guest.ssh.run(["hv-exits", "cpuid", "--ops", str(CPUIDS), "--batches", "1"])
     after = guest.statistics()
-    # its warm-up, and what starting it costs
+    # includes warm-up and the start of the program
     assert CPUIDS <= after["exits"] - before["exits"] < 4 * CPUIDS
     assert after["cpu_ns"] > before["cpu_ns"]
     with guest.expect_end("stopped", timeout=10):
         guest.machine.stop()
 
 
-def test_who_is_asked_often_is_not_busier_for_it(make: Make) -> None:
-    """What QEMU takes to tell its statistics is not counted."""
-    guest = make("asked")
+def test_statistics_exclude_the_cost_of_queries(make: Make) -> None:
+    """The CPU time that QEMU spends on statistics is not counted."""
+    guest = make("queried")
     machine = guest.machine
     assert isinstance(machine, QmpMachine)
 
-    def all_of_it(asked: SupervisedMachine = machine) -> int:
-        return SupervisedMachine.statistics(asked)["cgroup_cpu_usec"]
+    def total(queried: SupervisedMachine = machine) -> int:
+        return SupervisedMachine.statistics(queried)["cgroup_cpu_usec"]
 
-    first, start = all_of_it(), guest.statistics()["cgroup_cpu_usec"]
+    first, start = total(), guest.statistics()["cgroup_cpu_usec"]
     for _ in range(5):
         end = guest.statistics()["cgroup_cpu_usec"]
-    assert 0 <= end - start < (all_of_it() - first) / 2
-    # but what the guest does between two readings is
+    assert 0 <= end - start < (total() - first) / 2
+    # the work of the guest between two readings is counted
     guest.ssh.run("timeout 1 sh -c 'while :; do :; done'", check=False)
     assert guest.statistics()["cgroup_cpu_usec"] - end > 500_000
     guest.stop()
 
 
-@pytest.mark.parametrize(("how", "reason"), [("o", "power-off"), ("b", "reset")])
-def test_how_it_ends(make: Make, how: str, reason: str) -> None:
+@pytest.mark.parametrize(("trigger", "reason"), [("o", "power-off"), ("b", "reset")])
+def test_end_has_its_reason(make: Make, trigger: str, reason: str) -> None:
     guest = make("peer")
     with guest.expect_end(reason, timeout=30) as gone:
-        guest.ssh.run(["sh", "-c", f"echo {how} > /proc/sysrq-trigger"], check=False)
+        guest.ssh.run(["sh", "-c", f"echo {trigger} > /proc/sysrq-trigger"], check=False)
     assert ("triple fault" in gone.end.detail) == (reason == "reset")
     guest.stop()

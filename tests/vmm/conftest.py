@@ -57,8 +57,8 @@ def run(supervisor: AgentClient, tmp_path: Path) -> Iterator[Runner]:
 
 
 @pytest.fixture
-def peers(shared_supervisor: AgentClient, tmp_path: Path) -> Iterator[Runner]:
-    """Starts any program as a peer, which needs no KVM."""
+def external_vmms(shared_supervisor: AgentClient, tmp_path: Path) -> Iterator[Runner]:
+    """Starts any program in place of a VMM. It needs no KVM."""
     runner = Runner(shared_supervisor, tmp_path)
     yield runner
     runner.close()

@@ -46,7 +46,7 @@ class Guest(SimpleNamespace):
 
 
 class Runner:
-    """Starts guests that run assembly, or peers that run any program."""
+    """Starts guests that run assembly, or any program in place of a VMM."""
 
     def __init__(self, supervisor: AgentClient, folder: Path) -> None:
         self._supervisor = supervisor

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.guest.console import Console as Kept
+from harness.guest.console import Console as GuestConsole
 from harness.vmm.console import Console
 from tests.vmm.guests import Runner
 from tests.vmm.payload import FOR_EVER, POWER_OFF
@@ -164,20 +164,20 @@ def test_flood_of_lines_is_throttled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock[0] == pytest.approx(80_000 / 8192, rel=0.1)
 
 
-def test_output_without_newlines_uses_bounded_memory(peers: Runner) -> None:
+def test_output_without_newlines_uses_bounded_memory(external_vmms: Runner) -> None:
     size = 5 << 20
     flood = f"head -c {size} /dev/zero | tr '\\0' x ; sleep 100"
-    guest = peers.start("exec", "flood", argv=["sh", "-c", flood])
+    guest = external_vmms.start("exec", "flood", argv=["sh", "-c", flood])
     assert wait_until(lambda: len(guest.lines) == size / 4096)
     relay = psutil.Process(guest.machine.facts["pid"]).parent()
     assert relay is not None
     peak = Path(f"/proc/{relay.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
     assert int(peak) < 64 << 10  # KiB
     assert set(map(len, guest.lines)) == {4096}
-    kept = Kept(max_lines=100)
+    console = GuestConsole(max_lines=100)
     for line in guest.lines:
-        kept.add(0, line)
-    assert len(kept.tail(1000)) == 100
+        console.add(0, line)
+    assert len(console.tail(1000)) == 100
 
 
 def test_flood_of_a_guest_is_split_into_lines(run: Runner) -> None:

@@ -257,9 +257,9 @@ def children_of_relay(peer: Guest) -> list[psutil.Process]:
     return list(relay.children())
 
 
-def test_peer_ends_with_its_daemon(peers: Runner, base: Path) -> None:
+def test_peer_ends_with_its_daemon(external_vmms: Runner, base: Path) -> None:
     argv = [sys.executable, "-c", ASK, "{disk0}"]
-    guest = peers.start("exec", "peer", argv=argv, disks=disk(base))
+    guest = external_vmms.start("exec", "peer", argv=argv, disks=disk(base))
     guest.wait_line("features 010000000500000008000000")
     (daemon,) = (
         child for child in children_of_relay(guest) if child.name().startswith("qemu-storage-da")
@@ -269,8 +269,8 @@ def test_peer_ends_with_its_daemon(peers: Runner, base: Path) -> None:
     assert (end.reason, "SIGKILL" in end.detail) == ("backend-lost", True)
 
 
-def test_daemon_ends_with_its_peer(peers: Runner, base: Path) -> None:
-    guest = peers.start("exec", "peer", argv=["sleep", "100"], disks=disk(base))
+def test_daemon_ends_with_its_peer(external_vmms: Runner, base: Path) -> None:
+    guest = external_vmms.start("exec", "peer", argv=["sleep", "100"], disks=disk(base))
     children = children_of_relay(guest)
     guest.machine.stop()
     assert guest.end().reason == "stopped"
