@@ -39,10 +39,13 @@ def _check_guest(mark: pytest.Mark) -> Problem | None:
 
 def _check_payload(mark: pytest.Mark) -> Problem | None:
     from harness.guest.guest_options import unknown_name
-    from harness.guest.payload import payload_options
+    from harness.guest.payload import BASES, payload_options
 
     if mark.args:
         return f"{mark.args[0]!r} has no name", "write payload(memory=16)"
+    mode = mark.kwargs.get("mode")
+    if mode is not None and mode not in tuple(BASES):
+        return f"mode={mode!r} is unknown", f"choose one of {', '.join(BASES)}"
     known = payload_options()
     return next((unknown_name(name, known) for name in mark.kwargs if name not in known), None)
 
