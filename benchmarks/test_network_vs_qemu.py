@@ -20,12 +20,13 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.base import Hypervisor
 from harness.plugin.fixtures import RecordSample
+from harness.results.schema import Better
 from suites.cost import UsageMeter
 from suites.io import network
 
 PAIRS = 12
 SECONDS = 4
-UNITS = {
+UNITS: dict[str, tuple[str, Better]] = {
     "stream.to_guest": ("Mbit/s", "higher"),
     "stream.from_guest": ("Mbit/s", "higher"),
     "round_trips": ("1/s", "higher"),

@@ -19,6 +19,7 @@ from harness.kvm_unit_tests.catalogue import Entry
 if TYPE_CHECKING:
     from harness.guest.payload import PayloadFactory, PayloadGuest
     from harness.hosts.base import Host
+    from harness.results.schema import Better
 
 __tracebackhide__ = hide_frames
 ENVIRONMENT = "KVM_UNIT_TESTS_ENV"  # names a file with the tests' environment
@@ -34,7 +35,7 @@ _PYTEST_MARKS = ("parametrize", "skip", "skipif", "usefixtures", "xfail")
 class RecordSample(Protocol):
     """The part of the fixture `record_sample` that this module calls."""
 
-    def __call__(self, metric: str, value: float, unit: str, better: str) -> None:
+    def __call__(self, metric: str, value: float, unit: str, better: Better) -> None:
         """Record one measurement."""
 
 

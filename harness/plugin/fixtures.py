@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness.guest.payload import PayloadFactory, PayloadGuest
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor
-    from harness.results.schema import Parameter
+    from harness.results.schema import Better, Parameter
 
 __tracebackhide__ = hide_frames
 
@@ -38,7 +38,7 @@ class RecordSample(Protocol):
         metric: str,
         value: float,
         unit: str,
-        better: str,
+        better: Better,
         parameters: Mapping[str, Parameter] | None = None,
         *,
         hypervisor: str | None = None,
@@ -268,7 +268,7 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
         metric: str,
         value: float,
         unit: str,
-        better: str,
+        better: Better,
         parameters: Mapping[str, Parameter] | None = None,
         *,
         hypervisor: str | None = None,

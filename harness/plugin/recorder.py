@@ -19,7 +19,7 @@ from harness.plugin.context import RunContext
 from harness.plugin.host_manager import NATIVE, HostManager
 from harness.plugin.payload_host import PayloadHost
 from harness.plugin.run_facts import checkout_commit, run_facts
-from harness.results.schema import Parameter, RunFacts, Sample
+from harness.results.schema import Better, Parameter, RunFacts, Sample
 from harness.results.spool import RunWriter, recover
 
 # of utilization metrics, by name or by the name's first part
@@ -86,7 +86,7 @@ class Recorder:
         metric: str,
         value: float,
         unit: str,
-        better: str,
+        better: Better,
         parameters: Mapping[str, Parameter] | None = None,
         *,
         ran_on: Hypervisor | None = None,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import pyarrow as pa
 
@@ -20,7 +20,8 @@ RUN_KEY = b"harness.run"
 
 Parameter = str | int | float
 
-BETTER = ("lower", "higher", "none")
+Better = Literal["lower", "higher", "none"]
+BETTER: tuple[str, ...] = get_args(Better)
 
 
 class RunFacts(TypedDict, total=False):

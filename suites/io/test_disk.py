@@ -19,6 +19,7 @@ from harness.hosts.base import Host
 from harness.hypervisors.base import Disk, Hypervisor
 from harness.hypervisors.capabilities import has_vhost_user_disks
 from harness.plugin.fixtures import RecordSample
+from harness.results.schema import Better
 from suites.cost import UsageMeter
 from suites.io.fio import FULL, SHORT, parse_figures
 
@@ -86,7 +87,8 @@ def test_disk(
         )
         usage = meter.read().minus(startup)
         for name in ("iops", "clat.p50", "clat.p99", "clat.p99.9"):
-            unit, better = ("IOPS", "higher") if name == "iops" else ("us", "lower")
+            unit: str = "IOPS" if name == "iops" else "us"
+            better: Better = "higher" if name == "iops" else "lower"
             record_sample(f"io.{name}", result[name], unit, better, parameters, boot=boot)
         usage.record(record_sample, "io", result["requests"], parameters=parameters, boot=boot)
         # fio and the VMM must agree on the number of requests. If another process serves the disk,

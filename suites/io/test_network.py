@@ -15,6 +15,7 @@ from harness.guest.factory import GuestFactory, wait_ready_or_stop
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
+from harness.results.schema import Better
 from suites.cost import ResourceUsage, UsageMeter
 from suites.io import network
 
@@ -103,7 +104,7 @@ class NetworkBenchmark:
             self.record(f"{name}.{percentile}", figures[percentile], "us")
         self.record_usage(name, usage, figures["count"])
 
-    def record(self, metric: str, value: float, unit: str, better: str = "lower") -> None:
+    def record(self, metric: str, value: float, unit: str, better: Better = "lower") -> None:
         self.record_sample(f"net.{metric}", value, unit, better, boot=self.boot)
 
     def record_usage(
