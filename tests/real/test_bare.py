@@ -89,7 +89,7 @@ def test_two_vcpus_alternate_on_one_cpu(
     cpuset = emulated_host.run(["cat", f"{guest.facts['cgroup']}/cpuset.cpus"]).stdout
     assert cpuset.split() == [str(cpus[0])]
     guest.stop()
-    with pytest.raises(ProvisionError, match="give a list"):
+    with pytest.raises(ProvisionError, match="not a list"):
         payloads(b"\xf4", mode="protected", cpus=cpus[0])
 
 
