@@ -154,16 +154,12 @@ def find_damage(folder: Path, *, full: bool = False) -> str:
 
 
 def find_key_mismatch(folder: Path) -> str:
-    """The reason why the keys beside the image cannot log in to it, or "".
-
-    A client key that others can read is made private: ssh refuses it otherwise.
-    """
+    """The reason why the keys beside the image cannot log in to it, or "". It changes nothing."""
     keys = Keys(folder.parent / "keys")
     try:
         if read_manifest(folder)["identity"] != keys.public_lines:
             return f"the SSH keys in {keys.folder} changed after the image was built"
-        if keys.client.stat().st_mode & 0o077:
-            keys.client.chmod(0o600)
+        keys.client.stat()
     except (OSError, ValueError, KeyError) as error:
         return f"the SSH keys in {keys.folder} cannot be read ({error})"
     return ""

@@ -142,6 +142,9 @@ def _intact_folder(kind: Kind, cache: Path, progress: Progress) -> Path | None:
     if problem:
         progress(f"{kind} image: {problem}: building it again")
         return None
+    client_key = Keys(folder.parent / "keys").client
+    if client_key.stat().st_mode & 0o077:  # ssh refuses a key that others can read
+        client_key.chmod(0o600)
     return folder
 
 

@@ -17,8 +17,8 @@ Requests and answers
 
 `id` is any JSON value; the answer repeats it. `guest` names a guest, for operations on guests. All
 other fields are optional, and so is `hint`. Answers of one guest have the order of its
-requests; answers of different guests have no order. A line that is no request gives an error
-without an id. No error ends a guest, except that of the request that starts it.
+requests; answers of different guests have no order. The answer to a line that is
+no request is an error without an id. Only an error of the request that starts a guest ends it.
 
 Operations on the host
 ----------------------

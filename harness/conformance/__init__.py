@@ -2,6 +2,6 @@
 
     pytest --pyargs harness.conformance --hypervisor=NAME
 
-A test of an optional capability is skipped where the hypervisor does not declare it. Seven guests
-boot, one after the other.
+A test of an optional capability is skipped where the hypervisor does not declare it. Nine guests
+boot, at most two at once.
 """

@@ -91,7 +91,7 @@ class VirtualMachine:
         self.memory = Memory(ask)
 
     def pause(self) -> None:
-        """Stop every vCPU between two instructions. Devices go on. Idempotent.
+        """Stop every vCPU between two instructions. Devices continue. Idempotent.
 
         A vCPU that waits for a callback stops when the callback has returned.
         """

@@ -56,7 +56,7 @@ class Monitor:
         return _finish(command, _start(self._client.execute(command, hyphenated), timeout))
 
     def close(self) -> None:
-        """Close the socket. QEMU goes on. Idempotent."""
+        """Close the socket. QEMU continues to run. Idempotent."""
         with contextlib.suppress(OSError):  # already closed
             self._stream.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(HostError):  # a pending greeting fails now

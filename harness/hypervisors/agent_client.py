@@ -118,7 +118,7 @@ class AgentClient:
                     continue  # a broken interpreter's message; _disconnect() reports the end
                 if isinstance(message, dict):
                     self._dispatch(message)
-        finally:  # also after an error in this thread: no request may wait for ever
+        finally:  # also after an error in this thread: each open request gets an answer
             self._disconnect()
 
     def _dispatch(self, message: dict[str, Any]) -> None:

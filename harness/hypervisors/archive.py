@@ -13,8 +13,8 @@ import harness
 
 _PACKAGES = ("agent", "kvm", "vmm")
 _MAIN = "from harness.agent.supervisor import main\n\nmain()\n"
-# The host's Python runs this. It reads the archive from standard input, before the protocol, into
-# a file without a name: this takes one command on the host, and no file remains there.
+# The host's Python runs this. It reads the archive from standard input into a memfd, before the
+# protocol starts. So the start is one command, and no file remains on the host.
 START = f"""\
 import os, sys
 fd = os.memfd_create("agent")
@@ -31,9 +31,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same sources give the same archive
 def archive() -> bytes:
     """harness.agent, vmm and kvm as a zipapp, which `python3 FILE` runs.
 
-    Each module is there compiled, too, which saves a second of each start on an emulated host.
-    Another version of Python sees by the magic number that it cannot use the compiled modules, and
-    takes the sources.
+    It has each module's source and its compiled form. The compiled form saves a second of each
+    start on an emulated host. Another version of Python detects another magic number and uses the
+    source.
     """
     root = Path(harness.__file__).parent
     sources = {

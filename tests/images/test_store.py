@@ -261,7 +261,10 @@ def test_recipes_load_and_have_different_digests() -> None:
 
 def test_open_guest_image_reads_a_folder(tmp_path: Path) -> None:
     image, _ = build(tmp_path)
+    image.client_key.chmod(0o644)
     assert open_guest_image(image.folder) == image
+    check_in_use(image)
+    assert image.client_key.stat().st_mode & 0o777 == 0o644  # another store is not changed
 
 
 @pytest.mark.parametrize(

@@ -125,8 +125,8 @@ class Queue:
         return self._available[1] != index
 
     def _barrier(self) -> None:
-        """Order a store before the next load, which x86 does not do by itself. Without it, driver
-        and device could each miss the other's update and wait for ever."""
+        """Order a store before the next load, which x86 does not do by itself. Without it, the
+        driver and the device could both miss an update and wait without end."""
         with self._fence:  # taking a lock is a full barrier
             pass
 
