@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -100,6 +101,23 @@ def test_place_makes_an_executable_file(host: LocalHost, tmp_path: Path) -> None
     assert host.place(program, executable=True) == placed
     program.chmod(0o755)
     assert host.place(program, executable=True) == str(program)
+
+
+def test_an_incomplete_executable_copy_is_an_error_and_removed(
+    host: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: object, file: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", fail)
+        with pytest.raises(HostError, match="No space left on device") as caught:
+            host.place(program, executable=True)
+    assert caught.value.hint
+    assert list(Path(host.scratch()).iterdir()) == []
+    assert os.access(host.place(program, executable=True), os.X_OK)
 
 
 def test_scratch_supports_direct_io_and_close_removes_it(host: LocalHost) -> None:
