@@ -73,7 +73,7 @@ def run_guest(
             # external programs convert the errors of their own resources
             of_kvm = request["op"] in ("create", "restore")
             cause = f"KVM: {error}" if of_kvm else f"the host cannot start the guest: {error}"
-            refuse(cause, os_hint(error), "refused", str(error))
+            refuse(cause, "" if of_kvm else os_hint(error), "refused", str(error))
         else:
             facts = {"sandbox": [], **machine.facts(), "cgroup": cgroup.path or None}
             run: Callable[[], None] = machine.run

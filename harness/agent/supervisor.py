@@ -16,9 +16,9 @@ Requests and answers
     <- {"id": 1, "guest": "g", "error": {"cause": "...", "hint": "..."}}
 
 `id` is any JSON value; the answer repeats it. `guest` names a guest, for operations on guests. All
-other fields are optional, and so is `hint`. Answers of one guest have the order of its
-requests; answers of different guests have no order. The answer to a line that is
-no request is an error without an id. Only an error of the request that starts a guest ends it.
+other fields are optional, and so is `hint`. Answers of one guest have the order of its requests;
+answers of different guests have no order. The answer to a line that is no request is an error
+without an id. Only an error of the request that starts a guest ends it.
 
 Operations on the host
 ----------------------
