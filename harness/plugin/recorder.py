@@ -58,6 +58,8 @@ class Recorder:
         self._commit = checkout_commit(context.config.rootpath)
         self._ticks: Counter[str] = Counter()  # by hypervisor
         self._quarantined: dict[str, float] = {}  # MiB, by hypervisor
+        # the one to describe when a session ends while its host is being replaced
+        self._last_main: Hypervisor | None = None
         self.problem = ""
         self.outcomes: dict[str, int] = {}
         problems: list[str] = []
@@ -72,8 +74,9 @@ class Recorder:
     @property
     def _main(self) -> Hypervisor:
         """The hypervisor that the run's facts describe: that of guests, else of payload guests."""
-        hypervisor = self._hosts.hypervisor or self._payloads.hypervisor
+        hypervisor = self._hosts.hypervisor or self._payloads.hypervisor or self._last_main
         assert hypervisor is not None  # noqa: S101 - a recorder is made after a hypervisor
+        self._last_main = hypervisor
         return hypervisor
 
     @property

@@ -55,3 +55,28 @@ def test_host_is_replaced_between_two_tests(run: Run, pytester: pytest.Pytester)
     assert sorted(frame[frame.metric == "boot.ready"]["boot"]) == [0, 1]
     # both hosts were watched, as one run
     assert len(frame[frame.metric == "host.cpu.user"]) == 2
+
+
+def test_samples_survive_an_interrupt_while_the_host_is_replaced(run: Run) -> None:
+    result = run(
+        """
+        import processes
+
+        def interrupted(*arguments):
+            raise KeyboardInterrupt
+
+        def test_records(guest, virt_host, record_sample):
+            record_sample("boot.ready", 1.0, "s", "lower")
+            virt_host.needs_replacement = True
+            virt_host.replacement_reason = "guests of processes left memory behind"
+            processes.ShellHypervisor.__init__ = interrupted
+
+        def test_never_runs(guest):
+            pass
+        """,
+        "--virt-no-report",
+        apart=True,
+    )
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
+    assert list(frame[frame.metric == "boot.ready"]["value"]) == [1.0]
