@@ -9,7 +9,7 @@ import pytest
 from tests.plugin.conftest import entry_point
 from tests.real.conftest import Inner
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SUITE = (
     "--pyargs",
@@ -52,11 +52,11 @@ def conforms(inner: Inner, hypervisor: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["kvm", "qemu", "qemu-q35", "native"])
-def test_a_built_in_hypervisor(inner: Inner, name: str) -> None:
+def test_built_in_hypervisor_conforms(inner: Inner, name: str) -> None:
     conforms(inner, name)
 
 
-def test_the_example_of_the_manual(
+def test_example_of_the_manual_conforms(
     inner: Inner, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry_point(pytester.path, "qemu-pc", "qemu_pc:QemuPcHypervisor")
