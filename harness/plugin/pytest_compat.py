@@ -1,5 +1,7 @@
-"""The private parts of pytest and pytest-benchmark that the plugin uses. No other module uses any.
+"""The private parts of pytest that the plugin uses, and the way to pytest-benchmark's session.
 
+No other module uses private parts of pytest. benchmark_bridge.py alone works with the objects of
+pytest-benchmark.
 tests/plugin/test_compatibility.py runs the plugin with the oldest pytest that pyproject.toml
 declares, and with the newest one.
 """
