@@ -35,7 +35,8 @@ def qemu(emulated_host: Host) -> Iterator[QemuHypervisor]:
 
 
 @pytest.fixture(params=["kvm", "qemu"])
-def payloads(request: pytest.FixtureRequest) -> PayloadFactory:
+def payloads(request: pytest.FixtureRequest, emulated_host: Host) -> PayloadFactory:
+    """emulated_host: named, since the marker emulated goes by a test's fixtures."""
     hypervisor: KvmHypervisor | QemuHypervisor = request.getfixturevalue(request.param)
     return PayloadFactory(hypervisor=hypervisor, prefix="bare", numbers=itertools.count())
 
