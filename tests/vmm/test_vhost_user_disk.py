@@ -170,8 +170,8 @@ def test_one_daemon_serves_all_disks(run: Runner, base: Path, tmp_path: Path) ->
     ("more", "cause", "hint"),
     [
         ({"format": "qcow2"}, "it is no qcow2 image", "true format"),
-        ({"format": "vmdk"}, "format 'vmdk'", "raw or qcow2"),
-        ({"backend": "magic"}, "backend 'magic'", "vhost-user"),
+        ({"format": "vmdk"}, "format cannot be 'vmdk'", "raw or qcow2"),
+        ({"backend": "magic"}, "backend cannot be 'magic'", "vhost-user"),
         ({"overlay": "/none"}, "no overlay in /none: No such file", "folder"),
         ({"backend": "process", "overlay": "/tmp"}, "only qemu-storage-daemon", "qemu-utils"),
         ({"backend": "process", "format": "qcow2"}, "only qemu-storage-daemon", "qemu-utils"),
