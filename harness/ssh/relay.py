@@ -84,21 +84,29 @@ def connect(session: SSHSession, target: Target, timeout: float) -> Stream:
     return stream
 
 
+def read_line(stream: Stream) -> bytes:
+    """One line of a stream; b"" when the stream ends before the line does."""
+    line = b""
+    while not line.endswith(b"\n"):  # byte by byte: the next bytes belong to the caller
+        piece = stream.recv(1)
+        if not piece:
+            return b""
+        line += piece
+    return line
+
+
 def await_answer(stream: Stream, target: Target, timeout: float, host_name: str) -> None:
     """Wait until the relay has connected to the target. Closes the stream when it fails."""
     try:
         # the relay applies the timeout itself; 5 s more for its start and its answer
         stream.settimeout(timeout + 5.0)
-        answer = b""
-        while not answer.endswith(b"\n"):  # byte by byte: the next bytes belong to the caller
-            piece = stream.recv(1)
-            if not piece:
-                raise HostError(
-                    f"{host_name} cannot run the relay to a guest's port",
-                    hint="install python3 (3.9 or later) and util-linux on that host",
-                    stage="host",
-                )
-            answer += piece
+        answer = read_line(stream)
+        if not answer:
+            raise HostError(
+                f"{host_name} cannot run the relay to a guest's port",
+                hint="install python3 (3.9 or later) and util-linux on that host",
+                stage="host",
+            )
         if code := int(answer):
             raise OSError(code, f"{target} on {host_name}: {os.strerror(code)}")
         stream.settimeout(None)

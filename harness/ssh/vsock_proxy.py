@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from harness.errors import HostError, SSHError
 from harness.ssh.process import Process, Stream
+from harness.ssh.relay import read_line
 from harness.ssh.session import SSHSession
 
 # The proxy needs only python3 >= 3.9 on the host. It ends when its standard input ends. A client
@@ -97,16 +98,13 @@ class VsockProxy:
             # the proxy applies the timeout itself; 5 s more for its answer
             stream.settimeout(timeout + 5.0)
             stream.send(f"{self._token} {cid} {port} {timeout:.3f}\n".encode())
-            answer = b""
-            while not answer.endswith(b"\n"):  # byte by byte: the next bytes are the caller's
-                piece = stream.recv(1)
-                if not piece:
-                    raise SSHError(
-                        f"the vsock proxy on {host} has ended",
-                        hint="check that no other program kills it",
-                        stage="host",
-                    )
-                answer += piece
+            answer = read_line(stream)
+            if not answer:
+                raise SSHError(
+                    f"the vsock proxy on {host} has ended",
+                    hint="check that no other program kills it",
+                    stage="host",
+                )
             if code := int(answer):
                 raise OSError(code, f"vsock {cid}:{port} on {host}: {os.strerror(code)}")
             stream.settimeout(None)
