@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
 from reports import svg, text
 
 ROW = 24.0
+GAP = 5
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,7 @@ def pairs(
 def areas(title: str, description: str, series: StackedSeries) -> Callable[[float], svg.Canvas]:
     """Stacked areas over time; the upper end of the axis is at least `series.high`."""
     seconds, unit = series.seconds, series.unit
+    pieces = _without_gaps(seconds)
 
     def draw(width: float) -> svg.Canvas:
         canvas = svg.Canvas(width, title, description)
@@ -188,9 +192,10 @@ def areas(title: str, description: str, series: StackedSeries) -> Callable[[floa
         floor = [0.0] * len(seconds)
         for i, (name, values) in enumerate(series.parts.items()):
             roof = [below + value for below, value in zip(floor, values, strict=True)]
-            outline = [(x(t), y(v)) for t, v in zip(seconds, roof, strict=True)]
-            outline += [(x(t), y(v)) for t, v in reversed(list(zip(seconds, floor, strict=True)))]
-            canvas.area(outline, f"s{i + 1} area", name)
+            for piece in pieces:
+                outline = [(x(seconds[at]), y(roof[at])) for at in piece]
+                outline += [(x(seconds[at]), y(floor[at])) for at in reversed(piece)]
+                canvas.area(outline, f"s{i + 1} area", name)
             floor = roof
         canvas.line((left, bottom), (right, bottom), "axis")
         for mark in svg.ticks(seconds[-1] - seconds[0], 6 if width > 500 else 3):
@@ -202,6 +207,17 @@ def areas(title: str, description: str, series: StackedSeries) -> Callable[[floa
         return canvas
 
     return draw
+
+
+def _without_gaps(seconds: Sequence[float]) -> list[range]:
+    """The indices of each stretch of ticks: nothing is drawn where nothing was measured.
+
+    A gap is GAP times the median distance of ticks, as when a host is replaced by another one.
+    """
+    steps = [after - before for before, after in pairwise(seconds)]
+    longest = GAP * statistics.median(steps)
+    starts = [0, *(at + 1 for at, step in enumerate(steps) if step > longest), len(seconds)]
+    return [range(start, end) for start, end in pairwise(starts)]
 
 
 def _grid(canvas: svg.Canvas, axis: Axis, top: float, bottom: float) -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 from harness.results import statistics
 from harness.results.schema import decode_parameters
-from reports import text
+from reports import other_metrics, text
 from reports.page import KeyFigure, Run, failed_outcomes, ordered_outcomes, target_label
 from reports.suite_sections import CASES
+
+MOST_OWN = 6
 
 
 def key_figures(run: Run) -> list[KeyFigure]:
     """One figure for each question that the samples of this run can answer."""
-    return [*_boot(run), *_exits(run), *_io(run), *_host(run), *_tests(run)]
+    return [*_boot(run), *_exits(run), *_io(run), *_own(run), *_host(run), *_tests(run)]
 
 
 def _boot(run: Run) -> list[KeyFigure]:
@@ -98,6 +100,23 @@ def _io(run: Run) -> list[KeyFigure]:
             sentence += f"; {text.count(worst['guest_boots'], 'boot')}"
             name = _label(run, label, worst)
             answers.append(KeyFigure(name, text.percent(worst["overhead"]), sentence))
+    return answers
+
+
+def _own(run: Run) -> list[KeyFigure]:
+    """The first metrics that are the suite's own: those of no suite of this project."""
+    table = other_metrics.own_metrics(run.frame)
+    answers = []
+    for row in table.head(MOST_OWN).to_dict("records"):
+        setting = text.setting(decode_parameters(row["parameters"]))
+        sentence = (
+            f"{setting}{', ' if setting else ''}{_target(row)}: median of "
+            f"{text.count(row['boots'], 'boot')}, n = {row['n']:,}"
+        )
+        if (interval := text.interval(row["low"], row["high"])) != text.NONE:
+            sentence += f", 95 % interval {interval} {text.unit(row['unit'])}"
+        value = text.quantity(row["median"], text.unit(row["unit"]))
+        answers.append(KeyFigure(_label(run, row["metric"], row), value, sentence))
     return answers
 
 

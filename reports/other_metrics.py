@@ -53,6 +53,15 @@ def _metrics(run: Run) -> pd.DataFrame:
     return table.assign(group=table["metric"].str.split(".").str[0])
 
 
+def own_metrics(frame: pd.DataFrame) -> pd.DataFrame:
+    """`summarise` of the metrics of suites that are not this project's, in order of appearance."""
+    groups = frame["metric"].str.split(".").str[0]
+    own = frame[~groups.isin(GROUPS) & ~frame["metric"].str.match(OTHER_SECTIONS)]
+    order = {name: place for place, name in enumerate(own["metric"].unique())}
+    table = names_as_text(statistics.summarise(own))
+    return table.sort_values("metric", key=lambda names: names.map(order), kind="stable")
+
+
 def _table(table: pd.DataFrame, title: str, common: list[str]) -> Table:
     rows = [
         [

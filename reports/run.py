@@ -10,6 +10,8 @@ from reports.key_figures import key_figures
 from reports.page import EMULATED, Run, failed_outcomes
 from reports.render import Page, html, raw, write
 
+INTERRUPTED = 2  # pytest.ExitCode.INTERRUPTED; a report needs no pytest
+
 
 def render(parquet: Path, out: Path) -> Path:
     """Write the report of a run file (or of the newest run of a store), one file below 1 MiB.
@@ -31,9 +33,7 @@ def to_html(run: Run, source: Path) -> str:
         sections=[
             side_by_side.hypervisors_section(run),
             session_sections.environment(run),
-            suite_sections.boot_section(run),
-            suite_sections.exits_section(run),
-            suite_sections.io_section(run),
+            *suite_sections.sections(run),
             *other_metrics.sections(run),
             session_sections.utilization(run),
             session_sections.outcomes(run),
@@ -64,6 +64,8 @@ def _warnings(run: Run) -> list[str]:
             "Incomplete run: its session did not end normally. The page shows the samples up to "
             "then" + (f"; {lost} could not be read" if lost else "") + "."
         )
+    if run.facts.get("exit_status") == INTERRUPTED:
+        warnings.append("Interrupted run: its session was ended before its last test.")
     counts = run.facts.get("outcomes", {})
     if failed := sum(failed_outcomes(counts).values()):
         warnings.append(f"{failed} of {sum(counts.values())} tests failed: see Outcomes.")

@@ -22,7 +22,6 @@ from reports.page import (
     figure_cell,
     name_cell,
     names_as_text,
-    percent_cell,
     text_cell,
 )
 
@@ -38,6 +37,7 @@ GROUPS = {
     "scheduler": "Scheduler",
 }
 FIGURE = ["metric", "parameters", "unit"]
+VERDICT_STYLES = {"worse": "verdict bad", "better": "verdict good", "inconclusive": "soft"}
 NOISY_HOST = "the two runs of the same hypervisor differ"
 _REPEATED = re.compile(r"-\d+$")  # suffix of a hypervisor that --hypervisor names again
 
@@ -50,9 +50,7 @@ def hypervisors_section(run: Run) -> Section:
     figures = _figures(run)
     names = _hypervisors(run, figures)
     if len(names) < 2:
-        section.placeholder = (
-            "This run has one hypervisor. Repeat the option --hypervisor to compare several."
-        )
+        section.placeholder = _nothing_to_compare(run, names)
         return section
     effects = _effects(run, _pairs(names), _aa_pairs(names))
     if effects.noisy:
@@ -63,10 +61,10 @@ def hypervisors_section(run: Run) -> Section:
         )
     rate, size = differences.FALSE_DISCOVERY_RATE, text.whole_percent(differences.MIN_EFFECT)
     section.lead += [
-        "Values are medians of the boots' medians. Above 0 % is worse. Worse and better are "
-        "significant by Mann and Whitney's test over boots, with a false discovery rate of "
-        f"{text.whole_percent(rate)} (Benjamini-Hochberg), and above {size}. If a hypervisor ran "
-        "twice, the effect is also above the difference between its two runs.",
+        "Values are medians of the boots' medians. An interval above 0 % is worse. The verdicts "
+        "worse and better are significant by Mann and Whitney's test over boots, with a false "
+        f"discovery rate of {text.whole_percent(rate)} (Benjamini-Hochberg), and above {size}. If "
+        "a hypervisor ran twice, the effect is also above the difference between its two runs.",
         f"No difference: the whole interval is within {size}. Inconclusive: too few boots or too "
         "much noise for a verdict.",
     ]
@@ -78,6 +76,19 @@ def hypervisors_section(run: Run) -> Section:
             section.tables.append(_table(in_group, effects, names, title))
             section.notes += [f"All of {title}: {flag}." for flag in common_flags(in_group)]
     return section
+
+
+def _nothing_to_compare(run: Run, measured: list[str]) -> str:
+    named = _named(run)
+    if len(named) < 2:
+        return "This run has one hypervisor. Repeat the option --hypervisor to compare several."
+    missing = [name for name in named if name not in measured]
+    return f"There is nothing to compare: this run has no figures of {' and '.join(missing)}."
+
+
+def _named(run: Run) -> list[str]:
+    """The hypervisors of the command line."""
+    return [name for name in run.facts.get("hypervisor", "").split(", ") if name]
 
 
 def ordered_groups(groups: set[str]) -> list[str]:
@@ -103,7 +114,7 @@ def _figures(run: Run) -> pd.DataFrame:
 def _hypervisors(run: Run, figures: pd.DataFrame) -> list[str]:
     """The hypervisors in the order of the command line, the baseline first."""
     measured = set(figures["hypervisor"]) if len(figures) else set()
-    named = [name for name in run.facts.get("hypervisor", "").split(", ") if name in measured]
+    named = [name for name in _named(run) if name in measured]
     names = [*named, *sorted(measured - set(named))]
     return sorted(names, key=lambda name: name != BASELINE)
 
@@ -195,7 +206,7 @@ def _table(figures: pd.DataFrame, effects: _Effects, names: list[str], title: st
             continue
         decoded = decode_parameters(parameters).items()
         setting = {k: v for k, v in decoded if k not in statistics.WORK}
-        flags = sorted({flag for flags in group["flags"] for flag in flags} - common)
+        flags = _attributed_flags(group, common)
         if (metric, parameters, unit) in effects.noisy:
             flags.append(NOISY_HOST)
         row: list[Cell] = [name_cell(metric.partition(".")[2], flags)]
@@ -210,23 +221,36 @@ def _table(figures: pd.DataFrame, effects: _Effects, names: list[str], title: st
             label
             for name, base in pairs
             for label in (
-                f"#{name} worse than {base} by",
+                f"#{name} vs {base}",
                 f"#{name} vs {base}, 95 %",
-                f"{name} vs {base}",
+                f"{name} vs {base}, verdict",
             )
         ),
     )
     return Table(f"{title}: {', '.join(names)}", head, rows)
 
 
+def _attributed_flags(figures: pd.DataFrame, common: set[str]) -> list[str]:
+    """The flags of a figure, with the hypervisors that have them when others do not."""
+    having: dict[str, list[str]] = {}
+    for name, flags in zip(figures["hypervisor"], figures["flags"], strict=True):
+        for flag in set(flags) - common:
+            having.setdefault(flag, []).append(str(name))
+    everyone = len(figures)
+    return [
+        flag if len(names) == everyone else f"{', '.join(sorted(names))}: {flag}"
+        for flag, names in sorted(having.items())
+    ]
+
+
 def _effect_cells(row: dict[Hashable, Any] | None) -> list[Cell]:
     """Effect, interval and verdict."""
-    low, high = (row["low"], row["high"]) if row else (float("nan"), float("nan"))
+    if row is None:
+        return [text_cell("")] * 3
+    effect, verdict = float(row["overhead"]), row["verdict"]
+    low, high = row["low"], row["high"]
     return [
-        percent_cell(
-            row["overhead"] if row else float("nan"),
-            flagged=row is not None and row["verdict"] == "inconclusive",
-        ),
-        Cell(text.interval(low * 100, high * 100, "%"), low * 100),
-        text_cell(row["verdict"] if row else ""),
+        Cell(text.worse_or_better(effect), effect),
+        Cell(text.signed_interval(low, high), float(low)),
+        Cell(verdict or text.NONE, verdict, style=VERDICT_STYLES.get(verdict, "")),
     ]

@@ -53,11 +53,16 @@ IO_NAMES = {
 }
 
 
-def boot_section(run: Run) -> Section:
-    section = Section("boot", "Boot")
+def sections(run: Run) -> list[Section]:
+    """The sections for which the run has samples."""
+    made = (boot_section(run), exits_section(run), io_section(run))
+    return [section for section in made if section is not None]
+
+
+def boot_section(run: Run) -> Section | None:
     if run.boots.empty:
-        section.placeholder = "This run has no boot samples."
-        return section
+        return None
+    section = Section("boot", "Boot")
     for key, group in run.boots.groupby(TARGET_AND_PARAMETERS, dropna=False):
         target = _decoded(key)
         title = (
@@ -135,10 +140,12 @@ def _boot_figure(durations: pd.DataFrame, title: str) -> Figure:
     return figures.figure(caption, figures.stacked(caption, detail, bars, "s"))
 
 
-def exits_section(run: Run) -> Section:
+def exits_section(run: Run) -> Section | None:
     section = Section("exits", "Hypercalls and exits")
     costs = run.costs[run.costs["kind"] == "ns"] if len(run.costs) else run.costs
     if costs.empty:
+        if not run.frame["metric"].str.startswith("exit.").any():
+            return None
         section.placeholder = "This run has no exit costs with a control loop."
         return section
     control = _control(run, "exit.control")
@@ -247,16 +254,13 @@ def _exit_figure(table: pd.DataFrame, title: str) -> list[Figure]:
     return [figures.figure(caption, figures.intervals(caption, detail, dots, "ns"))]
 
 
-def io_section(run: Run) -> Section:
+def io_section(run: Run) -> Section | None:
     section = Section("io", "I/O overhead")
     table = run.overheads[run.overheads["metric"].str.startswith("io.")]
     if table.empty:
-        native = run.frame["metric"].str.startswith("io.").any()
-        section.placeholder = (
-            "This run has I/O samples of the host only."
-            if native
-            else "This run has no I/O samples."
-        )
+        if not run.frame["metric"].str.startswith("io.").any():
+            return None
+        section.placeholder = "This run has I/O samples of the host only."
         return section
     for metric, name in (("io.iops", "Operations per second"), ("io.clat.p99", "Latency, p99")):
         for key, group in table[table["metric"] == metric].groupby(["hypervisor", "backend"]):

@@ -121,6 +121,14 @@ def signed(share: float) -> str:
     return f"+{percent(share)}" if share > 0 else percent(share)
 
 
+def worse_or_better(overhead: float) -> str:
+    """An overhead in words: 0.5 -> "50 % worse", -0.93 -> "93 % better"; – for NaN."""
+    if not math.isfinite(overhead):
+        return NONE
+    shown = percent(abs(overhead))
+    return shown if overhead == 0 else f"{shown} {'worse' if overhead > 0 else 'better'}"
+
+
 def signed_interval(low: float, high: float) -> str:
     """An interval of changes: "+4.1 to +12 %"; – for NaN."""
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -2,6 +2,6 @@
 
     pytest --pyargs harness.conformance --hypervisor=NAME
 
-A test of an optional capability is skipped where the hypervisor does not declare it. Nine guests
+A test of an optional capability is skipped where the hypervisor does not declare it. Ten guests
 boot, at most two at once.
 """

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from harness.hypervisors.base import BOOT_PROTOCOLS, NETWORKS, ROOTS, SSH_WAYS, Disk
+from harness.hypervisors.base import BOOT_PROTOCOLS, NETWORKS, ROOTS, SSH_TRANSPORTS, Disk
 
 if TYPE_CHECKING:
     from harness.guest.devices import PciDevice, PortDevice
@@ -44,7 +44,7 @@ class GuestOptions(TypedDict, total=False):
 
 
 GUEST_OPTION_NAMES = tuple(GuestOptions.__annotations__)
-_WORDS = {"network": NETWORKS, "ssh": SSH_WAYS, "boot": BOOT_PROTOCOLS, "root": ROOTS}
+_WORDS = {"network": NETWORKS, "ssh": SSH_TRANSPORTS, "boot": BOOT_PROTOCOLS, "root": ROOTS}
 _COUNTS = ("vcpus", "memory")
 _EXAMPLES = {"vcpus": 2, "memory": 256}
 _CPU_LISTS = ("cpus", "pin")

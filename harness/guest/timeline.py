@@ -102,13 +102,18 @@ class Timeline:
         return (marks[stage] - marks["create"]) / 1e9
 
     def lines(self) -> list[str]:
-        """The timeline as text, one line per stage."""
+        """The timeline as text, one line per stage.
+
+        A hypervisor need not report every stage: one before a reached stage was "not reported".
+        """
         marks = self.marks
         start, width = marks.get("create"), max(map(len, self.stages)) + 1
         lines = []
-        for stage in self.stages:
+        reached = max((self.stages.index(stage) for stage in marks), default=-1)
+        for place, stage in enumerate(self.stages):
             if stage not in marks:
-                lines.append(f"{stage:<{width}} not reached")
+                word = "reported" if place < reached else "reached"
+                lines.append(f"{stage:<{width}} not {word}")
             elif start is None:
                 lines.append(f"{stage:<{width}} reached")
             else:

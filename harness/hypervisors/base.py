@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from images.image import GuestImage
 
 NETWORKS = ("auto", "bridge", "passt", "none")
-SSH_WAYS = ("auto", "vsock", "network")
+SSH_TRANSPORTS = ("auto", "vsock", "network")
 ROOTS = ("disk", "pmem", "initramfs")
 BOOT_PROTOCOLS = ("auto", "pvh", "linux64", "linux16")
 DEFAULT_ROOT = "disk"
@@ -125,7 +125,7 @@ class GuestSpec:
     devices: tuple[EmulatedDevice, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, words in (("network", NETWORKS), ("ssh", SSH_WAYS), ("root", ROOTS)):
+        for name, words in (("network", NETWORKS), ("ssh", SSH_TRANSPORTS), ("root", ROOTS)):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {words}")
         _check_cpu_lists(self.name, cpus=self.cpus, pin=self.pin)

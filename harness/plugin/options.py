@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from harness.errors import ResultError
-from harness.hypervisors.base import BOOT_PROTOCOLS, DEFAULT_ROOT, NETWORKS, ROOTS, SSH_WAYS
+from harness.hypervisors.base import BOOT_PROTOCOLS, DEFAULT_ROOT, NETWORKS, ROOTS, SSH_TRANSPORTS
 from harness.urls import is_url
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ OPTIONS = (
         "auto",
         "{auto,vsock,network}",
         "connect by SSH over vsock or the network (default: auto, vsock where the host has it)",
-        _one_of(SSH_WAYS),
+        _one_of(SSH_TRANSPORTS),
     ),
     Option(
         "--guest-root",

@@ -88,8 +88,8 @@ class SSHConnection:
         deadline = Deadline(self._timeout)
         try:
             self._stream = self._open_stream(deadline.remaining())
-        except TimeoutError as error:
-            raise self.server.late("the connection", self._timeout) from error
+        except TimeoutError:
+            raise self.server.late("the connection", self._timeout) from None
         except OSError as error:
             raise self.server.refused(error.strerror or str(error)) from error
         try:
@@ -119,7 +119,7 @@ class SSHConnection:
             raise server.error(SSHError, f"{server.name}: no common algorithm: {error}") from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             if deadline.expired:
-                raise server.late("the key exchange", self._timeout) from error
+                raise server.late("the key exchange", self._timeout) from None
             raise server.refused(f"closed before the key exchange ended ({error})") from error
         if deadline.expired:
             raise server.late("the key exchange", self._timeout)
@@ -135,7 +135,7 @@ class SSHConnection:
                 transport.auth_publickey(self._user, key)
             except paramiko.AuthenticationException as error:
                 if deadline.expired:
-                    raise server.late("the login", self._timeout) from error
+                    raise server.late("the login", self._timeout) from None
                 if not transport.is_active():
                     raise server.error(
                         SSHAuthError, f"{server.name} closed the connection during login: {error}"

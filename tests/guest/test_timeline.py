@@ -26,6 +26,9 @@ def test_seconds_count_from_create_and_the_first_mark_stays() -> None:
     assert timeline.seconds("kernel") == 0.25
     assert timeline.next_stage == "init"
     assert timeline.lines()[1:3] == ["kernel     0.250 s", "init    not reached"]
+    timeline.mark("sshd", 2_000_000_000)
+    late = timeline.lines()[2:]
+    assert late == ["init    not reported", "sshd       1.000 s", "ready   not reached"]
 
 
 def test_read_line_finds_marks() -> None:

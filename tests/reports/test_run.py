@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import gzip
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,9 @@ def test_hypervisors_are_compared_side_by_side(page: Element) -> None:
     (table,) = section.all("table")  # of what natively has figures: the disk's
     assert "Disk: native, kvm" in table.text
     cells = rows(section)["iops"]
-    native, guest, worse = (float(cell.replace(",", "").rstrip(" %")) for cell in cells[3:6])
+    assert cells[5].endswith(" % worse")
+    numbers = [cell.replace(",", "").removesuffix(" % worse") for cell in cells[3:6]]
+    native, guest, worse = map(float, numbers)
     assert worse == pytest.approx(100 * (1 - guest / native), abs=1.0)
     low, high = cells[6].removesuffix(" %").split(" to ")
     assert float(low) <= worse <= float(high)
@@ -77,7 +78,7 @@ def test_first_hypervisor_is_baseline_without_native(tmp_path: Path) -> None:
     document = parse(out.read_text(encoding="utf-8"))
     table = rows(document.id("side-by-side"))["ready"]
     assert document.id("side-by-side").all("caption")[0].text == "Boot: qemu, kvm"
-    assert table[5] == "−50 %"
+    assert table[5] == "50 % better"
     assert table[7] == "better"
 
 
@@ -120,14 +121,14 @@ def test_machines_are_compared_with_native_and_first_machine(tmp_path: Path) -> 
         },
     )
     everywhere = figure_cells(section, "all")
-    assert everywhere["kvm worse than native by"] == "100 %"
-    assert everywhere["qemu worse than native by"] == "200 %"
-    assert everywhere["qemu worse than kvm by"] == "50 %"
-    assert everywhere["qemu vs kvm"] == "worse"
+    assert everywhere["kvm vs native"] == "100 % worse"
+    assert everywhere["qemu vs native"] == "200 % worse"
+    assert everywhere["qemu vs kvm"] == "50 % worse"
+    assert everywhere["qemu vs kvm, verdict"] == "worse"
     guests = figure_cells(section, "guests")
-    assert guests["qemu worse than kvm by"] == "−50 %"
-    assert guests["qemu vs kvm"] == "better"
-    for head in ("kvm worse than native by", "kvm vs native, 95 %", "kvm vs native"):
+    assert guests["qemu vs kvm"] == "50 % better"
+    assert guests["qemu vs kvm, verdict"] == "better"
+    for head in ("kvm vs native", "kvm vs native, 95 %", "kvm vs native, verdict"):
         assert guests[head] == "–"
     network = section.all("table")[1]
     assert "qemu vs kvm" in network.text
@@ -143,9 +144,9 @@ def test_no_difference_is_not_inconclusive(tmp_path: Path) -> None:
             "boot.few": {"kvm": near(1.0)[:3], "qemu": near(1.0)[:3]},
         },
     )
-    assert figure_cells(section, "same")["qemu vs kvm"] == "no difference"
-    assert figure_cells(section, "wild")["qemu vs kvm"] == "inconclusive"
-    assert figure_cells(section, "few")["qemu vs kvm"] == "inconclusive"
+    assert figure_cells(section, "same")["qemu vs kvm, verdict"] == "no difference"
+    assert figure_cells(section, "wild")["qemu vs kvm, verdict"] == "inconclusive"
+    assert figure_cells(section, "few")["qemu vs kvm, verdict"] == "inconclusive"
     assert "Inconclusive: too few boots or too much noise for a verdict." in section.text
 
 
@@ -161,11 +162,13 @@ def test_aa_difference_is_the_noise_floor(tmp_path: Path) -> None:
             "boot.alone": {"kvm": WILD, "qemu": near(1.2)},
         },
     )
-    assert figure_cells(section, "small")["qemu vs kvm"] == "inconclusive"
-    assert figure_cells(section, "great")["qemu vs kvm"] == "worse"
-    assert figure_cells(section, "equal")["qemu vs kvm"] == "inconclusive", "noise is no proof"
-    assert figure_cells(section, "alone")["qemu vs kvm"] == "worse", "there is no A/A pair"
-    assert figure_cells(section, "equal")["kvm-2 vs kvm"] == "inconclusive", (
+    names = ("small", "great", "equal", "alone")
+    verdicts = {name: figure_cells(section, name)["qemu vs kvm, verdict"] for name in names}
+    assert verdicts["small"] == "inconclusive"
+    assert verdicts["great"] == "worse"
+    assert verdicts["equal"] == "inconclusive", "noise is no proof"
+    assert verdicts["alone"] == "worse", "there is no A/A pair"
+    assert figure_cells(section, "equal")["kvm-2 vs kvm, verdict"] == "inconclusive", (
         "an A/A pair has no noise floor"
     )
     assert "Warning" not in section.text
@@ -184,14 +187,12 @@ def test_aa_difference_gives_a_warning(tmp_path: Path) -> None:
     )
     assert "differs from itself in 1 figure. The host is too noisy" in section.text
     drifts, steady = figure_cells(section, "drifts"), figure_cells(section, "steady")
-    verdicts = {
-        head: verdict for head, verdict in drifts.items() if re.fullmatch(r"\S+ vs \S+", head)
-    }
+    verdicts = {head: verdict for head, verdict in drifts.items() if head.endswith(", verdict")}
     assert len(verdicts) == 6
     assert set(verdicts.values()) == {"inconclusive"}
     assert NOISY_HOST in drifts["Figure"]
-    assert steady["kvm vs qemu"] == "better"
-    assert steady["kvm-2 vs kvm"] == "no difference", "A/A pairs are always compared"
+    assert steady["kvm vs qemu, verdict"] == "better"
+    assert steady["kvm-2 vs kvm, verdict"] == "no difference", "A/A pairs are always compared"
     assert NOISY_HOST not in steady["Figure"]
 
 
@@ -203,7 +204,7 @@ def test_aa_pairs_are_judged_separately(tmp_path: Path) -> None:
     equal = {f"boot.equal{n}": {"kvm": near(1.0), "kvm-2": near(1.0)} for n in range(20)}
     section = side_by_side(tmp_path, {**sure, **equal, "boot.chance": twins})
     assert "Warning" not in section.text
-    assert figure_cells(section, "sure0")["kvm vs native"] == "worse"
+    assert figure_cells(section, "sure0")["kvm vs native, verdict"] == "worse"
 
 
 def test_slow_control_loop_gives_emulation_banner(tmp_path: Path) -> None:
@@ -311,16 +312,50 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "section", "message"),
-    [
-        ("exits io utilization", "boot", "This run has no boot samples."),
-        ("boot io utilization", "exits", "This run has no exit costs"),
-        ("boot exits utilization", "io", "This run has no I/O samples."),
-        ("boot exits io", "host", "This run has no utilization samples of the host."),
-    ],
+    ("parts", "section"),
+    [("exits io", "boot"), ("boot io", "exits"), ("boot exits", "io")],
 )
-def test_missing_data_are_reported(tmp_path: Path, parts: str, section: str, message: str) -> None:
-    assert message in page_of(tmp_path, parts=parts).id(section).text
+def test_suite_without_samples_has_no_section(tmp_path: Path, parts: str, section: str) -> None:
+    page = page_of(tmp_path, parts=parts)
+    assert section not in [e.attributes.get("id") for e in page.everything()]
+    assert f"#{section}" not in [a.attributes["href"] for a in page.all("nav")[0].all("a")]
+
+
+def test_missing_utilization_is_reported(tmp_path: Path) -> None:
+    page = page_of(tmp_path, parts="boot exits io")
+    assert "This run has no utilization samples of the host." in page.id("host").text
+
+
+def test_metrics_of_a_users_own_suite_are_key_figures(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "store", facts())
+    maker = Synthetic(writer.run)
+    for boot in range(6):
+        writer.add(maker.sample("db.commit", 4.0 + boot, "ms", "lower", boot=boot))
+        writer.add(maker.sample("scheduler.wake", 1.0, "us", "lower", boot=boot))
+    page = parse(render(writer.close(), tmp_path / "page.html").read_text(encoding="utf-8"))
+    cards = {card.all("dt")[0].text: card.text for card in page.id("key").all("div")}
+    assert "6.50 ms" in cards["db.commit"]
+    assert "median of 6 boots, n = 6, 95 % interval" in cards["db.commit"]
+    assert "scheduler.wake" not in cards, "a suite of this project has its own tables"
+
+
+def test_interrupted_run_and_hypervisor_without_figures_are_reported(tmp_path: Path) -> None:
+    stopped = {"exit_status": 2, "hypervisor": "kvm, qemu"}
+    page = page_of(tmp_path, parts="boot", facts=stopped)
+    assert "Interrupted run: its session was ended before its last test." in page.text
+    assert "this run has no figures of qemu" in page.id("side-by-side").text
+
+
+def test_flags_name_the_hypervisor_they_are_of(tmp_path: Path) -> None:
+    section = side_by_side(
+        tmp_path,
+        {
+            "boot.few": {"kvm": near(1.0)[:3], "qemu": near(1.0)},
+            "boot.many": {"kvm": near(1.0), "qemu": near(1.0)},
+        },
+    )
+    assert "kvm: few boots (3)" in figure_cells(section, "few")["Figure"]
+    assert "qemu: few boots" not in section.text
 
 
 def test_empty_run(tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ def _geometry(html: str) -> list[float]:
         figures.areas(
             "t", "d", figures.StackedSeries([0, 1], {"a": [1, 2], "b": [3, 0]}, 100, "%")
         ),
+        figures.areas(
+            "t", "d", figures.StackedSeries([0, 1, 2, 90, 91], {"a": [1, 2, 3, 4, 5]}, 100, "%")
+        ),
         figures.areas("t", "d", figures.StackedSeries([0, 0], {"a": [0, 0]}, 0, "%")),
     ],
 )
@@ -94,3 +97,13 @@ def test_texts_are_escaped() -> None:
 )
 def test_number_formats(actual: str, expected: str) -> None:
     assert actual == expected
+
+
+def test_areas_have_a_hole_where_nothing_was_measured() -> None:
+    def polygons(seconds: list[float]) -> int:
+        series = figures.StackedSeries(seconds, {"a": [1.0] * len(seconds)}, 100, "%")
+        html = figures.figure("c", figures.areas("t", "d", series)).wide
+        return html.count('class="s1 area"')
+
+    assert polygons([0, 1, 2, 3, 4]) == 1
+    assert polygons([0, 1, 2, 60, 61]) == 2
