@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from reports.run import render
 from tests.reports.page import Element, parse
+from tests.results.synthetic import write_run
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&amp;{{7*7}}"
 
@@ -84,3 +89,9 @@ def rows(section: Element) -> dict[str, list[str]]:
         name = first.text if isinstance(first, Element) else first
         found[name.strip()] = [cell.text for cell in cells]
     return found
+
+
+def page_of(directory: Path, **more: Any) -> Element:
+    """The page of a synthetic run; see synthetic.write_run."""
+    run = write_run(directory / "store", **more)
+    return parse(render(run, directory / "page.html").read_text(encoding="utf-8"))
