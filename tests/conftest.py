@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -64,10 +65,31 @@ HOSTS = pytest.StashKey[EmulatedHosts]()
 BOOTING_FIXTURES = {"boots_emulated_machine", "emulated_hosts"}
 
 
+def pytest_configure() -> None:
+    """A worker of pytest-xdist hides that from the sessions that its tests run."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        del os.environ[name]
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark a test that boots an emulated machine by its fixtures, so that no test is missed."""
+    """Mark a test that boots an emulated machine by its fixtures, so that no test is missed.
+
+    With pytest-xdist all of them run on one worker: a second emulated host would slow the first.
+    """
     if BOOTING_FIXTURES & set(getattr(item, "fixturenames", ())):
         item.add_marker("emulated")
+        item.add_marker(pytest.mark.xdist_group("emulated"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow and long tests unless they are asked for; see CONTRIBUTING.md."""
+    expression = config.option.markexpr
+    unnamed = {"slow", "long"} if expression else {"long"}
+    unnamed = {name for name in unnamed if name not in expression}
+    left_out = [item for item in items if any(map(item.get_closest_marker, unnamed))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ def test_benchmark_json_has_samples_with_unit_and_direction(
     assert rate["extra_info"]["better"] == "higher"
 
 
+@pytest.mark.slow
 def test_benchmark_compare_fails_on_a_regression(run: Run) -> None:
     """In processes of their own: a regression is an exception from its plugin's end."""
     run(MEASURED.format(factor=1), "--benchmark-autosave").assert_outcomes(passed=4)

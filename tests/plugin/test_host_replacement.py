@@ -57,6 +57,7 @@ def test_host_is_replaced_between_two_tests(run: Run, pytester: pytest.Pytester)
     assert len(frame[frame.metric == "host.cpu.user"]) == 2
 
 
+@pytest.mark.slow
 def test_samples_survive_an_interrupt_while_the_host_is_replaced(run: Run) -> None:
     result = run(
         """

@@ -50,6 +50,7 @@ def test_hypervisors_alternate(run: Run) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_seed_draws_a_repeatable_order(run: Run) -> None:
     found = {
         seed: tuple(order(run(SOURCE, TWICE, "-v", f"--virt-order-seed={seed}")))

@@ -36,6 +36,7 @@ def test_measured_tests_with_several_workers_are_a_usage_error(run: Run) -> None
     result.stdout.fnmatch_lines(["usage error:", "*test_it measures, and 2 workers would disturb*"])
 
 
+@pytest.mark.slow
 def test_one_worker_may_measure_and_the_controller_prints_the_paths(run: Run) -> None:
     result = run(
         "def test_it(record_sample): record_sample('x', 1, 's', 'lower')", "-n1", apart=True

@@ -66,6 +66,7 @@ def million() -> pd.DataFrame:
     return pd.concat(blocks, ignore_index=True)
 
 
+@pytest.mark.slow
 def test_page_of_a_million_samples_is_fast_and_small(tmp_path: Path) -> None:
     frame = million()
     assert len(frame) >= 1_000_000

@@ -213,6 +213,7 @@ def test_raw_data_are_complete(tmp_path: Path) -> None:
     assert raw["parameters"].tolist() == frame["parameters"].tolist()
 
 
+@pytest.mark.slow
 def test_page_with_many_samples_stays_small(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path, facts())
     maker = Synthetic(writer.run, boots=20)

@@ -72,6 +72,7 @@ def test_raw_data_contain_all_points(tmp_path: Path) -> None:
     assert csv["run"].tolist() == tracked.points["run"].tolist()
 
 
+@pytest.mark.slow
 def test_page_with_hundreds_of_series_stays_small() -> None:
     page = checked_page(to_html(histories.make_history(500, 120)))
     assert len(page.id("charts").all("figure")) == 20
@@ -80,6 +81,7 @@ def test_page_with_hundreds_of_series_stays_small() -> None:
     assert len(pd.read_csv(io.BytesIO(gzip.decompress(packed)))) == 500, "a row a series"
 
 
+@pytest.mark.slow
 def test_too_many_points_are_reported() -> None:
     page = checked_page(to_html(histories.make_history(800, 180)))
     assert "page cannot hold all" in page.id("raw").text

@@ -81,6 +81,7 @@ def test_figure_of_one_side_is_inconclusive(tmp_path: Path) -> None:
     assert flags["a.new"] == ["not measured in the base"]
 
 
+@pytest.mark.slow
 def test_equal_builds_rarely_regress(tmp_path: Path) -> None:
     """A/A test: 20 pairs of equal nights with 30 figures and 10 boots give no alarm.
 

@@ -136,6 +136,7 @@ def test_no_difference_requires_a_small_interval() -> None:
         assert differences.verdicts([0.01], [0.5], [0.0], [low], [high]) == ["inconclusive"]
 
 
+@pytest.mark.slow
 def test_false_discovery_rate_is_kept() -> None:
     """200 sessions of a hypervisor against itself, with 40 figures each."""
     random = np.random.default_rng(7)

@@ -256,6 +256,7 @@ def test_it(record_sample):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writable", [True, False])
 def test_session_uploads_its_run(tmp_path: Path, writable: bool) -> None:
     project, store = tmp_path / "project", tmp_path / "far" / "store"

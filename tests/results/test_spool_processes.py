@@ -102,6 +102,7 @@ class _Killer:
         assert self._server.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_loses_no_sample(tmp_path: Path) -> None:
     chance = random.Random(20261126)  # noqa: S311 - no secret
     killer = _Killer(tmp_path)
