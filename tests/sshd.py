@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import getpass
 import os
 import shutil
@@ -37,6 +38,34 @@ def make_key(path: Path) -> str:
     )
 
 
+class PrivilegeSeparationFolder:
+    """/run/sshd, which root's sshd needs; made if missing, and removed after its last user.
+
+    Each user holds a shared lock, since several processes run tests.
+    """
+
+    PATH = Path("/run/sshd")
+    _made = False
+
+    def __init__(self) -> None:
+        self._lock = os.open(Path(__file__).parent, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        if os.getuid() == 0 and not self.PATH.exists():
+            PrivilegeSeparationFolder._made = True
+            self.PATH.mkdir(mode=0o755, exist_ok=True)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._lock < 0:
+            return
+        with contextlib.suppress(OSError):  # another process uses it, or it holds a file
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if PrivilegeSeparationFolder._made:
+                self.PATH.rmdir()
+        os.close(self._lock)
+        self._lock = -1
+
+
 class LoopbackServer:
     """Starts one `sshd -i` per connection. The listener here takes any free port."""
 
@@ -53,10 +82,7 @@ class LoopbackServer:
             f"UsePAM no\nPasswordAuthentication no\nPidFile none\n"
             f"SetEnv XDG_CACHE_HOME={folder}/cache\n"
         )
-        self._created_folder: Path | None = None
-        if os.getuid() == 0 and not Path("/run/sshd").exists():
-            self._created_folder = Path("/run/sshd")  # sshd needs it for privilege separation
-            self._created_folder.mkdir(mode=0o755)
+        self._privilege_separation = PrivilegeSeparationFolder()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -104,7 +130,4 @@ class LoopbackServer:
         self._listener.close()
         self._thread.join(5)
         self.kill_connections()
-        if self._created_folder is not None:
-            with contextlib.suppress(OSError):
-                self._created_folder.rmdir()
-            self._created_folder = None
+        self._privilege_separation.close()

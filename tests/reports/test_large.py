@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from harness.results.schema import COLUMNS, SCHEMA, encode_parameters, schema_with_metadata
 from reports.run import render

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from harness.results import query, readable_files, recover, runs
 
 KILLS = 100
