@@ -41,27 +41,28 @@ def make_key(path: Path) -> str:
 class PrivilegeSeparationFolder:
     """/run/sshd, which root's sshd needs; made if missing, and removed after its last user.
 
-    Each user holds a shared lock, since several processes run tests.
+    Each user holds a shared lock, since several processes run tests. A file in the folder says that
+    tests made it.
     """
 
     PATH = Path("/run/sshd")
-    _made = False
+    MARK = PATH / "made-by-tests"
 
     def __init__(self) -> None:
         self._lock = os.open(Path(__file__).parent, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
         if os.getuid() == 0 and not self.PATH.exists():
-            PrivilegeSeparationFolder._made = True
             self.PATH.mkdir(mode=0o755, exist_ok=True)
+            self.MARK.touch()
 
     def close(self) -> None:
         """Idempotent."""
         if self._lock < 0:
             return
-        with contextlib.suppress(OSError):  # another process uses it, or it holds a file
+        with contextlib.suppress(OSError):  # another process uses it, or tests did not make it
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if PrivilegeSeparationFolder._made:
-                self.PATH.rmdir()
+            self.MARK.unlink()
+            self.PATH.rmdir()
         os.close(self._lock)
         self._lock = -1
 
