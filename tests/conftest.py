@@ -72,13 +72,26 @@ def pytest_configure() -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark a test that boots an emulated machine by its fixtures, so that no test is missed.
-
-    With pytest-xdist all of them run on one worker: a second emulated host would slow the first.
-    """
+    """Mark a test that boots an emulated machine by its fixtures, so that no test is missed."""
     if BOOTING_FIXTURES & set(getattr(item, "fixturenames", ())):
         item.add_marker("emulated")
-        item.add_marker(pytest.mark.xdist_group("emulated"))
+
+
+# Where the tests with the marker emulated are. The scheduler knows no markers.
+EMULATED_FILES = ("tests/real/", "tests/hosts/test_emulated.py", "tests/images/test_real.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker runs all tests on emulated hosts, since two of these would slow each other; the
+    others share the remaining files."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "emulated" if nodeid.startswith(EMULATED_FILES) else nodeid.partition("::")[0]
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -112,6 +112,6 @@ def test_no_install_runs_fast_tests_without_image(checkout: Path, programs: Path
     done = run_dev(checkout, "--no-install", "test", "-m", "not emulated", path=programs)
     assert done.returncode == 0, done.stderr
     *_, last = (checkout / "calls").read_text().splitlines()
-    parallel = f"-n {len(os.sched_getaffinity(0)) + 1} --maxprocesses 5 --dist loadgroup"
+    parallel = f"-n {len(os.sched_getaffinity(0)) + 1} --maxprocesses 5"
     assert last == f"-m pytest tests {parallel} -m not emulated"
     assert "dev: stages: tests 0 s" in done.stderr or "dev: stages: tests 1 s" in done.stderr
