@@ -77,25 +77,34 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("emulated")
 
 
-# Where the tests with the marker emulated are. The scheduler knows no markers.
-EMULATED_FILES = ("tests/real/", "tests/hosts/test_emulated.py", "tests/images/test_real.py")
+# Where the tests with the marker emulated are, since a scheduler knows no markers: two parts that
+# take about the same time.
+EMULATED_FILES = (
+    tuple(f"tests/real/test_{name}.py" for name in ("clones", "introspection", "bare", "guest")),
+    ("tests/real/", "tests/hosts/test_emulated.py", "tests/images/test_real.py"),
+)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One worker runs all tests on emulated hosts, since two of these would slow each other; the
+    """Two workers run the tests on emulated hosts; more such hosts would slow each other. The
     others share the remaining files."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "emulated" if nodeid.startswith(EMULATED_FILES) else nodeid.partition("::")[0]
+            for part, files in enumerate(EMULATED_FILES):
+                if nodeid.startswith(files):
+                    return f"emulated {part}"
+            return nodeid.partition("::")[0]
 
+    config.option.loadscopereorder = False  # pytest_collection_modifyitems() orders them
     return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow and long tests unless they are asked for; see CONTRIBUTING.md."""
+    """Leave out slow and long tests unless they are asked for; see CONTRIBUTING.md. In workers of
+    pytest-xdist the parts that take longest come first."""
     expression = config.option.markexpr
     unnamed = {"slow", "long"} if expression else {"long"}
     unnamed = {name for name in unnamed if name not in expression}
@@ -103,6 +112,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("emulated") is None)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from tests.plugin.conftest import entry_point
 from tests.real.conftest import Inner
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.long
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SUITE = (
     "--pyargs",
