@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,8 +88,12 @@ EMULATED_FILES = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Two workers run the tests on emulated hosts; more such hosts would slow each other. The
+    """The scheduler of `pytest -n`, unless --dist names another one.
+
+    Two workers run the tests on emulated hosts; more such hosts would slow each other. The
     others share the remaining files."""
+    if config.option.dist != "load":
+        return None
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -105,13 +110,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out slow and long tests unless they are asked for; see CONTRIBUTING.md. In workers of
     pytest-xdist the parts that take longest come first."""
-    expression = config.option.markexpr
-    unnamed = {"slow", "long"} if expression else {"long"}
-    unnamed = {name for name in unnamed if name not in expression}
-    left_out = [item for item in items if any(map(item.get_closest_marker, unnamed))]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    expression = set(re.findall(r"\w+", config.option.markexpr))
+    unwanted = ({"slow", "long"} if expression else {"long"}) - expression
+    by_id = {argument for argument in config.args if "::" in argument}
+    deselected = [
+        item
+        for item in items
+        if any(map(item.get_closest_marker, unwanted))
+        and not any(item.nodeid.startswith(argument) for argument in by_id)
+    ]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("emulated") is None)
 

@@ -41,15 +41,15 @@ def make_key(path: Path) -> str:
 class PrivilegeSeparationFolder:
     """/run/sshd, which root's sshd needs; made if missing, and removed after its last user.
 
-    Each user holds a shared lock, since several processes run tests. A file in the folder says that
-    tests made it.
+    Each user holds a shared lock on /run, since several processes run tests. A file in the folder
+    says that tests made it.
     """
 
     PATH = Path("/run/sshd")
     MARK = PATH / "made-by-tests"
 
     def __init__(self) -> None:
-        self._lock = os.open(Path(__file__).parent, os.O_RDONLY | os.O_CLOEXEC)
+        self._lock = os.open(self.PATH.parent, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
         if os.getuid() == 0 and not self.PATH.exists():
             self.PATH.mkdir(mode=0o755, exist_ok=True)
