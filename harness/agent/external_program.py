@@ -158,6 +158,9 @@ class ExternalProgram:
             if self._console.halted:
                 self._kill()
         status = process.wait()
+        if self._storage and not self._storage_end and self._storage.is_ending():
+            # The program noticed it before _await_storage() did.
+            self._storage_end = self._storage.exit_report()
         reader.join(1.0)
         if self._qmp:
             self._qmp.finish()

@@ -26,11 +26,13 @@ from harness.kvm.errors import ConfigError
 from harness.vmm.config import Config, DiskConfig
 from harness.vmm.devices.virtio.block import file_size, sector_count
 
-from .process import child_setup
+from .process import child_setup, read_stat
 
 PROGRAM = "qemu-storage-daemon"
 HINT = "install qemu-utils on the host, or use the backend 'process' for the disk"
 _SYS_IO_URING_SETUP = 425
+_FLAGS = 6  # place in read_stat()
+_PF_EXITING = 4  # include/linux/sched.h; set before the process closes its descriptors
 _ERROR_LIMIT = 4096  # bytes of its standard error
 # Messages about a guest that violates virtio: by its ring (libvhost-user), by a request.
 _FAULT = re.compile(r"vu_panic: .*|virtio-blk request .*")
@@ -147,6 +149,14 @@ class StorageDaemon:
         """Wait until the daemon ends."""
         self._process.wait()
 
+    def is_ending(self) -> bool:
+        """Whether the daemon has ended, or has begun to: its peers see that before its parent."""
+        try:
+            flags = int(read_stat(self.pid)[_FLAGS])
+        except OSError:
+            return True
+        return bool(flags & _PF_EXITING)
+
     def guest_fault(self) -> str:
         """See StorageBackend."""
         self._read_errors()
@@ -155,7 +165,7 @@ class StorageDaemon:
     def exit_report(self) -> str:
         """See StorageBackend; the text is the end of its standard error."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.2)  # after a hang-up, the daemon is about to end
+            self._process.wait(1.0)  # after a hang-up, the daemon is about to end
         self._read_errors()
         status = self._process.poll()
         end = "it is still running" if status is None else f"it ended with status {status}"
