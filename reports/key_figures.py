@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from harness.results import statistics
+from harness.results.figure_names import variants
 from harness.results.schema import decode_parameters
 from reports import other_metrics, text
 from reports.page import KeyFigure, Run, failed_outcomes, ordered_outcomes, target_label
@@ -22,8 +23,9 @@ def key_figures(run: Run) -> list[KeyFigure]:
 def _boot(run: Run) -> list[KeyFigure]:
     answers = []
     table = run.boots
-    for row in table[table["metric"] == "boot.ready"].to_dict("records"):
-        setting = text.setting(decode_parameters(row["parameters"]))
+    ready = table[table["metric"] == "boot.ready"]
+    for row in ready.assign(variant=variants(ready)).to_dict("records"):
+        setting = other_metrics.workload(row)
         sentence = (
             f"from create to the first reply over SSH, {_target(row)}{', ' if setting else ''}"
             f"{setting}: median of {text.count(row['boots'], 'boot')}{_interval(row, 's')}"
@@ -78,6 +80,7 @@ def _ring(row: dict[Hashable, Any]) -> str:
 def _io(run: Run) -> list[KeyFigure]:
     answers = []
     table = run.overheads.dropna(subset=["overhead"])
+    table = table.assign(variant=variants(table))
     metrics = (
         ("I/O throughput lost", "io.iops", "fewer operations per second"),
         ("I/O latency added", "io.clat.p99", "longer latency (99th percentile)"),
@@ -90,12 +93,12 @@ def _io(run: Run) -> list[KeyFigure]:
             worst, best = rows[-1], rows[0]
             case = " in the worst case" if len(rows) > 1 else ""
             sentence = f"{meaning} in the guest than on its host{case}, {_target(worst)}"
-            if setting := text.setting(decode_parameters(worst["parameters"])):
+            if setting := other_metrics.workload(worst):
                 sentence += f": {setting}"
             if len(rows) > 1:
                 sentence += (
                     f"; in the best case {text.percent(best['overhead'])}: "
-                    f"{text.setting(decode_parameters(best['parameters']))}"
+                    f"{other_metrics.workload(best)}"
                 )
             sentence += f"; {text.count(worst['guest_boots'], 'boot')}"
             name = _label(run, label, worst)
@@ -108,7 +111,7 @@ def _own(run: Run) -> list[KeyFigure]:
     table = other_metrics.own_metrics(run.frame)
     answers = []
     for row in table.head(MOST_OWN).to_dict("records"):
-        setting = text.setting(decode_parameters(row["parameters"]))
+        setting = other_metrics.workload(row)
         sentence = (
             f"{setting}{', ' if setting else ''}{_target(row)}: median of "
             f"{text.count(row['boots'], 'boot')}, n = {row['n']:,}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import pandas as pd
 
 from harness.results import statistics
+from harness.results.figure_names import variants
 from harness.results.schema import decode_parameters
 from reports import text
 from reports.page import (
@@ -46,9 +50,10 @@ def sections(run: Run) -> list[Section]:
 
 
 def _metrics(run: Run) -> pd.DataFrame:
-    """`summarise` of the metrics, with group: the first part of the metric's name."""
+    """`summarise` of the metrics, with variant, and group: the first part of the metric's name."""
     others = run.frame[~run.frame["metric"].str.match(OTHER_SECTIONS)]
     table = names_as_text(statistics.summarise(others))
+    table = table.assign(variant=variants(table))
     table = table[table.groupby(FIGURE)["hypervisor"].transform("nunique") < 2]
     return table.assign(group=table["metric"].str.split(".").str[0])
 
@@ -59,7 +64,14 @@ def own_metrics(frame: pd.DataFrame) -> pd.DataFrame:
     own = frame[~groups.isin(GROUPS) & ~frame["metric"].str.match(OTHER_SECTIONS)]
     order = {name: place for place, name in enumerate(own["metric"].unique())}
     table = names_as_text(statistics.summarise(own))
+    table = table.assign(variant=variants(table))
     return table.sort_values("metric", key=lambda names: names.map(order), kind="stable")
+
+
+def workload(row: Mapping[Hashable, Any]) -> str:
+    """Variant and parameters of a row."""
+    setting = text.setting(decode_parameters(row["parameters"]))
+    return ", ".join(filter(None, (row["variant"], setting)))
 
 
 def _table(table: pd.DataFrame, title: str, common: list[str]) -> Table:
@@ -69,7 +81,7 @@ def _table(table: pd.DataFrame, title: str, common: list[str]) -> Table:
                 row["metric"].removeprefix(f"{row['group']}."),
                 [flag for flag in row["flags"] if flag not in common],
             ),
-            text_cell(text.setting(decode_parameters(row["parameters"]))),
+            text_cell(workload(row)),
             text_cell(text.unit(row["unit"])),
             figure_cell(row["median"]),
             interval_cell(row["low"], row["high"]),

@@ -202,6 +202,11 @@ def failed_outcomes(counts: Mapping[str, int]) -> dict[str, int]:
     return {n: count for n, count in counts.items() if count and n in ("failed", "error", "errors")}
 
 
+def count_tests(counts: Mapping[str, int]) -> int:
+    """The number of tests: an attempt that was repeated is none."""
+    return sum(count for name, count in counts.items() if name != "rerun")
+
+
 def ordered_outcomes(counts: Mapping[str, int]) -> dict[str, int]:
     """Outcomes in the order passed, failed, error, skipped, others."""
     first = [name for name in ("passed", "failed", "error", "skipped") if name in counts]

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.results.schema import RunFacts
 from reports import other_metrics, series, session_sections, side_by_side, suite_sections
 from reports.key_figures import key_figures
-from reports.page import EMULATED, Run, failed_outcomes
+from reports.page import EMULATED, Run, count_tests, failed_outcomes
 from reports.render import Page, html, raw, write
 
 INTERRUPTED = 2  # pytest.ExitCode.INTERRUPTED; a report needs no pytest
@@ -68,7 +68,7 @@ def _warnings(run: Run) -> list[str]:
         warnings.append("Interrupted run: its session was ended before its last test.")
     counts = run.facts.get("outcomes", {})
     if failed := sum(failed_outcomes(counts).values()):
-        warnings.append(f"{failed} of {sum(counts.values())} tests failed: see Outcomes.")
+        warnings.append(f"{failed} of {count_tests(counts)} tests failed: see Outcomes.")
     if run.frame.empty:
         warnings.append("This run has no samples.")
     return warnings

@@ -11,6 +11,7 @@ import pandas as pd
 from harness.errors import ResultError
 from harness.results import differences
 from harness.results.compare import TOLERANCE, VERDICTS
+from harness.results.figure_names import variants
 from harness.results.schema import RunFacts, decode_parameters
 from harness.results.statistics import WORK
 from reports import text
@@ -63,8 +64,14 @@ class Name:
 
 def series_names(table: pd.DataFrame) -> list[Name]:
     """A name for each row; details appear only where they distinguish rows."""
-    short = [_setting(parameters, frozenset(WORK)) for parameters in table["parameters"]]
-    full = [_setting(parameters, frozenset()) for parameters in table["parameters"]]
+    tests = variants(table)
+    short, full = (
+        [
+            ", ".join(filter(None, (test, _setting(parameters, without))))
+            for test, parameters in zip(tests, table["parameters"], strict=True)
+        ]
+        for without in (frozenset(WORK), frozenset[str]())
+    )
     parts = table[["metric", "hypervisor", "backend", "unit", "better"]].assign(short=short)
     ambiguous = parts.duplicated(keep=False).tolist()
     backends = table.groupby("hypervisor")["backend"].nunique()

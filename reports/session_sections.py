@@ -18,6 +18,7 @@ from reports.page import (
     Table,
     columns,
     count_cell,
+    count_tests,
     figure_cell,
     ordered_outcomes,
     percent_cell,
@@ -215,12 +216,12 @@ def outcomes(run: Run) -> Section:
     if not counts:
         section.placeholder = "The outcomes of the tests are not known."
         return section
-    total = sum(counts.values())
+    total = count_tests(counts)
     rows = [
         [
             text_cell(name, flagged=bool(count) and name in ("failed", "error")),
             count_cell(count),
-            percent_cell(count / total if total else float("nan")),
+            percent_cell(count / total if total and name != "rerun" else float("nan")),
         ]
         for name, count in counts.items()
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from harness.results import differences, statistics
+from harness.results.figure_names import variants
 from harness.results.schema import decode_parameters
 from reports import text
 from reports.page import (
@@ -36,7 +37,7 @@ GROUPS = {
     "interrupts": "Interrupts",
     "scheduler": "Scheduler",
 }
-FIGURE = ["metric", "parameters", "unit"]
+FIGURE = [*statistics.TEST, "metric", "parameters", "unit"]
 VERDICT_STYLES = {"worse": "verdict bad", "better": "verdict good", "inconclusive": "soft"}
 NOISY_HOST = "the two runs of the same hypervisor differ"
 _REPEATED = re.compile(r"-\d+$")  # suffix of a hypervisor that --hypervisor names again
@@ -102,13 +103,14 @@ def common_flags(figures: pd.DataFrame) -> list[str]:
 
 
 def _figures(run: Run) -> pd.DataFrame:
-    """One row for each hypervisor and figure: FIGURE, hypervisor, median, flags."""
+    """One row for each hypervisor and figure: FIGURE, hypervisor, median, flags, variant."""
     plain = ~run.frame["metric"].str.match(rf"exit\.|{statistics.UTILIZATION}")
     tables = [names_as_text(statistics.summarise(run.frame[plain]))]
     if len(run.costs):
         tables.append(run.costs[run.costs["kind"] == "ns"])
     names = [*FIGURE, "hypervisor", "median", "flags"]
-    return pd.concat([table[names] for table in tables if len(table)] or [pd.DataFrame()])
+    figures = pd.concat([table[names] for table in tables if len(table)] or [pd.DataFrame()])
+    return figures.assign(variant=variants(figures)) if len(figures) else figures
 
 
 def _hypervisors(run: Run, figures: pd.DataFrame) -> list[str]:
@@ -200,20 +202,21 @@ def _table(figures: pd.DataFrame, effects: _Effects, names: list[str], title: st
     pairs = [(name, base) for name, base in effects.pairs if {name, base} <= {*names}]
     rows = []
     for key, group in figures.groupby(FIGURE, sort=False):
-        metric, parameters, unit = map(str, key)
+        _, _, metric, parameters, unit = names_of_figure = tuple(map(str, key))
         medians = dict(zip(group["hypervisor"], group["median"], strict=True))
         if len(medians) < 2:
             continue
         decoded = decode_parameters(parameters).items()
         setting = {k: v for k, v in decoded if k not in statistics.WORK}
         flags = _attributed_flags(group, common)
-        if (metric, parameters, unit) in effects.noisy:
+        if names_of_figure in effects.noisy:
             flags.append(NOISY_HOST)
         row: list[Cell] = [name_cell(metric.partition(".")[2], flags)]
-        row += [text_cell(text.setting(setting)), text_cell(text.unit(unit))]
+        workload = ", ".join(filter(None, (group["variant"].iloc[0], text.setting(setting))))
+        row += [text_cell(workload), text_cell(text.unit(unit))]
         row += [figure_cell(medians.get(name, float("nan"))) for name in names]
         for pair in pairs:
-            row += _effect_cells(effects.rows.get((metric, parameters, unit, *pair)))
+            row += _effect_cells(effects.rows.get((*names_of_figure, *pair)))
         rows.append(row)
     head = columns(
         *("Figure", "Workload", "Unit", *(f"#{name}" for name in names)),

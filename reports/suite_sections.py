@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.results import statistics
+from harness.results.figure_names import labels_of_tests, variants
 from harness.results.schema import decode_parameters
 from reports import figures, text
 from reports.figures import Bar, Dot, Figure, Pair
@@ -29,7 +30,8 @@ from reports.page import (
 )
 
 MAX_BARS = 12
-TARGET_AND_PARAMETERS = [*statistics.TARGET, "parameters"]
+TARGET_AND_TEST = [*statistics.TARGET, *statistics.TEST]
+BOOT_KEY = [*TARGET_AND_TEST, "parameters"]
 INTERVAL = "95 % interval"
 
 CASES = {
@@ -63,13 +65,13 @@ def boot_section(run: Run) -> Section | None:
     if run.boots.empty:
         return None
     section = Section("boot", "Boot")
-    for key, group in run.boots.groupby(TARGET_AND_PARAMETERS, dropna=False):
-        target = _decoded(key)
-        title = (
-            f"{target_label(target['hypervisor'], target['backend'])}, {target['setting']}".rstrip(
-                ", "
-            )
-        )
+    labels = _labels(run.boots)
+    for key, group in run.boots.groupby(BOOT_KEY, dropna=False):
+        target = {name: str(value) for name, value in zip(BOOT_KEY, key, strict=True)}
+        setting = text.setting(decode_parameters(target["parameters"]))
+        label = target_label(target["hypervisor"], target["backend"])
+        test = labels[target["suite"], target["test"]]
+        title = ", ".join(filter(None, (label, test, setting)))
         table = group.assign(stage=group["metric"].str.removeprefix("boot."))
         table = table.sort_values("stage", key=lambda names: names.map(_stage_order))
         durations = _stage_durations(run.frame, target)
@@ -100,20 +102,19 @@ def boot_section(run: Run) -> Section | None:
     return section
 
 
+def _labels(table: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """The label of each test of a table."""
+    return labels_of_tests(zip(table["suite"], table["test"], strict=True))
+
+
 def _stage_order(name: str) -> int:
     return STAGES.index(name) if name in STAGES else len(STAGES)
-
-
-def _decoded(key: Hashable) -> dict[str, str]:
-    target: dict[str, str] = dict(zip(TARGET_AND_PARAMETERS, key, strict=True))  # type: ignore[call-overload]
-    target["setting"] = text.setting(decode_parameters(target["parameters"]))
-    return target
 
 
 def _stage_durations(frame: pd.DataFrame, target: dict[str, str]) -> pd.DataFrame:
     """Seconds in each stage: one row for each boot, columns in the order of the stages."""
     stages = frame[frame["metric"].isin([f"boot.{stage}" for stage in STAGES])]
-    for name in TARGET_AND_PARAMETERS:
+    for name in BOOT_KEY:
         stages = stages[stages[name] == target[name]]
     reached = stages.pivot_table(index=statistics.BOOT, columns="metric", values="value")
     reached = reached[[f"boot.{s}" for s in STAGES if f"boot.{s}" in reached]].dropna()
@@ -153,15 +154,18 @@ def exits_section(run: Run) -> Section | None:
         [run.costs[run.costs["kind"] == "cycles"], _control(run, "exit.control.cycles")]
     )
     section.lead += _control_sentences(run)
-    for key, table in costs.groupby(statistics.TARGET, dropna=False):
-        target = dict(zip(statistics.TARGET, map(str, key), strict=True))
+    labels = _labels(costs)
+    for key, table in costs.groupby(TARGET_AND_TEST, dropna=False):
+        target = dict(zip(TARGET_AND_TEST, map(str, key), strict=True))
         title = target_label(target["hypervisor"], target["backend"])
         rings = {
             decode_parameters(parameters).get("ring") for parameters in table["parameters"]
         } - {None}
         title += "".join(f", ring {ring}" for ring in sorted(map(str, rings)))
+        if test := labels[target["suite"], target["test"]]:
+            title += f", {test}"
         everything: pd.DataFrame = pd.concat(
-            [control[_matches(control, target)], table], ignore_index=True
+            [_controls_of(control, target), table], ignore_index=True
         )
         cells = [_exit_row(cycles, row) for row in everything.to_dict("records")]
         head = columns(
@@ -176,6 +180,13 @@ def exits_section(run: Run) -> Section | None:
 
 def _matches(table: pd.DataFrame, target: Mapping[str, str]) -> pd.Series:
     return pd.Series((table[list(target)] == pd.Series(target)).all(axis=1))
+
+
+def _controls_of(control: pd.DataFrame, target: Mapping[str, str]) -> pd.DataFrame:
+    """The controls that were subtracted: the test's own, else those of its suite."""
+    own = control[_matches(control, target)]
+    of_suite = {name: value for name, value in target.items() if name != "test"}
+    return own if len(own) else control[_matches(control, of_suite)]
 
 
 def _control_sentences(run: Run) -> list[str]:
@@ -193,7 +204,7 @@ def _control_sentences(run: Run) -> list[str]:
             f"On {target_label(row['hypervisor'], row['backend'])} the empty loop takes {cost}, "
             f"{verdict}."
         )
-    return sentences
+    return list(dict.fromkeys(sentences))
 
 
 def _control(run: Run, metric: str) -> pd.DataFrame:
@@ -222,7 +233,7 @@ def _exit_row(cycles: pd.DataFrame, row: dict[Hashable, Any]) -> list[Any]:
 
 def _row_of_case(table: pd.DataFrame, row: dict[Hashable, Any]) -> dict[Hashable, Any]:
     """The row of `table` with the same case and setting, or the only row of the case."""
-    target = {name: row[name] for name in (*statistics.TARGET, "case")}
+    target = {name: row[name] for name in (*TARGET_AND_TEST, "case")}
     same_case = table[_matches(table, target)] if len(table) else table
     exact = same_case
     if len(same_case):
@@ -274,15 +285,20 @@ def io_section(run: Run) -> Section | None:
     return section
 
 
+def _setting(row: Mapping[Hashable, Any]) -> str:
+    return text.setting(decode_parameters(row["parameters"]))
+
+
 def _io_table(table: pd.DataFrame, title: str) -> Table:
     order = {name: i for i, name in enumerate(IO_NAMES)}
+    table = table.assign(variant=variants(table))
     table = table.sort_values(
         "metric", key=lambda names: names.map(lambda n: order.get(n, len(order))), kind="stable"
     )
     rows = [
         [
             name_cell(IO_NAMES.get(row["metric"], row["metric"]), row["flags"]),
-            text_cell(text.setting(decode_parameters(row["parameters"]))),
+            text_cell(", ".join(filter(None, (row["variant"], _setting(row))))),
             text_cell(text.unit(row["unit"])),
             figure_cell(row["host_value"]),
             figure_cell(row["guest"]),
@@ -303,6 +319,7 @@ def _io_table(table: pd.DataFrame, title: str) -> Table:
 
 def _io_figure(group: pd.DataFrame, title: str) -> list[Figure]:
     measured = group.dropna(subset=["overhead"])
+    measured = measured.assign(variant=variants(measured))
     if measured.empty:
         return []
     unit = str(measured["unit"].iloc[0])
@@ -310,7 +327,7 @@ def _io_figure(group: pd.DataFrame, title: str) -> list[Figure]:
     for row in measured.to_dict("records"):
         change = row["guest"] / row["host_value"] - 1
         sign = "+" if change >= 0 else ""
-        label = text.setting(decode_parameters(row["parameters"]))
+        label = ", ".join(filter(None, (row["variant"], _setting(row))))
         rows.append(Pair(label, row["host_value"], row["guest"], sign + text.percent(change)))
     boots = f"{text.count(int(measured['guest_boots'].min()), 'boot')} of the guest"
     caption = f"{title}; {boots}, n = {int(measured['guest_n'].min()):,} for each bar"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.results.schema import Better
 
 __tracebackhide__ = hide_frames
+SUITE = "kvm_unit_tests"
 ENVIRONMENT = "KVM_UNIT_TESTS_ENV"  # names a file with the tests' environment
 _PASS, _SKIP, _ABORT = 0, 77, 127
 _MAX_TIMEOUT = 7 * 86400.0  # seconds
@@ -120,6 +121,11 @@ class UnitTest(pytest.Function):
     """One test. entry: its section of the list."""
 
     entry: Entry
+
+    @property
+    def figure_identity(self) -> tuple[str, str]:
+        """See harness.plugin.item_usage. The folder of a build is not part of it."""
+        return SUITE, f"kvm-unit-tests::{self.entry.name}"
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Path, line from 0, and name for reports."""

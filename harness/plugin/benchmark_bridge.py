@@ -34,8 +34,8 @@ class BenchmarkFeed:
         active = theirs is not None and requested and not theirs.disabled
         self._benchmarks = theirs.benchmarks if active else None
         self._by_name: dict[str, Any] = {}
-        # values of first attempts, by benchmark and test
-        self._first_attempts: dict[tuple[str, str], list[float]] = {}
+        # node id -> (benchmark, value) of each sample
+        self._of_item: dict[str, list[tuple[str, float]]] = {}
 
     def add(self, sample: Sample) -> None:
         """Add one sample. Samples that are neither a time nor a rate are ignored."""
@@ -46,7 +46,6 @@ class BenchmarkFeed:
         if (seconds := in_seconds(sample.value, sample.unit, sample.better)) is None:
             return
         identity = {name: str(getattr(sample, name)) for name in _IDENTITY}
-        identity["test"] = sample.test.partition("[")[0]
         fields = benchmark_fields(identity, sample.parameters)
         name = fields["fullname"]
         if name not in self._by_name:
@@ -57,12 +56,16 @@ class BenchmarkFeed:
             self._by_name[name] = metadata(fixture, 1, dict(OPTIONS))
             self._benchmarks.append(self._by_name[name])
         benchmark = self._by_name[name]
-        first_attempt = self._first_attempts.setdefault((name, sample.test), [])
-        if sample.attempt == 1:
-            first_attempt.append(seconds)
-        while sample.attempt > 1 and first_attempt:  # the last attempt of a test counts
-            benchmark.stats.data.remove(first_attempt.pop())
+        self._of_item.setdefault(sample.item, []).append((name, seconds))
         benchmark.update(seconds)
+
+    def discard(self, item: str) -> None:
+        """Remove the samples of a test that runs again."""
+        for name, seconds in self._of_item.pop(item, ()):
+            benchmark = self._by_name[name]
+            benchmark.stats.data.remove(seconds)
+            if not benchmark.stats.data and self._benchmarks is not None:
+                self._benchmarks.remove(self._by_name.pop(name))
 
 
 def apply_selection(config: pytest.Config, items: Sequence[pytest.Item]) -> None:

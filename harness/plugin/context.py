@@ -17,17 +17,12 @@ from harness.run_id import new_run_id
 
 
 class RunContext:
-    """The settings, names and directories of one pytest process. It starts nothing.
-
-    Attributes:
-        attempt: number of the present test's attempt, from 1; see harness.plugin.rerun.
-    """
+    """The settings, names and directories of one pytest process. It starts nothing."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.settings = settings(config)
         self.progress = Progress(config)
-        self.attempt = 1
         folders = (self.settings.results, self.settings.artifacts)
         self._existing = {folder for folder in folders if folder is not None and folder.exists()}
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import HarnessError, hide_frames
 from harness.hypervisors.capabilities import SupportsPayloads
-from harness.plugin.item_usage import uses_fixture, uses_payload_host
+from harness.plugin.item_usage import figure_identity, uses_fixture, uses_payload_host
 from harness.plugin.session import Session, session_of
 
 if TYPE_CHECKING:
@@ -262,7 +262,8 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
     present_boot: int = request.getfixturevalue("boot") if has_boot else 0
     boots_image = any(uses_fixture(request.node, name) for name in _BOOT_AN_IMAGE)
     imageless = uses_fixture(request.node, "payload") and not boots_image
-    test, suite = request.node.nodeid, suite_of(Path(request.node.path))
+    item: str = request.node.nodeid
+    attempt = recorder.attempts.get(item, 1)  # a thread of this attempt may outlive it
 
     def record(
         metric: str,
@@ -275,6 +276,7 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
         boot: int | None = None,
         batch: int = 0,
     ) -> None:
+        suite, test = figure_identity(request.node, boot)
         recorder.sample(
             metric,
             value,
@@ -286,17 +288,10 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
             hypervisor=hypervisor,
             suite=suite,
             test=test,
+            item=item,
+            attempt=attempt,
             boot=present_boot if boot is None else boot,
             batch=batch,
         )
 
     return record
-
-
-def suite_of(path: Path) -> str:
-    """A test's suite: the folders below the last "suites" of its path, else its own folder."""
-    parents = path.parent.parts
-    if "suites" in parents:
-        below = parents[len(parents) - parents[::-1].index("suites") :]
-        return "/".join(below) or path.stem.removeprefix("test_")
-    return path.parent.name

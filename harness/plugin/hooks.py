@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the session. Raises pytest.UsageError for an unknown hypervisor."""
     markers.declare(config)
     session = config.stash[KEY] = Session(config)
+    config.pluginmanager.register(runtest.OutcomeCounter(session), "hypervisor-outcomes")
     for name in session.settings.hypervisors:
         if name != "auto" and not registry.known(name):
             raise pytest.UsageError(f"--hypervisor={name}: {registry.missing(name)}")

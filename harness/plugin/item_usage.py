@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from harness.plugin.pytest_compat import fixture_definitions
+from harness.plugin.pytest_compat import fixture_definitions, parameter_ids
 
 FIXTURE_MODULE = "harness.plugin.fixtures"
 
@@ -55,6 +56,48 @@ def parametrized_names(test: pytest.Item) -> set[str]:
             else argnames
         )
     return names
+
+
+def figure_identity(item: pytest.Item, boot: int | None) -> tuple[str, str]:
+    """Suite and test of an item's figures: what its boots on all hypervisors share.
+
+    boot: the number that the test gives with a value; None for none. A parameter `boot` of the
+    test's own with this number is the number of the boot, too. An item of another collector may
+    have an attribute `figure_identity`.
+    """
+    own: tuple[str, str] | None = getattr(item, "figure_identity", None)
+    return own or (suite_of(item), node_id_of_test(item, boot))
+
+
+def suite_of(item: pytest.Item) -> str:
+    """A test's suite: the folders below the last "suites" of its path, else its own folder.
+
+    Only the path below pytest's root directory counts, since checkouts lie anywhere.
+    """
+    path, root = Path(item.path), item.config.rootpath
+    relative = path.relative_to(root) if path.is_relative_to(root) else path
+    folders = relative.parent.parts
+    if "suites" in folders:
+        folders = folders[len(folders) - folders[::-1].index("suites") :]
+    else:
+        folders = folders[-1:]
+    return "/".join(folders) or path.stem.removeprefix("test_")
+
+
+def node_id_of_test(item: pytest.Item, boot: int | None = None) -> str:
+    """The node id without the parameters that this plugin adds. A test's own parameters, and those
+    of other plugins, are part of it."""
+    ids = parameter_ids(item)
+    if not ids:
+        return item.nodeid
+    params = item.callspec.params  # type: ignore[attr-defined]
+    for name in ("hypervisor", "boot"):
+        if name not in params or str(params[name]) not in ids:
+            continue
+        if uses_fixture(item, name) or (name == "boot" and params[name] == boot):
+            ids.remove(str(params[name]))
+    function = item.nodeid.removesuffix(f"[{item.callspec.id}]")  # type: ignore[attr-defined]
+    return f"{function}[{'-'.join(ids)}]" if ids else function
 
 
 def target_label(item: pytest.Item) -> str:

@@ -27,6 +27,12 @@ def fixture_definitions(
     return getattr(info, "name2fixturedefs", {})
 
 
+def parameter_ids(item: pytest.Item) -> list[str]:
+    """The ids of an item's parameters, one for each `parametrize`, as in its node id."""
+    callspec = getattr(item, "callspec", None)
+    return list(callspec._idlist) if callspec is not None else []
+
+
 def cached_value(item: pytest.Item, fixture: str) -> Any:
     """The present value of a fixture of the item; None when there is none."""
     definitions = fixture_definitions(item).get(fixture)

@@ -38,6 +38,7 @@ class Recorder:
 
     Attributes:
         outcomes: number of tests by outcome, in pytest's words.
+        attempts: node id -> number of its present attempt, for each test that ran more than once.
         problem: the first error of recording utilization; "" for none.
 
     Raises ResultError when the store is not writable.
@@ -62,6 +63,7 @@ class Recorder:
         self._last_main: Hypervisor | None = None
         self.problem = ""
         self.outcomes: dict[str, int] = {}
+        self.attempts: dict[str, int] = {}
         problems: list[str] = []
         for path in recover(context.settings.results, problems):
             context.progress(f"samples of an interrupted run are now in {path}")
@@ -97,6 +99,8 @@ class Recorder:
         hypervisor: str | None = None,
         suite: str = "",
         test: str = "",
+        item: str = "",
+        attempt: int = 1,
         boot: int = 0,
         batch: int = 0,
     ) -> None:
@@ -127,11 +131,18 @@ class Recorder:
             time=datetime.now(UTC),
             boot=boot,
             batch=batch,
-            attempt=context.attempt if test else 1,
+            attempt=attempt,
+            item=item,
         )
         self._writer.add(sample)
-        if test:
+        if item:
             self._feed.add(sample)
+
+    def supersede_attempts(self, item: str, attempt: int) -> None:
+        """A test runs again: its attempts before this one no longer count."""
+        self.attempts[item] = attempt
+        self._feed.discard(item)
+        self._writer.update_facts({"attempts": dict(self.attempts)})
 
     def watch(self) -> None:
         """Record the utilization of the session's host and guests from now on."""

@@ -25,7 +25,6 @@ EMULATION_FAULT_PATTERNS = (
     # and after
     "a triple fault, which QEMU does not distinguish",
 )
-UNCOUNTED = pytest.StashKey[bool]()  # protocol() itself counts the outcome of such a test
 
 
 class EmulatedHostState(Protocol):
@@ -61,7 +60,6 @@ def protocol(
     """
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     session = session_of(item.config)
-    item.stash[UNCOUNTED] = True
     # Fixtures of a wider scope than the test's must survive its first attempt.
     scope_keeper: pytest.Item = item.parent  # type: ignore[assignment]
     reports = pytest_compat.run_phases(item, scope_keeper)
@@ -71,16 +69,10 @@ def protocol(
         reason = next((text[-1] for text in lines if text), "")
         session.note(f"{item.nodeid}: run again after a fault of the emulated CPU ({reason})")
         prepare()
-        session.context.attempt = 2
-        try:
-            reports = pytest_compat.run_phases(item, nextitem)
-        finally:
-            session.context.attempt = 1
+        reports = pytest_compat.run_phases(item, nextitem)
     else:
         reports += _teardown_reports(item, nextitem)
     for report in reports:
-        if session.recorder is not None:
-            session.recorder.count(report)
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.errors import HarnessError, hide_frames
-from harness.plugin import markers, rerun, terminal
+from harness.plugin import markers, terminal
 from harness.plugin.eta import TimeEstimate
 from harness.plugin.host_lock import HostLock
 from harness.plugin.item_usage import (
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = hide_frames
 LOCK = pytest.StashKey[HostLock]()
+_ATTEMPT = pytest.StashKey[int]()  # number of the item's attempt, from 1
 ESTIMATE = pytest.StashKey[TimeEstimate]()
 
 
@@ -49,6 +50,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before a test with guests: a usable host, skips, and the host's lock."""
     session = session_of(item.config)
     session.guests.used = []
+    attempt = item.stash[_ATTEMPT] = item.stash.get(_ATTEMPT, 0) + 1
+    if attempt > 1 and session.recorder is not None:  # another plugin may run a test again, too
+        session.recorder.supersede_attempts(item.nodeid, attempt)
     if uses_hypervisor(item):
         session.start()
         if session.needs_replacement:
@@ -132,13 +136,19 @@ def pytest_runtest_makereport(
         session.guests.failed.update(used)
         for guest in used:
             report.sections.extend(terminal.sections(guest))
-    _count(item, session, report)
     return report
 
 
-def _count(item: pytest.Item, session: Session, report: pytest.TestReport) -> None:
-    if session.recorder is not None and not item.stash.get(rerun.UNCOUNTED, False):
-        session.recorder.count(report)
+class OutcomeCounter:
+    """Counts the outcomes of tests when their reports are logged, since a plugin that reruns tests
+    changes the reports after pytest_runtest_makereport."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._session.recorder is not None:
+            self._session.recorder.count(report)
 
 
 @pytest.hookimpl(wrapper=True)

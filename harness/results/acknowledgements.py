@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,22 @@ class Acknowledgements:
 
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
     resets: dict[str, str] = field(default_factory=dict)
+
+    def with_new_ids(self, former_ids: Mapping[str, str]) -> Acknowledgements:
+        """With the acknowledgements of former ids for the series that had them.
+
+        former_ids: present id -> former id. Several series may have had one id.
+        """
+        by_series: dict[str, dict[str, str]] = {}
+        for (series, run), reason in self.reasons.items():
+            by_series.setdefault(series, {})[run] = reason
+        former = {
+            (new, run): reason
+            for new, old in former_ids.items()
+            for run, reason in by_series.get(old, {}).items()
+        }
+        resets = {new: self.resets[old] for new, old in former_ids.items() if old in self.resets}
+        return Acknowledgements({**former, **self.reasons}, {**resets, **self.resets})
 
     def reason(self, series: str, run: str) -> str:
         """The reason for a change; "" when it is not acknowledged."""

@@ -29,6 +29,7 @@ from harness.results.environment import (
     environment_differences,
     joined,
 )
+from harness.results.figure_names import variants
 from harness.results.selection import RunSelection
 from harness.results.statistics import BOOT, KEYS, sample_size_flags
 from harness.results.store import boot_medians, facts_of, readable_files
@@ -46,7 +47,8 @@ VERDICTS = ("regressed", "improved", "inconclusive", "pass")
 class Comparison:
     """Two sets of runs, compared figure by figure.
 
-    table: a row for each series, sorted by verdict. Columns: SERIES; base, new (median of the
+    table: a row for each series, sorted by verdict. Columns: SERIES; variant (see
+    figure_names.py); base, new (median of the
     boots' medians; NaN when not measured); base_n, new_n (samples); base_boots, new_boots (or runs,
     when both sides have MIN_RUNS); effect (0.2: worse by 20 %); low, high (its interval); p; floor
     (noise between runs; NaN when not known); verdict (of VERDICTS); flags (list of text).
@@ -99,7 +101,7 @@ def compare(base: RunSelection, new: RunSelection, history: Sequence[Path] = ())
     rows = [_row(key, before.get(key), after.get(key)) for key in {**before, **after}]
     table = pd.DataFrame(rows)
     table["floor"] = _noise_floors(table, history, base, new)
-    judged = sorted_by_verdict(assign_verdicts(table))
+    judged = sorted_by_verdict(assign_verdicts(table.assign(variant=variants(table))))
     notes += [note for side in (base, new) for note in caveats(side.facts)]
     if not runs_replicate and max(len(base.files), len(new.files)) > 1:
         notes.append(f"boots of several runs are pooled: a side has fewer than {MIN_RUNS} runs")
@@ -120,8 +122,9 @@ def sorted_by_verdict(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_figure(row: Mapping[Any, Any]) -> str:
-    """Metric and parameters of a row, in one line."""
-    return f"{row['metric']} {row['parameters']}".removesuffix(" {}")
+    """Metric, variant and parameters of a row, in one line."""
+    variant = f" {row['variant']}" if row["variant"] else ""
+    return f"{row['metric']}{variant} {row['parameters']}".removesuffix(" {}")
 
 
 def format_effect(row: Mapping[Any, Any]) -> str:

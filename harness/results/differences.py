@@ -20,6 +20,7 @@ from harness.results.schema import decode_parameters
 from harness.results.statistics import (
     BOOT,
     KEYS,
+    TEST,
     UTILIZATION,
     Floats,
     bootstrap_medians,
@@ -38,7 +39,7 @@ def overheads(frame: pd.DataFrame, baseline: str = "native") -> pd.DataFrame:
 
     Includes each metric with a better direction that both sides have, without utilization. exit.*
     contributes costs in ns, with the control subtracted. io.* is included without a baseline too.
-    Rows are joined on host, metric, unit and the parameters that both sides have.
+    Rows are joined on host, suite, test, metric, unit and the parameters that both sides have.
 
     Columns: KEYS, guest, host_value, guest_n, host_n, guest_boots, host_boots, overhead, low, high,
     p, flags. overhead: 1 - guest/host where higher is better, guest/host - 1 where lower is better
@@ -105,9 +106,9 @@ _OVERHEAD_COLUMNS = [
 
 
 def _matching_baselines(guest: Side, sides: list[Side], baseline: str) -> list[Side]:
-    """The baseline's figures that match: shared parameters are equal, and as many as possible are
-    shared."""
-    same = ("host", "metric", "unit", "better")
+    """The baseline's figures of the same test that match: shared parameters are equal, and as many
+    as possible are shared."""
+    same = ("host", *TEST, "metric", "unit", "better")
     parameters = decode_parameters(guest.key["parameters"])
     matches: list[tuple[int, Side]] = []
     for side in sides:

@@ -27,7 +27,7 @@ from harness.results.compare import SERIES, TOLERANCE, sorted_by_verdict, verdic
 from harness.results.differences import MIN_EFFECT
 from harness.results.environment import caveats, configuration_of, environment_differences
 from harness.results.schema import RunFacts
-from harness.results.statistics import Floats
+from harness.results.statistics import TEST, Floats
 from harness.results.store import boot_medians, facts_of, readable_files, runs
 
 MAX_NIGHTS = 180  # runs whose points are reported
@@ -92,7 +92,8 @@ def load_history(store: Path, nights: int = MAX_NIGHTS) -> History:
         run_facts = [facts[path] for path in paths]
         points = _points(paths, run_facts, configuration, notes)
         if not points.empty:
-            part = _history_of_points(points, run_facts, known)
+            former = _former_ids(points, configuration)
+            part = _history_of_points(points, run_facts, known.with_new_ids(former))
             label = ", ".join(filter(None, configuration)) if len(in_use) > 1 else ""
             part.series["configuration"] = label
             parts.append(part)
@@ -143,6 +144,13 @@ def _points(
 def series_id(key: tuple[Any, ...]) -> str:
     """A short id that is stable from run to run. key: values of CONFIGURATION and SERIES."""
     return hashlib.sha256("\0".join(map(str, key)).encode()).hexdigest()[:12]
+
+
+def _former_ids(points: pd.DataFrame, configuration: tuple[str, ...]) -> dict[str, str]:
+    """Id -> the id that the series had while a figure was not identified by its test."""
+    names = [name for name in SERIES if name not in TEST]
+    series = points[[ID, *names]].drop_duplicates().itertuples(index=False, name=None)
+    return {new: series_id((*configuration, *key)) for new, *key in series}
 
 
 def _history_of_points(

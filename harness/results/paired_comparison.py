@@ -17,6 +17,7 @@ from harness.results import differences
 from harness.results.compare import SERIES
 from harness.results.differences import FALSE_DISCOVERY_RATE, relative_effect, verdicts
 from harness.results.environment import configuration_of
+from harness.results.figure_names import variants
 from harness.results.history import series_id
 from harness.results.statistics import SEED, Floats, bootstrap_medians, central_interval
 from harness.results.store import boot_medians, facts_of
@@ -66,7 +67,8 @@ def compare_pairs(pairs: Sequence[tuple[Path, Path]], series: str = "") -> Paire
     words = verdicts(effect, p, [0.0] * len(result), low, high)
     result["confirmed"] = [word in ("worse", "better") for word in words]
     result = result.sort_values("effect", ascending=False)
-    return PairedComparison(result.reset_index(drop=True))
+    result = result.reset_index(drop=True)
+    return PairedComparison(result.assign(variant=variants(result)))
 
 
 def required_pairs(figures: int) -> int:

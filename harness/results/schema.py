@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from harness.errors import ResultError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VERSION_KEY = b"harness.schema_version"
 FACTS_KEY = b"harness.facts"
 RUN_KEY = b"harness.run"
@@ -32,6 +32,7 @@ class RunFacts(TypedDict, total=False):
     line. outcomes: pytest outcome ("passed", "failed", "skipped", "error", ...) -> count.
     stages: stage of the session -> seconds. profile: "short" or "full". complete: False when the
     session did not close the run. lost_lines: number of spool lines that could not be read.
+    attempts: item (see Sample) -> number of its last attempt, for each that ran more than once.
     """
 
     run: str
@@ -63,17 +64,21 @@ class RunFacts(TypedDict, total=False):
     notes: list[str]
     complete: bool
     lost_lines: int
+    attempts: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One measured value with its host, image, commit and parameters.
 
+    A figure is identified by suite, test, metric, parameters, unit and better, on one hypervisor,
+    backend, host and image. test: the test's node id with its own parameters, without those that
+    the plugin adds (hypervisor, boot). item: the node id with all of them.
     value: finite, in `unit`. better: "lower", "higher" or "none". backend: "vmx", "svm",
     "pvm", "emulated", "lguest" or "none". host: fingerprint of the host's stable facts.
     image: digest of the guest image. time: UTC. boot, batch: from 0; the values of a boot depend
-    on each other, so statistics resample boots, not batches. attempt: from 1; a rerun of the test
-    is attempt 2.
+    on each other, so statistics resample boots, not batches. attempt: of the item, from 1; only
+    the last one counts.
 
     Raises ResultError when a field has the wrong type, or a number is NaN or infinite.
     """
@@ -95,6 +100,7 @@ class Sample:
     boot: int = 0
     batch: int = 0
     attempt: int = 1
+    item: str = ""
 
     def __post_init__(self) -> None:
         for name in _TEXT_FIELDS:
@@ -140,6 +146,7 @@ _TEXT_FIELDS = (
     "host",
     "image",
     "commit",
+    "item",
 )
 
 
@@ -205,21 +212,10 @@ SCHEMA = pa.schema(
         ("boot", pa.int32()),
         ("batch", pa.int32()),
         ("attempt", pa.int32()),
+        ("item", pa.string()),
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
-
-# version -> columns that the next version adds, with the value for all existing rows.
-# Spool lines have no version; the same table applies to them.
-MIGRATIONS: Mapping[int, Mapping[str, Parameter]] = {1: {"attempt": 1}, 2: {}}
-# Older versions have "" in the column `better` for "none".
-FIRST_VERSION_WITH_NONE = 3
-
-
-def default_columns(version: int) -> dict[str, Parameter]:
-    """The columns that SCHEMA_VERSION adds to an older version, with the value for all rows."""
-    steps = range(version, SCHEMA_VERSION)
-    return {name: value for step in steps for name, value in MIGRATIONS[step].items()}
 
 
 def encode_facts(facts: RunFacts) -> str:
@@ -236,7 +232,7 @@ def encode_facts(facts: RunFacts) -> str:
 _FACT_TYPES: dict[str, type] = {
     **dict.fromkeys(("boot", "cpus", "memory", "exit_status", "lost_lines"), int),
     **dict.fromkeys(("emulated", "complete"), bool),
-    **dict.fromkeys(("mitigations", "versions", "outcomes", "stages"), dict),
+    **dict.fromkeys(("mitigations", "versions", "outcomes", "stages", "attempts"), dict),
     "notes": list,
 }
 
@@ -248,6 +244,8 @@ def validate_facts(facts: object) -> RunFacts:
     for name in RunFacts.__annotations__:
         if name in facts and not isinstance(facts[name], _FACT_TYPES.get(name, str)):
             raise ValueError(f"{name} is {facts[name]!r}")
+    if not all(type(number) is int for number in facts.get("attempts", {}).values()):
+        raise ValueError(f"attempts is {facts['attempts']!r}")
     for name in ("start", "end"):
         if name in facts:
             datetime.fromisoformat(facts[name])

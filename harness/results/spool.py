@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 
 from harness.errors import ResultError
 from harness.results.atomic_write import atomic_write
+from harness.results.migrations import migrate_row
 from harness.results.schema import (
     COLUMNS,
     SCHEMA,
     SCHEMA_VERSION,
     RunFacts,
     Sample,
-    default_columns,
     schema_with_metadata,
 )
 from harness.results.store import RUN_ID, run_path
@@ -85,6 +85,11 @@ class RunWriter:
         row["time"] = row["time"].isoformat()
         self._append(row)
         self.count += 1
+
+    def update_facts(self, facts: RunFacts) -> None:
+        """Add facts that become known during the run. Raises ResultError as add() does."""
+        self.facts = cast(RunFacts, {**self.facts, **facts, "run": self.run})
+        self._append({"facts": self.facts})
 
     def close(self, facts: RunFacts | None = None) -> Path:
         """Write DIR/YYYY-MM/<run>.parquet atomically, remove the spool, and return the path.
@@ -195,7 +200,7 @@ def _recover_spool(directory: Path, spool: Path, stream: BinaryIO) -> Path | Non
     header = _spool_header(stream.readline())
     if header.get("machine", _machine_id()) != _machine_id() and age < _MIN_FOREIGN_AGE:
         return None
-    if (version := header.get("version", 1)) > SCHEMA_VERSION:
+    if (version := _version(header, 1)) > SCHEMA_VERSION:
         raise ResultError(
             f"its schema version is {version}, this harness reads up to {SCHEMA_VERSION}",
             hint="update the harness: pip install --upgrade pytest-hypervisor",
@@ -216,12 +221,18 @@ def _machine_id() -> str:
 
 
 def _spool_header(line: bytes) -> dict[str, Any]:
-    """The first line of a spool: machine and version; {} for older spools, which have none."""
+    """The first line of a spool: facts, machine and version; {} when it cannot be read."""
     try:
         header = json.loads(line)
-        return header if isinstance(header, dict) and type(header.get("version")) is int else {}
+        return header if isinstance(header, dict) else {}
     except ValueError:
         return {}
+
+
+def _version(header: dict[str, Any], default: int) -> int:
+    """The schema version in a line with facts. Older spools have none; nor has their last line."""
+    version = header.get("version", default)
+    return version if type(version) is int else default
 
 
 class _SpoolContent(NamedTuple):
@@ -236,16 +247,17 @@ def _read_spool(stream: BinaryIO) -> _SpoolContent:
     facts: RunFacts = {}
     rows: list[dict[str, Any]] = []
     lost = 0
-    defaults = default_columns(1)
+    version = 1  # of a spool without a header
     for line in stream:
         try:
             entry = json.loads(line, parse_constant=_refuse_constant)
             if "facts" in entry:
                 facts = cast(RunFacts, dict(entry["facts"]))
+                version = _version(entry, version)
                 continue
-            entry = {**defaults, **entry, "time": datetime.fromisoformat(entry["time"])}
+            entry = migrate_row(entry, version)
+            entry["time"] = datetime.fromisoformat(entry["time"])
             row = {name: entry[name] for name in COLUMNS}
-            row["better"] = row["better"] or "none"  # older versions have ""
             if any(type(row[name]) not in types for name, types in _TYPES.items()):
                 raise ValueError("a value of a wrong type")
             rows.append(row)

@@ -33,7 +33,8 @@ UTILIZATION = rf"(host\.|{GUEST_UTILIZATION})"
 MAX_CYCLES_PER_INSTRUCTION = 3.0
 
 TARGET = ["hypervisor", "backend", "host", "image"]
-KEYS = [*TARGET, "metric", "parameters", "unit", "better"]
+TEST = ["suite", "test"]
+KEYS = [*TARGET, *TEST, "metric", "parameters", "unit", "better"]
 BOOT = ["run", "boot"]
 
 # Parameters that describe the amount of work: a case and its control may differ in them.
@@ -152,22 +153,22 @@ def exit_samples(frame: pd.DataFrame) -> pd.DataFrame:
 def subtract_control(frame: pd.DataFrame) -> pd.DataFrame:
     """The exit.* costs (ns and cycles) minus the median of the same boot's control loop.
 
-    Control and case match by hypervisor, backend, host, image, run, boot, kind and all parameters
-    except the amount of work. Costs of a boot without a control are excluded, since they cannot
-    be compared with corrected ones.
+    Control and case match by hypervisor, backend, host, image, suite, run, boot, kind and all
+    parameters except the amount of work, and by the test if that has controls of its own. Costs of
+    a boot without a control are excluded, since they cannot be compared with corrected ones.
     """
     costs = exit_samples(frame)
     costs = costs[costs["kind"] != "exits_per_op"].copy()
     costs["setting"] = costs["parameters"].map(_setting)
-    keys = [*TARGET, *BOOT, "kind", "setting"]
+    of_suite = [*TARGET, "suite", *BOOT, "kind", "setting"]
     is_control = costs["case"] == "control"
-    control = (
-        costs[is_control]
-        .groupby(keys, dropna=False, observed=True)["value"]
-        .median()
-        .rename("control")
-    )
-    net = costs[~is_control].merge(control.reset_index(), on=keys, how="inner")
+    net = costs[~is_control]
+    for keys, name in (([*of_suite, "test"], "own"), (of_suite, "control")):
+        groups = costs[is_control].groupby(keys, dropna=False, observed=True)["value"]
+        net = net.merge(groups.median().rename(name).reset_index(), on=keys, how="left")
+    has_own = net["test"].isin(costs.loc[is_control, "test"].unique())
+    net["control"] = net["own"].where(has_own, net["control"])
+    net = net[net["control"].notna()].reset_index(drop=True)
     net["value"] -= net["control"]
     return net[[*frame.columns, "case", "kind"]]
 
@@ -223,7 +224,7 @@ def add_exit_counts(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """
     samples = exit_samples(frame)
     counts = _with_case(summarise(samples[samples["kind"] == "exits_per_op"]))
-    keys = [*TARGET, "case", "parameters"]
+    keys = [*TARGET, *TEST, "case", "parameters"]
     counts = counts.rename(columns={"median": "exits"})[[*keys, "exits"]]
     table = table.merge(counts, on=keys, how="left")
     columns = [table[name] for name in ("case", "hypervisor", "exits", "flags")]

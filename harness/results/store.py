@@ -27,21 +27,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import ResultError
+from harness.results.migrations import SQL_MACROS, columns_of, migrate_frame, sql_columns
 from harness.results.schema import (
     COLUMNS,
     FACTS_KEY,
-    FIRST_VERSION_WITH_NONE,
     SCHEMA,
     SCHEMA_VERSION,
     VERSION_KEY,
     RunFacts,
-    default_columns,
     validate_facts,
 )
 from harness.results.statistics import BOOT, KEYS, UTILIZATION
 
 RUN_ID = re.compile(r"(\d{4})(\d{2})\d{2}T\d{6}Z-[0-9a-f]{6}")
-_TEST = ["run", "test", "hypervisor"]  # identify a test; its name contains its parameters
+_ITEM = ["run", "item", "hypervisor"]  # what attempts are counted by
 # the columns of a table without rows
 _EMPTY_COLUMNS = ", ".join(
     f'CAST(NULL AS {"DOUBLE" if name == "value" else "VARCHAR"}) AS "{name}"' for name in COLUMNS
@@ -87,20 +86,18 @@ def load(path: Path, run: str | None = None) -> tuple[RunFacts, pd.DataFrame]:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
-    for name, value in default_columns(footer.version).items():
-        kind = SCHEMA.field(name)
-        table = table.append_column(kind, pa.repeat(pa.scalar(value, kind.type), len(table)))
-    frame: pd.DataFrame = table.select(list(COLUMNS)).to_pandas()
-    if footer.version < FIRST_VERSION_WITH_NONE:
-        frame["better"] = frame["better"].replace("", "none")
+    frame = migrate_frame(table.select(columns_of(footer.version)).to_pandas(), footer.version)
     facts = cast(RunFacts, json.loads(footer.facts))
     finite = np.isfinite(frame["value"].to_numpy(dtype=np.float64, na_value=np.nan))
     if lost := int((~finite).sum()):
         noun = "samples that are not finite" if lost > 1 else "sample that is not finite"
         facts["notes"] = [*facts.get("notes", []), f"{lost} {noun} excluded"]
-    if footer.attempts > 1:
-        last = frame.groupby(_TEST, dropna=False)["attempt"].transform("max")
-        finite &= ((frame["attempt"] == last) | (frame["test"] == "")).to_numpy()
+    if footer.retried:
+        last = frame.groupby(_ITEM, dropna=False)["attempt"].transform("max")
+        # the last attempt may have no samples
+        named = frame["item"].map(facts.get("attempts", {})).fillna(0)
+        last = last.where(last > named, named)
+        finite &= ((frame["attempt"] == last) | (frame["item"] == "")).to_numpy()
     return facts, frame if finite.all() else frame[finite].reset_index(drop=True)
 
 
@@ -187,6 +184,8 @@ def _database(_process: int) -> duckdb.DuckDBPyConnection:
 
 def _execute(files: Sequence[Path], sql: str) -> pd.DataFrame:
     with contextlib.closing(_database(os.getpid()).cursor()) as connection:
+        connection.execute(SQL_MACROS)
+        connection.register("last_attempts", _last_attempts(files))
         connection.execute(f"CREATE TEMP VIEW samples AS {_samples_sql(files)}")
         table = {"run": [path.stem for path in files], "facts": [_footer(p).facts for p in files]}
         connection.register("runs", pd.DataFrame(table, dtype=str))
@@ -202,23 +201,35 @@ def _samples_sql(files: Iterable[Path]) -> str:
     groups: dict[tuple[int, bool], list[str]] = {}
     for path in files:
         footer = _footer(path)
-        groups.setdefault((footer.version, footer.attempts > 1), []).append(str(path))
+        groups.setdefault((footer.version, footer.retried), []).append(str(path))
     parts: list[str] = []
     for (version, retried), paths in groups.items():
-        converted = {name: repr(value) for name, value in default_columns(version).items()}
-        if version < FIRST_VERSION_WITH_NONE:
-            converted["better"] = "CASE better WHEN '' THEN 'none' ELSE better END"
-        columns = ", ".join(
-            f'{converted[name]} AS "{name}"' if name in converted else f'"{name}"'
-            for name in COLUMNS
-        )
+        columns = sql_columns(version)
         names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
         part = f"SELECT {columns} FROM read_parquet([{names}]) WHERE isfinite(value)"  # noqa: S608
         if retried:
-            last = f"max(attempt) OVER (PARTITION BY {', '.join(_TEST)})"
-            part = f"SELECT * FROM ({part}) QUALIFY test = '' OR attempt = {last}"  # noqa: S608
+            # the last attempt may have no samples
+            last = f"greatest(last, max(attempt) OVER (PARTITION BY {', '.join(_ITEM)}))"
+            part = (
+                f"SELECT * EXCLUDE (last) FROM ({part}) "  # noqa: S608
+                "LEFT JOIN last_attempts USING (run, item) "
+                f"QUALIFY item = '' OR attempt = {last}"
+            )
         parts.append(part)
     return " UNION ALL ".join(parts) or f"SELECT {_EMPTY_COLUMNS} WHERE false"
+
+
+def _last_attempts(files: Iterable[Path]) -> pd.DataFrame:
+    """The table last_attempts: run, item, last."""
+    known = (json.loads(_footer(path).facts) for path in files)
+    rows = [
+        (facts.get("run", ""), item, last)
+        for facts in known
+        for item, last in facts.get("attempts", {}).items()
+    ]
+    return pd.DataFrame(rows, columns=["run", "item", "last"]).astype(
+        {"run": str, "item": str, "last": "int64"}
+    )
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -226,11 +237,11 @@ def _samples_sql(files: Iterable[Path]) -> str:
 
 @dataclass(frozen=True)
 class _Footer:
-    """The metadata of a run file. facts: JSON text. attempts: maximum over its tests."""
+    """The metadata of a run file. facts: JSON text. retried: whether an item ran twice."""
 
     version: int
     facts: str
-    attempts: int
+    retried: bool
 
 
 def _footer(path: Path) -> _Footer:
@@ -253,7 +264,7 @@ def _read_footer(path: Path, _mtime: int, _size: int) -> _Footer:
     metadata = pq.read_metadata(path)
     schema = metadata.schema.to_arrow_schema()
     version = _version(path, schema.metadata or {})
-    expected = pa.schema([field for field in SCHEMA if field.name not in default_columns(version)])
+    expected = pa.schema([SCHEMA.field(name) for name in columns_of(version)])
     for field in expected:
         place = schema.get_field_index(field.name)
         if place < 0 or schema.field(place).type != field.type:
@@ -263,7 +274,9 @@ def _read_footer(path: Path, _mtime: int, _size: int) -> _Footer:
                 + f", expected {field.type}",
                 hint="restore it, or name another run",
             )
-    return _Footer(version, _facts(path, schema.metadata), _attempts(metadata))
+    facts = _facts(path, schema.metadata)
+    retried = _attempts(metadata) > 1 or bool(json.loads(facts).get("attempts"))
+    return _Footer(version, facts, retried)
 
 
 def _version(path: Path, metadata: dict[bytes, bytes]) -> int:

@@ -225,7 +225,10 @@ def test_cycles_are_recorded(session: Session, built: Path, pytester: pytest.Pyt
     (row,) = samples[samples["metric"] == "kvm_unit_tests.cpuid"].to_dict("records")
     assert (row["unit"], row["better"]) == ("cycles", "lower")
     assert row["value"] > 0
-    assert row["test"].endswith("unittests.cfg::long_mode")
+    assert row["item"].endswith("unittests.cfg::long_mode")
+    assert (row["suite"], row["test"]) == ("kvm_unit_tests", "kvm-unit-tests::long_mode"), (
+        "the folder of a build is not part of a figure's identity"
+    )
 
 
 def test_every_flat_file_is_a_test_without_a_list(

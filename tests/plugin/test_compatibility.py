@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.results.store import load
 from images import store
 from tests.plugin.conftest import ROOT, entry_point
 from tests.plugin.environments import python_with
@@ -138,10 +140,13 @@ def test_host_of_testinfra(host, guest):
 async def test_asyncio(guest):
     await asyncio.sleep(0)
 
-def test_fails_once(guest):
+def test_fails_once(guest, record_sample):
     mark = pathlib.Path("failed-once")
-    if not mark.exists():
-        mark.touch()
+    first = not mark.exists()
+    mark.touch()
+    record_sample("example.again", 100.0 if first else 1.0, "ms", "lower")
+    if first:
+        record_sample("example.disturbed", 1.0, "ms", "lower")
         assert False, "first attempt"
 
 def test_sample(guest, boot, record_sample):
@@ -157,12 +162,23 @@ def test_other_plugins_work_beside_this_one(session: Session, tmp_path: Path) ->
         python,
         *("--profile", "--html=report.html", "--timeout=60", "--reruns=1"),
         *("-p", "randomly", "-p", "no:xdist", "--asyncio-mode=auto", "--hypervisor=processes"),
+        "--benchmark-json=benchmark.json",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for line in ("6 passed, 1 rerun", "Profiling (", "--randomly-seed=", "timeout: 60.0s"):
         assert line in done.stdout
     assert (tmp_path / "report.html").stat().st_size
-    assert done.stdout.splitlines()[-1].startswith("samples: ")
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("samples: ")
+    facts, frame = load(tmp_path / last.partition(": ")[2])
+    assert facts["outcomes"] == {"passed": 6, "rerun": 1}, "as pytest's own summary"
+    again = frame[frame["metric"].str.startswith("example.")].set_index("metric")
+    assert "example.disturbed" not in again.index, "only the last attempt counts"
+    assert again.loc["example.again", "value"] == 1.0
+    benchmarks = json.loads((tmp_path / "benchmark.json").read_text())["benchmarks"]
+    rounds = {one["group"]: one["stats"]["data"] for one in benchmarks}
+    assert rounds["example.again"] == [0.001]
+    assert "example.disturbed" not in rounds
 
 
 def test_plain_conftest_may_have_options_of_common_names(session: Session, tmp_path: Path) -> None:

@@ -53,6 +53,30 @@ def test_samples_carry_their_provenance(run: Run, pytester: pytest.Pytester) -> 
     assert facts["image"] == "0123456789abcdef"
 
 
+PARAMETRIZED = """
+    import pytest
+
+    @pytest.mark.boots(short=2, full=2)
+    @pytest.mark.parametrize("block", ["4k", "64k"])
+    def test_latency(guest, boot, block, record_sample):
+        record_sample("read.latency", {"4k": 10.0, "64k": 90.0}[block] + boot, "us", "lower")
+"""
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_tests_own_parameters_identify_its_figures(run: Run, several: bool) -> None:
+    """Hypervisor and boot are not among them: boots are repetitions of one figure."""
+    hypervisors = ["--hypervisor=processes"] if several else []
+    result = run(PARAMETRIZED, "--virt-no-report", *hypervisors)
+    result.assert_outcomes(passed=8 if several else 4)
+    _, frame = load(Path(result.outlines[-1].partition(": ")[2]))
+    frame = frame[frame["metric"] == "read.latency"]
+    tests = {str(test).partition("::")[2]: table for test, table in frame.groupby("test")}
+    assert set(tests) == {"test_latency[4k]", "test_latency[64k]"}
+    assert sorted(set(tests["test_latency[4k]"]["value"])) == [10.0, 11.0]
+    assert frame["item"].nunique() == (8 if several else 4)
+
+
 def test_the_last_lines_name_report_and_samples(run: Run, pytester: pytest.Pytester) -> None:
     result = run(MEASURED, "--virt-results=out", "--virt-report=pages/night.html")
     found = last_lines(result)

@@ -50,6 +50,8 @@ def _row(verdict: str, number: int, texts: dict[str, Any]) -> dict[str, Any]:
     replacement = texts.get("text", "")
     key = {
         **{"hypervisor": replacement or "kvm", "backend": "emulated", "unit": replacement or "us"},
+        **{"suite": replacement or "io", "test": replacement or "test_io.py::test_it"},
+        **{"variant": replacement},
         **{"metric": f"io.{verdict}.{replacement}{number}", "better": "lower"},
         "parameters": json.dumps(
             {"rw": "randread", "bs": 4096, "depth": number, **_of(replacement)}
@@ -57,7 +59,7 @@ def _row(verdict: str, number: int, texts: dict[str, Any]) -> dict[str, Any]:
     }
     one_sided = verdict == "inconclusive" and number == 0
     return {
-        **{name: key[name] for name in SERIES},
+        **{name: key[name] for name in (*SERIES, "variant")},
         **{"base": 100.0, "new": 100.0 * (1 + effect), "base_n": 30, "new_n": 40},
         **{"base_boots": 8, "new_boots": 0 if one_sided else 9},
         **{

@@ -26,7 +26,7 @@ def load_of(maker: Synthetic, label: str, busy: list[float], boot: int = 0) -> I
         values = {"cpu.user": user, "cpu.system": user / 10, "memory.used": 90 + tick}
         for name, value in {**values, "pressure.cpu": 2.0 * tick}.items():
             more = {"boot": boot, "batch": tick, "parameters": {"guest": label}}
-            where = {"suite": "", "test": "", **more}
+            where = {"suite": "", "test": "", "item": "", **more}
             yield maker.sample(f"guest.{name}", value, PARTS[name], "none", **where)
 
 

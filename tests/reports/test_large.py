@@ -32,7 +32,7 @@ def block(metric: str, unit: str, better: str, level: float, **more: object) -> 
         **{"metric": metric, "unit": unit, "better": better, "run": RUN, "suite": "made-up"},
         **{"test": "suites/made_up.py::test", "parameters": "{}", "hypervisor": "kvm"},
         **{"backend": "emulated", "host": HOST, "image": "sha256:feed", "commit": "c0ffee"},
-        **{"attempt": 1, **more},
+        **{"attempt": 1, "item": "suites/made_up.py::test", **more},
     }
     return pd.DataFrame(
         {

@@ -200,6 +200,14 @@ def test_single_boot_failures_and_incomplete_run_are_reported(tmp_path: Path) ->
     assert list(rows(page.id("outcomes"))) == ["passed", "failed"]
 
 
+def test_repeated_attempts_are_no_tests(tmp_path: Path) -> None:
+    page = page_of(tmp_path, facts={"outcomes": {"failed": 1, "passed": 5, "rerun": 1}})
+    assert "1 of 6 tests failed" in page.all("header")[0].text
+    section = page.id("outcomes")
+    assert "Outcomes of 6 tests" in section.text
+    assert rows(section)["rerun"][1:] == ["1", "–"]
+
+
 def test_raw_data_are_complete(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     page = parse(render(run, tmp_path / "page.html").read_text(encoding="utf-8"))

@@ -54,7 +54,8 @@ class Synthetic:
             **{
                 "run": self.run,
                 "suite": metric.split(".", maxsplit=1)[0],
-                "test": f"{self.test}[{boot}]",
+                "test": self.test,
+                "item": f"{self.test}[{boot}]",
             },
             **{"parameters": {}, "hypervisor": self.hypervisor, "backend": self.backend},
             **{"host": HOST, "image": "sha256:feed", "commit": "c0ffee"},
@@ -122,7 +123,8 @@ class Synthetic:
             for i, (name, (value, unit)) in enumerate(values.items()):
                 # the values of a tick have different times, as real ones
                 moment = START + timedelta(seconds=tick, microseconds=40 * i)
-                more: dict[str, Any] = {"suite": "", "test": "", "batch": tick, "time": moment}
+                more: dict[str, Any] = {"batch": tick, "time": moment}
+                more |= dict.fromkeys(("suite", "test", "item"), "")
                 yield self.sample(f"host.{name}", value, unit, "none", **more)
 
     def everything(self) -> Iterator[Sample]:

@@ -196,7 +196,10 @@ def test_spool_of_version_1_is_recovered(tmp_path: Path) -> None:
     writer = _filled(tmp_path)
     lines = [json.loads(line) for line in writer.spool.read_text().splitlines()]
     for line in lines:
-        line.pop("attempt", None)
+        for name in ("attempt", "version"):
+            line.pop(name, None)
+        if "item" in line:
+            line["test"] = line.pop("item")
     old = tmp_path / "20260102T030405Z-0000a2.jsonl"
     old.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (path,) = recover(tmp_path)
@@ -204,6 +207,7 @@ def test_spool_of_version_1_is_recovered(tmp_path: Path) -> None:
     assert run_facts["run"] == old.stem
     assert "lost_lines" not in run_facts
     assert set(frame["attempt"]) == {1}
+    assert set(frame["test"]) == {"suites/synthetic.py::test_made_up"}
     assert len(frame) == writer.count
 
 

@@ -2,8 +2,8 @@
 
 pytest-benchmark has one unit (seconds) and one direction (less is better):
 
-- A metric in a unit of time becomes a benchmark in seconds. There is one for each test (without its
-  parameters), metric, setting and backend. Every sample is a round. Exit costs are not corrected:
+- A metric in a unit of time becomes a benchmark in seconds. There is one for each test, metric,
+  setting and backend. Every sample is a round: those of all boots. Exit costs are not corrected:
   the control loop is a benchmark of its own.
 - A rate (IOPS, MiB/s) becomes the seconds of one operation, so that less is better. The column OPS
   shows the rate.
@@ -33,7 +33,6 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
 # version of the file format, which the reader of pytest-benchmark checks
 _FORMAT = "5.0.0"
-_BENCHMARK_KEYS = ["suite", "test", *statistics.KEYS]
 
 
 def write(run: Path, out: Path) -> Path:
@@ -64,8 +63,6 @@ def convert(facts: RunFacts, frame: pd.DataFrame) -> dict[str, Any]:
     known = pd.Series([value is not None for value in seconds], index=frame.index, dtype=bool)
     known &= ~frame["metric"].str.match(statistics.UTILIZATION)
     timed = frame.assign(seconds=pd.Series(seconds, index=frame.index, dtype=float))[known]
-    # Boots are often a parameter of a test; they are rounds of one benchmark.
-    timed["test"] = timed["test"].str.replace(r"\[.*\]$", "", regex=True)
     others = statistics.summarise(frame[~known])
     return {
         "machine_info": _machine(facts),
@@ -74,8 +71,8 @@ def convert(facts: RunFacts, frame: pd.DataFrame) -> dict[str, Any]:
             "dirty": facts.get("commit", "").endswith("-dirty"),
         },
         "benchmarks": [
-            _benchmark(dict(zip(_BENCHMARK_KEYS, map(str, key), strict=True)), group)
-            for key, group in timed.groupby(_BENCHMARK_KEYS, sort=True, dropna=False)
+            _benchmark(dict(zip(statistics.KEYS, map(str, key), strict=True)), group)
+            for key, group in timed.groupby(statistics.KEYS, sort=True, dropna=False)
         ],
         "other_metrics": json.loads(others.drop(columns="flags").to_json(orient="records") or "[]"),
         "datetime": facts.get("start", ""),
@@ -110,14 +107,16 @@ def in_seconds(value: float, unit: str, better: str) -> float | None:
 
 
 def benchmark_fields(key: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """pytest-benchmark's name fields of a benchmark. key: values of KEYS, suite and test."""
+    """pytest-benchmark's name fields of a benchmark. key: values of KEYS."""
     # The name contains the backend: pytest-benchmark compares by name.
-    setting = [key["hypervisor"], key["backend"], *(f"{k}={v}" for k, v in parameters.items())]
+    function, _, own = key["test"].removesuffix("]").partition("[")
+    setting = [own] if own else []
+    setting += [key["hypervisor"], key["backend"], *(f"{k}={v}" for k, v in parameters.items())]
     name = f"{key['metric']}[{'-'.join(setting)}]"
     return {
         "group": key["metric"],
         "name": name,
-        "fullname": f"{key['test'] or key['suite'] or 'run'}::{name}",
+        "fullname": f"{function or key['suite'] or 'run'}::{name}",
         "params": {**parameters, "hypervisor": key["hypervisor"], "backend": key["backend"]},
         "param": "-".join(setting),
         "extra_info": {

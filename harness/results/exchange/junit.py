@@ -26,18 +26,18 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 def xml(facts: RunFacts, frame: pd.DataFrame) -> str:
     """The XML document."""
-    figures = _figures(frame[frame["test"] != ""])
+    figures = _figures(frame[frame["item"] != ""])
     suites = ET.Element("testsuites")
     suite = ET.SubElement(
-        suites, "testsuite", name="pytest-hypervisor", tests=str(figures["test"].nunique())
+        suites, "testsuite", name="pytest-hypervisor", tests=str(figures["item"].nunique())
     )
     if "start" in facts:
         suite.set("timestamp", facts["start"])
     known = {name: str(facts[name]) for name in _FACTS if name in facts}  # type: ignore[literal-required]
     outcomes = {f"outcomes.{name}": str(n) for name, n in facts.get("outcomes", {}).items()}
     _properties(suite, [*known.items(), *outcomes.items(), ("note", _NOTE)])
-    for test, rows in figures.groupby("test", sort=False):
-        file, _, name = str(test).partition("::")
+    for item, rows in figures.groupby("item", sort=False):
+        file, _, name = str(item).partition("::")
         place = file.removesuffix(".py").replace("/", ".")
         case = ET.SubElement(suite, "testcase", classname=_text(place), name=_text(name or file))
         _properties(case, [_figure(row) for row in rows.to_dict("records")])
@@ -47,9 +47,9 @@ def xml(facts: RunFacts, frame: pd.DataFrame) -> str:
 
 
 def _figures(frame: pd.DataFrame) -> pd.DataFrame:
-    """The median of the boots' medians, for each test and KEYS."""
-    by_boot = frame.groupby(["test", *KEYS, *BOOT], sort=False, dropna=False)["value"].median()
-    grouped = by_boot.groupby(level=["test", *KEYS], sort=False, dropna=False)
+    """The median of the boots' medians, for each item and KEYS."""
+    by_boot = frame.groupby(["item", *KEYS, *BOOT], sort=False, dropna=False)["value"].median()
+    grouped = by_boot.groupby(level=["item", *KEYS], sort=False, dropna=False)
     return grouped.median().reset_index()
 
 

@@ -91,6 +91,7 @@ def _sample(
         run=facts["run"],
         suite="kvm_unit_tests",
         test=f"kvm-unit-tests::{test}",
+        item=f"kvm-unit-tests::{test}",
         hypervisor=facts["hypervisor"],
         backend="",
         host="",

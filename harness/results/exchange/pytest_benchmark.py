@@ -62,6 +62,7 @@ def _samples(benchmark: Mapping[str, Any], facts: RunFacts, start: datetime) -> 
             run=facts["run"],
             suite=str(benchmark.get("group") or "benchmark"),
             test=str(benchmark["fullname"]),
+            item=str(benchmark["fullname"]),
             parameters={**parameters, **more},
             hypervisor=facts.get("hypervisor", ""),
             backend="",

@@ -1,6 +1,6 @@
 """Export of a run as CSV (samples) and as JSON (facts and samples), and import of that JSON.
 
-    {"format": "pytest-hypervisor", "version": 2, "facts": {...}, "samples": [{...}, ...]}
+    {"format": "pytest-hypervisor", "version": 4, "facts": {...}, "samples": [{...}, ...]}
 
 All columns of schema.COLUMNS are included. Times are ISO 8601 in UTC; parameters are JSON text in
 CSV and objects in JSON. The import restores the exported run under its name, without earlier
@@ -18,14 +18,13 @@ import pandas as pd
 from harness.errors import ResultError
 from harness.results.csv_guard import guard_formulas
 from harness.results.exchange.imported_run import ImportedRun, ImportSource
+from harness.results.migrations import migrate_row
 from harness.results.schema import (
     COLUMNS,
-    FIRST_VERSION_WITH_NONE,
     SCHEMA_VERSION,
     RunFacts,
     Sample,
     decode_parameters,
-    default_columns,
     encode_facts,
     validate_facts,
 )
@@ -87,9 +86,8 @@ def read(source: ImportSource) -> ImportedRun:
 
 def _sample(source: ImportSource, row: Any, version: int) -> Sample:
     try:
-        fields = {**default_columns(version), **row, "time": datetime.fromisoformat(row["time"])}
-        if version < FIRST_VERSION_WITH_NONE:
-            fields["better"] = fields["better"] or "none"
+        fields = migrate_row(row, version)
+        fields["time"] = datetime.fromisoformat(fields["time"])
         return Sample(**fields)
     except ResultError:
         raise
