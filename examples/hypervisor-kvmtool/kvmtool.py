@@ -19,9 +19,8 @@ class KvmtoolHypervisor(ProcessHypervisor):
     kvmtool enters a bzImage in real mode, and has no ACPI: a guest that powers off only halts. It
     keeps a guest's memory in a mapping of its own, so an emulated host is replaced afterwards.
 
-    It refuses several CPUs: a Debian kernel does not read MP tables, and would find one CPU. So it
-    does not pass the conformance suite's tests of a guest with two CPUs. kvmtool offers no MAC
-    address, so the guest chooses one.
+    It refuses several CPUs: a Debian kernel does not read MP tables, and would find one CPU. kvmtool
+    offers no MAC address, so the guest chooses one: one test of the conformance suite fails.
     """
 
     name = "kvmtool"
