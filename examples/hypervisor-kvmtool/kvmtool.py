@@ -19,8 +19,9 @@ class KvmtoolHypervisor(ProcessHypervisor):
     kvmtool enters a bzImage in real mode, and has no ACPI: a guest that powers off only halts. It
     keeps a guest's memory in a mapping of its own, so an emulated host is replaced afterwards.
 
-    It refuses several CPUs: a Debian kernel does not read MP tables, and would find one CPU. kvmtool
-    offers no MAC address, so the guest chooses one: one test of the conformance suite fails.
+    It refuses several CPUs: a Debian kernel does not read MP tables, and would find one CPU.
+    kvmtool offers no MAC address, so the guest chooses one: one test of the conformance suite
+    fails.
     """
 
     name = "kvmtool"
