@@ -9,7 +9,14 @@ from harness.results import statistics
 from harness.results.figure_names import variants
 from harness.results.schema import decode_parameters
 from reports import other_metrics, text
-from reports.page import KeyFigure, Run, failed_outcomes, ordered_outcomes, target_label
+from reports.page import (
+    KeyFigure,
+    Run,
+    failed_outcomes,
+    ordered_outcomes,
+    target_label,
+    workload,
+)
 from reports.suite_sections import CASES
 
 MOST_OWN = 6
@@ -25,7 +32,7 @@ def _boot(run: Run) -> list[KeyFigure]:
     table = run.boots
     ready = table[table["metric"] == "boot.ready"]
     for row in ready.assign(variant=variants(ready)).to_dict("records"):
-        setting = other_metrics.workload(row)
+        setting = workload(row)
         sentence = (
             f"from create to the first reply over SSH, {_target(row)}{', ' if setting else ''}"
             f"{setting}: median of {text.count(row['boots'], 'boot')}{_interval(row, 's')}"
@@ -93,13 +100,10 @@ def _io(run: Run) -> list[KeyFigure]:
             worst, best = rows[-1], rows[0]
             case = " in the worst case" if len(rows) > 1 else ""
             sentence = f"{meaning} in the guest than on its host{case}, {_target(worst)}"
-            if setting := other_metrics.workload(worst):
+            if setting := workload(worst):
                 sentence += f": {setting}"
             if len(rows) > 1:
-                sentence += (
-                    f"; in the best case {text.percent(best['overhead'])}: "
-                    f"{other_metrics.workload(best)}"
-                )
+                sentence += f"; in the best case {text.percent(best['overhead'])}: {workload(best)}"
             sentence += f"; {text.count(worst['guest_boots'], 'boot')}"
             name = _label(run, label, worst)
             answers.append(KeyFigure(name, text.percent(worst["overhead"]), sentence))
@@ -111,7 +115,7 @@ def _own(run: Run) -> list[KeyFigure]:
     table = other_metrics.own_metrics(run.frame)
     answers = []
     for row in table.head(MOST_OWN).to_dict("records"):
-        setting = other_metrics.workload(row)
+        setting = workload(row)
         sentence = (
             f"{setting}{', ' if setting else ''}{_target(row)}: median of "
             f"{text.count(row['boots'], 'boot')}, n = {row['n']:,}"

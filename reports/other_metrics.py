@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import pandas as pd
 
 from harness.results import statistics
 from harness.results.figure_names import variants
-from harness.results.schema import decode_parameters
 from reports import text
 from reports.page import (
     Run,
@@ -23,6 +19,7 @@ from reports.page import (
     names_as_text,
     target_label,
     text_cell,
+    workload,
 )
 from reports.side_by_side import FIGURE, GROUPS, common_flags, ordered_groups
 from reports.suite_sections import INTERVAL
@@ -66,12 +63,6 @@ def own_metrics(frame: pd.DataFrame) -> pd.DataFrame:
     table = names_as_text(statistics.summarise(own))
     table = table.assign(variant=variants(table))
     return table.sort_values("metric", key=lambda names: names.map(order), kind="stable")
-
-
-def workload(row: Mapping[Hashable, Any]) -> str:
-    """Variant and parameters of a row."""
-    setting = text.setting(decode_parameters(row["parameters"]))
-    return ", ".join(filter(None, (row["variant"], setting)))
 
 
 def _table(table: pd.DataFrame, title: str, common: list[str]) -> Table:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from harness.results import RunFacts, differences, load, statistics
+from harness.results.schema import decode_parameters
 from reports import text
 from reports.figures import Figure
 
@@ -195,6 +197,12 @@ def columns(*labels: str) -> list[Column]:
         Column(label.lstrip("#~"), label.startswith("#"), not label.startswith("~"))
         for label in labels
     ]
+
+
+def workload(row: Mapping[Hashable, Any]) -> str:
+    """Variant (see figure_names.py) and parameters of a row."""
+    setting = text.setting(decode_parameters(row["parameters"]))
+    return ", ".join(filter(None, (row["variant"], setting)))
 
 
 def failed_outcomes(counts: Mapping[str, int]) -> dict[str, int]:

@@ -27,6 +27,7 @@ from reports.page import (
     percent_cell,
     target_label,
     text_cell,
+    workload,
 )
 
 MAX_BARS = 12
@@ -285,10 +286,6 @@ def io_section(run: Run) -> Section | None:
     return section
 
 
-def _setting(row: Mapping[Hashable, Any]) -> str:
-    return text.setting(decode_parameters(row["parameters"]))
-
-
 def _io_table(table: pd.DataFrame, title: str) -> Table:
     order = {name: i for i, name in enumerate(IO_NAMES)}
     table = table.assign(variant=variants(table))
@@ -298,7 +295,7 @@ def _io_table(table: pd.DataFrame, title: str) -> Table:
     rows = [
         [
             name_cell(IO_NAMES.get(row["metric"], row["metric"]), row["flags"]),
-            text_cell(", ".join(filter(None, (row["variant"], _setting(row))))),
+            text_cell(workload(row)),
             text_cell(text.unit(row["unit"])),
             figure_cell(row["host_value"]),
             figure_cell(row["guest"]),
@@ -327,7 +324,7 @@ def _io_figure(group: pd.DataFrame, title: str) -> list[Figure]:
     for row in measured.to_dict("records"):
         change = row["guest"] / row["host_value"] - 1
         sign = "+" if change >= 0 else ""
-        label = ", ".join(filter(None, (row["variant"], _setting(row))))
+        label = workload(row)
         rows.append(Pair(label, row["host_value"], row["guest"], sign + text.percent(change)))
     boots = f"{text.count(int(measured['guest_boots'].min()), 'boot')} of the guest"
     caption = f"{title}; {boots}, n = {int(measured['guest_n'].min()):,} for each bar"

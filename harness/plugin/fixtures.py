@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
@@ -263,6 +264,7 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
     boots_image = any(uses_fixture(request.node, name) for name in _BOOT_AN_IMAGE)
     imageless = uses_fixture(request.node, "payload") and not boots_image
     item: str = request.node.nodeid
+    identity = cache(partial(figure_identity, request.node))  # by the boot: once, not a sample
     attempt = recorder.attempts.get(item, 1)  # a thread of this attempt may outlive it
 
     def record(
@@ -276,7 +278,7 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
         boot: int | None = None,
         batch: int = 0,
     ) -> None:
-        suite, test = figure_identity(request.node, boot)
+        suite, test = identity(boot)
         recorder.sample(
             metric,
             value,

@@ -221,7 +221,8 @@ def _samples_sql(files: Iterable[Path]) -> str:
 
 def _last_attempts(files: Iterable[Path]) -> pd.DataFrame:
     """The table last_attempts: run, item, last."""
-    known = (json.loads(_footer(path).facts) for path in files)
+    footers = map(_footer, files)
+    known = (json.loads(footer.facts) for footer in footers if footer.retried)
     rows = [
         (facts.get("run", ""), item, last)
         for facts in known
