@@ -36,6 +36,8 @@ GROUPS = {
     "memory": "Memory",
     "interrupts": "Interrupts",
     "scheduler": "Scheduler",
+    "isolation": "Isolation",
+    "consolidation": "Consolidation",
 }
 FIGURE = [*statistics.TEST, "metric", "parameters", "unit"]
 VERDICT_STYLES = {"worse": "verdict bad", "better": "verdict good", "inconclusive": "soft"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from harness.results import RunWriter
 from reports.run import render
+from reports.side_by_side import GROUPS
 from reports.terminal import lines
 from tests.reports.checks import checked_page, rows
 from tests.reports.page import Element, parse
@@ -110,3 +112,12 @@ def test_side_by_side_exits_show_batches_and_counts(tmp_path: Path) -> None:
 def test_key_figures_include_flags_of_the_cost(exits: Path) -> None:
     (line,) = [line for line in lines(exits) if line.startswith("Cheapest exit")]
     assert line.endswith("1,000 operations, 30 per boot (required: 100,000 and 30)")
+
+
+def test_metrics_of_each_suite_of_this_project_have_a_group() -> None:
+    """Others count as a user's own: they are among the key figures."""
+    suites = Path(__file__).resolve().parents[2] / "suites"
+    sources = "".join(path.read_text() for path in suites.rglob("*.py"))
+    recorded = set(re.findall(r'(?:record_sample\(\s*|metric = )f?"([a-z]+)\.', sources))
+    assert len(recorded) > 5
+    assert recorded <= GROUPS.keys()
