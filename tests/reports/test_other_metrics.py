@@ -44,7 +44,7 @@ def test_metrics_without_section_are_shown(tmp_path: Path) -> None:
     ]
     page = parse(html_of(tmp_path, {"kvm": [*shared, *alone], "qemu": shared}))
     section = page.id("other-metrics")
-    groups = ("Memory", "isolation", "odd")
+    groups = ("Memory", "Isolation", "odd")
     assert captions(section) == [f"{name}: kvm (emulated)" for name in groups]
     cells = [[cell.text for cell in line.all("td")] for line in section.all("tr")]
     text = section.text
