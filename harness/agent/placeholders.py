@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+
+# a word in braces; "${word}" is a shell's, and JSON has no bare word
+_PLACEHOLDER = re.compile(r"(?<!\$)\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 def contains_placeholder(
@@ -14,3 +18,8 @@ def contains_placeholder(
     """
     texts = (*argv, *environment.values(), *files.values())
     return any(placeholder in str(text) for text in texts)  # the agent refuses other types
+
+
+def find_placeholders(text: str) -> list[str]:
+    """All words in braces that have the form of a placeholder, with their braces."""
+    return _PLACEHOLDER.findall(text)

@@ -5,16 +5,18 @@ docs/writing-a-hypervisor.md is its manual. QEMU's drivers in qemu.py are subcla
 
 from __future__ import annotations
 
+import difflib
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
-from harness.agent.placeholders import contains_placeholder
+from harness.agent.placeholders import contains_placeholder, find_placeholders
 from harness.errors import HostError, hide_frames
 from harness.hosts.base import Host
-from harness.hypervisors.base import ROOT_DISK, Disk, Events, GuestSpec, Machine
+from harness.hypervisors.base import ROOT_DISK, Disk, End, Events, GuestSpec, Machine
 from harness.hypervisors.capabilities import SupportsVhostUserDisks
 from harness.hypervisors.connectivity import Connectivity
 from harness.hypervisors.supervised import SupervisedHypervisor
@@ -174,6 +176,7 @@ class ProcessHypervisor(SupervisedHypervisor, SupportsVhostUserDisks):
         connectivity = self.connectivity(spec)
         config = self._config(spec, connectivity)
         command = self.command(config)
+        _check_types(type(self).__name__, command, spec.name)
         _check(command, config, connectivity)
         arguments: dict[str, Any] = {
             "argv": list(command.argv),
@@ -183,10 +186,13 @@ class ProcessHypervisor(SupervisedHypervisor, SupportsVhostUserDisks):
             "disks": [self.disk(disk) for disk in config.vhost_user_disks],
             "bridge": connectivity.bridge,
         }
-        machine = self.start("exec", spec, arguments, connectivity, events)
-        machine.facts = {**machine.facts, "cid": config.cid, "boot": config.boot}
         if self.host.emulated and not command.contains("{memory}"):
-            self.host.request_replacement(_MEMORY_REASON.format(self.name))
+            request = partial(self.host.request_replacement, _MEMORY_REASON.format(self.name))
+            events = _replacing_events(events, request)
+        machine = self.start("exec", spec, arguments, connectivity, events)
+        # the agent knows only the file, which find_program() may have placed under another name
+        vmm = self.program or self.name
+        machine.facts = {**machine.facts, "vmm": vmm, "cid": config.cid, "boot": config.boot}
         return machine
 
     def _config(self, spec: GuestSpec, connectivity: Connectivity) -> VmConfig:
@@ -258,12 +264,78 @@ class ProcessHypervisor(SupervisedHypervisor, SupportsVhostUserDisks):
         return rows
 
 
+def _replacing_events(events: Events, request: Callable[[], None]) -> Events:
+    """The events, which also request the host's replacement when the guest has used memory.
+
+    A VMM that fails without a console line has started no kernel.
+    """
+    requested = False
+
+    def use() -> None:
+        nonlocal requested
+        if not requested:
+            requested = True
+            request()
+
+    def on_console(time_ns: int, text: str) -> None:
+        use()
+        events.on_console(time_ns, text)
+
+    def on_end(end: End) -> None:
+        if end.reason not in ("vmm-error", "refused"):
+            use()
+        events.on_end(end)
+
+    return replace(events, on_console=on_console, on_end=on_end)
+
+
+def _check_types(driver: str, command: object, guest: str) -> None:
+    """Raises ProvisionError for a result of command() that is no command.
+
+    driver: the class. guest: its name.
+    """
+    if not isinstance(command, VmmCommand):
+        cause = f"returns {type(command).__name__}, not VmmCommand"
+        hint = "return VmmCommand(argv)"
+    elif isinstance(command.argv, str) or not command.argv:
+        cause = f"has the argv {command.argv!r:.80}, which is no list of a program and arguments"
+        hint = "pass a list of strings, the program first"
+    elif odd := [word for word in command.argv if not isinstance(word, str)]:
+        cause = f"has {odd[0]!r:.80} in argv, which is no string"
+        hint = "pass str(...) of each argument"
+    else:
+        return
+    refuse(guest, ((True, f"{driver}.command() {cause}", hint),))
+
+
+def _unknown_placeholder(
+    command: VmmCommand, config: VmConfig, connectivity: Connectivity
+) -> tuple[str, str]:
+    """The first placeholder of argv that this machine does not have, and the hint; "" for none.
+
+    Words of the kernel's command line and of paths are not the driver's.
+    """
+    known = ["{memory}", "{vhost}", "{monitor}", "{directory}"]
+    known += ["{tap}"] if connectivity.network == "bridge" else []
+    known += [f"{{disk{number}}}" for number in range(len(config.vhost_user_disks))]
+    foreign = (config.command_line, *(disk.path for disk in config.disks))
+    for word in command.argv:
+        for placeholder in find_placeholders(word):
+            if placeholder in known or any(placeholder in text for text in foreign):
+                continue
+            close = difflib.get_close_matches(placeholder, known, n=1)
+            return placeholder, f"use {close[0] if close else ' or '.join(known)}"
+    return "", ""
+
+
 def _check(command: VmmCommand, config: VmConfig, connectivity: Connectivity) -> None:
     """Raises ProvisionError for a command without the device by which the harness reaches the
-    guest."""
+    guest, or with an unknown placeholder."""
+    unknown, hint = _unknown_placeholder(command, config, connectivity)
     refuse(
         config.spec.name,
         (
+            (unknown, f"the VMM's command line has {unknown}, but the machine has none", hint),
             (
                 connectivity.network == "bridge" and not command.contains("{tap}"),
                 "the VMM's command line has no {tap}, but the guest has a network",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.errors import HostError, ProvisionError
+from harness.hosts.base import Host
 from harness.hosts.local import LocalHost
 from harness.hypervisors.base import Disk, End, Events, GuestSpec
 from harness.hypervisors.command_line import kernel_command_line
@@ -163,6 +164,65 @@ def test_a_command_without_its_tap_is_refused(host: LocalHost, spec: GuestSpec) 
     _check(VmmCommand(["vmm", "tap,fd={tap}"]), config, network)
 
 
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["vmm", "vhostfd={vhsot}"], "use {vhost}"),
+        (["vmm", "fd={tap}"], "use {memory} or {vhost} or {monitor} or {directory}"),
+        (["vmm", "fd={disk1}"], "use {disk0}"),
+    ],
+)
+def test_an_unknown_placeholder_is_refused(
+    host: LocalHost, spec: GuestSpec, argv: list[str], hint: str
+) -> None:
+    disk = Disk("/x", "x", backend="vhost-user")
+    disks = (disk,) if "disk" in argv[1] else ()
+    config = VmConfig(spec, host, "pvh", "a={word}", disks, cid=0, mac="")
+    network = Connectivity("none", vsock=False)
+    with pytest.raises(ProvisionError, match=r"but the machine has none") as caught:
+        _check(VmmCommand(argv), config, network)
+    assert caught.value.hint == hint
+    harmless = ["vmm", '{"driver": "x"}', "{}", "${HOME}", "-append", config.command_line]
+    _check(VmmCommand(harmless, files={"config.json": "{word}"}), config, network)
+
+
+@pytest.mark.parametrize(
+    ("result", "cause"),
+    [
+        (["vmm"], "returns list, not VmmCommand"),
+        (None, "returns NoneType, not VmmCommand"),
+        (VmmCommand("vmm"), "has the argv 'vmm', which is no list"),
+        (VmmCommand(["vmm", 7]), "has 7 in argv, which is no string"),  # type: ignore[list-item]
+    ],
+)
+def test_a_result_that_is_no_command_names_the_driver(
+    host: LocalHost, spec: GuestSpec, result: Any, cause: str
+) -> None:
+    class Careless(ShellHypervisor):
+        def command(self, config: VmConfig) -> VmmCommand:
+            return result  # type: ignore[no-any-return]
+
+    hypervisor = Careless(host, lambda text: None)
+    with pytest.raises(ProvisionError, match=rf"Careless\.command\(\) {cause}") as caught:
+        hypervisor.create(spec, Recorder().events)
+    assert caught.value.hint
+    hypervisor.close()
+
+
+def test_the_vmms_name_is_the_drivers_not_the_files(host: LocalHost, spec: GuestSpec) -> None:
+    class Placed(ShellHypervisor):
+        program = "vmm"
+
+        def find_program(self, host: Host) -> str:
+            return "/bin/sh"
+
+    hypervisor = Placed(host, lambda text: None)
+    machine = hypervisor.create(spec, Recorder().events)
+    assert machine.facts["vmm"] == "vmm"
+    machine.stop()
+    hypervisor.close()
+
+
 def test_a_part_of_another_number_is_no_vsock_address() -> None:
     assert VmmCommand(["guest-cid=17,x"]).contains_number(17)
     assert VmmCommand(["vmm"], files={"configuration": '{"cid": 17}'}).contains_number(17)
@@ -191,12 +251,19 @@ def test_memory_outside_the_agents_file_replaces_an_emulated_host(
         def command(self, config: VmConfig) -> VmmCommand:
             return VmmCommand(["echo", str(config.cid)])
 
+    class Failing(ShellHypervisor):
+        def command(self, config: VmConfig) -> VmmCommand:
+            return VmmCommand(["sh", "-c", "echo no option >&2; exit 2", str(config.cid)])
+
     reasons: list[str] = []
     monkeypatch.setattr(host, "emulated", True)
     monkeypatch.setattr(host, "request_replacement", reasons.append)
-    for kind in (ShellHypervisor, PrivateMemory):
-        hypervisor = kind(host, lambda text: None)
-        hypervisor.create(spec, Recorder().events).stop()
+    for kind in (ShellHypervisor, Failing, PrivateMemory):
+        hypervisor, recorder = kind(host, lambda text: None), Recorder()
+        machine = hypervisor.create(spec, recorder.events)
+        if kind is not ShellHypervisor:
+            recorder.end()
+        machine.stop()
         hypervisor.close()
     assert len(reasons) == 1
     assert "guests of shell leave memory behind" in reasons[0]
