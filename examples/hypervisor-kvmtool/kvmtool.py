@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.errors import ProvisionError
+from harness.errors import HostError, ProvisionError
 from harness.hosts.base import Host
 from harness.hypervisors.process import ProcessHypervisor, VmConfig, VmmCommand
 
@@ -26,13 +26,19 @@ class KvmtoolHypervisor(ProcessHypervisor):
 
     name = "kvmtool"
     program = "lkvm"
-    package = "lkvm from source (Debian 12 has no package of it)"
+    package = "lkvm from source"
     boots = ("linux16",)
 
     def find_program(self, host: Host) -> str:
         """The program of the variable LKVM, copied to the host; else the host's own."""
         path = os.environ.get("LKVM")
-        return host.place(Path(path), executable=True) if path else super().find_program(host)
+        if path:
+            return host.place(Path(path), executable=True)
+        try:
+            return super().find_program(host)
+        except HostError as error:
+            hint = "build lkvm-static from source, and set LKVM to its path"
+            raise HostError(error.cause, hint=hint, stage="host") from error
 
     def command(self, config: VmConfig) -> VmmCommand:
         """The command line of one machine. Raises ProvisionError for several CPUs."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import ProvisionError
+from harness.errors import HostError, ProvisionError
 from harness.hosts.local import LocalHost
 from harness.hypervisors.base import Disk, GuestSpec
 from harness.hypervisors.process import ProcessHypervisor, VmConfig
@@ -69,3 +69,13 @@ def test_kvmtool_refuses_several_cpus(kvmtool: ProcessHypervisor, tmp_path: Path
     with pytest.raises(ProvisionError, match="only one CPU") as caught:
         kvmtool.command(config(tmp_path, vcpus=2))
     assert "vcpus=1" in caught.value.hint
+
+
+def test_kvmtools_hint_names_its_variable(
+    kvmtool: ProcessHypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LKVM", raising=False)
+    monkeypatch.setattr(type(kvmtool), "program", "no-such-lkvm")
+    with pytest.raises(HostError, match="there is no no-such-lkvm on local") as caught:
+        kvmtool.find_program(LocalHost("tests"))
+    assert "set LKVM to its path" in caught.value.hint
