@@ -8,7 +8,8 @@ from pathlib import Path
 from harness.results.compare import SERIES, TOLERANCE, VERDICTS, Comparison
 from harness.results.differences import MIN_EFFECT
 from harness.results.schema import RunFacts
-from harness.results.selection import RunSelection
+from harness.results.selection import NEWEST, RunSelection
+from harness.results.statistics import reaches_confidence
 from reports import figures, series, text
 from reports.forest import Effect, forest
 from reports.page import (
@@ -52,7 +53,7 @@ def render(comparison: Comparison, out: Path) -> Path:
 
 def to_html(comparison: Comparison) -> str:
     base, new = comparison.base, comparison.new
-    labels = label(base), label(new)
+    labels = lasting_label(base), lasting_label(new)
     names = series.series_names(comparison.table)
     facts = [*base.facts, *new.facts]
     frame = comparison.table.assign(flags=comparison.table["flags"].map("; ".join))
@@ -80,6 +81,11 @@ def to_html(comparison: Comparison) -> str:
 def label(side: RunSelection) -> str:
     """The selector of a side; for a file the name of its run."""
     return Path(side.label).stem if side.label.endswith(".parquet") else side.label
+
+
+def lasting_label(side: RunSelection) -> str:
+    """The label for a page, which is read when "latest" is another run."""
+    return side.names[-1] if side.label in NEWEST else label(side)
 
 
 def describe(side: RunSelection) -> str:
@@ -128,8 +134,9 @@ def effects_section(comparison: Comparison, names: list[Name]) -> Section:
         return section
     drawn = effects[:MAX_EFFECTS]
     boots = [n for row in rows for n in (row["base_boots"], row["new_boots"]) if n]
+    interval = "95 % interval" if reaches_confidence(min(boots)) else "interval"
     caption = (
-        f"Effect and 95 % interval of {text.count(len(drawn), 'figure')} without a pass; above 0 "
+        f"Effect and {interval} of {text.count(len(drawn), 'figure')} without a pass; above 0 "
         f"is worse; {_boot_range(boots)} on each side; {series.host_label(comparison.new.facts)}"
     )
     if len(effects) > len(drawn):
@@ -145,7 +152,7 @@ def _boot_range(boots: list[int]) -> str:
 
 def figures_section(comparison: Comparison, names: list[Name]) -> Section:
     """The table of all figures."""
-    labels = label(comparison.base), label(comparison.new)
+    labels = lasting_label(comparison.base), lasting_label(comparison.new)
     common = series.common_flags(comparison.table)
     rows = [
         _row(name, row, common)

@@ -13,6 +13,7 @@ from reports.page import (
     KeyFigure,
     Run,
     failed_outcomes,
+    interval_name,
     ordered_outcomes,
     target_label,
     workload,
@@ -54,7 +55,9 @@ def _target(row: dict[Hashable, Any]) -> str:
 
 def _interval(row: dict[Hashable, Any], unit: str) -> str:
     interval = text.time_interval(row["low"], row["high"], unit)
-    return f", 95 % interval {interval}" if interval != text.NONE else ", too few for an interval"
+    if interval == text.NONE:
+        return ", too few for an interval"
+    return f", {interval_name(row['boots'])} {interval}"
 
 
 def _exits(run: Run) -> list[KeyFigure]:
@@ -115,14 +118,14 @@ def _own(run: Run) -> list[KeyFigure]:
     table = other_metrics.own_metrics(run.frame)
     answers = []
     for row in table.head(MOST_OWN).to_dict("records"):
-        setting = workload(row)
+        setting, unit = workload(row), text.unit(row["unit"])
         sentence = (
             f"{setting}{', ' if setting else ''}{_target(row)}: median of "
             f"{text.count(row['boots'], 'boot')}, n = {row['n']:,}"
         )
         if (interval := text.interval(row["low"], row["high"])) != text.NONE:
-            sentence += f", 95 % interval {interval} {text.unit(row['unit'])}"
-        value = text.quantity(row["median"], text.unit(row["unit"]))
+            sentence += f", {interval_name(row['boots'])} {interval} {unit}"
+        value = text.quantity(row["median"], unit)
         answers.append(KeyFigure(_label(run, row["metric"], row), value, sentence))
     return answers
 

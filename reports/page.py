@@ -186,6 +186,11 @@ def name_cell(name: str, flags: Sequence[str], note: str = "") -> Cell:
     return Cell(name, name, note=note, flags=tuple(flags))
 
 
+def interval_name(boots: int) -> str:
+    """What an interval over so many boots is: few boots support no 95 %."""
+    return "95 % interval" if statistics.reaches_confidence(boots) else "range of few boots"
+
+
 def target_label(hypervisor: str, backend: str) -> str:
     """Hypervisor and backend, which belong to every figure: "kvm (emulated)"."""
     return f"{hypervisor} ({backend})"

@@ -13,7 +13,7 @@ from harness.results import differences
 from harness.results.compare import TOLERANCE, VERDICTS
 from harness.results.figure_names import variants
 from harness.results.schema import RunFacts, decode_parameters
-from harness.results.statistics import WORK
+from harness.results.statistics import WORK, reaches_confidence
 from reports import text
 from reports.page import (
     EMULATED,
@@ -142,7 +142,11 @@ def change_sentence(name: Name, row: Row, old: float, new: float) -> str:
     unit = str(row["unit"])
     sentence = f"{name.line}: from {text.quantity(old, unit)} to {text.quantity(new, unit)}"
     interval = text.signed_interval(row["low"], row["high"])
-    return sentence + (f"; 95 % interval {interval}" if interval != text.NONE else "")
+    if interval == text.NONE:
+        return sentence
+    boots = [row[name] for name in ("base_boots", "new_boots") if name in row]
+    supported = all(map(reaches_confidence, boots))
+    return f"{sentence}; {'95 % interval' if supported else 'interval of few boots'} {interval}"
 
 
 def environment_section(

@@ -105,12 +105,12 @@ def common_flags(figures: pd.DataFrame) -> list[str]:
 
 
 def _figures(run: Run) -> pd.DataFrame:
-    """One row for each hypervisor and figure: FIGURE, hypervisor, median, flags, variant."""
+    """One row for each hypervisor and figure: FIGURE, hypervisor, median, boots, flags, variant."""
     plain = ~run.frame["metric"].str.match(rf"exit\.|{statistics.UTILIZATION}")
     tables = [names_as_text(statistics.summarise(run.frame[plain]))]
     if len(run.costs):
         tables.append(run.costs[run.costs["kind"] == "ns"])
-    names = [*FIGURE, "hypervisor", "median", "flags"]
+    names = [*FIGURE, "hypervisor", "median", "boots", "flags"]
     figures = pd.concat([table[names] for table in tables if len(table)] or [pd.DataFrame()])
     return figures.assign(variant=variants(figures)) if len(figures) else figures
 
@@ -220,6 +220,8 @@ def _table(figures: pd.DataFrame, effects: _Effects, names: list[str], title: st
         for pair in pairs:
             row += _effect_cells(effects.rows.get((*names_of_figure, *pair)))
         rows.append(row)
+    supported = statistics.reaches_confidence(int(figures["boots"].max()))
+    interval = "95 %" if supported else "interval"
     head = columns(
         *("Figure", "Workload", "Unit", *(f"#{name}" for name in names)),
         *(
@@ -227,7 +229,7 @@ def _table(figures: pd.DataFrame, effects: _Effects, names: list[str], title: st
             for name, base in pairs
             for label in (
                 f"#{name} vs {base}",
-                f"#{name} vs {base}, 95 %",
+                f"#{name} vs {base}, {interval}",
                 f"{name} vs {base}, verdict",
             )
         ),

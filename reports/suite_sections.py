@@ -22,6 +22,7 @@ from reports.page import (
     figure_cell,
     fixed_cell,
     interval_cell,
+    interval_name,
     name_cell,
     names_as_text,
     percent_cell,
@@ -249,7 +250,7 @@ def _exit_figure(table: pd.DataFrame, title: str) -> list[Figure]:
             row["case"],
             row["median"],
             (row["low"], row["high"]) if row["low"] > 0 else None,
-            f"{row['case']}: {text.number(row['median'])} ns, {INTERVAL} "
+            f"{row['case']}: {text.number(row['median'])} ns, {interval_name(row['boots'])} "
             f"{text.interval(row['low'], row['high'])}, {text.count(row['boots'], 'boot')}",
         )
         for row in table.sort_values("median").to_dict("records")
@@ -259,7 +260,8 @@ def _exit_figure(table: pd.DataFrame, title: str) -> list[Figure]:
         return []
     boots, n = int(table["boots"].min()), int(table["n"].min())
     caption = (
-        f"Cost of one operation on {title}, logarithmic axis: median and {INTERVAL}; "
+        f"Cost of one operation on {title}, logarithmic axis: median and "
+        f"{interval_name(boots)}; "
         f"{text.count(boots, 'boot')}, n = {n:,} for each case"
     )
     detail = "; ".join(dot.tooltip for dot in dots)

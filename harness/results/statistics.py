@@ -75,14 +75,22 @@ def bootstrap_interval(medians: Sequence[float] | Floats) -> tuple[float, float]
     return central_interval(bootstrap_medians(boots))
 
 
+def _best_coverage(boots: int) -> float:
+    """The coverage of the median by the widest possible interval, which spans all boots."""
+    return 1 - 2 * 0.5**boots
+
+
+def reaches_confidence(boots: int) -> bool:
+    """Whether an interval over so many boots can cover CONFIDENCE; with fewer it is their range."""
+    return _best_coverage(boots) >= CONFIDENCE
+
+
 def sample_size_flags(boots: int) -> list[str]:
     """The flags of a figure with too few boots for its interval."""
     if boots < 2:
         return ["one boot: no interval"]
-    # The widest possible interval spans all boots; this is its coverage of the median.
-    coverage = 1 - 2 * 0.5**boots
-    if coverage < CONFIDENCE:
-        return [f"few boots ({boots}): the interval covers at most {coverage:.0%}"]
+    if not reaches_confidence(boots):
+        return [f"few boots ({boots}): the interval covers at most {_best_coverage(boots):.0%}"]
     return []
 
 

@@ -97,7 +97,8 @@ def test_page_of_two_stored_runs(tmp_path: Path) -> None:
         select_runs(tmp_path / "store", "previous"), select_runs(tmp_path / "store", "latest")
     )
     page = checked_page(render(comparison, tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert page.all("h1")[0].text == "latest compared with previous"
+    base, new = comparison.base.names[0], comparison.new.names[0]
+    assert page.all("h1")[0].text == f"{new} compared with {base}", "not latest: the page is kept"
     assert EMULATED in page.all("header")[0].text
     assert len(rows(page.id("figures"))) <= len(comparison.table)
     with pytest.raises(ResultError, match="cannot be written"):

@@ -173,6 +173,22 @@ def test_metrics_of_a_users_own_suite_are_key_figures(tmp_path: Path) -> None:
     assert "scheduler.wake" not in cards, "a suite of this project has its own tables"
 
 
+@pytest.mark.parametrize("boots", [2, 5])
+def test_few_boots_have_a_range_and_no_95_percent(tmp_path: Path, boots: int) -> None:
+    writer = RunWriter(tmp_path / "store", facts())
+    maker = Synthetic(writer.run)
+    for boot in range(boots):
+        writer.add(maker.sample("db.commit", 4.0 + boot, "ms", "lower", boot=boot))
+        writer.add(maker.sample("boot.ready", 4.0 + boot, "s", "lower", boot=boot))
+    printed = "\n".join(lines(writer.close()))
+    last = 3 + boots
+    assert (
+        f"median of {boots} boots, n = {boots}, range of few boots 4.00 to {last}.00 ms" in printed
+    )
+    assert f"median of {boots} boots, range of few boots 4.00 to {last}.00 s" in printed
+    assert "95 %" not in printed
+
+
 def test_interrupted_run_and_hypervisor_without_figures_are_reported(tmp_path: Path) -> None:
     stopped = {"exit_status": 2, "hypervisor": "kvm, qemu"}
     page = page_of(tmp_path, parts="boot", facts=stopped)

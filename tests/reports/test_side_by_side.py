@@ -33,6 +33,7 @@ def test_hypervisors_are_compared_side_by_side(page: Element) -> None:
     assert float(low) <= worse <= float(high)
     # a flag of all rows appears once, below the table
     assert "few boots" not in table.text
+    assert "95 %" not in table.text, "five boots cannot support it"
     assert "All of Disk: few boots (5)" in section.text
 
 
