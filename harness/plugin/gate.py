@@ -11,10 +11,7 @@ from harness.results.selection import RunSelection, select_runs
 from harness.results.store import runs
 
 MAX_FIGURES = 10  # regressions that are listed
-NO_POWER = (
-    "there are too few boots for so many figures: one regression could not be shown (use "
-    "--virt-profile=full, or run fewer tests)"
-)
+MORE_BOOTS = "use --virt-profile=full, or more boots in the marker boots"
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,20 @@ def lines(comparison: Comparison) -> Iterator[str]:
     if len(regressed) > MAX_FIGURES:
         yield f"and {len(regressed) - MAX_FIGURES} more"
     if not comparison.has_power:
-        yield NO_POWER
+        yield _missing_power(comparison)
     for name, before, after in comparison.environment:
         yield f"differs: {name}: {before} to {after}"
     yield from comparison.notes
+
+
+def _missing_power(comparison: Comparison) -> str:
+    """Why no regression could be shown, and what to do."""
+    table = comparison.table
+    if table["p"].notna().any():
+        return (
+            "there are too few boots for so many figures: one regression could not be shown "
+            f"({MORE_BOOTS}, or run fewer tests)"
+        )
+    if table["effect"].notna().any():
+        return f"there are too few boots: no regression could be shown ({MORE_BOOTS})"
+    return "no figure has a base above 0: no regression could be shown (choose another baseline)"

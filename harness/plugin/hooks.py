@@ -118,7 +118,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     ours.write_outputs(int(session.exitstatus))
     if ours.report.started:
         ours.context.remove_empty_directories()
-    if any(outputs["problems"] for outputs in ours.report.outputs) or _gate_fails(ours):
+    ours.report.gate_failure = _gate_failure(ours)
+    if any(outputs["problems"] for outputs in ours.report.outputs) or ours.report.gate_failure:
         _fail(session)
     if ours.context.worker is not None:
         ours.report.header = collection.header(session.config, session.items) or ""
@@ -128,22 +129,33 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
-def _gate_fails(session: Session) -> bool:
-    """Whether --virt-gate=fail fails the session: a figure regressed, or nothing shows that none
-    did. A gate of the ini file ignores a session in which no test measures."""
+def _gate_applies(session: Session) -> bool:
+    """Whether --virt-gate=fail can fail this session. A gate of the ini file ignores a session in
+    which no test measures."""
     if session.settings.gate != "fail" or session.context.worker is not None:
         return False
     if session.config.option.collectonly:
         return False
-    if not session.report.measures and not session.settings.gate_typed:
-        return False
+    return session.report.measures or session.settings.gate_typed
+
+
+def _gate_failure(session: Session) -> str:
+    """Why --virt-gate=fail fails the session: a figure regressed, or nothing shows that none did.
+
+    "" if it does not.
+    """
     outputs = session.report.outputs
+    if not _gate_applies(session):
+        return ""
+    if regressed := sum(entry["regressed"] for entry in outputs):
+        return f"{regressed} {'figure' if regressed == 1 else 'figures'} regressed"
     if not any(entry["compared"] for entry in outputs):
-        session.report.notes.append(
-            "--virt-gate=fail: nothing was compared, no test measured anything"
-        )
-        return True
-    return any(entry["regressed"] or not entry["has_power"] for entry in outputs)
+        if any(entry["problems"] for entry in outputs):
+            return "nothing was compared, because of an error"
+        return "nothing was compared, because no test measured anything"
+    if not all(entry["has_power"] for entry in outputs):
+        return "the comparison could not show a regression"
+    return ""
 
 
 def _fail(session: pytest.Session) -> None:

@@ -17,6 +17,7 @@ class SessionReport:
         usage_errors: usage errors of pytest-xdist's workers.
         started: whether a host or a hypervisor was to start, here or on a worker.
         measures: whether a collected test measures, here or on a worker.
+        gate_failure: why --virt-gate=fail fails the session; "" if it does not.
         header: the workers' line on what the tests use; "" without workers.
     """
 
@@ -27,6 +28,7 @@ class SessionReport:
         self.usage_errors: list[str] = []
         self.started = False
         self.measures = False
+        self.gate_failure = ""
         self.header = ""
 
     def add_leak(self, what: str, error: Exception) -> None:

@@ -56,7 +56,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if title:
             terminalreporter.write_line(f"{title}:", red=is_error, bold=is_error)
         for line in lines:
-            terminalreporter.write_line(f"  {line}" if title else line)
+            is_red = is_error and not title
+            terminalreporter.write_line(f"  {line}" if title else line, red=is_red, bold=is_red)
 
 
 def _summary(session: Session) -> list[tuple[str, list[str], bool]]:
@@ -73,6 +74,7 @@ def _summary(session: Session) -> list[tuple[str, list[str], bool]]:
         ("kept until the end", [guest.name for guest in session.guests.kept], False),
         ("notes", _counted(report.notes), False),
         *(("baseline", one["compared"], one["regressed"] > 0) for one in report.outputs),
+        ("", [f"gate failed: {report.gate_failure}"] if report.gate_failure else [], True),
         ("left behind", report.leaks, True),
         ("could not be written", problems, True),
         ("stages", [durations] if durations else [], False),

@@ -27,6 +27,7 @@ def test_gate_fail_fails_on_a_regression(run: Run, pytester: pytest.Pytester) ->
             "baseline:",
             "  against latest (*): 1 regressed, 0 improved, 0 inconclusive, 0 pass",
             "  regressed: a.work (processes) by 19.*% (*% to *%): 10.0* to 12.0* us",
+            "gate failed: 1 figure regressed",
             "comparison: *compare.html",
         ]
     )
@@ -73,6 +74,21 @@ def test_no_common_figure_fails_only_with_gate_fail(run: Run) -> None:
         measured(10.0).replace("a.work", "a.third"), "--virt-baseline=latest", "--virt-gate=fail"
     )
     assert gated.ret == pytest.ExitCode.TESTS_FAILED
+    gated.stdout.fnmatch_lines(["gate failed: nothing was compared, because of an error"])
+
+
+def test_gate_fail_names_too_few_boots(run: Run) -> None:
+    assert run(measured(10.0, boots=2)).ret == 0
+    again = ("--virt-baseline=latest", "--virt-gate=fail")
+    result = run(measured(10.0, boots=2), *again)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "  there are too few boots: no regression could be shown (*)",
+            "gate failed: the comparison could not show a regression",
+        ]
+    )
+    assert "run fewer tests" not in result.stdout.str()
 
 
 def test_gate_fail_fails_when_nothing_was_measured(run: Run) -> None:
@@ -80,7 +96,7 @@ def test_gate_fail_fails_when_nothing_was_measured(run: Run) -> None:
     result = run("def test_it(guest): pass", "--virt-baseline=latest", "--virt-gate=fail")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["  --virt-gate=fail: nothing was compared, no test measured anything"]
+        ["gate failed: nothing was compared, because no test measured anything"]
     )
 
 
