@@ -19,6 +19,7 @@ from reports.page import (
     columns,
     count_cell,
     count_tests,
+    failed_outcomes,
     figure_cell,
     ordered_outcomes,
     percent_cell,
@@ -230,7 +231,18 @@ def outcomes(run: Run) -> Section:
         f"; exit status {status}" if status is not None else ""
     )
     section.tables.append(Table(caption, columns("Outcome", "#Tests", "#Share"), rows))
+    if failures := run.facts.get("failures", {}):
+        section.tables.append(_failures_table(failures, sum(failed_outcomes(counts).values())))
     return section
+
+
+def _failures_table(failures: Mapping[str, str], total: int) -> Table:
+    """The tests that failed. total: their number, since a run names only the first ones."""
+    caption = "Tests that failed"
+    if total > len(failures):
+        caption += f": the first {len(failures)} of {total}"
+    rows = [[text_cell(name), text_cell(outcome)] for name, outcome in failures.items()]
+    return Table(caption, columns("Test", "Outcome"), rows)
 
 
 def stages(run: Run) -> Section:

@@ -77,6 +77,7 @@ def _end_facts(
     facts: RunFacts = {
         "exit_status": exit_status,
         "outcomes": dict(recorder.outcomes),
+        "failures": dict(recorder.failures),
         "stages": {name: round(took, 3) for name, took in context.progress.stages.items()},
         "notes": [*report.notes, *(f"left behind: {leak}" for leak in report.leaks)],
     }

@@ -22,6 +22,7 @@ from harness.plugin.run_facts import checkout_commit, run_facts
 from harness.results.schema import Better, Parameter, RunFacts, Sample
 from harness.results.spool import RunWriter, recover
 
+MAX_FAILURES, MAX_ID = 50, 200  # failed tests that a run names, and characters of each name
 # of utilization metrics, by name or by the name's first part
 UNITS = {
     **{"cpu": "%", "memory": "MiB", "pressure": "%", "power": "W"},
@@ -38,6 +39,7 @@ class Recorder:
 
     Attributes:
         outcomes: number of tests by outcome, in pytest's words.
+        failures: node id -> "failed" or "error", of the first MAX_FAILURES.
         attempts: node id -> number of its present attempt, for each test that ran more than once.
         problem: the first error of recording utilization; "" for none.
 
@@ -63,6 +65,7 @@ class Recorder:
         self._last_main: Hypervisor | None = None
         self.problem = ""
         self.outcomes: dict[str, int] = {}
+        self.failures: dict[str, str] = {}
         self.attempts: dict[str, int] = {}
         problems: list[str] = []
         for path in recover(context.settings.results, problems):
@@ -195,6 +198,10 @@ class Recorder:
         elif report.failed and report.when != "call":
             outcome = "error"
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        if outcome in ("failed", "error") and len(self.failures) < MAX_FAILURES:
+            name = report.nodeid
+            name = name if len(name) <= MAX_ID else f"{name[: MAX_ID - 1]}…"
+            self.failures.setdefault(name, outcome)
 
     def close(self, end: RunFacts) -> Path:
         """Write the samples to the store, with what the end adds to the facts. Raises

@@ -33,6 +33,7 @@ class RunFacts(TypedDict, total=False):
     stages: stage of the session -> seconds. profile: "short" or "full". complete: False when the
     session did not close the run. lost_lines: number of spool lines that could not be read.
     attempts: item (see Sample) -> number of its last attempt, for each that ran more than once.
+    failures: node id -> "failed" or "error"; the first ones only.
     """
 
     run: str
@@ -65,6 +66,7 @@ class RunFacts(TypedDict, total=False):
     complete: bool
     lost_lines: int
     attempts: dict[str, int]
+    failures: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,9 @@ def encode_facts(facts: RunFacts) -> str:
 _FACT_TYPES: dict[str, type] = {
     **dict.fromkeys(("boot", "cpus", "memory", "exit_status", "lost_lines"), int),
     **dict.fromkeys(("emulated", "complete"), bool),
-    **dict.fromkeys(("mitigations", "versions", "outcomes", "stages", "attempts"), dict),
+    **dict.fromkeys(
+        ("mitigations", "versions", "outcomes", "stages", "attempts", "failures"), dict
+    ),
     "notes": list,
 }
 
@@ -246,6 +250,8 @@ def validate_facts(facts: object) -> RunFacts:
             raise ValueError(f"{name} is {facts[name]!r}")
     if not all(type(number) is int for number in facts.get("attempts", {}).values()):
         raise ValueError(f"attempts is {facts['attempts']!r}")
+    if not all(isinstance(outcome, str) for outcome in facts.get("failures", {}).values()):
+        raise ValueError(f"failures is {facts['failures']!r}")
     for name in ("start", "end"):
         if name in facts:
             datetime.fromisoformat(facts[name])

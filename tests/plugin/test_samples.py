@@ -158,4 +158,5 @@ def test_a_measured_run_that_fails_is_still_reported(run: Run) -> None:
     result.assert_outcomes(errors=1)
     facts, frame = load(last_lines(result)["samples"])
     assert facts["outcomes"] == {"error": 1}
+    assert list(facts["failures"].values()) == ["error"]
     assert not (frame.metric == "exit.cpuid").any()

@@ -216,6 +216,19 @@ def test_single_boot_failures_and_incomplete_run_are_reported(tmp_path: Path) ->
     assert list(rows(page.id("outcomes"))) == ["passed", "failed"]
 
 
+def test_failed_tests_are_named(tmp_path: Path) -> None:
+    failures = {"tests/test_a.py::test_one[kvm]": "failed", HOSTILE: "error"}
+    outcomes = {"failed": 1, "error": 2, "passed": 1}
+    run = write_run(
+        tmp_path / "store", parts="boot", facts={"outcomes": outcomes, "failures": failures}
+    )
+    page = checked_page(render(run, tmp_path / "page.html").read_text(encoding="utf-8"))
+    _, table = page.id("outcomes").all("table")
+    assert "Tests that failed: the first 2 of 3" in table.text
+    assert "tests/test_a.py::test_one[kvm]" in table.text
+    assert HOSTILE in table.text
+
+
 def test_repeated_attempts_are_no_tests(tmp_path: Path) -> None:
     page = page_of(tmp_path, facts={"outcomes": {"failed": 1, "passed": 5, "rerun": 1}})
     assert "1 of 6 tests failed" in page.all("header")[0].text
