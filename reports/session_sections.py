@@ -79,7 +79,8 @@ def environment(run: Run) -> Section:
     cells = [[text_cell(name), text_cell(value or "not known")] for name, value in rows]
     caption = "Facts of the run, which all figures of this page depend on"
     table = Table(caption, columns("Fact", "Value"), cells)
-    return Section("environment", "Environment", tables=[table], notes=facts.get("notes", []))
+    notes = text.merged(facts.get("notes", []))
+    return Section("environment", "Environment", tables=[table], notes=notes)
 
 
 def _joined(entries: Mapping[str, str]) -> str:

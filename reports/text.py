@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
@@ -83,6 +85,11 @@ def interval(low: float, high: float, unit: str = "") -> str:
 def count(number: int, one: str, many: str = "") -> str:
     """A number with its noun: "1 boot", "5 boots"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def merged(lines: Iterable[str]) -> list[str]:
+    """Each line once, with the number of its repetitions."""
+    return [line if n == 1 else f"{line} ({n} times)" for line, n in Counter(lines).items()]
 
 
 def memory(mebibytes: float) -> str:

@@ -3,7 +3,6 @@
 # ruff: noqa: PLC0415 - every pytest run loads this module, so heavy imports are inside functions
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -62,6 +61,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _summary(session: Session) -> list[tuple[str, list[str], bool]]:
     """For each part of the summary: its title, its lines, whether they are errors."""
+    from reports import text
+
     report = session.report
     figures = [line for outputs in report.outputs for line in outputs["figures"]]
     problems = [line for outputs in report.outputs for line in outputs["problems"]]
@@ -72,19 +73,13 @@ def _summary(session: Session) -> list[tuple[str, list[str], bool]]:
         ("", figures, False),
         ("usage error", report.usage_errors, True),
         ("kept until the end", [guest.name for guest in session.guests.kept], False),
-        ("notes", _counted(report.notes), False),
+        ("notes", text.merged(report.notes), False),
         *(("baseline", one["compared"], one["regressed"] > 0) for one in report.outputs),
         ("", [f"gate failed: {report.gate_failure}"] if report.gate_failure else [], True),
         ("left behind", report.leaks, True),
         ("could not be written", problems, True),
         ("stages", [durations] if durations else [], False),
     ]
-
-
-def _counted(notes: list[str]) -> list[str]:
-    """Each note once, with the number of its repetitions."""
-    counts = Counter(notes)
-    return [note if n == 1 else f"{note} ({n} times)" for note, n in counts.items()]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

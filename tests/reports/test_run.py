@@ -41,6 +41,12 @@ def test_header_names_run_host_and_emulation(page: Element) -> None:
     assert table["Microcode"][1] == "not known"
 
 
+def test_equal_notes_appear_once(tmp_path: Path) -> None:
+    page = page_of(tmp_path, parts="boot", facts={"notes": ["replaced", "other", "replaced"]})
+    notes = [one.text for one in page.id("environment").all("p") if "note" in str(one.attributes)]
+    assert notes == ["replaced (2 times)", "other"]
+
+
 def test_slow_control_loop_gives_emulation_banner(tmp_path: Path) -> None:
     hardware = {"emulated": False, "backend": "vmx", "host": "local"}
     boot = page_of(tmp_path / "a", parts="boot", backend="vmx", facts=hardware)
