@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from harness.results.compare import SERIES, TOLERANCE, VERDICTS, Comparison
+from harness.results.compare import SERIES, TOLERANCE, Comparison, format_counts
 from harness.results.differences import MIN_EFFECT
 from harness.results.schema import RunFacts
 from harness.results.selection import NEWEST, RunSelection
@@ -34,8 +34,9 @@ METHOD = (
      f"together, and it is above {text.whole_percent(MIN_EFFECT)}."),
     ("Pass", "No difference is shown, and the interval excludes a regression by "
      f"{text.whole_percent(TOLERANCE)}. Without such an interval there is no pass."),
-    ("Inconclusive", "All other figures: too few boots, too much noise, or measured on one side "
-     "only. Measure more boots, or measure both sides in turn on one host."),
+    ("Not compared", "The base or the new run alone has the figure."),
+    ("Inconclusive", "All other figures: too few boots or too much noise. Measure more boots, or "
+     "measure both sides in turn on one host."),
     series.EFFECTS,
     series.SIGNIFICANCE,
     ("Environment", "Facts of the hosts, images and versions that differ between the runs. They "
@@ -162,9 +163,7 @@ def figures_section(comparison: Comparison, names: list[Name]) -> Section:
         *("Figure", "Workload", "Hypervisor", "Verdict", "#Worse by", "#95 %"),
         *("#Base", "#New", "Unit", "Boots base, new"),
     )
-    counts = comparison.counts
-    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
-    caption = f"All figures, regressions first: {verdicts}"
+    caption = f"All figures, regressions first: {format_counts(comparison.counts)}"
     section = Section("figures", "Figures", tables=[Table(caption, head, rows)])
     section.lead.append(f"Base is {labels[0]}, new is {labels[1]}. Above 0 % is worse.")
     section.notes += [f"All figures: {flag}." for flag in common]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from harness.results.compare import VERDICTS, Comparison
+from harness.results.compare import Comparison, format_counts
 from reports import series, text
 from reports.compare import describe, label
 from reports.page import EMULATED
@@ -44,7 +44,7 @@ def comment(comparison: Comparison) -> str:
 
 def _headline(comparison: Comparison) -> str:
     counts = comparison.counts
-    verdicts = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS)
+    verdicts = format_counts(counts)
     headline = "No significant change"
     if counts["regressed"]:
         headline = f"{text.count(counts['regressed'], 'figure')} regressed"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.errors import ResultError
 from harness.results import differences
-from harness.results.compare import TOLERANCE, VERDICTS
+from harness.results.compare import NOT_COMPARED, TOLERANCE
 from harness.results.figure_names import variants
 from harness.results.schema import RunFacts, decode_parameters
 from harness.results.statistics import WORK, reaches_confidence
@@ -27,12 +27,19 @@ from reports.page import (
 )
 
 Row = Mapping[Hashable, Any]
-STYLES = {"regressed": "bad", "improved": "good", "inconclusive": "soft", "pass": ""}
+STYLES = {
+    "regressed": "bad",
+    "improved": "good",
+    "inconclusive": "soft",
+    "pass": "",
+    NOT_COMPARED: "soft",
+}
 MEANINGS = {
     "regressed": "significantly worse",
     "improved": "significantly better",
     "inconclusive": "too few boots or too much noise for a verdict",
     "pass": f"no difference shown, and a regression by {text.whole_percent(TOLERANCE)} is excluded",
+    NOT_COMPARED: "one side alone has them",
 }
 EFFECTS = (
     "Worse by",
@@ -128,12 +135,12 @@ def verdict_figures(
     return [
         KeyFigure(
             verdict.capitalize(),
-            f"{counts[verdict]:,}",
+            f"{count:,}",
             f"of {text.count(total, 'figure')}: {meanings[verdict]}",
             measured=False,
-            style=STYLES[verdict] if counts[verdict] else "",
+            style=STYLES[verdict] if count else "",
         )
-        for verdict in VERDICTS
+        for verdict, count in counts.items()
     ]
 
 

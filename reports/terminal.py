@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.results.compare import VERDICTS, Comparison
+from harness.results.compare import Comparison, format_counts
 from reports import series, text
 from reports.compare import describe, label
 from reports.key_figures import key_figures
@@ -109,7 +109,7 @@ def _print_table(console: Console, rows: Sequence[tuple[Name, Row, str, str]], v
 
 def _print_counts(console: Console, counts: Mapping[str, int], shown: int) -> None:
     hidden = sum(counts.values()) - counts["pass"] - shown
-    verdicts = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS)
+    verdicts = format_counts(counts)
     note = f" ({hidden:,} of them not shown)" if hidden else ""
     _print(console, verdicts + note, style="bold")
 

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.results.compare import Comparison, compare, format_effect, format_figure, format_levels
+from harness.results.compare import (
+    Comparison,
+    compare,
+    format_counts,
+    format_effect,
+    format_figure,
+    format_levels,
+)
 from harness.results.selection import RunSelection, select_runs
 from harness.results.store import runs
 
@@ -37,7 +44,7 @@ class Gate:
 def lines(comparison: Comparison) -> Iterator[str]:
     """The lines for the terminal: the number of each verdict, the regressions, the environment."""
     base = comparison.base
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in comparison.counts.items())
+    counts = format_counts(comparison.counts)
     yield f"against {base.label} ({', '.join(base.names)}): {counts}"
     table = comparison.table
     regressed = table[table["verdict"] == "regressed"].to_dict("records")

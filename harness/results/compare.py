@@ -4,6 +4,7 @@
   with Benjamini and Hochberg's bound over all figures, and an effect above MIN_EFFECT). The effect
   is also above the noise between earlier runs, when there are enough of them.
 - *pass*: no difference is shown, and the interval excludes a regression by TOLERANCE.
+- *not compared*: one side alone has the figure.
 - *inconclusive*: all other figures. There are too few boots or there is too much noise.
 """
 
@@ -41,6 +42,7 @@ MIN_RUNS = 5  # runs for a noise floor; runs on each side for runs to be the uni
 # Images and host kernels change every night: they are reported, but do not split a series.
 SERIES = [key for key in KEYS if key not in ("image", "host")]
 VERDICTS = ("regressed", "improved", "inconclusive", "pass")
+NOT_COMPARED = "not compared"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Comparison:
     figure_names.py); base, new (median of the
     boots' medians; NaN when not measured); base_n, new_n (samples); base_boots, new_boots (or runs,
     when both sides have MIN_RUNS); effect (0.2: worse by 20 %); low, high (its interval); p; floor
-    (noise between runs; NaN when not known); verdict (of VERDICTS); flags (list of text).
+    (noise between runs; NaN when not known); verdict (of VERDICTS, or NOT_COMPARED); flags (list of
+    text).
     environment: facts that differ: name, base's values, new's values.
     notes: reasons to doubt the comparison.
     """
@@ -64,7 +67,7 @@ class Comparison:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of series for each verdict, in the order of VERDICTS."""
+        """See verdict_counts."""
         return verdict_counts(self.table)
 
     @property
@@ -109,14 +112,20 @@ def compare(base: RunSelection, new: RunSelection, history: Sequence[Path] = ())
 
 
 def verdict_counts(table: pd.DataFrame) -> dict[str, int]:
-    """Number of rows for each verdict, in the order of VERDICTS."""
+    """Number of rows for each of VERDICTS, in their order; then of NOT_COMPARED, if any."""
     counts = table["verdict"].value_counts()
-    return {verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS}
+    words = [*VERDICTS, NOT_COMPARED] if NOT_COMPARED in counts else VERDICTS
+    return {verdict: int(counts.get(verdict, 0)) for verdict in words}
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """The result of verdict_counts as text: "1 regressed, 0 improved, ..."."""
+    return ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items())
 
 
 def sorted_by_verdict(table: pd.DataFrame) -> pd.DataFrame:
     """Rows in the order of VERDICTS, within a verdict by the size of the effect."""
-    verdict = table["verdict"].map(VERDICTS.index)
+    verdict = table["verdict"].map([*VERDICTS, NOT_COMPARED].index)
     order = np.lexsort((-table["effect"].abs().fillna(0), verdict))
     return table.iloc[order].reset_index(drop=True)
 
@@ -148,7 +157,8 @@ def assign_verdicts(table: pd.DataFrame) -> pd.DataFrame:
         names.get(word) or ("pass" if is_safe else "inconclusive")
         for word, is_safe in zip(words, safe, strict=True)
     ]
-    return table.assign(verdict=verdicts)
+    one_sided = (table["base_boots"] == 0) | (table["new_boots"] == 0)
+    return table.assign(verdict=pd.Series(verdicts, table.index).mask(one_sided, NOT_COMPARED))
 
 
 def _noise_floors(

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness.results import RunFacts
-from harness.results.compare import SERIES, Comparison
+from harness.results.compare import NOT_COMPARED, SERIES, Comparison
 from harness.results.selection import RunSelection
 from tests.results.synthetic import facts
 
@@ -22,7 +22,10 @@ def make_comparison(verdicts: dict[str, int] | None = None, **texts: Any) -> Com
 
     texts: text="..." replaces names, facts, environment and notes.
     """
-    verdicts = verdicts or {"regressed": 3, "improved": 2, "inconclusive": 2, "pass": 20}
+    verdicts = verdicts or {
+        **{"regressed": 3, "improved": 2, "inconclusive": 1, "pass": 20},
+        NOT_COMPARED: 1,
+    }
     table = pd.DataFrame(
         [_row(verdict, i, texts) for verdict, count in verdicts.items() for i in range(count)]
     )
@@ -45,7 +48,8 @@ def _facts(run: str, replacement: str) -> RunFacts:
 
 
 def _row(verdict: str, number: int, texts: dict[str, Any]) -> dict[str, Any]:
-    effect = {"regressed": 0.5, "improved": -0.4, "inconclusive": 0.06, "pass": 0.01}[verdict]
+    effects = {"regressed": 0.5, "improved": -0.4, "inconclusive": 0.06, "pass": 0.01}
+    effect = effects.get(verdict, 0.0)
     effect /= 1 + number / 10
     replacement = texts.get("text", "")
     key = {
@@ -57,7 +61,7 @@ def _row(verdict: str, number: int, texts: dict[str, Any]) -> dict[str, Any]:
             {"rw": "randread", "bs": 4096, "depth": number, **_of(replacement)}
         ),
     }
-    one_sided = verdict == "inconclusive" and number == 0
+    one_sided = verdict == NOT_COMPARED
     return {
         **{name: key[name] for name in (*SERIES, "variant")},
         **{"base": 100.0, "new": 100.0 * (1 + effect), "base_n": 30, "new_n": 40},

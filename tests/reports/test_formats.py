@@ -14,13 +14,14 @@ from tests.reports import comparisons, histories
 from tests.reports.checks import HOSTILE
 
 ODD = "a|b`c\n| d | @someone #12 https://x.y <b>*_[z](u) \x1b[31m\u202e"
+COUNTS = "3 regressed, 2 improved, 1 inconclusive, 20 pass, 1 not compared"
 
 
 def test_comment_is_short() -> None:
     comment = markdown.comment(comparisons.make_comparison())
     lines = comment.splitlines()
     assert lines[0] == "### 3 figures regressed"
-    assert lines[2] == "27 figures: 3 regressed, 2 improved, 2 inconclusive, 20 pass."
+    assert lines[2] == f"27 figures: {COUNTS}."
     row = "| io.regressed.0 randread 4k, depth 0 on kvm | regressed | +50 % | +46 to +55 % |"
     assert f"{row} 100 µs | 150 µs |" in lines
     assert "| kernel | 6.1.0-1 | 6.1.0-2 |" in lines
@@ -82,7 +83,7 @@ def test_comparison_on_a_terminal() -> None:
     assert re.search(r"io\.regressed\.0 +regressed +\+50 % +100 µs", output)
     assert "not measured in the new run" in output
     assert "io.pass" not in output
-    assert output.rstrip().endswith("3 regressed, 2 improved, 2 inconclusive, 20 pass")
+    assert output.rstrip().endswith(COUNTS)
 
 
 def test_history_on_a_terminal() -> None:

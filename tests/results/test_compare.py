@@ -72,11 +72,14 @@ def test_one_sample(tmp_path: Path) -> None:
     assert "one boot: no interval" in comparison.table["flags"][0]
 
 
-def test_figure_of_one_side_is_inconclusive(tmp_path: Path) -> None:
+def test_figure_of_one_side_is_not_compared(tmp_path: Path) -> None:
     night(tmp_path, 0, {"a.both": 10.0, "a.old": 1.0})
     night(tmp_path, 1, {"a.both": 10.0, "a.new": 1.0})
-    comparison = compare(select_runs(tmp_path, "previous"), select_runs(tmp_path, "latest")).table
-    flags = dict(zip(comparison["metric"], comparison["flags"], strict=True))
+    comparison = compare(select_runs(tmp_path, "previous"), select_runs(tmp_path, "latest"))
+    assert comparison.counts["not compared"] == 2
+    assert comparison.counts["inconclusive"] + comparison.counts["pass"] == 1
+    assert comparison.table["metric"].iloc[0] == "a.both", "the others come last"
+    flags = dict(zip(comparison.table["metric"], comparison.table["flags"], strict=True))
     assert flags["a.old"] == ["not measured in the new run"]
     assert flags["a.new"] == ["not measured in the base"]
 
