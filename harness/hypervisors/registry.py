@@ -38,13 +38,14 @@ def known(name: str) -> bool:
 
 def missing(name: str, reason: str = "") -> HostError:
     """The error for a hypervisor that cannot be loaded. reason: why, if it exists."""
-    cause = (
-        f"hypervisor {name!r} cannot be loaded: {reason}"
-        if reason
-        else f"there is no hypervisor {name!r}"
-    )
+    if reason:
+        return HostError(
+            f"hypervisor {name!r} cannot be loaded: {reason}",
+            hint=f"correct the module or the class that the entry point {name!r} names",
+            stage="host",
+        )
     return HostError(
-        cause,
+        f"there is no hypervisor {name!r}",
         hint=f"use one of: {', '.join(['auto', *names()])}; or install a plugin with an entry "
         f"point of the group {GROUP}",
         stage="host",

@@ -99,7 +99,13 @@ def test_hypervisor_that_does_not_import_is_a_usage_error(
     entry_point(pytester.path, "broken", "processes:Missing")
     result = run(ONE_TEST, hypervisor="broken")
     assert result.ret == USAGE
-    result.stderr.fnmatch_lines(["*'broken' cannot be loaded: AttributeError*Missing*"])
+    result.stderr.fnmatch_lines(
+        [
+            "*'broken' cannot be loaded: AttributeError*Missing*",
+            "hint: correct the module or the class that the entry point 'broken' names",
+        ]
+    )
+    assert "use one of" not in result.stderr.str()
 
 
 def test_missing_resources_of_the_host_skip_a_test(run: Run) -> None:
