@@ -40,7 +40,8 @@ def find_disturbances(
     load: local_load() at the start of the session. It counts for a host that this machine emulates.
     """
     if facts.backend == "emulated":
-        return [_busy(load, "the machine that emulates the host")] if load > BUSY else []
+        machine, cpus = "the machine that emulates the host", os.cpu_count() or 1
+        return [_busy(load, cpus, machine)] if load > BUSY else []
     return parse_disturbances(run(["sh", "-c", _SCRIPT]).stdout, facts)
 
 
@@ -62,9 +63,10 @@ def parse_disturbances(text: str, facts: HostFacts) -> list[str]:
         )
     if line_of("virtual"):
         lines.append("the host is a virtual machine: other machines may take its CPU time")
-    load = float((line_of("load").split() or ["0"])[0]) / int(line_of("cpus") or facts.cpus)
+    cpus = int(line_of("cpus") or facts.cpus)
+    load = float((line_of("load").split() or ["0"])[0]) / cpus
     if load > BUSY:
-        lines.append(_busy(load, "the host"))
+        lines.append(_busy(load, cpus, "the host"))
     swap = {line.split(":")[0]: int(line.split()[1]) for line in sections.get("memory", [])}
     if swap.get("SwapTotal", 0) - swap.get("SwapFree", 0) > _MAX_SWAPPED:
         lines.append("the host has swapped memory out: free memory, or run swapoff -a")
@@ -80,5 +82,6 @@ def parse_disturbances(text: str, facts: HostFacts) -> list[str]:
     return lines
 
 
-def _busy(load: float, machine: str) -> str:
-    return f"{machine} was busy before the first test ({load:.0%} of its CPUs): end other programs"
+def _busy(load: float, cpus: int, machine: str) -> str:
+    average = f"load average {load * cpus:.1f} on {cpus} {'CPU' if cpus == 1 else 'CPUs'}"
+    return f"{machine} was busy before the first test ({average}): end other programs"
