@@ -26,6 +26,9 @@ class Progress:
             return
         with self.uncaptured():
             reporter.ensure_newline()
+            writer = self._config.get_terminal_writer()
+            if writer.width_of_current_line:  # with -q, ensure_newline() does not see the dots
+                writer.line()
             reporter.write_line(f"harness: {text}")
             reporter.flush()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.plugin.eta import INTERVAL, TimeEstimate
+from tests.plugin.conftest import Run
 
 
 def test_estimate_uses_durations_of_the_same_kind() -> None:
@@ -33,3 +34,14 @@ def test_kind_may_finish_more_often_than_expected() -> None:
     left.finish("a")
     left.finish("a")
     assert left.seconds == 0.0
+
+
+def test_progress_begins_a_new_line_after_dots(run: Run) -> None:
+    source = """
+        def test_one(): pass
+        def test_two(harness_session): harness_session.progress("now")
+        def test_three(): pass
+    """
+    for verbosity in ("-q", "-v", "--color=no"):
+        lines = run(source, verbosity).outlines
+        assert "harness: now" in lines, verbosity
