@@ -44,7 +44,8 @@ class GuestConnection:
         elif event == "mark":
             self.events.on_mark(message["stage"], message["time_ns"])
         elif event == "end":
-            self._end_text = f": {message['reason']}, {message['detail']}"
+            first, *_ = str(message["detail"]).splitlines() or [""]  # the guest's end has all
+            self._end_text = f": {message['reason']}, {first}"
             self.report_end(End(message["reason"], message["detail"], message["time_ns"]))
         elif event == "monitor":
             self.on_monitor(message["text"])

@@ -127,8 +127,10 @@ def pytest_runtest_makereport(
     session = session_of(item.config)
     used = session.guests.used
     error = call.excinfo.value if call.excinfo else None
-    if isinstance(error, HarnessError) and error.guest in {guest.name for guest in used}:
-        error.console = ()  # the guest's section has more lines
+    for guest in used:
+        if isinstance(error, HarnessError) and error.guest == guest.name:
+            error.console = ()  # the guest's section has more lines
+            terminal.shorten_end(error, guest)
     report = yield
     if isinstance(error, HarnessError):
         terminal.shorten(report, error)

@@ -33,6 +33,17 @@ def sections(guest: BaseGuest) -> list[tuple[str, str]]:
     ]
 
 
+def shorten_end(error: HarnessError, guest: BaseGuest) -> None:
+    """Reduce the end's detail in an error to its first line: the guest's section has all of it.
+
+    The detail may be a VMM's whole usage message.
+    """
+    detail = guest.end.detail if guest.end else ""
+    first, _, more = detail.partition("\n")
+    if more:
+        error.cause = error.cause.replace(detail, f"{first} ...")
+
+
 def shorten(report: pytest.TestReport, error: HarnessError) -> None:
     """Reduce the error's line in pytest's short summary to the first line of its cause.
 

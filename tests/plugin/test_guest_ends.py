@@ -33,6 +33,24 @@ def test_panic_ends_a_running_command_within_a_second(run: Run) -> None:
     result.stdout.fnmatch_lines(["*boot timeline*", "ready *s", "*: end*", "panic: Kernel panic*"])
 
 
+def test_long_detail_of_an_end_appears_once(run: Run) -> None:
+    result = run(
+        """
+        from dataclasses import replace
+
+        def test_it(shared_guest, ssh):
+            shared_guest.machine.stop()
+            assert shared_guest.ended.wait(5)
+            usage = "status 2: no such option\\n" + "usage\\n" * 20
+            shared_guest.end = replace(shared_guest.end, reason="vmm-error", detail=usage)
+            ssh.run(["true"])
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*GuestEnded: *vmm-error: status 2: no such option ...*"])
+    assert result.outlines.count("usage") == 20, "in the section on the guest's end"
+
+
 def test_unnoticed_end_fails_only_its_test(run: Run) -> None:
     result = run(
         """
