@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.errors import ImageError
 
 from . import store
-from .image import verify_folder
+from .image import FILES, verify_folder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="use this store instead of the default")
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build missing and broken images")
-    build.add_argument("kind", nargs="?", choices=["guest", "host"])
+    build.add_argument("kind", nargs="*", choices=[*FILES], help="guest and host if none is named")
     commands.add_parser("list", help="list all images; * marks the current ones")
     commands.add_parser("verify", help="compute the checksums of the current images")
     clean = commands.add_parser("clean", help="remove superseded images and downloads")
@@ -35,8 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     cache = options.cache
     if options.command == "build":
-        for kind, get in (("guest", store.guest_image), ("host", store.host_image)):
-            if options.kind in {None, kind}:
+        for kind, get in (
+            ("guest", store.guest_image),
+            ("host", store.host_image),
+            ("workload", store.workload_image),
+        ):
+            if kind in ([options.kind] if options.kind else ["guest", "host"]):
                 start = time.monotonic()
                 image = get(cache=cache)
                 seconds = time.monotonic() - start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,11 @@ from harness.errors import ImageError
 from . import modules as kernel_modules
 from .bytecode import compile_standard_library
 from .cpio import Cpio
+from .database import add_database
+from .image import FILES
 from .kernel import read_vmlinux
 from .packages import KERNEL, Apt, Deb, exclude_packages, find_kernel_package
-from .recipe import FOLDER, Recipe
+from .recipe import FOLDER, Recipe, tool_sources
 from .rootfs import RootTar, make_ext2
 from .run import require_programs, run
 
@@ -95,24 +97,21 @@ class Builder:
         release, image, modules = kernel_modules.read_kernel_package(archive)
         bzimage = self._folder / "bzimage"
         bzimage.write_bytes(image)
-        if self._recipe.kind == "guest":
+        if "vmlinux" in FILES[self._recipe.kind]:
             (self._folder / "vmlinux").write_bytes(read_vmlinux(bzimage))
         return release, modules
 
     def _programs(self) -> dict[str, bytes]:
         """The compiled C programs by name."""
         static, preloaded = ("-static",), ("-shared", "-fPIC", "-nostdlib", "-fno-builtin")
-        return {
-            "init": self._compile(
-                static, "init.c", "boot.c", "host.c", "net.c", "ssh_servers.c", "vmm_requests.c"
-            ),
+        init = ("init.c", "boot.c", "host.c", "net.c", "ssh_servers.c", "vmm_requests.c")
+        programs = {
+            "init": self._compile(static, *init),
             "preload.so": self._compile(preloaded, "preload.c"),
-            "hv-end": self._compile(static, "tools/hv-end.c"),
-            "hv-exits": self._compile(static, "tools/hv-exits.c"),
-            "hv-ops": self._compile(static, "tools/hv-ops.c"),
-            "hv-rr": self._compile(static, "tools/hv-rr.c"),
-            "hv-hostile": self._compile(static, "tools/hv-hostile.c"),
         }
+        for name, sources in tool_sources(self._recipe.kind).items():
+            programs[name] = compile_tool(sources, self._folder / "program")
+        return programs
 
     def _compile(self, flags: tuple[str, ...], *sources: str) -> bytes:
         return compile_c(flags, sources, self._folder / "program")
@@ -160,7 +159,18 @@ class Builder:
                     root.add_file(name, data)
             for name in recipe.directories:
                 root.add_directory(name)
+        if recipe.database:
+            with tarfile.open(path, "a", format=tarfile.GNU_FORMAT) as tar:
+                root.tar = tar
+                with self._stage("database"):
+                    add_database(root, path, self._folder / "database")
         return path, root
+
+
+def compile_tool(sources: Sequence[Path], output: Path) -> bytes:
+    """Compile a static program of tool_sources(); see compile_c()."""
+    paths = [f"../{source.relative_to(FOLDER)}" for source in sources]
+    return compile_c(("-static",), (*paths, "-lm"), output)
 
 
 def compile_c(flags: tuple[str, ...], sources: tuple[str, ...], output: Path) -> bytes:

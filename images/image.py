@@ -21,6 +21,7 @@ from .recipe import Kind
 FILES: dict[Kind, tuple[str, ...]] = {
     "guest": ("vmlinux", "bzimage", "initramfs", "disk"),
     "host": ("bzimage", "initramfs", "disk"),
+    "workload": ("vmlinux", "bzimage", "initramfs", "disk"),
 }
 MANIFEST = "manifest.json"
 Manifest = dict[str, Any]
@@ -55,7 +56,7 @@ class Image:
 
 
 class GuestImage(Image):
-    """A guest: kernel, initramfs, root disk."""
+    """A guest: kernel, initramfs, root disk. Guests of the kind "workload" have servers, too."""
 
 
 class HostImage(Image):
@@ -74,7 +75,7 @@ def open_guest_image(folder: Path) -> GuestImage:
         kind = manifest["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(folder, f"its {MANIFEST} cannot be read ({error})") from error
-    if kind != "guest":
+    if kind not in ("guest", "workload"):
         raise _unusable(folder, f"it is a {kind} image")
     if problem := find_key_mismatch(folder):
         raise _unusable(folder, problem)

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["guest", "host"]
+Kind = Literal["guest", "host", "workload"]
 
 FOLDER = Path(__file__).resolve().parent
+# The folders with the recipe of each kind; a later one adds to those before it.
+_LAYERS: dict[Kind, tuple[str, ...]] = {
+    "guest": ("base", "guest"),
+    "host": ("base", "host"),
+    "workload": ("base", "guest", "workload"),
+}
+_SOURCE_SUFFIXES = {".toml", ".c", ".h", ".sh"}
 # These modules store images; no image's contents depend on them.
 _STORE_MODULES = {"__init__.py", "__main__.py", "image.py", "keys.py", "lock.py", "store.py"}
 
@@ -38,6 +45,7 @@ class Recipe:
         free_mib, free_inodes: space for files that are written later.
         need_mib: space that a build needs at most.
         precompile_python: compile Python's standard library.
+        database: add a PostgreSQL database; see database.py.
         ip: "ADDRESS/PREFIX,GATEWAY" unless the kernel command line has another; "" for none.
     """
 
@@ -55,37 +63,55 @@ class Recipe:
     free_inodes: int
     need_mib: int
     precompile_python: bool
+    database: bool
     ip: str
 
 
 def load_recipe(kind: Kind) -> Recipe:
-    """The recipe of one kind of image: `base/recipe.toml` joined with `KIND/recipe.toml`."""
-    base = _toml(FOLDER / "base" / "recipe.toml")
-    own = _toml(FOLDER / kind / "recipe.toml")
+    """The recipe of one kind of image: the recipes of its layers, joined.
 
-    def both(name: str) -> tuple[str, ...]:
-        return tuple(sorted({*base.get(name, ()), *own.get(name, ())}))
+    Of files with the same path, that of the last layer counts.
+    """
+    layers = [_toml(FOLDER / layer / "recipe.toml") for layer in _LAYERS[kind]]
+    last: dict[str, Any] = {name: value for layer in layers for name, value in layer.items()}
 
+    def joined(name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(one for layer in layers for one in layer.get(name, ())))
+
+    files = {entry["path"]: entry for layer in layers for entry in layer.get("file", ())}
     return Recipe(
         kind=kind,
-        packages=both("packages"),
-        drop=both("drop"),
-        exclude=both("exclude"),
-        modules=tuple(own["modules"]),
-        pmem_modules=tuple(own.get("pmem_modules", ())),
-        late_modules=tuple(own.get("late_modules", ())),
-        directories=both("directories"),
-        links={**base.get("links", {}), **own.get("links", {})},
+        packages=joined("packages"),
+        drop=joined("drop"),
+        exclude=joined("exclude"),
+        modules=joined("modules"),
+        pmem_modules=joined("pmem_modules"),
+        late_modules=joined("late_modules"),
+        directories=joined("directories"),
+        links={path: to for layer in layers for path, to in layer.get("links", {}).items()},
         files=tuple(
-            File(entry["path"], entry["text"].encode(), entry.get("mode", 0o644))
-            for entry in [*base.get("file", ()), *own.get("file", ())]
+            File(path, entry["text"].encode(), entry.get("mode", 0o644))
+            for path, entry in files.items()
         ),
-        free_mib=own["free_mib"],
-        free_inodes=own["free_inodes"],
-        need_mib=own["need_mib"],
-        precompile_python=own["precompile_python"],
-        ip=own.get("ip", ""),
+        free_mib=last["free_mib"],
+        free_inodes=last["free_inodes"],
+        need_mib=last["need_mib"],
+        precompile_python=last["precompile_python"],
+        database=last.get("database", False),
+        ip=last.get("ip", ""),
     )
+
+
+def tool_sources(kind: Kind) -> dict[str, tuple[Path, ...]]:
+    """The C files of each static program in an image. A host has the guests' tools, too.
+
+    A program is a file NAME.c, or a folder NAME of files, in the folder `tools` of a layer.
+    """
+    sources: dict[str, tuple[Path, ...]] = {}
+    for layer in dict.fromkeys(("guest", *_LAYERS[kind])):
+        for path in (FOLDER / layer / "tools").glob("hv-*"):
+            sources[path.stem] = tuple(sorted(path.glob("*.c"))) if path.is_dir() else (path,)
+    return dict(sorted(sources.items()))
 
 
 def recipe_digest(kind: Kind) -> str:
@@ -95,10 +121,10 @@ def recipe_digest(kind: Kind) -> str:
     """
     digest = hashlib.sha256(kind.encode())
     # hosts have the guest's init and tools, too
-    folders = {"guest": ("base", "guest"), "host": ("base", "guest", "host")}[kind]
+    folders = sorted({"guest", *_LAYERS[kind]})
     sources = [path for path in FOLDER.glob("*.py") if path.name not in _STORE_MODULES]
     for folder in folders:
-        sources += [p for p in (FOLDER / folder).rglob("*") if p.suffix in {".toml", ".c", ".h"}]
+        sources += [p for p in (FOLDER / folder).rglob("*") if p.suffix in _SOURCE_SUFFIXES]
     for path in sorted(sources):
         digest.update(str(path.relative_to(FOLDER)).encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())

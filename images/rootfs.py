@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,22 @@ class RootTar:
         info = tarfile.TarInfo(path.strip("/"))
         info.type, info.linkname, info.mode = tarfile.SYMTYPE, target, 0o777
         self._add(info, None)
+
+    def add_tree(self, path: str, source: Path, owner: int) -> None:
+        """Add a folder of this machine and its regular files. `owner` is the uid and the gid."""
+        self._add_parents(path)
+        for entry in (source, *sorted(source.rglob("*"))):
+            name = canonical_path(f"{path}/{entry.relative_to(source)}".removesuffix("/."))
+            info = tarfile.TarInfo(name)
+            info.uid = info.gid = owner
+            info.mode = stat.S_IMODE(entry.stat().st_mode)
+            if entry.is_dir():
+                info.type = tarfile.DIRTYPE
+                self._add(info, None)
+                continue
+            info.size = entry.stat().st_size
+            with entry.open("rb") as data:
+                self._add(info, data)
 
     def add_packages(self, debs: Sequence[Path]) -> None:
         """Add the contents of Debian packages, in this order."""

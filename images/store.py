@@ -61,6 +61,11 @@ def host_image(progress: Progress = print, cache: Path | None = None) -> HostIma
     return HostImage(**_ensure_image("host", progress, cache or default_cache()))
 
 
+def workload_image(progress: Progress = print, cache: Path | None = None) -> GuestImage:
+    """The guest image with the servers of the consolidation suite; see guest_image."""
+    return GuestImage(**_ensure_image("workload", progress, cache or default_cache()))
+
+
 def default_cache() -> Path:
     """$XDG_CACHE_HOME/pytest-hypervisor/images, or under ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -71,9 +76,10 @@ def list_images(cache: Path | None = None) -> list[tuple[Path, Manifest, bool]]:
     """All images of a store: folder, manifest ({} if broken), whether it is the current one."""
     cache = cache or default_cache()
     images = []
-    for path in sorted(cache.glob(f"*-*-*/{MANIFEST}")):
+    found = [path for kind in FILES for path in cache.glob(f"{kind}-*-*/{MANIFEST}")]
+    for path in sorted(found):
         folder = path.parent
-        kind: Kind = "host" if folder.name.startswith("host-") else "guest"
+        kind = next(kind for kind in FILES if folder.name.startswith(f"{kind}-"))
         try:
             manifest = read_manifest(folder)
         except (OSError, ValueError):

@@ -1,17 +1,19 @@
 /*
  * Measures TCP round trips of one byte on one connection, with one byte in flight.
  *
- * hv-rr PORT                   server: echoes each byte, one connection at a time, until killed;
- *                              prints "listening" when the port is open
+ * hv-rr PORT                   server: echoes each byte, each connection in a process of its own,
+ *                              until killed; prints "listening" when the port is open
  * hv-rr ADDRESS PORT SECONDS   client: runs for SECONDS and prints one line (percentiles in us):
  *                              round_trips N seconds S p50 US p99 US
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,13 +44,33 @@ static void disable_nagle(int fd)
         die("TCP_NODELAY");
 }
 
+/* A process that serves one connection ends with the server. */
+static void serve_connection(int listener, int fd)
+{
+    pid_t server = getpid(), pid = fork();
+    char byte;
+
+    if (pid < 0)
+        die("fork");
+    if (pid > 0)
+        return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != server)
+        _exit(0);
+    close(listener);
+    disable_nagle(fd);
+    while (read(fd, &byte, 1) == 1 && write(fd, &byte, 1) == 1)
+        ;
+    _exit(0);
+}
+
 static _Noreturn void serve(struct sockaddr_in address)
 {
     int on = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
-    char byte;
 
+    signal(SIGCHLD, SIG_IGN);   /* no zombies */
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 1))
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 64))
         die("listen");
     puts("listening");
     fflush(stdout);
@@ -57,9 +79,7 @@ static _Noreturn void serve(struct sockaddr_in address)
 
         if (fd < 0)
             die("accept");
-        disable_nagle(fd);
-        while (read(fd, &byte, 1) == 1 && write(fd, &byte, 1) == 1)
-            ;
+        serve_connection(listener, fd);
         close(fd);
     }
 }

@@ -1,0 +1,101 @@
+/*
+ * Runs jobs for hv-load: hv-job PORT COMMAND [ARGUMENT]...
+ *
+ * Each connection may send line feeds. Each one runs COMMAND; the answer is its exit status and a
+ * line feed. Connections are independent, up to MAX_CHILDREN at once. It runs until it is killed, and
+ * prints "listening" when the port is open.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MAX_CHILDREN 64
+
+extern char **environ;
+
+static _Noreturn void die(const char *what)
+{
+    fprintf(stderr, "hv-job: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static int run(char **argv)
+{
+    int status;
+    pid_t pid;
+
+    if (posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ))
+        return 127;
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return 126;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static _Noreturn void serve(int fd, char **argv)
+{
+    char byte, answer[16];
+    int null = open("/dev/null", O_RDWR);
+
+    signal(SIGCHLD, SIG_DFL);
+    dup2(null, STDIN_FILENO);
+    dup2(null, STDOUT_FILENO);
+    dup2(null, STDERR_FILENO);
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    while (read(fd, &byte, 1) == 1 && byte == '\n') {
+        int length = snprintf(answer, sizeof answer, "%d\n", run(argv));
+
+        if (write(fd, answer, length) != length)
+            break;
+    }
+    exit(0);
+}
+
+int main(int argc, char **argv)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    int on = 1, children = 0, listener = socket(AF_INET, SOCK_STREAM, 0);
+
+    if (argc < 3 || atoi(argv[1]) < 1 || atoi(argv[1]) > 65535) {
+        fprintf(stderr, "usage: hv-job PORT COMMAND [ARGUMENT]...\n");
+        return 2;
+    }
+    address.sin_port = htons(atoi(argv[1]));
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(listener, (struct sockaddr *)&address, sizeof address)
+        || listen(listener, MAX_CHILDREN))
+        die("listen");
+    puts("listening");
+    fflush(stdout);
+    for (;;) {
+        int fd = accept(listener, NULL, NULL);
+
+        if (fd < 0 && errno != EINTR && errno != ECONNABORTED)
+            die("accept");
+        /* wait for a child when there are too many, else only collect those that have ended */
+        while (children && waitpid(-1, NULL, children < MAX_CHILDREN ? WNOHANG : 0) > 0)
+            children--;
+        if (fd < 0)
+            continue;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        switch (fork()) {
+        case -1:
+            die("fork");
+        case 0:
+            close(listener);
+            serve(fd, argv + 2);
+        default:
+            children++;
+            close(fd);
+        }
+    }
+}
