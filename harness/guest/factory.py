@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -97,15 +97,21 @@ class GuestFactory:
         """
         return wait_ready_or_stop(self.launch_clone(snapshot, label))
 
-    def launch_clone(self, snapshot: Snapshot, label: str = "") -> Guest:
-        """Like clone(), but return at once. The caller then calls `wait_ready()`."""
+    def launch_clone(self, snapshot: Snapshot, label: str = "", cpus: Sequence[int] = ()) -> Guest:
+        """Like clone(), but return at once. The caller then calls `wait_ready()`.
+
+        cpus: of the host, in place of those of the snapshot's guest.
+        """
         if blocker := snapshot.clone_blocker:
             raise ProvisionError(
                 f"guest {snapshot.spec.name} cannot be cloned: {blocker}",
                 hint="boot a new guest, or take the snapshot of another guest",
                 stage="create",
             )
-        return self._create(replace(snapshot.spec, name=self._name(label)), snapshot)
+        spec = replace(
+            snapshot.spec, name=self._name(label), cpus=tuple(cpus) or snapshot.spec.cpus
+        )
+        return self._create(spec, snapshot)
 
     def launch_from_template(self, label: str = "", **options: Unpack[GuestOptions]) -> Guest:
         """Like launch(), but start a clone where that is possible.

@@ -80,6 +80,17 @@ class GuestSSH:
             repr(argv), lambda session: session.run(argv, timeout=timeout, check=check, input=input)
         )
 
+    def run_bytes(
+        self, argv: Sequence[str] | str, *, timeout: float = 30.0, input: bytes = b""
+    ) -> tuple[int, bytes, bytes]:
+        """Like run(), without decoding and without a check of the status.
+
+        Returns the exit status, the standard output and the standard error.
+        """
+        return self._attempt(
+            repr(argv), lambda session: session.run_bytes(argv, timeout=timeout, input=input)
+        )
+
     def popen(self, argv: Sequence[str] | str) -> Process:
         """Start a long-lived process in the guest; see harness.ssh.process.Process."""
         return self._attempt(repr(argv), lambda session: session.popen(argv))

@@ -31,7 +31,13 @@ class NativeHypervisor(SupervisedHypervisor, DeclaresKvmUse):
     needs_kvm = False
     taps = False
 
-    def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        progress: Callable[[str], None],
+        *,
+        shares: SupervisedHypervisor | None = None,
+    ) -> None:
         """Raises HostError where the user cannot create such a container."""
         done = host.run([*_TRIAL.split()], check=False)
         if done.status:
@@ -49,7 +55,7 @@ class NativeHypervisor(SupervisedHypervisor, DeclaresKvmUse):
                 hint="boot it with cgroup v2 only, or use --virt-host=emulated",
                 stage="host",
             )
-        super().__init__(host, progress)
+        super().__init__(host, progress, shares=shares)
         self._containers: list[tuple[SupervisedMachine, Sequence[int]]] = []
 
     def create(self, spec: GuestSpec, events: Events) -> Machine:

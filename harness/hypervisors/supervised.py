@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -30,15 +30,27 @@ class SupervisedHypervisor(SupportsHostNetwork):
     name = ""
     taps = True
 
-    def __init__(self, host: Host, progress: Callable[[str], None]) -> None:
-        """Start the agent. Raises HostError."""
+    def __init__(
+        self,
+        host: Host,
+        progress: Callable[[str], None],
+        *,
+        shares: SupervisedHypervisor | None = None,
+    ) -> None:
+        """Start the agent, or share that of another hypervisor, whose network the guests then join.
+
+        The other one ends the machines of both when it is closed. Raises HostError.
+        """
         self.host = host
-        self.agent = AgentClient(host)
-        self._numbers = itertools.count()
+        self._shares = shares
+        self.agent: AgentClient = shares.agent if shares else AgentClient(host)
+        self._numbers: Iterator[int] = shares._numbers if shares else itertools.count()
 
     @cached_property
     def _host_connectivity(self) -> Mapping[str, Any]:
         """What the host offers. The agent makes the network at the first request."""
+        if self._shares:
+            return self._shares._host_connectivity
         return dict(self.agent.request("connectivity", arguments={"taps": self.taps}))
 
     def connectivity(self, spec: GuestSpec) -> Connectivity:
@@ -107,4 +119,5 @@ class SupervisedHypervisor(SupportsHostNetwork):
 
     def close(self) -> None:
         """See Hypervisor."""
-        self.agent.close()
+        if not self._shares:
+            self.agent.close()
