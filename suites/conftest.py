@@ -14,6 +14,15 @@ from harness.plugin.session import Session, session_of
 from suites import bare
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("harness").addoption(
+        "--virt-tile",
+        metavar="FILE",
+        type=Path,
+        help="consolidate this mix of guests instead of the standard one",
+    )
+
+
 @pytest.fixture(scope="session")
 def bare_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled program for suites.bare.run()."""

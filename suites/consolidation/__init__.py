@@ -1,0 +1,6 @@
+"""How many servers fit on one host before users notice.
+
+tile: the mix of guests that is added step by step. servers, generator, requests: the load and its
+log. deployment: tiles in guests. judge: limits, and whether a point is within them. search: the
+largest number of tiles within its limits (the knee). accounting: what a point costs the host.
+"""

@@ -1,0 +1,145 @@
+"""Keeps what an experiment found as samples, which reports and the planner read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.plugin.fixtures import RecordSample
+from harness.results.schema import Better, Parameter
+from suites.consolidation.accounting import WindowCost
+from suites.consolidation.experiment import Experiment, Point
+from suites.consolidation.fit import fit_busy
+from suites.consolidation.requests import latency_at
+from suites.consolidation.search import Knee
+
+CURVE = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)  # percentiles
+
+
+class Record(Protocol):
+    """Records a value of one point."""
+
+    def __call__(self, metric: str, value: float, unit: str, **parameters: Parameter) -> None: ...
+
+
+@dataclass(frozen=True)
+class PointRecorder:
+    """Records the points of one experiment. The batch of a sample is the number of its point."""
+
+    record_sample: RecordSample
+    experiment: Experiment
+
+    def _record(
+        self,
+        metric: str,
+        value: float,
+        unit: str,
+        parameters: Mapping[str, Parameter] | None = None,
+        better: Better = "none",
+        batch: int = 0,
+    ) -> None:
+        """An infinite latency, of requests without an answer, has no sample."""
+        if not math.isfinite(value):
+            return
+        deployment = self.experiment.deployment
+        tile = f"{deployment.tile.name} v{deployment.tile.version}"
+        common: Mapping[str, Parameter] = {"tile": tile, "deploy": deployment.method}
+        everything = {**common, **(parameters or {})}
+        self.record_sample(f"consolidation.{metric}", value, unit, better, everything, batch=batch)
+
+    def points(self) -> None:
+        """All points of the experiment."""
+        for number in range(len(self.experiment.points)):
+            self.point(number)
+
+    def point(self, number: int) -> None:
+        """One point of the experiment."""
+        point = self.experiment.points[number]
+        about: dict[str, Parameter] = {"tiles": point.tiles}
+
+        def record(metric: str, value: float, unit: str, **more: Parameter) -> None:
+            self._record(metric, value, unit, {**about, **more}, batch=number)
+
+        record("point", 1, "points", outcome=point.verdict.outcome)
+        record("score", point.score, "tiles")
+        record("efficiency", point.score / point.tiles, "score/tile")
+        record("deploy", point.deploy_seconds, "s")
+        self._latencies(record, point)
+        for load, window in (("none", point.idle), ("full", point.loaded)):
+            self._window(record, point, window, load)
+        answered = int(point.requests["good"].sum())
+        for name, count in point.loaded.exits.items():
+            record(f"exits.{name}", count / max(1, answered), "exits/request")
+
+    def _latencies(self, record: Record, point: Point) -> None:
+        """Of all tiles' guests of a name together, and of the one that is nearest to its limit."""
+        members = self.experiment.deployment.tile.guests
+        names = [one.name for one in point.results]
+        for guest in members:
+            own = [index for index, name in enumerate(names) if name == guest.name]
+            latencies = point.requests.loc[point.requests["target"].isin(own), "latency"]
+            for percentile in CURVE:
+                value = 1000 * latency_at(latencies, percentile)
+                record("latency", value, "ms", guest=guest.name, percentile=percentile)
+            worst = max(point.results[index].latency for index in own)
+            limit = point.results[own[0]].limit
+            own_limit: dict[str, Parameter] = {
+                "guest": guest.name,
+                "percentile": guest.percentile,
+            }
+            record("latency.worst_guest", 1000 * worst, "ms", **own_limit)
+            record("latency.limit", 1000 * limit, "ms", **own_limit)
+            requests = sum(point.results[index].scheduled for index in own)
+            good = sum(point.results[index].good for index in own)
+            record("requests", requests, "requests", guest=guest.name)
+            record("errors", requests - good, "requests", guest=guest.name)
+
+    def _window(self, record: Record, point: Point, window: WindowCost, load: str) -> None:
+        """CPU in shares of one CPU, memory in MiB a guest."""
+
+        def share(metric: str, seconds: float) -> None:
+            record(f"cpu.{metric}", 100 * seconds / window.seconds, "%", load=load)
+
+        share("busy", window.busy)
+        share("host_steal", window.host_steal)
+        share("guests", sum(window.guest_cpu.values()))
+        share("demand", window.demand)
+        share("guest_steal", window.steal)
+        share("generator", window.generator_cpu)
+        for name in {one.name for one in point.results}:
+            own = [i for i, one in enumerate(point.results) if one.name == name]
+            memory = [window.memory[index] for index in own if index in window.memory]
+            cpu = [window.guest_cpu[index] for index in own if index in window.guest_cpu]
+            if memory:
+                record("memory", sum(memory) / len(memory), "MiB", guest=name, load=load)
+                share_each = 100 * sum(cpu) / len(cpu) / window.seconds
+                record("cpu.guest", share_each, "%", guest=name, load=load)
+
+    def reference(self, points: Sequence[Point]) -> None:
+        """The latencies of a tile alone, which nightly runs track."""
+        for number, point in enumerate(points):
+            for one in point.results:
+                about: dict[str, Parameter] = {"guest": one.name, "percentile": one.percentile}
+                value = 1000 * one.latency
+                self._record("reference", value, "ms", about, "lower", number)
+
+    def knee(self, knee: Knee, tiles: float, cores: int) -> None:
+        """The result of a search. tiles: the knee with its quarter tiles."""
+        servers = tiles * len(self.experiment.deployment.tile.guests)
+        self._record("knee", tiles, "tiles", better="higher")
+        self._record("knee.lowest", knee.lowest, "tiles")
+        self._record("knee.highest", max(knee.highest, tiles), "tiles")
+        self._record("servers_per_host", servers, "servers", better="higher")
+        self._record("servers_per_core", servers / cores, "servers/core", better="higher")
+        at_knee = [p.loaded.busy / p.loaded.seconds for p in self.experiment.points
+                   if p.tiles == knee.tiles]  # fmt: skip
+        if at_knee:
+            utilization = 100 * sum(at_knee) / len(at_knee) / cores
+            self._record("knee.utilization", utilization, "%")
+        fit = fit_busy(self.experiment.points)
+        self._record("fit.base", fit.base, "CPUs", better="lower")
+        self._record("fit.guest", fit.guest, "CPUs/guest", better="lower")
+        self._record("fit.demand", fit.demand, "CPUs/CPU", better="lower")
+        self._record("fit.residual", fit.residual, "CPUs")

@@ -1,0 +1,67 @@
+"""How many tiles fit on the host: the reference of one tile alone, then the search for the knee.
+
+The knee N* is the largest number of tiles with which every guest stays within its limit. The limits
+follow from three reference runs. Units: ms; tiles; servers.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.plugin.fixtures import RecordSample
+from suites.consolidation.experiment import Experiment, MakeExperiment
+from suites.consolidation.record import PointRecorder
+from suites.consolidation.search import Growth, Knee, find_knee
+
+REFERENCE_RUNS = 3
+GROWTH: dict[str, Growth] = {"short": "by one", "full": "doubling"}
+QUARTERS_BELOW = 8  # tiles
+MAX_TILES = {"short": 12, "full": 1024}
+
+
+@pytest.mark.long
+@pytest.mark.exclusive_host
+def test_knee(
+    make_experiment: MakeExperiment, record_sample: RecordSample, virt_profile: str
+) -> None:
+    """The search, with samples of every point. At least one tile must fit."""
+    experiment = make_experiment(virt_profile)
+    recorder = PointRecorder(record_sample, experiment)
+    try:
+        problem = experiment.measure_reference(REFERENCE_RUNS)
+        assert not problem, problem
+        recorder.reference(experiment.points)
+        knee = find_knee(
+            experiment.measure,
+            lambda tiles: blocker(experiment, tiles, MAX_TILES[virt_profile]),
+            growth=GROWTH[virt_profile],
+            known=1,
+        )
+        tiles = knee.tiles + quarters(experiment, knee)
+        recorder.knee(knee, tiles, len(experiment.deployment.cpus))
+    finally:
+        recorder.points()
+    assert knee.tiles >= 1
+
+
+def blocker(experiment: Experiment, tiles: int, most: int) -> str:
+    """Why so many tiles cannot be deployed, or ""."""
+    if tiles > most:
+        return f"the search ends at {most} tiles"
+    return experiment.deployment.memory_blocker(experiment.host, tiles)
+
+
+def quarters(experiment: Experiment, knee: Knee) -> float:
+    """The share of a tile's load that fits beside the knee: 0, 0.25, 0.5 or 0.75.
+
+    A search that ended without a failure, or at many tiles, has none.
+    """
+    if knee.limited_by or not 0 < knee.tiles < QUARTERS_BELOW:
+        return 0.0
+    fits = 0.0
+    for share in (0.5, 0.25, 0.75):
+        if (share == 0.25 and fits) or (share == 0.75 and not fits):
+            continue
+        if experiment.measure(knee.tiles, extra=share) == "pass":
+            fits = share
+    return fits

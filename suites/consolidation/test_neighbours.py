@@ -1,0 +1,131 @@
+"""What a busy neighbour does to the servers beside it, and that a dying one does nothing to them.
+
+Units: ms, and the ratio of the p99 latency with a neighbour at work to that without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from harness.guest.factory import GuestFactory
+from harness.guest.guest import Guest
+from harness.plugin.fixtures import RecordSample
+from images.image import GuestImage
+from suites.consolidation.experiment import Experiment, MakeExperiment
+from suites.consolidation.requests import in_window, latency_at
+from suites.consolidation.tile import Tile
+
+VICTIMS = ("web", "cache", "oltp")
+# What the neighbour runs until it is killed. The disk is read past the guest's page cache.
+AGGRESSORS = {
+    "cpu": "stress-ng --quiet --cpu 1",
+    "memory": "stress-ng --quiet --stream 1 --stream-l3-size 4m",
+    "disk": "fio --name=read --filename=/usr/lib/postgresql/15/bin/postgres --readonly --direct=1"
+    " --rw=randread --bs=4k --time_based --runtime=600 --output=/dev/null",
+    "network": "iperf3 --client {sink} --time 600 >/dev/null",
+    "exits": "while hv-exits cpuid --ops 10000 --batches 10 >/dev/null; do :; done",
+}
+MEMORY = 128  # MiB
+KILLED = "idle"
+
+
+@pytest.fixture
+def victims(tile: Tile) -> Tile:
+    """The session's tile without batch and idle servers, whose few requests have no p99."""
+    guests = tuple(guest for guest in tile.guests if guest.server in VICTIMS)
+    if not guests:
+        pytest.skip(f"the tile {tile.name} has none of the servers {', '.join(VICTIMS)}")
+    return replace(tile, guests=guests)
+
+
+@contextlib.contextmanager
+def at_work(guest: Guest, command: str) -> Iterator[None]:
+    """Run a command in the guest during the block."""
+    process = guest.ssh.popen(["sh", "-c", command])
+    try:
+        yield
+    finally:
+        process.kill()
+
+
+def p99_by_guest(experiment: Experiment) -> dict[str, float]:
+    """ms, under a load that this starts."""
+    load = experiment.load(time.sleep)
+    window = in_window(load.requests, load.start, load.end)
+    return {
+        one.role.name: 1000 * latency_at(of_guest(window, index), 99)
+        for index, one in enumerate(experiment.deployment.members)
+    }
+
+
+def of_guest(requests: pd.DataFrame, index: int) -> pd.Series[float]:
+    """The latencies of one guest's requests."""
+    return requests.loc[requests["target"] == index, "latency"]
+
+
+@pytest.mark.long
+@pytest.mark.exclusive_host
+def test_neighbours(
+    make_experiment: MakeExperiment,
+    guest_factory: GuestFactory,
+    workload_image: GuestImage,
+    victims: Tile,
+    record_sample: RecordSample,
+) -> None:
+    """Each victim beside each aggressor. Nobody may be lost; the ratios are the result."""
+    experiment = make_experiment("smoke", victims)
+    experiment.deployment.grow_to(1)
+    cpus = list(experiment.deployment.cpus)
+    neighbour, sink = (
+        guest_factory(name, image=workload_image, memory=MEMORY, cpus=cpus)
+        for name in ("neighbour", "sink")
+    )
+    sink.ssh.run(["iperf3", "--server", "--daemon"])
+    alone = p99_by_guest(experiment)
+    for name, command in AGGRESSORS.items():
+        with at_work(neighbour, command.format(sink=sink.address)):
+            beside = p99_by_guest(experiment)
+        for victim, latency in beside.items():
+            about = {"victim": victim, "aggressor": name}
+            record_sample("consolidation.neighbour.p99", latency, "ms", "none", about)
+            ratio = latency / alone[victim]
+            record_sample("consolidation.neighbour.ratio", ratio, "ratio", "lower", about)
+    assert not experiment.deployment.ends
+    for guest in (neighbour, sink):
+        guest.stop()
+
+
+@pytest.mark.long
+@pytest.mark.exclusive_host
+def test_death(make_experiment: MakeExperiment, tile: Tile, record_sample: RecordSample) -> None:
+    """A guest is killed in the middle of a load: its neighbours lose no request."""
+    experiment = make_experiment("smoke", tile)
+    experiment.deployment.grow_to(1)
+    members = experiment.deployment.members
+    killed = next(one for one in members if one.role.server == KILLED)
+    moments: list[float] = []
+
+    def kill_in_the_middle(seconds: float) -> None:
+        time.sleep(seconds / 2)
+        killed.guest.stop()
+        moments.append(time.time())
+        time.sleep(seconds / 2)
+
+    load = experiment.load(kill_in_the_middle)
+    for index, one in enumerate(members):
+        if one is killed:
+            continue
+        requests = in_window(load.requests, load.start, load.end)
+        requests = requests[requests["target"] == index]
+        assert requests["good"].all(), f"{one.role.name} lost requests"
+        after = requests["scheduled"] >= moments[0]
+        for when, part in (("before", requests[~after]), ("after", requests[after])):
+            p99 = 1000 * latency_at(part["latency"], 99)
+            about = {"guest": one.role.name, "when": when}
+            record_sample("consolidation.death.p99", p99, "ms", "none", about)

@@ -1,0 +1,131 @@
+"""Limits and verdicts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from suites.consolidation.judge import (
+    GuestResult,
+    freeze_limits,
+    judge_guest,
+    judge_point,
+    reference_problem,
+    tile_score,
+    window_results,
+)
+from suites.consolidation.tile import TileGuest
+
+
+def role(name: str = "web", **changes: Any) -> TileGuest:
+    values: dict[str, Any] = {
+        "name": name, "server": "web", "memory": 128, "rate": 20.0, "arrivals": "poisson",
+        "percentile": 99.0, "floor": 0.025, "limit": 0.0, "work": 0,
+    }  # fmt: skip
+    return TileGuest(**{**values, **changes})
+
+
+def log(latencies: list[float], target: int = 0, delay: float = 0.0) -> pd.DataFrame:
+    count = len(latencies)
+    return pd.DataFrame(
+        {
+            "target": target,
+            "scheduled": np.arange(count) / 20,
+            "delay": delay,
+            "latency": latencies,
+            "good": np.isfinite(latencies),
+        }
+    )
+
+
+def result(
+    latencies: list[float], limit: float = 1.0, end: str = "", **changes: Any
+) -> GuestResult:
+    return judge_guest(role(**changes), 0, log(latencies), limit, end)
+
+
+def test_percentile_is_the_request_of_that_rank() -> None:
+    one = result([i / 1000 for i in range(1, 1001)])
+    assert (one.p50, one.p99, one.latency) == (0.5, 0.99, 0.99)
+    assert result([0.1, 0.2, 0.3], percentile=100.0).latency == 0.3
+
+
+@pytest.mark.parametrize(
+    ("latencies", "end", "problem"),
+    [
+        ([0.1] * 1000, "", ""),
+        ([0.1] * 980 + [1.5] * 20, "", "p99 1.5 s, limit 1 s"),
+        ([0.1] * 991 + [1.5] * 9, "", ""),
+        ([0.1] * 999 + [math.inf], "", ""),
+        ([0.1] * 998 + [math.inf] * 2, "", "2 of 1000 requests without a good answer"),
+        ([], "", "got no request"),
+        ([0.1] * 1000, "panic: oops", "ended: panic: oops"),
+    ],
+)
+def test_problem_of_one_guest(latencies: list[float], end: str, problem: str) -> None:
+    assert result(latencies, end=end).problem == problem
+
+
+def test_limits_are_three_times_the_slowest_reference_with_a_floor() -> None:
+    guests = [role("web"), role("fast"), role("batch", limit=10.0, floor=0.0)]
+    runs = [
+        [judge_guest(one, 0, log([seconds * scale] * 1000), math.inf)
+         for one, seconds in zip(guests, (0.02, 0.001, 3.0), strict=True)]
+        for scale in (1.0, 1.5, 1.2)
+    ]  # fmt: skip
+    limits = freeze_limits(guests, runs)
+    assert limits["web"] == pytest.approx(0.09)
+    assert limits["fast"] == 0.025
+    assert limits["batch"] == 10.0
+
+
+def test_a_tile_alone_with_errors_is_no_reference() -> None:
+    fine, broken = [result([0.1] * 1000)], [result([0.1] * 900 + [math.inf] * 100)]
+    assert reference_problem([fine, fine]) == ""
+    assert reference_problem([fine, broken]).startswith("web in reference run 2: 100 of 1000")
+
+
+def test_one_guest_beyond_its_limit_fails_the_point_although_the_mean_is_fine() -> None:
+    results = [result([0.01] * 1000)] * 9 + [result([2.0] * 1000)]
+    verdict = judge_point(results, log([0.01] * 100), {"web": 1.0}, 0.1)
+    assert verdict.outcome == "fail"
+    assert verdict.reasons == ("web of tile 0: p99 2 s, limit 1 s",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"generator_cpu": 0.61}, "the generator used 61% of its CPUs"),
+        ({"swapped": 3}, "the host swapped 3 pages"),
+        ({"delay": 0.2}, "the generator noticed arrivals 0.2 s late (p99)"),
+        ({"count": 500}, "web of tile 0 had 500 requests: p99 needs about 1000"),
+    ],
+)
+def test_doubtful_point_is_invalid_even_if_a_guest_failed(
+    changes: dict[str, Any], reason: str
+) -> None:
+    latencies = [2.0] * changes.pop("count", 1000)
+    requests = log(latencies, delay=changes.pop("delay", 0.0))
+    arguments = {"generator_cpu": 0.1, **changes}
+    verdict = judge_point([result(latencies)], requests, {"web": 1.0}, **arguments)
+    assert verdict.outcome == "invalid"
+    assert verdict.reasons[0].startswith(reason)
+
+
+def test_score_is_the_sum_over_tiles_of_the_geometric_mean() -> None:
+    full, half = result([0.1] * 4), result([0.1, 0.1, math.inf, math.inf])
+    second = GuestResult(**{**vars(full), "tile": 1})
+    assert tile_score([full, half]) == pytest.approx(math.sqrt(0.5))
+    assert tile_score([full, half, second]) == pytest.approx(math.sqrt(0.5) + 1)
+
+
+def test_results_take_each_guests_requests_of_the_window_only() -> None:
+    requests = pd.concat([log([0.1] * 2000, 0), log([0.2] * 2000, 1)])
+    guests = [(role("web"), 0), (role("cache"), 0)]
+    first, second = window_results(guests, requests, (10.0, 60.0), {"web": 1.0}, {1: "killed"})
+    assert (first.scheduled, first.p50, first.limit) == (1000, 0.1, 1.0)
+    assert (second.p50, second.limit, second.problem) == (0.2, math.inf, "ended: killed")

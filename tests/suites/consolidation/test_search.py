@@ -1,0 +1,108 @@
+"""The search for the knee, over hosts whose capacity is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from suites.consolidation.judge import Outcome
+from suites.consolidation.search import Knee, find_knee
+
+
+class KnownHost:
+    """Passes up to `capacity` tiles; `answers` override single measurements in order."""
+
+    def __init__(self, capacity: int, answers: dict[int, list[Outcome]] | None = None) -> None:
+        self.capacity = capacity
+        self.answers = {n: iter(list(outcomes)) for n, outcomes in (answers or {}).items()}
+        self.measured: list[tuple[int, bool]] = []
+
+    def __call__(self, tiles: int, *, fresh: bool) -> Outcome:
+        self.measured.append((tiles, fresh))
+        own: Iterator[Outcome] = self.answers.get(tiles, iter(()))
+        return next(own, "pass" if tiles <= self.capacity else "fail")
+
+
+def no_limit(tiles: int) -> str:
+    return ""
+
+
+@pytest.mark.parametrize("growth", ["by one", "doubling"])
+@pytest.mark.parametrize("capacity", [0, 1, 2, 3, 7, 8, 50])
+def test_knee_of_exact_host_is_its_capacity(growth: str, capacity: int) -> None:
+    host = KnownHost(capacity)
+    knee = find_knee(host, no_limit, growth=growth)  # type: ignore[arg-type]
+    assert (knee.tiles, knee.lowest, knee.highest) == (capacity, capacity, capacity)
+    assert knee.limited_by == ""
+    assert (capacity + 1, True) in host.measured  # confirmed with fresh guests
+
+
+def test_doubling_measures_few_points() -> None:
+    host = KnownHost(50)
+    find_knee(host, no_limit, growth="doubling", rounds=0)
+    assert len({tiles for tiles, _ in host.measured}) <= 13
+    assert max(tiles for tiles, _ in host.measured) == 64
+
+
+def test_confirmation_alternates_the_pair() -> None:
+    host = KnownHost(3)
+    find_knee(host, no_limit, growth="doubling")
+    assert host.measured[-6:] == [(n, True) for n in (3, 4, 4, 3, 3, 4)]
+
+
+def test_one_failure_is_measured_again_and_does_not_end_the_search() -> None:
+    host = KnownHost(4, {2: ["fail", "pass"]})
+    knee = find_knee(host, no_limit, rounds=0)
+    assert knee.tiles == 4
+    assert [n for n, _ in host.measured] == [1, 2, 2, 3, 4, 5, 5]
+
+
+def test_majority_decides_after_confirmation() -> None:
+    host = KnownHost(3, {4: ["pass", "fail", "fail", "fail"]})
+    knee = find_knee(host, no_limit, growth="by one", rounds=3)
+    assert (knee.tiles, knee.highest) == (3, 4)
+
+
+def test_interval_spans_verdicts_that_disagree() -> None:
+    knee = Knee([(1, "pass"), (2, "fail"), (2, "pass"), (2, "pass"), (3, "fail"), (3, "fail")])
+    assert (knee.tiles, knee.lowest, knee.highest) == (2, 1, 2)
+
+
+def test_invalid_point_is_repeated_once_then_ends_the_search() -> None:
+    host = KnownHost(9, {2: ["invalid", "pass"], 3: ["invalid", "invalid"]})
+    knee = find_knee(host, no_limit, rounds=0)
+    assert knee.tiles == 2
+    assert knee.limited_by == "3 tiles could not be measured: the points are invalid"
+
+
+def test_invalid_is_neither_pass_nor_fail() -> None:
+    knee = Knee([(1, "invalid")])
+    assert (knee.tiles, knee.lowest, knee.highest) == (0, 0, 0)
+
+
+def test_memory_ends_the_search_and_is_named() -> None:
+    def memory(tiles: int) -> str:
+        return "memory: too little" if tiles > 2 else ""
+
+    host = KnownHost(9)
+    knee = find_knee(host, memory)
+    assert (knee.tiles, knee.limited_by) == (2, "memory: too little")
+    assert max(n for n, _ in host.measured) == 2
+
+
+def noisy(capacity: float, generator: random.Random) -> Callable[..., Outcome]:
+    """A host whose verdict near its capacity is a matter of chance."""
+
+    def measure(tiles: int, *, fresh: bool) -> Outcome:
+        return "pass" if tiles < capacity + generator.gauss(0, 0.02) else "fail"
+
+    return measure
+
+
+def test_two_searches_on_a_noisy_host_agree() -> None:
+    generator = random.Random(7)  # noqa: S311 - noise
+    knees = [find_knee(noisy(20.5, generator), no_limit, growth="doubling") for _ in range(40)]
+    assert {knee.tiles for knee in knees} <= {20, 21}
+    assert all(knee.lowest <= knee.tiles <= knee.highest for knee in knees)
