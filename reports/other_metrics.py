@@ -25,7 +25,7 @@ from reports.side_by_side import FIGURE, GROUPS, common_flags, ordered_groups
 from reports.suite_sections import INTERVAL
 
 # metrics with a section of their own
-OTHER_SECTIONS = rf"(boot|exit|io)\.|{statistics.UTILIZATION}"
+OTHER_SECTIONS = rf"(boot|exit|io|consolidation)\.|{statistics.UTILIZATION}"
 
 
 def sections(run: Run) -> list[Section]:

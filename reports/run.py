@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.results.schema import RunFacts
-from reports import other_metrics, series, session_sections, side_by_side, suite_sections
+from reports import (
+    consolidation,
+    other_metrics,
+    series,
+    session_sections,
+    side_by_side,
+    suite_sections,
+)
 from reports.key_figures import key_figures
 from reports.page import EMULATED, Run, count_tests, failed_outcomes
 from reports.render import Page, html, raw, write
@@ -33,6 +40,7 @@ def to_html(run: Run, source: Path) -> str:
         sections=[
             side_by_side.hypervisors_section(run),
             session_sections.environment(run),
+            *consolidation.summary(run),
             *suite_sections.sections(run),
             *other_metrics.sections(run),
             session_sections.utilization(run),

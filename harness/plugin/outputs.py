@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 class Outputs:
     """Files of a run, lines for the terminal, and errors.
 
-    samples, report, comparison, benchmark: paths; "" for none. figures: lines on the figures.
-    compared: lines on the comparison with the baseline. regressed: how many figures regressed.
-    has_power: whether the comparison can show a single regressed figure. problems: what could not
-    be written.
+    samples, report, consolidation, comparison, benchmark: paths; "" for none. figures: lines on
+    the figures. compared: lines on the comparison with the baseline. regressed: how many figures
+    regressed. has_power: whether the comparison can show a single regressed figure. problems: what
+    could not be written.
     """
 
     samples: str = ""
     report: str = ""
+    consolidation: str = ""
     comparison: str = ""
     benchmark: str = ""
     figures: list[str] = field(default_factory=list)
@@ -96,12 +97,15 @@ def _write_reports(context: RunContext, parquet: Path, outputs: Outputs) -> None
         outputs.benchmark = str(write(parquet, folder / "benchmark.json"))
 
     def html() -> None:
+        from reports import consolidation
         from reports.run import render
 
         out = settings.report or folder / "report.html"
         out.parent.mkdir(parents=True, exist_ok=True)
         render(parquet, out)
         outputs.report = str(out)
+        page = consolidation.render(parquet, out.with_name("consolidation.html"))
+        outputs.consolidation = str(page or "")
 
     def figures() -> None:
         from reports.terminal import lines

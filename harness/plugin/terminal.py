@@ -101,7 +101,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if ours is not None and terminal is not None:
         for outputs in ours.report.outputs:
-            for name in ("report", "comparison", "samples"):
+            for name in ("report", "consolidation", "comparison", "samples"):
                 if outputs[name]:
                     terminal.write_line(f"{name}: {outputs[name]}")
     return result
