@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -107,21 +106,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow and long tests unless they are asked for; see CONTRIBUTING.md. In workers of
-    pytest-xdist the parts that take longest come first."""
-    expression = set(re.findall(r"\w+", config.option.markexpr))
-    unwanted = ({"slow", "long"} if expression else {"long"}) - expression
-    by_id = {argument for argument in config.args if "::" in argument}
-    deselected = [
-        item
-        for item in items
-        if any(map(item.get_closest_marker, unwanted))
-        and not any(item.nodeid.startswith(argument) for argument in by_id)
-    ]
-    if deselected:
-        config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if item not in deselected]
+    """In workers of pytest-xdist, the parts that take longest come first."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("emulated") is None)
 
