@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="use this store instead of the default")
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build missing and broken images")
-    build.add_argument("kind", nargs="*", choices=[*FILES], help="guest and host if none is named")
+    build.add_argument("kind", nargs="?", choices=[*FILES], help="guest and host if none is named")
     commands.add_parser("list", help="list all images; * marks the current ones")
     commands.add_parser("verify", help="compute the checksums of the current images")
     clean = commands.add_parser("clean", help="remove superseded images and downloads")

@@ -16,7 +16,7 @@ from images import __main__ as cli
 from images import store
 from images.build import Contents, Progress
 from images.image import FILES, GuestImage, check_in_use, open_guest_image, verify_folder
-from images.recipe import Recipe, load_recipe, recipe_digest
+from images.recipe import Recipe, load_recipe, recipe_digest, tool_sources
 
 
 class FakeBuilder:
@@ -257,6 +257,18 @@ def test_recipes_load_and_have_different_digests() -> None:
     assert {file.path for file in host.files} >= {"/etc/passwd", "/etc/ssh/sshd_config"}
     assert recipe_digest("guest") != recipe_digest("host")
     assert recipe_digest("guest") == recipe_digest("guest")
+
+
+def test_workload_recipe_adds_to_the_guest_recipe() -> None:
+    guest, workload = load_recipe("guest"), load_recipe("workload")
+    assert set(guest.packages) < set(workload.packages)
+    assert {"nginx-light", "redis-server", "postgresql-15"} <= set(workload.packages)
+    assert set(guest.modules) < set(workload.modules)
+    assert (guest.database, workload.database) == (False, True)
+    assert recipe_digest("workload") != recipe_digest("guest")
+    tools = tool_sources("workload")
+    assert set(tool_sources("guest")) < set(tools)
+    assert {path.name for path in tools["hv-load"]} >= {"main.c", "confine.c"}
 
 
 def test_open_guest_image_reads_a_folder(tmp_path: Path) -> None:
