@@ -11,7 +11,8 @@ dynamic_shared_memory_type = posix
 shared_buffers = 24MB
 max_connections = 40
 min_wal_size = 2MB
-max_wal_size = 8MB
+max_wal_size = 32MB
+full_page_writes = off
 fsync = off
 # Work in the background would disturb some measurements and not others.
 autovacuum = off
@@ -23,6 +24,8 @@ CONF
 echo 'host all all 0.0.0.0/0 trust' >>"$1/pg_hba.conf"
 pg_ctl --pgdata="$1" --wait --log=/tmp/log start \
     --options="-c listen_addresses= -c dynamic_shared_memory_type=mmap"
+trap 'pg_ctl --pgdata="$1" --mode=immediate stop' EXIT
 pgbench --initialize --quiet --scale=1 postgres
 pg_ctl --pgdata="$1" --wait --mode=fast stop
+trap - EXIT
 rm -f "$1/postmaster.opts"

@@ -71,8 +71,13 @@ def summary(run: Run) -> list[Section]:
 
 
 def _title(searches: list[Search]) -> str:
-    best = max(searches, key=lambda one: one.value("servers_per_host"))
-    return f"{best.value('servers_per_host'):g} servers fit on one host"
+    """The answer of the best hypervisor that makes machines, or of the only one."""
+    machines = [one for one in searches if one.hypervisor != "native"] or searches
+    best = max(machines, key=lambda one: one.value("servers_per_host"))
+    least = "At least " if best.value("knee.at_least") else ""
+    return (
+        f"{least}{best.value('servers_per_host'):g} servers fit on one host with {best.hypervisor}"
+    )
 
 
 def _key_figure(search: Search) -> KeyFigure:

@@ -20,8 +20,13 @@ PREFIX = "consolidation."
 class Search:
     """One hypervisor's search. frame: its samples, with a column for each parameter."""
 
-    label: str
+    hypervisor: str
+    backend: str
     frame: pd.DataFrame
+
+    @property
+    def label(self) -> str:
+        return target_label(self.hypervisor, self.backend)
 
     def value(self, metric: str) -> float:
         """The median of a metric that the search has once; NaN without it."""
@@ -76,9 +81,7 @@ def searches(run: Run) -> Iterator[Search]:
         if not (group["metric"] == f"{PREFIX}knee").any():
             continue
         test = group.loc[group["metric"] == f"{PREFIX}knee", "test"].iloc[0]
-        yield Search(
-            target_label(str(hypervisor), str(backend)), wide(group[group["test"] == test])
-        )
+        yield Search(str(hypervisor), str(backend), wide(group[group["test"] == test]))
 
 
 def wide(frame: pd.DataFrame) -> pd.DataFrame:

@@ -62,7 +62,7 @@ def make_experiment(
                 guest_cpus,
                 generator if chosen.warm_up else None,
             )
-            stack.callback(deployment.clear)
+            stack.callback(deployment.close)
             return Experiment(deployment, generator, chosen, SEED, harness_session.progress)
 
         yield make

@@ -88,16 +88,18 @@ class Deployment:
         clones = self.method == "clone"
         if clones and not self._templates:
             self._make_templates(tile)
-        added = []
         for role in tile.guests:
             label = f"{role.name}-{number + 1}"
             if clones:
                 guest = self._factory.launch_clone(self._templates[role.name], label, self.cpus)
             else:
                 guest = self._launch(role, label, self.cpus)
-            added.append(Member(role, number, guest))
-        self.members += added
+            # before the next one starts, so that an error loses none
+            self.members.append(Member(role, number, guest))
+        added = [one for one in self.members if one.tile == number]
         self._start(added, clones=clones)
+        for one in added:
+            one.guest.end_expected = True  # its end is a verdict on the point, not on the test
 
     def _start(self, members: Sequence[Member], *, clones: bool) -> None:
         """Wait for guests. The servers of clones run already."""
@@ -121,7 +123,6 @@ class Deployment:
         try:
             for role in tile.guests:
                 guest = self._launch(role, f"{role.name}-template")
-                # before the next one starts, so that an error loses none
                 members.append(Member(role, 0, guest))
             self._start(members, clones=False)
             for one in members:
@@ -170,6 +171,15 @@ class Deployment:
                 memory = one.guest.statistics().get("cgroup_memory", 0) / (1 << 20)
                 used[one.tile] = used.get(one.tile, 0.0) + memory
         return used
+
+    def close(self) -> None:
+        """End all guests, and remove the templates from the host. Raises the first error."""
+        try:
+            self.clear()
+        finally:
+            for snapshot in self._templates.values():
+                snapshot.remove()
+            self._templates.clear()
 
     def clear(self) -> None:
         """End all guests; the templates stay. Raises the first error."""

@@ -138,12 +138,18 @@ class Experiment:
 
     def load(self, during: Callable[[float], None]) -> Load:
         """Put all guests under load. `during` has the seconds of the window, and takes as long."""
-        schedule = self.phases.schedule
-        targets = [one.target for one in self.deployment.members]
-        run = self.generator.start(targets, schedule, self.seed)
+        members = self.deployment.members
+        # An answer that is within its limit still counts after the window.
+        drain = max(self.phases.schedule.drain, *(one.role.limit for one in members))
+        schedule = replace(self.phases.schedule, drain=drain)
+        run = self.generator.start([one.target for one in members], schedule, self.seed)
         self.seed += 1000
-        time.sleep(schedule.ramp)
-        during(schedule.measure)
+        try:
+            time.sleep(schedule.ramp)
+            during(schedule.measure)
+        except BaseException:
+            run.abort()
+            raise
         return run.finish()
 
     def _judge(

@@ -31,6 +31,9 @@ _NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 _PGBENCH = "/usr/lib/postgresql/15/bin/pgbench"
 _SLACK = 30.0  # seconds beyond the schedule until a generator counts as late
 _PGBENCH_SLACK = 10.0
+_CONNECT_TIMEOUT = 60.0
+_MAX_OFFSET = 10.0  # between the starts of pgbench and hv-load
+_MAX_LOG = 64 << 20  # bytes of pgbench's log
 _MIN_CLIENTS, _MAX_CLIENTS = 4, 32
 
 
@@ -129,9 +132,10 @@ class LoadRun:
         self._databases = [i for i, t in enumerate(targets) if t.protocol == "pgbench"]
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
         self._pgbenches = {index: self._start_pgbench(index) for index in self._databases}
+        self._end = time.monotonic() + schedule.seconds + _MAX_OFFSET
         for index, process in self._pgbenches.items():
             self._notes[index] = _wait_for_progress(process)
-        self._end = time.monotonic() + schedule.seconds
+        self._offset = time.monotonic() - (self._end - schedule.seconds - _MAX_OFFSET)
         self._thread = threading.Thread(target=self._run_hv_load, name="hv-load", daemon=True)
         self._thread.start()
 
@@ -141,7 +145,8 @@ class LoadRun:
         options = {
             "rate": target.rate,
             # also while answers are awaited, as transactions that have not started are not logged
-            "time": round(self._schedule.seconds),
+            # and longer, as its clock starts before hv-load's
+            "time": round(self._schedule.seconds + _MAX_OFFSET),
             "client": clients,
             "jobs": 1,
             "log-prefix": f"{_FOLDER}/pgbench-{index}",
@@ -182,6 +187,12 @@ class LoadRun:
             )
         except HarnessError as error:
             self._output = error
+
+    def abort(self) -> None:
+        """End the generators at once."""
+        for process in self._pgbenches.values():
+            process.kill()
+        self._guest.ssh.run(["pkill", "-x", "hv-load"], check=False)
 
     def finish(self) -> Load:
         """Wait for the end of the schedule. Raises WorkloadError when a generator failed."""
@@ -225,19 +236,32 @@ class LoadRun:
             process.kill()
             self._notes[index] = "pgbench did not end in time"
         # Without a log it never reached its server.
-        _, log, _ = self._guest.ssh.run_bytes(f"cat {_FOLDER}/pgbench-{index}.* 2>/dev/null")
+        # As nobody, since a server's answers may have changed what is in the folder.
+        read = f"head -qc {_MAX_LOG} {_FOLDER}/pgbench-{index}.* 2>/dev/null"
+        _, log, _ = self._guest.ssh.run_bytes([*_NOBODY, "sh", "-c", read])
+        if self._offset > _MAX_OFFSET:
+            self._notes[index] = f"pgbench took {self._offset:.0f} s to connect"
         self._notes[index] = self._notes[index] or _last_error(process)
         return read_pgbench(log, index, self._targets[index].rate, since, until)
 
 
 def _wait_for_progress(process: Process) -> str:
     """Wait until pgbench has connected and runs. Returns its last error if it ended instead."""
+    late = threading.Timer(_CONNECT_TIMEOUT, process.kill)
+    late.start()
+    try:
+        return _first_progress(process)
+    finally:
+        late.cancel()
+
+
+def _first_progress(process: Process) -> str:
     error = ""
     while line := process.readline():
         if line.startswith(b"progress:"):
             return ""
         if b"error:" in line:
-            error = line.decode(errors="replace").strip()[:200]
+            error = ascii(line.decode(errors="replace").strip())[:200]
     return error or "pgbench ended at once"
 
 
@@ -246,5 +270,5 @@ def _last_error(process: Process) -> str:
     error = ""
     while line := process.readline():
         if b"error:" in line:
-            error = line.decode(errors="replace").strip()[:200]
+            error = ascii(line.decode(errors="replace").strip())[:200]
     return error

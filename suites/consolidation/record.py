@@ -129,6 +129,7 @@ class PointRecorder:
         """The result of a search. tiles: the knee with its quarter tiles."""
         servers = tiles * len(self.experiment.deployment.tile.guests)
         self._record("knee", tiles, "tiles", better="higher")
+        self._record("knee.at_least", bool(knee.limited_by), "0 or 1")
         self._record("knee.lowest", knee.lowest, "tiles")
         self._record("knee.highest", max(knee.highest, tiles), "tiles")
         self._record("servers_per_host", servers, "servers", better="higher")

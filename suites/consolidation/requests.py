@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.errors import WorkloadError
 
-# images/workload/tools/hv-load.c: struct record
+# images/workload/tools/hv-load/load.h: struct record
 _RECORD = np.dtype(
     [("target", "u4"), ("status", "u4")]
     + [(name, "i8") for name in ("scheduled", "taken", "sent", "done")]

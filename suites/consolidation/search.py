@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 from suites.consolidation.judge import Outcome
 
 Growth = Literal["by one", "doubling"]
+MAX_INVALID = 2
+MAX_REPEATS = 4  # of one number, in case passes and failures balance
 CONFIRM_ROUNDS = {"by one": 1, "doubling": 3}
 
 
@@ -23,19 +25,25 @@ class Knee:
 
     tiles: the highest number that passes most of its measurements; 0 if 1 does not. lowest: the
     highest number below every failure. highest: the highest number that ever passed. outcomes: of
-    all measurements, in order. limited_by: why the search did not go on to a failure, or "".
+    all measurements, in order. limited_by: why the search did not go on to a failure, or "": the
+    knee is then at least `tiles`. undecided: the points of some number are invalid.
     """
 
     outcomes: list[tuple[int, Outcome]] = field(default_factory=list)
     limited_by: str = ""
+    undecided: bool = False
 
     def add(self, tiles: int, outcome: Outcome) -> None:
         self.outcomes.append((tiles, outcome))
 
     def passes(self, tiles: int) -> bool:
         """Whether most of its valid measurements passed."""
+        return self.lead(tiles) > 0
+
+    def lead(self, tiles: int) -> int:
+        """By how many its passes are more than its failures."""
         outcomes = [outcome for n, outcome in self.outcomes if n == tiles]
-        return outcomes.count("pass") > outcomes.count("fail")
+        return outcomes.count("pass") - outcomes.count("fail")
 
     @property
     def tiles(self) -> int:
@@ -64,51 +72,63 @@ def find_knee(
 
     limit: the reason why so many tiles cannot be deployed, or "". rounds: how often the knee and
     the next number are measured again, in alternation. known: this number has passed already, as
-    the reference. An invalid point is measured once more; if it is invalid again, the search ends
-    there.
+    the reference. A failure is measured again before it ends the search. A number whose points
+    are invalid MAX_INVALID times ends it, too.
     """
     knee = Knee([(known, "pass")] if known else [])
-
-    def passes(tiles: int, fresh: bool = False) -> bool | None:
-        """None: it cannot be known."""
-        for _ in range(2):
-            outcome = measure(tiles, fresh=fresh)
-            knee.add(tiles, outcome)
-            if outcome == "pass":
-                return True
-            # A failure is confirmed before it ends the search.
-            if [one for n, one in knee.outcomes if n == tiles].count("fail") > 1:
-                return False
-        return None if outcome == "invalid" else False
-
-    good, bad, tiles = known, 0, known + 1
+    good, tiles = known, known + 1
     while True:
         if reason := limit(tiles):
             knee.limited_by = reason
+            blocked = tiles
             break
-        passed = passes(tiles)
-        if passed is None:
-            knee.limited_by = f"{tiles} tiles could not be measured: the points are invalid"
-            break
-        if not passed:
-            bad = tiles
+        if not _decide(knee, measure, tiles):
+            blocked = tiles
             break
         good = tiles
         tiles = tiles + 1 if growth == "by one" else tiles * 2
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        passed = passes(middle)
-        if passed is None:
-            knee.limited_by = f"{middle} tiles could not be measured: the points are invalid"
-            break
-        good, bad = (middle, bad) if passed else (good, middle)
+    while not knee.undecided and blocked - good > 1:
+        middle = (good + blocked) // 2
+        if reason := limit(middle):
+            knee.limited_by, blocked = reason, middle
+        elif _decide(knee, measure, middle):
+            good = middle
+        else:
+            blocked, knee.limited_by = middle, ""
     _confirm(knee, measure, limit, CONFIRM_ROUNDS[growth] if rounds is None else rounds)
     return knee
 
 
+def _decide(knee: Knee, measure: Measure, tiles: int, *, fresh: bool = False) -> bool:
+    """Measure until a pass leads, or two failures do; see find_knee() for invalid points."""
+    invalid = 0
+    while invalid < MAX_INVALID:
+        outcome = measure(tiles, fresh=fresh)
+        knee.add(tiles, outcome)
+        invalid += outcome == "invalid"
+        if knee.lead(tiles) > 0 or knee.lead(tiles) <= -2:
+            return knee.lead(tiles) > 0
+        if len([n for n, _ in knee.outcomes if n == tiles]) >= MAX_REPEATS:
+            return False
+    knee.limited_by = f"{tiles} tiles could not be measured: the points are invalid"
+    knee.undecided = True
+    return False
+
+
 def _confirm(knee: Knee, measure: Measure, limit: Callable[[int], str], rounds: int) -> None:
-    tiles = knee.tiles
-    for number in range(rounds):
-        pair = [n for n in (tiles, tiles + 1) if n > 0 and not limit(n)]
-        for n in pair if number % 2 == 0 else reversed(pair):
-            knee.add(n, measure(n, fresh=True))
+    """Measure the knee and the next number with new guests. If the next one passes, go on there."""
+    while True:
+        tiles = knee.tiles
+        for number in range(rounds):
+            pair = [n for n in (tiles, tiles + 1) if n > 0 and not limit(n)]
+            for n in pair if number % 2 == 0 else reversed(pair):
+                knee.add(n, measure(n, fresh=True))
+        # A tie, such as the reference's pass and one failure, is decided by further measurements.
+        if rounds and tiles and knee.lead(tiles) == 0:
+            _decide(knee, measure, tiles, fresh=True)
+        if knee.tiles <= tiles or not rounds:
+            break
+    # A knee that the confirmation refutes leaves numbers below it that nobody measured.
+    for n in range(tiles - 1, knee.tiles, -1):
+        if _decide(knee, measure, n, fresh=True):
+            break

@@ -37,6 +37,8 @@ def test_knee(
             growth=GROWTH[virt_profile],
             known=1,
         )
+        if knee.limited_by:
+            experiment.progress(f"the search ended early: {knee.limited_by}")
         tiles = knee.tiles + quarters(experiment, knee)
         recorder.knee(knee, tiles, len(experiment.deployment.cpus))
     finally:

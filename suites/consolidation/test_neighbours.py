@@ -126,6 +126,8 @@ def test_death(make_experiment: MakeExperiment, tile: Tile, record_sample: Recor
         assert requests["good"].all(), f"{one.role.name} lost requests"
         after = requests["scheduled"] >= moments[0]
         for when, part in (("before", requests[~after]), ("after", requests[after])):
+            if part.empty:  # a batch guest has few requests
+                continue
             p99 = 1000 * latency_at(part["latency"], 99)
             about = {"guest": one.role.name, "when": when}
             record_sample("consolidation.death.p99", p99, "ms", "none", about)

@@ -84,7 +84,7 @@ def test_page_answers_in_its_title_and_compares_hypervisors(run_file: Path, tmp_
     assert out is not None
     html = out.read_text(encoding="utf-8")
     page = parse(html)
-    assert "6.5 servers fit on one host" in html
+    assert "6.5 servers fit on one host with kvm" in html
     table = rows(page.id("answer"))
     assert table["kvm (emulated)"][3:7] == ["6.50", "6.50", "3.25", "3.00 to 3.25"]
     assert table["qemu (emulated)"][3] == "4.50"

@@ -31,6 +31,8 @@ void schedule_next(struct target *target)
 {
     double step = target->periodic ? 1 : -log1p(-uniform(&target->times));
 
+    if (target->periodic && !target->arrivals)   /* targets of one rate are out of phase */
+        step = 1 - uniform(&target->times);
     target->arrivals += step;
     double at = time_of(target->arrivals, target->rate, ramp_ns / 1e9) * 1e9;
     target->next = at < end_ns ? (int64_t)at : INT64_MAX;
