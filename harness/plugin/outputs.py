@@ -98,14 +98,17 @@ def _write_reports(context: RunContext, parquet: Path, outputs: Outputs) -> None
 
     def html() -> None:
         from reports import consolidation
-        from reports.run import render
+        from reports.page import Run
+        from reports.render import write
+        from reports.run import to_html
 
         out = settings.report or folder / "report.html"
         out.parent.mkdir(parents=True, exist_ok=True)
-        render(parquet, out)
-        outputs.report = str(out)
-        page = consolidation.render(parquet, out.with_name("consolidation.html"))
-        outputs.consolidation = str(page or "")
+        run = Run.read(parquet)
+        outputs.report = str(write(to_html(run, parquet), out))
+        if consolidation.has_consolidation(run):
+            page = out.with_name("consolidation.html")
+            outputs.consolidation = str(write(consolidation.to_html(run, parquet), page))
 
     def figures() -> None:
         from reports.terminal import lines

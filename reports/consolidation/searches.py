@@ -66,13 +66,14 @@ class Search:
         return [str(name) for name in order["guest"]]
 
     def limit(self, guest: str) -> float:
-        chosen = (self.frame["metric"] == "latency.limit") & (self.frame["guest"] == guest)
-        values = self.frame.loc[chosen, "value"]
-        return float(values.median()) if len(values) else math.nan
+        return float(self._limits(guest)["value"].median())
 
     def percentile(self, guest: str) -> float:
-        chosen = (self.frame["metric"] == "latency.limit") & (self.frame["guest"] == guest)
-        return float(self.frame.loc[chosen, "percentile"].iloc[0])
+        return float(self._limits(guest)["percentile"].iloc[0])
+
+    def _limits(self, guest: str) -> pd.DataFrame:
+        frame = self.frame
+        return frame[(frame["metric"] == "latency.limit") & (frame["guest"] == guest)]
 
 
 def searches(run: Run) -> Iterator[Search]:
@@ -98,4 +99,4 @@ def wide(frame: pd.DataFrame) -> pd.DataFrame:
 
 def own_samples(run: Run) -> pd.DataFrame:
     """The samples of the consolidation suite."""
-    return run.frame[run.frame["metric"].astype(str).str.startswith(PREFIX)]
+    return run.frame[run.frame["metric"].str.startswith(PREFIX)]

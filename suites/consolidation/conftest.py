@@ -24,7 +24,7 @@ SEED = 20_260_000
 @pytest.fixture(scope="session")
 def workload_image(harness_session: Session) -> GuestImage:
     """The guest image with servers, built when the first test needs it."""
-    progress = harness_session.context.progress
+    progress = harness_session.progress
     with progress.stage("workload image"):
         return build_workload_image(progress)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import HarnessError, WorkloadError
@@ -208,9 +208,3 @@ def split_cpus(cpus: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
     """The host's CPUs for guests, and those for the load generator: a tenth, at least one."""
     count = max(1, len(cpus) // 10)
     return cpus[:-count], cpus[-count:]
-
-
-def roles(members: Sequence[Member]) -> Iterator[tuple[TileGuest, int]]:
-    """Role and tile of each guest."""
-    for one in members:
-        yield one.role, one.tile

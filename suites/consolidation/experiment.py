@@ -12,7 +12,7 @@ import pandas as pd
 from harness.hosts.base import Host
 from suites.consolidation import accounting, judge
 from suites.consolidation.accounting import WindowCost
-from suites.consolidation.deployment import Deployment, roles
+from suites.consolidation.deployment import Deployment
 from suites.consolidation.generator import Load, LoadGenerator, Schedule
 from suites.consolidation.judge import GuestResult, Outcome, Verdict
 from suites.consolidation.requests import in_window
@@ -106,20 +106,12 @@ class Experiment:
 
     def _run(self, deployed: float) -> Point:
         time.sleep(self.phases.settle)
-        settled = self._read()
-        time.sleep(self.phases.idle)
-        idle = self._cost_since(settled)
+        idle = self.cost_of(self.phases.idle)
         cost: list[WindowCost] = []
-
-        def account(seconds: float) -> None:
-            before = self._read()
-            time.sleep(seconds)
-            cost.append(self._cost_since(before))
-
-        load = self.load(account)
+        load = self.load(lambda seconds: cost.append(self.cost_of(seconds)))
         members = self.deployment.members
         ends = dict(self.deployment.ends)
-        guests = list(roles(members))
+        guests = [(one.role, one.tile) for one in members]
         window = (load.start, load.end)
         results = judge.window_results(guests, load.requests, window, self.limits, ends, load.notes)
         measured = in_window(load.requests, *window)
@@ -158,12 +150,15 @@ class Experiment:
         cpu = loaded.generator_cpu / (loaded.seconds * len(self.generator.cpus))
         return judge.judge_point(results, requests, self.limits, cpu, loaded.swapped)
 
+    def cost_of(self, seconds: float) -> WindowCost:
+        """What the host spends on the guests that run, in the next seconds."""
+        before = self._read()
+        time.sleep(seconds)
+        return accounting.cost(before, self._read(), self.deployment.cpus)
+
     def _read(self) -> accounting.Reading:
         generator = self.generator.guest
         return accounting.read(self.host, self.deployment.members, generator.statistics())
-
-    def _cost_since(self, before: accounting.Reading) -> WindowCost:
-        return accounting.cost(before, self._read(), self.deployment.cpus)
 
     def measure_reference(self, runs: int) -> str:
         """Measure one tile alone and freeze the limits. Returns why it is no reference, or ""."""
@@ -191,5 +186,4 @@ class MakeExperiment(Protocol):
     """The type of the fixture make_experiment."""
 
     def __call__(self, phases: str, own_tile: Tile | None = None, /) -> Experiment:
-        """An experiment with the phases of this name. own_tile: instead of the
-        session's."""
+        """An experiment with the phases of this name. own_tile: instead of the session's."""

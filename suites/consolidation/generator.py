@@ -132,10 +132,11 @@ class LoadRun:
         self._databases = [i for i, t in enumerate(targets) if t.protocol == "pgbench"]
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
         self._pgbenches = {index: self._start_pgbench(index) for index in self._databases}
-        self._end = time.monotonic() + schedule.seconds + _MAX_OFFSET
+        connecting = time.monotonic()
+        self._end = connecting + schedule.seconds + _MAX_OFFSET
         for index, process in self._pgbenches.items():
             self._notes[index] = _wait_for_progress(process)
-        self._offset = time.monotonic() - (self._end - schedule.seconds - _MAX_OFFSET)
+        self._offset = time.monotonic() - connecting
         self._thread = threading.Thread(target=self._run_hv_load, name="hv-load", daemon=True)
         self._thread.start()
 
@@ -241,7 +242,7 @@ class LoadRun:
         _, log, _ = self._guest.ssh.run_bytes([*_NOBODY, "sh", "-c", read])
         if self._offset > _MAX_OFFSET:
             self._notes[index] = f"pgbench took {self._offset:.0f} s to connect"
-        self._notes[index] = self._notes[index] or _last_error(process)
+        self._notes[index] = self._notes[index] or _read_errors(process)[1]
         return read_pgbench(log, index, self._targets[index].rate, since, until)
 
 
@@ -250,25 +251,21 @@ def _wait_for_progress(process: Process) -> str:
     late = threading.Timer(_CONNECT_TIMEOUT, process.kill)
     late.start()
     try:
-        return _first_progress(process)
+        runs, error = _read_errors(process, until=b"progress:")
     finally:
         late.cancel()
+    return "" if runs else error or "pgbench ended at once"
 
 
-def _first_progress(process: Process) -> str:
+def _read_errors(process: Process, until: bytes | None = None) -> tuple[bool, str]:
+    """Read what pgbench prints, up to a line that starts with `until`, or to its end.
+
+    Returns whether there was such a line, and the last error before it, or "".
+    """
     error = ""
     while line := process.readline():
-        if line.startswith(b"progress:"):
-            return ""
+        if until and line.startswith(until):
+            return True, error
         if b"error:" in line:
             error = ascii(line.decode(errors="replace").strip())[:200]
-    return error or "pgbench ended at once"
-
-
-def _last_error(process: Process) -> str:
-    """The last error that pgbench printed, or ""."""
-    error = ""
-    while line := process.readline():
-        if b"error:" in line:
-            error = ascii(line.decode(errors="replace").strip())[:200]
-    return error
+    return False, error

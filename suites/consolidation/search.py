@@ -77,16 +77,10 @@ def find_knee(
     """
     knee = Knee([(known, "pass")] if known else [])
     good, tiles = known, known + 1
-    while True:
-        if reason := limit(tiles):
-            knee.limited_by = reason
-            blocked = tiles
-            break
-        if not _decide(knee, measure, tiles):
-            blocked = tiles
-            break
+    while not (reason := limit(tiles)) and _decide(knee, measure, tiles):
         good = tiles
         tiles = tiles + 1 if growth == "by one" else tiles * 2
+    blocked, knee.limited_by = tiles, reason or knee.limited_by
     while not knee.undecided and blocked - good > 1:
         middle = (good + blocked) // 2
         if reason := limit(middle):

@@ -12,9 +12,8 @@ import pytest
 
 from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
-from suites.consolidation import accounting
 from suites.consolidation.deployment import Member
-from suites.consolidation.experiment import Experiment, MakeExperiment
+from suites.consolidation.experiment import MakeExperiment
 from suites.consolidation.tile import Tile
 
 STEPS = {"short": (0, 5, 10, 20), "full": (0, 10, 50, 100, 200)}
@@ -39,16 +38,6 @@ def memory_each(members: list[Member]) -> float:
     return sum(used) / len(used)
 
 
-def window(experiment: Experiment, seconds: float) -> accounting.WindowCost:
-    """What the host spends in `seconds` on the guests that run."""
-    members = experiment.deployment.members
-    generator = experiment.generator.guest
-    before = accounting.read(experiment.host, members, generator.statistics())
-    time.sleep(seconds)
-    after = accounting.read(experiment.host, members, generator.statistics())
-    return accounting.cost(before, after, experiment.deployment.cpus)
-
-
 @pytest.mark.long
 @pytest.mark.exclusive_host
 def test_ladder(
@@ -66,7 +55,7 @@ def test_ladder(
             print(blocker)
             break
         deployment.grow_to(count)
-        cost = window(experiment, SECONDS[virt_profile])
+        cost = experiment.cost_of(SECONDS[virt_profile])
         about: dict[str, Parameter] = {"guests": count, "deploy": deployment.method}
         busy = 100 * cost.busy / cost.seconds
         record_sample("consolidation.idle.cpu", busy, "%", "none", about)

@@ -118,11 +118,11 @@ def test_death(make_experiment: MakeExperiment, tile: Tile, record_sample: Recor
         time.sleep(seconds / 2)
 
     load = experiment.load(kill_in_the_middle)
+    window = in_window(load.requests, load.start, load.end)
     for index, one in enumerate(members):
         if one is killed:
             continue
-        requests = in_window(load.requests, load.start, load.end)
-        requests = requests[requests["target"] == index]
+        requests = window[window["target"] == index]
         assert requests["good"].all(), f"{one.role.name} lost requests"
         after = requests["scheduled"] >= moments[0]
         for when, part in (("before", requests[~after]), ("after", requests[after])):

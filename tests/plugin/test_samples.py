@@ -127,10 +127,10 @@ def test_a_value_that_is_not_a_number_fails_the_test(run: Run) -> None:
 def test_an_error_of_the_report_keeps_the_samples_and_fails_the_run(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(parquet: Path, out: Path) -> Path:
+    def broken(*arguments: object) -> str:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("reports.run.render", broken)
+    monkeypatch.setattr("reports.run.to_html", broken)
     result = run(MEASURED)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["could not be written:", "  report: RuntimeError: no ink"])
