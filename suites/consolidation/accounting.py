@@ -1,138 +1,181 @@
 """What a measured window costs the host: CPU time of host and guests, memory, exits, swapping.
 
 The plugin records the values of each second of host and guests in every session. Here are the sums
-of a window, from one reading before it and one after it.
+of a window, from one reading before it and one after it. Both are made on the host: a command in
+the guests would cost what it measures.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
-import time
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, WorkloadError
+from harness.guest.guest import Guest
 from harness.hosts.base import Host
-from suites.consolidation.deployment import Member
 
-# proc(5): user nice system idle iowait irq softirq steal
-_BUSY_COLUMNS, _STEAL, _COLUMNS = (0, 1, 2, 5, 6), 7, 8
-_TICK = 0.01  # seconds: USER_HZ
-_READ_TIMEOUT = 10.0  # seconds
-_SWAPPED = re.compile(r"^pswp(?:in|out) (\d+)$", re.MULTILINE)
+_SCRIPT = Path(__file__).with_name("host_counters.py")
+_MIB = 1 << 20
+CONTAINER = "none"  # the VMM of a container
+MEMORY_KINDS = ("private", "shared", "merged")
+
+
+@dataclass(frozen=True)
+class GuestReading:
+    """Counters of one guest. counts: of its cgroup; see host_counters.py. exits: by their kind."""
+
+    counts: Mapping[str, float]
+    exits: Mapping[str, int]
+    container: bool
 
 
 @dataclass(frozen=True)
 class Reading:
     """Counters at one moment.
 
-    time: CLOCK_MONOTONIC here, s. busy, steal: CPU seconds by the host's CPU. guests: statistics by
-    the index of the member; those of ended guests are missing. inside: CPU seconds of work and of
-    steal that the guests' own kernels count; empty for containers. generator: of its cgroup.
+    time: CLOCK_MONOTONIC of the host, s. busy, steal: CPU seconds by the host's CPU. pressure:
+    seconds by the resource. guests: by index; those that have ended are missing. generator: CPU
+    seconds.
     """
 
     time: float
     busy: Mapping[int, float]
     steal: Mapping[int, float]
     swapped: int
-    guests: Mapping[int, Mapping[str, int]]
-    inside: Mapping[int, tuple[float, float]]
-    generator: Mapping[str, int]
+    pressure: Mapping[str, float]
+    guests: Mapping[int, GuestReading]
+    generator: float
 
 
 @dataclass(frozen=True)
 class WindowCost:
     """The difference of two readings.
 
-    seconds: between them. busy: CPU seconds of the guests' CPUs. host_steal: seconds for which the
-    host's own CPUs were stolen. swapped: pages. guest_cpu: CPU seconds of each guest's cgroup, by
-    index. memory: MiB of each guest's cgroup at the end. exits: of all guests, by the counter's
-    name. demand, steal: CPU seconds of work, and of waiting for a CPU, as the guests' own kernels
-    count them; a container's work is that of its cgroup. generator_cpu: CPU seconds of its cgroup.
+    seconds: between them. cpus: number of CPUs that guests may use; host_cpus: of all. busy: CPU
+    seconds of the guests' CPUs. host_steal: seconds for which the host's own CPUs were stolen.
+    swapped: pages. pressure: by the resource, the share of the time for which a task waited for
+    it. guest_cpu: CPU seconds of each guest's cgroup, by index. memory: MiB of each guest's cgroup
+    at the end; mapped: of its processes, by MEMORY_KINDS, where it was read. exits: of all guests,
+    by their kind. demand: CPU seconds in which guests ran; a container's are those of its cgroup.
+    steal: seconds for which threads of machines could run and had no CPU. generator_cpu: CPU
+    seconds. unread: guests without counters.
     """
 
     seconds: float
+    cpus: int
+    host_cpus: int
     busy: float
     host_steal: float
     swapped: int
+    pressure: Mapping[str, float]
     guest_cpu: Mapping[int, float]
     memory: Mapping[int, float]
+    mapped: Mapping[int, Mapping[str, float]]
     exits: Mapping[str, int]
     demand: float
     steal: float
     generator_cpu: float
+    unread: int
+
+    @property
+    def busy_share(self) -> float:
+        """Of the guests' CPUs, from 0 to 1."""
+        return self.busy / self.seconds / self.cpus
 
 
-def read(host: Host, members: Sequence[Member], generator: Mapping[str, int]) -> Reading:
-    """Read all counters now."""
-    start = time.monotonic()
-    text = host.run(["cat", "/proc/stat", "/proc/vmstat"]).stdout
-    times = _cpu_times(text)
-    guests, inside = {}, {}
-    for index, one in enumerate(members):
+def read(host: Host, guests: Sequence[Guest], generator: Guest, *, memory: bool = False) -> Reading:
+    """Read all counters now. memory: also the kinds of mapped memory, which takes longer.
+
+    Raises WorkloadError for guests without a cgroup, whose cost nobody counts.
+    """
+    paths = [_cgroup(one) for one in (*guests, generator)]
+    argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8")]
+    argv += ["--memory"] if memory else []
+    report = json.loads(host.run(argv, input="\n".join(paths).encode()).stdout)
+    groups = report["groups"]
+    readings = {}
+    for index, (guest, path) in enumerate(zip(guests, paths, strict=False)):
         with contextlib.suppress(HarnessError):  # it ended
-            if one.guest.machine.facts["vmm"] != "none":
-                own = one.guest.ssh.run(["cat", "/proc/stat"], timeout=_READ_TIMEOUT).stdout
-                inside[index] = _sum(_cpu_times(own).values())
-            guests[index] = one.guest.statistics()
-    swapped = sum(map(int, _SWAPPED.findall(text)))
+            counts = groups.get(path, {})
+            exits = {
+                name: count
+                for name, count in guest.statistics().items()
+                if name == "exits" or name.endswith("_exits")
+            }
+            container = guest.machine.facts["vmm"] == CONTAINER
+            readings[index] = GuestReading(counts, exits, container)
+    cpus = {int(number): times for number, times in report["cpus"].items()}
     return Reading(
-        time=start,
-        busy={number: busy for number, (busy, _) in times.items()},
-        steal={number: steal for number, (_, steal) in times.items()},
-        swapped=swapped,
-        guests=guests,
-        inside=inside,
-        generator=generator,
+        time=report["time"],
+        busy={number: busy for number, (busy, _) in cpus.items()},
+        steal={number: steal for number, (_, steal) in cpus.items()},
+        swapped=report["swapped"],
+        pressure=report["pressure"],
+        guests=readings,
+        generator=groups.get(paths[-1], {}).get("cpu", 0.0),
     )
 
 
-def _cpu_times(text: str) -> dict[int, tuple[float, float]]:
-    """Busy and stolen seconds by CPU, of a /proc/stat."""
-    times = {}
-    for name, columns in re.findall(r"^cpu(\d{1,5}) ([\d ]{1,400})$", text, re.MULTILINE):
-        ticks = [int(word) for word in columns.split()]
-        if len(ticks) >= _COLUMNS:
-            busy = sum(ticks[column] for column in _BUSY_COLUMNS)
-            times[int(name)] = (busy * _TICK, ticks[_STEAL] * _TICK)
-    return times
-
-
-def _sum(times: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    busy, steal = zip(*times, strict=True)
-    return sum(busy), sum(steal)
-
-
-def cost(before: Reading, after: Reading, cpus: Sequence[int]) -> WindowCost:
-    """What a window cost. cpus: the guests' CPUs of the host."""
-    both = before.guests.keys() & after.guests.keys()
-
-    def growth(index: int, name: str) -> int:
-        return after.guests[index].get(name, 0) - before.guests[index].get(name, 0)
-
-    def inside(part: int) -> float:
-        return sum(
-            after.inside[index][part] - before.inside[index][part]
-            for index in after.inside.keys() & before.inside.keys()
+def _cgroup(guest: Guest) -> str:
+    path = str(guest.machine.facts.get("cgroup") or "")
+    if not path:
+        raise WorkloadError(
+            f"guest {guest.name} has no cgroup, so nobody counts what it costs",
+            hint="run as root on a host with cgroup version 2",
+            stage="run",
+            guest=guest.name,
         )
+    return path
 
-    guest_cpu = {index: growth(index, "cgroup_cpu_usec") / 1e6 for index in sorted(both)}
-    counted = {name for index in both for name in after.guests[index] if name.endswith("exits")}
+
+def cost(before: Reading, after: Reading, cpus: Sequence[int], alive: Iterable[int]) -> WindowCost:
+    """What a window cost. cpus: the guests' CPUs of the host. alive: guests that have not ended."""
+    both = sorted(
+        index
+        for index in before.guests.keys() & after.guests.keys()
+        if before.guests[index].counts and after.guests[index].counts
+    )
+    seconds = after.time - before.time
+
+    def growth(index: int, name: str) -> float:
+        """0 for a counter that fell, as a thread that ended took its part with it."""
+        counts, earlier = after.guests[index].counts, before.guests[index].counts
+        return max(0.0, counts.get(name, 0.0) - earlier.get(name, 0.0))
+
+    def exits(index: int, name: str) -> int:
+        return after.guests[index].exits[name] - before.guests[index].exits.get(name, 0)
+
+    machines = [index for index in both if not after.guests[index].container]
+    guest_cpu = {index: growth(index, "cpu") for index in both}
+    kinds = {name for index in both for name in after.guests[index].exits}
+    counts = {index: after.guests[index].counts for index in both}
     return WindowCost(
-        seconds=after.time - before.time,
+        seconds=seconds,
+        cpus=len(cpus),
+        host_cpus=len(after.busy),
         busy=sum(after.busy.get(cpu, 0.0) - before.busy.get(cpu, 0.0) for cpu in cpus),
         host_steal=sum(after.steal.values()) - sum(before.steal.values()),
         swapped=after.swapped - before.swapped,
-        guest_cpu=guest_cpu,
-        memory={
-            index: after.guests[index].get("cgroup_memory", 0) / (1 << 20) for index in sorted(both)
+        pressure={
+            name: (after.pressure[name] - before.pressure[name]) / seconds
+            for name in after.pressure.keys() & before.pressure.keys()
         },
-        exits={name: sum(growth(index, name) for index in both) for name in sorted(counted)},
-        demand=inside(0) if after.inside else sum(guest_cpu.values()),
-        steal=inside(1),
-        generator_cpu=(
-            after.generator.get("cgroup_cpu_usec", 0) - before.generator.get("cgroup_cpu_usec", 0)
-        )
-        / 1e6,
+        guest_cpu=guest_cpu,
+        memory={index: counts[index].get("memory", 0.0) / _MIB for index in both},
+        mapped={
+            index: {kind: counts[index][kind] / _MIB for kind in MEMORY_KINDS}
+            for index in both
+            if set(MEMORY_KINDS) <= counts[index].keys()
+        },
+        exits={
+            name: sum(exits(index, name) for index in both if name in after.guests[index].exits)
+            for name in sorted(kinds)
+        },
+        demand=sum(growth(i, "guest") if i in machines else guest_cpu[i] for i in both),
+        steal=sum(growth(index, "waiting") for index in machines),
+        generator_cpu=after.generator - before.generator,
+        unread=len(set(alive) - set(both)),
     )

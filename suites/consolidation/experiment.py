@@ -14,7 +14,7 @@ from suites.consolidation import accounting, judge
 from suites.consolidation.accounting import WindowCost
 from suites.consolidation.deployment import Deployment
 from suites.consolidation.generator import Load, LoadGenerator, Schedule
-from suites.consolidation.judge import GuestResult, Outcome, Verdict
+from suites.consolidation.judge import Conditions, GuestResult, Outcome, Verdict
 from suites.consolidation.requests import in_window
 from suites.consolidation.tile import Tile
 
@@ -39,6 +39,10 @@ PHASES = {
 }
 
 
+# between the reference runs, where a limit follows from them
+MAX_REFERENCE_SPREAD = {"emulated": 0.5, "hardware": 0.1}
+
+
 @dataclass(frozen=True)
 class Point:
     """A measured point.
@@ -53,10 +57,23 @@ class Point:
     verdict: Verdict
     results: list[GuestResult]
     requests: pd.DataFrame
+    window: tuple[float, float]
     idle: WindowCost
     loaded: WindowCost
+    generator_cpu: float
     deploy_seconds: float
     ends: Mapping[int, str]
+
+    @property
+    def conditions(self) -> Conditions:
+        """See judge.judge_point()."""
+        loaded = self.loaded
+        return Conditions(
+            generator_cpu=self.generator_cpu,
+            swapped=loaded.swapped,
+            host_steal=loaded.host_steal / loaded.seconds / loaded.host_cpus,
+            unread=loaded.unread,
+        )
 
     @property
     def score(self) -> float:
@@ -108,25 +125,36 @@ class Experiment:
         time.sleep(self.phases.settle)
         idle = self.cost_of(self.phases.idle)
         cost: list[WindowCost] = []
-        load = self.load(lambda seconds: cost.append(self.cost_of(seconds)))
+        load = self.load(lambda seconds: cost.append(self.cost_of(seconds, memory=True)))
         members = self.deployment.members
         ends = dict(self.deployment.ends)
         guests = [(one.role, one.tile) for one in members]
         window = (load.start, load.end)
         results = judge.window_results(guests, load.requests, window, self.limits, ends, load.notes)
-        measured = in_window(load.requests, *window)
-        verdict = self._judge(results, measured, cost[0])
-        return Point(
+        point = Point(
             tiles=self.deployment.tiles,
             guests=len(members),
-            verdict=verdict,
+            verdict=Verdict("invalid"),
             results=results,
-            requests=measured,
+            requests=in_window(load.requests, *window),
+            window=window,
             idle=idle,
             loaded=cost[0],
+            generator_cpu=self._generator_cpu(load, cost[0]),
             deploy_seconds=deployed,
             ends=ends,
         )
+        return self._judge(point)
+
+    def _judge(self, point: Point) -> Point:
+        """The point with its verdict."""
+        verdict = judge.judge_point(point.results, point.requests, self.limits, point.conditions)
+        return replace(point, verdict=verdict)
+
+    def _generator_cpu(self, load: Load, cost: WindowCost) -> float:
+        """The share of its busiest CPU: that of hv-load, or of all its processes on all CPUs."""
+        everything = cost.generator_cpu / cost.seconds / len(self.generator.cpus)
+        return max(load.cpu_share, everything)
 
     def load(self, during: Callable[[float], None]) -> Load:
         """Put all guests under load. `during` has the seconds of the window, and takes as long."""
@@ -144,41 +172,45 @@ class Experiment:
             raise
         return run.finish()
 
-    def _judge(
-        self, results: list[GuestResult], requests: pd.DataFrame, loaded: WindowCost
-    ) -> Verdict:
-        cpu = loaded.generator_cpu / (loaded.seconds * len(self.generator.cpus))
-        return judge.judge_point(results, requests, self.limits, cpu, loaded.swapped)
+    def cost_of(self, seconds: float, *, memory: bool = False) -> WindowCost:
+        """What the host spends on the guests that run, in the next seconds.
 
-    def cost_of(self, seconds: float) -> WindowCost:
-        """What the host spends on the guests that run, in the next seconds."""
+        memory: also what their processes have mapped, read after the window.
+        """
         before = self._read()
         time.sleep(seconds)
-        return accounting.cost(before, self._read(), self.deployment.cpus)
+        after = self._read(memory=memory)
+        alive = set(range(len(self.deployment.members))) - self.deployment.ends.keys()
+        return accounting.cost(before, after, self.deployment.cpus, alive)
 
-    def _read(self) -> accounting.Reading:
-        generator = self.generator.guest
-        return accounting.read(self.host, self.deployment.members, generator.statistics())
+    def _read(self, *, memory: bool = False) -> accounting.Reading:
+        guests = [one.guest for one in self.deployment.members]
+        return accounting.read(self.host, guests, self.generator.guest, memory=memory)
 
     def measure_reference(self, runs: int) -> str:
-        """Measure one tile alone and freeze the limits. Returns why it is no reference, or ""."""
+        """Measure one tile alone and freeze the limits. Returns why it is no reference, or "".
+
+        Clones are deployed anew for each run. Booted guests are not, as a boot takes long.
+        """
         for _ in range(runs):
-            self.measure(1)
+            self.measure(1, fresh=self.deployment.method == "clone")
         points = self.points[-runs:]
         references = [point.results for point in points]
-        if problem := judge.reference_problem(references):
-            return problem
         guests = [one.role for one in self.deployment.members]
+        max_spread = MAX_REFERENCE_SPREAD["emulated" if self.host.emulated else "hardware"]
+        if problem := judge.reference_problem(guests, references, max_spread):
+            return problem
         self.limits = judge.freeze_limits(guests, references)
         for number, point in enumerate(points, len(self.points) - runs):
             results = [
                 judge.with_problem(replace(one, limit=self.limits[one.name]))
                 for one in point.results
             ]
-            verdict = self._judge(results, point.requests, point.loaded)
-            self.points[number] = replace(point, results=results, verdict=verdict)
-            if verdict.outcome != "pass":
-                return f"reference run {number + 1} is {verdict.outcome}: {verdict.reasons[0]}"
+            judged = self._judge(replace(point, results=results))
+            self.points[number] = judged
+            if judged.verdict.outcome != "pass":
+                reason = judged.verdict.reasons[0]
+                return f"reference run {number + 1} is {judged.verdict.outcome}: {reason}"
         return ""
 
 

@@ -25,9 +25,22 @@ class Fit:
     residual: float
 
 
-def fit_busy(points: Sequence[Point]) -> Fit:
-    """Fit the model to the idle and the loaded window of each point; no coefficient is negative."""
-    windows = [(point, window) for point in points for window in (point.idle, point.loaded)]
+MAX_BUSY = 0.95  # of the guests' CPUs: beyond it, more work no longer shows
+
+
+def fit_busy(points: Sequence[Point]) -> Fit | None:
+    """Fit the model to the idle and the loaded window of each point; no coefficient is negative.
+
+    Windows with saturated CPUs are left out. None if those left cannot tell the terms apart.
+    """
+    windows = [
+        (point, window)
+        for point in points
+        for window in (point.idle, point.loaded)
+        if window.busy_share <= MAX_BUSY
+    ]
+    if len({point.guests for point, _ in windows}) < 2:
+        return None
     matrix = np.array([[1, point.guests, w.demand / w.seconds] for point, w in windows])
     busy = np.array([window.busy / window.seconds for _, window in windows])
     coefficients, norm = nnls(matrix, busy)

@@ -6,7 +6,7 @@ Each guest must be within its own limit: a mean over guests would hide the one w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,6 +25,9 @@ MIN_ACHIEVED = 0.95  # good answers of scheduled arrivals
 MAX_DELAY_SHARE = 0.1  # of the tightest limit, at DELAY_PERCENTILE
 DELAY_PERCENTILE = 99
 MAX_GENERATOR_CPU = 0.6
+MAX_HOST_STEAL = 0.01  # of the host's CPUs, taken by the machine below it
+# between the medians of a window's halves, with so many requests in each
+MAX_DRIFT, DRIFT_REQUESTS = 0.1, 500
 # requests without which a percentile is not known well enough
 MIN_REQUESTS = {99: 1000, 95: 240, 90: 30}
 
@@ -62,6 +65,21 @@ class Verdict:
 
     outcome: Outcome
     reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What may spoil a point, whatever its guests do.
+
+    generator_cpu: the share of its busiest CPU, from 0 to 1. swapped: pages that the host swapped.
+    host_steal: share of the host's CPUs that the machine below it took. unread: guests whose cost
+    could not be read.
+    """
+
+    generator_cpu: float = 0.0
+    swapped: int = 0
+    host_steal: float = 0.0
+    unread: int = 0
 
 
 def judge_guest(
@@ -125,78 +143,126 @@ def freeze_limits(
     """
     limits = {}
     for guest in guests:
-        alone = [one.latency for run in references for one in run if one.name == guest.name]
-        limits[guest.name] = guest.limit or max(LIMIT_FACTOR * max(alone), guest.floor)
+        slowest = max(latencies_of(guest, references))
+        limits[guest.name] = guest.limit or max(LIMIT_FACTOR * slowest, guest.floor)
     return limits
 
 
-def reference_problem(references: Sequence[Sequence[GuestResult]]) -> str:
-    """Why a tile alone cannot be the reference, or ""."""
+def reference_problem(
+    guests: Sequence[TileGuest], references: Sequence[Sequence[GuestResult]], max_spread: float
+) -> str:
+    """Why a tile alone cannot be the reference, or "".
+
+    max_spread: between the runs' latencies, as a share of their median, where the limit follows
+    from them. A limit that is fixed, or its floor, does not depend on them.
+    """
     for number, run in enumerate(references):
         for one in run:
             if one.problem or not math.isfinite(one.latency):
                 return f"{one.name} in reference run {number + 1}: {one.problem or 'no latency'}"
+    for guest in guests:
+        alone = latencies_of(guest, references)
+        if guest.limit or LIMIT_FACTOR * max(alone) <= guest.floor:
+            continue
+        spread = (max(alone) - min(alone)) / float(np.median(alone))
+        if spread > max_spread:
+            values = ", ".join(f"{latency:.3g}" for latency in alone)
+            return (
+                f"{guest.name}: p{guest.percentile:g} of {values} s in the reference runs differs "
+                f"by more than {max_spread:.0%}"
+            )
     return ""
+
+
+def latencies_of(guest: TileGuest, runs: Sequence[Sequence[GuestResult]]) -> list[float]:
+    """A guest's latency at its percentile in each run, in seconds."""
+    return [one.latency for run in runs for one in run if one.name == guest.name]
 
 
 def judge_point(
     results: Sequence[GuestResult],
     requests: pd.DataFrame,
     limits: Mapping[str, float],
-    generator_cpu: float,
-    swapped: int = 0,
+    conditions: Conditions,
 ) -> Verdict:
-    """The verdict on one point.
-
-    requests: of all guests, in the window. generator_cpu: its share of its CPUs, from 0 to 1.
-    swapped: pages that the host swapped in the window.
-    """
+    """The verdict on one point. requests: of all guests, in the window."""
     problems = [f"{one.name} of tile {one.tile}: {one.problem}" for one in results if one.problem]
-    doubts = list(_doubts(results, requests, limits, generator_cpu, swapped))
+    doubts = [
+        *_generator_doubts(requests, limits, conditions),
+        *_host_doubts(conditions),
+        *_sample_doubts(results),
+    ]
+    if not problems:  # an overloaded guest becomes slower and slower
+        doubts += _drift_doubts(results, requests)
     if doubts:
         return Verdict("invalid", tuple(doubts))
     return Verdict("fail", tuple(problems)) if problems else Verdict("pass")
 
 
-def _doubts(
-    results: Sequence[GuestResult],
-    requests: pd.DataFrame,
-    limits: Mapping[str, float],
-    generator_cpu: float,
-    swapped: int,
-) -> list[str]:
-    doubts = []
+def _generator_doubts(
+    requests: pd.DataFrame, limits: Mapping[str, float], conditions: Conditions
+) -> Iterator[str]:
     delay = latency_at(requests["delay"].dropna(), DELAY_PERCENTILE)
     tightest = min(limits.values(), default=math.inf)
     if delay > MAX_DELAY_SHARE * tightest:
-        doubts.append(
+        yield (
             f"the generator noticed arrivals {delay:.3g} s late (p{DELAY_PERCENTILE}), more than "
             f"{MAX_DELAY_SHARE:.0%} of the limit {tightest:.3g} s"
         )
-    if generator_cpu > MAX_GENERATOR_CPU:
-        doubts.append(f"the generator used {generator_cpu:.0%} of its CPUs")
-    if swapped:
-        doubts.append(f"the host swapped {swapped} pages")
+    if conditions.generator_cpu > MAX_GENERATOR_CPU:
+        yield f"the generator used {conditions.generator_cpu:.0%} of a CPU"
+
+
+def _host_doubts(conditions: Conditions) -> Iterator[str]:
+    if conditions.swapped:
+        yield f"the host swapped {conditions.swapped} pages"
+    if conditions.host_steal > MAX_HOST_STEAL:
+        yield f"the machine below the host took {conditions.host_steal:.1%} of its CPUs"
+    if conditions.unread:
+        yield f"the cost of {conditions.unread} guests could not be read"
+
+
+def _sample_doubts(results: Sequence[GuestResult]) -> Iterator[str]:
     for one in results:
         needed = MIN_REQUESTS.get(int(one.percentile), 0) * one.rate_share
         # a Poisson schedule may have a few fewer than expected
         if one.scheduled < needed - 4 * math.sqrt(needed):
-            doubts.append(
+            yield (
                 f"{one.name} of tile {one.tile} had {one.scheduled} requests: p{one.percentile:g} "
                 f"needs about {needed:.0f}"
             )
-    return doubts
+
+
+def _drift_doubts(results: Sequence[GuestResult], requests: pd.DataFrame) -> Iterator[str]:
+    """Whether the state was not yet steady: the halves' medians differ."""
+    middle = (requests["scheduled"].min() + requests["scheduled"].max()) / 2
+    for index, one in enumerate(results):
+        own = requests[requests["target"] == index]
+        first, second = own[own["scheduled"] < middle], own[own["scheduled"] >= middle]
+        if min(len(first), len(second)) < DRIFT_REQUESTS:
+            continue
+        before, after = (latency_at(half["latency"], 50) for half in (first, second))
+        if abs(after - before) > MAX_DRIFT * before:
+            yield (
+                f"{one.name} of tile {one.tile} was not steady: its median went from {before:.3g} "
+                f"to {after:.3g} s"
+            )
 
 
 def tile_score(results: Sequence[GuestResult]) -> float:
     """The score of a point: of each tile, the geometric mean of its guests' achieved shares, added.
 
-    A tile whose guests all get their answers counts as 1.
+    A tile whose guests all get their answers counts as 1, one with a part of the load as that part.
     """
-    tiles: dict[int, list[float]] = {}
+    tiles: dict[int, list[GuestResult]] = {}
     for one in results:
-        tiles.setdefault(one.tile, []).append(one.achieved)
-    return float(sum(np.prod(shares) ** (1 / len(shares)) for shares in tiles.values()))
+        tiles.setdefault(one.tile, []).append(one)
+    return float(
+        sum(
+            guests[0].rate_share * np.prod([one.achieved for one in guests]) ** (1 / len(guests))
+            for guests in tiles.values()
+        )
+    )
 
 
 def window_results(

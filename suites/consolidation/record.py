@@ -9,13 +9,14 @@ from typing import Protocol
 
 from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Better, Parameter
-from suites.consolidation.accounting import WindowCost
+from suites.consolidation.accounting import MEMORY_KINDS, WindowCost
 from suites.consolidation.experiment import Experiment, Point
 from suites.consolidation.fit import fit_busy
 from suites.consolidation.requests import latency_at
 from suites.consolidation.search import Knee
 
 CURVE = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)  # percentiles
+MAX_REASON = 200  # characters
 
 
 class Record(Protocol):
@@ -62,7 +63,10 @@ class PointRecorder:
         def record(metric: str, value: float, unit: str, **more: Parameter) -> None:
             self._record(metric, value, unit, {**about, **more}, batch=number)
 
-        record("point", 1, "points", outcome=point.verdict.outcome)
+        reason = "; ".join(point.verdict.reasons)[:MAX_REASON]
+        record("point", 1, "points", outcome=point.verdict.outcome, reason=reason)
+        for moment, time in zip(("start", "end"), point.window, strict=True):
+            record(f"point.{moment}", time, "s")
         record("score", point.score, "tiles")
         record("efficiency", point.score / point.tiles, "score/tile")
         record("deploy", point.deploy_seconds, "s")
@@ -71,7 +75,8 @@ class PointRecorder:
             self._window(record, point, window, load)
         answered = int(point.requests["good"].sum())
         for name, count in point.loaded.exits.items():
-            record(f"exits.{name}", count / max(1, answered), "exits/request")
+            idle = point.idle.exits.get(name, 0) / point.idle.seconds * point.loaded.seconds
+            record(f"exits.{name}", max(0.0, count - idle) / max(1, answered), "exits/request")
 
     def _latencies(self, record: Record, point: Point) -> None:
         """Of all tiles' guests of a name together, and of the one that is nearest to its limit."""
@@ -82,7 +87,10 @@ class PointRecorder:
             latencies = point.requests.loc[point.requests["target"].isin(own), "latency"]
             for percentile in CURVE:
                 value = 1000 * latency_at(latencies, percentile)
-                record("latency", value, "ms", guest=guest.name, percentile=percentile)
+                about: dict[str, Parameter] = {"guest": guest.name, "percentile": percentile}
+                record("latency", value, "ms", **about)
+                if math.isinf(value):
+                    record("latency.unanswered", 1, "0 or 1", **about)
             worst = max(point.results[index].latency for index in own)
             limit = point.results[own[0]].limit
             own_limit: dict[str, Parameter] = {
@@ -108,6 +116,8 @@ class PointRecorder:
         share("demand", window.demand)
         share("guest_steal", window.steal)
         share("generator", window.generator_cpu)
+        for name, part in window.pressure.items():
+            record(f"pressure.{name}", 100 * part, "%", load=load)
         for name in {one.name for one in point.results}:
             own = [i for i, one in enumerate(point.results) if one.name == name]
             memory = [window.memory[index] for index in own if index in window.memory]
@@ -116,6 +126,10 @@ class PointRecorder:
                 record("memory", sum(memory) / len(memory), "MiB", guest=name, load=load)
                 share_each = 100 * sum(cpu) / len(cpu) / window.seconds
                 record("cpu.guest", share_each, "%", guest=name, load=load)
+            mapped = [window.mapped[index] for index in own if index in window.mapped]
+            for kind in MEMORY_KINDS if mapped else ():
+                mean = sum(one[kind] for one in mapped) / len(mapped)
+                record(f"memory.{kind}", mean, "MiB", guest=name, load=load)
 
     def reference(self, points: Sequence[Point]) -> None:
         """The latencies of a tile alone, which nightly runs track."""
@@ -140,6 +154,8 @@ class PointRecorder:
             utilization = 100 * sum(at_knee) / len(at_knee) / cores
             self._record("knee.utilization", utilization, "%")
         fit = fit_busy(self.experiment.points)
+        if fit is None:
+            return
         self._record("fit.base", fit.base, "CPUs", better="lower")
         self._record("fit.guest", fit.guest, "CPUs/guest", better="lower")
         self._record("fit.demand", fit.demand, "CPUs/CPU", better="lower")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -26,15 +27,21 @@ class Knee:
     tiles: the highest number that passes most of its measurements; 0 if 1 does not. lowest: the
     highest number below every failure. highest: the highest number that ever passed. outcomes: of
     all measurements, in order. limited_by: why the search did not go on to a failure, or "": the
-    knee is then at least `tiles`. undecided: the points of some number are invalid.
+    knee is then at least `tiles`. undecided: the points of some number are invalid. fresh: how
+    often a number was measured with new guests.
     """
 
     outcomes: list[tuple[int, Outcome]] = field(default_factory=list)
     limited_by: str = ""
     undecided: bool = False
+    fresh: Counter[int] = field(default_factory=Counter)
 
-    def add(self, tiles: int, outcome: Outcome) -> None:
+    def measure(self, measure: Measure, tiles: int, *, fresh: bool) -> Outcome:
+        """Measure `tiles` tiles, and keep the outcome."""
+        outcome = measure(tiles, fresh=fresh)
         self.outcomes.append((tiles, outcome))
+        self.fresh[tiles] += fresh and outcome != "invalid"
+        return outcome
 
     def passes(self, tiles: int) -> bool:
         """Whether most of its valid measurements passed."""
@@ -67,15 +74,19 @@ def find_knee(
     growth: Growth = "by one",
     rounds: int | None = None,
     known: int = 0,
+    known_fresh: bool = False,
 ) -> Knee:
     """Search upwards, then confirm the knee and the next number, deployed anew.
 
     limit: the reason why so many tiles cannot be deployed, or "". rounds: how often the knee and
-    the next number are measured again, in alternation. known: this number has passed already, as
-    the reference. A failure is measured again before it ends the search. A number whose points
+    the next number are measured with new guests, in alternation; earlier such measurements count.
+    known: this number has passed already, as the reference; known_fresh: with new guests each time.
+    A failure is measured again, with new guests, before it ends the search. A number whose points
     are invalid MAX_INVALID times ends it, too.
     """
+    rounds = CONFIRM_ROUNDS[growth] if rounds is None else rounds
     knee = Knee([(known, "pass")] if known else [])
+    knee.fresh[known] = rounds if known_fresh else 0
     good, tiles = known, known + 1
     while not (reason := limit(tiles)) and _decide(knee, measure, tiles):
         good = tiles
@@ -89,7 +100,7 @@ def find_knee(
             good = middle
         else:
             blocked, knee.limited_by = middle, ""
-    _confirm(knee, measure, limit, CONFIRM_ROUNDS[growth] if rounds is None else rounds)
+    _confirm(knee, measure, limit, rounds)
     return knee
 
 
@@ -97,15 +108,26 @@ def _decide(knee: Knee, measure: Measure, tiles: int, *, fresh: bool = False) ->
     """Measure until a pass leads, or two failures do; see find_knee() for invalid points."""
     invalid = 0
     while invalid < MAX_INVALID:
-        outcome = measure(tiles, fresh=fresh)
-        knee.add(tiles, outcome)
-        invalid += outcome == "invalid"
+        invalid += knee.measure(measure, tiles, fresh=fresh) == "invalid"
+        fresh = True  # a repetition of the same deployment would repeat its luck, too
         if knee.lead(tiles) > 0 or knee.lead(tiles) <= -2:
             return knee.lead(tiles) > 0
         if len([n for n, _ in knee.outcomes if n == tiles]) >= MAX_REPEATS:
             return False
     knee.limited_by = f"{tiles} tiles could not be measured: the points are invalid"
     knee.undecided = True
+    return False
+
+
+def most_pass(measure: Callable[[], Outcome]) -> bool:
+    """Whether a pass leads: a failure is measured again before it counts. Invalid points that do
+    not end say no."""
+    outcomes: list[Outcome] = []
+    while len(outcomes) < MAX_REPEATS:
+        outcomes.append(measure())
+        lead = outcomes.count("pass") - outcomes.count("fail")
+        if lead > 0 or lead <= -2 or outcomes.count("invalid") >= MAX_INVALID:
+            return lead > 0
     return False
 
 
@@ -116,10 +138,12 @@ def _confirm(knee: Knee, measure: Measure, limit: Callable[[int], str], rounds: 
         for number in range(rounds):
             pair = [n for n in (tiles, tiles + 1) if n > 0 and not limit(n)]
             for n in pair if number % 2 == 0 else reversed(pair):
-                knee.add(n, measure(n, fresh=True))
+                if knee.fresh[n] <= number:
+                    knee.measure(measure, n, fresh=True)
         # A tie, such as the reference's pass and one failure, is decided by further measurements.
-        if rounds and tiles and knee.lead(tiles) == 0:
-            _decide(knee, measure, tiles, fresh=True)
+        for n in (tiles, tiles + 1) if rounds else ():
+            if knee.lead(n) == 0 and (n, "pass") in knee.outcomes and not limit(n):
+                _decide(knee, measure, n, fresh=True)
         if knee.tiles <= tiles or not rounds:
             break
     # A knee that the confirmation refutes leaves numbers below it that nobody measured.

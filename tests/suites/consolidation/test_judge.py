@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from suites.consolidation.judge import (
+    Conditions,
     GuestResult,
     freeze_limits,
     judge_guest,
@@ -85,13 +86,23 @@ def test_limits_are_three_times_the_slowest_reference_with_a_floor() -> None:
 
 def test_a_tile_alone_with_errors_is_no_reference() -> None:
     fine, broken = [result([0.1] * 1000)], [result([0.1] * 900 + [math.inf] * 100)]
-    assert reference_problem([fine, fine]) == ""
-    assert reference_problem([fine, broken]).startswith("web in reference run 2: 100 of 1000")
+    assert reference_problem([role()], [fine, fine], 0.1) == ""
+    problem = reference_problem([role()], [fine, broken], 0.1)
+    assert problem.startswith("web in reference run 2: 100 of 1000")
+
+
+def test_reference_runs_that_differ_are_no_reference_if_the_limit_follows_from_them() -> None:
+    runs = [[result([seconds] * 1000)] for seconds in (0.1, 0.12, 0.1)]
+    problem = reference_problem([role()], runs, 0.1)
+    assert problem == "web: p99 of 0.1, 0.12, 0.1 s in the reference runs differs by more than 10%"
+    assert reference_problem([role()], runs, 0.3) == ""
+    assert reference_problem([role(floor=0.5)], runs, 0.1) == ""
+    assert reference_problem([role(limit=0.5)], runs, 0.1) == ""
 
 
 def test_one_guest_beyond_its_limit_fails_the_point_although_the_mean_is_fine() -> None:
     results = [result([0.01] * 1000)] * 9 + [result([2.0] * 1000)]
-    verdict = judge_point(results, log([0.01] * 100), {"web": 1.0}, 0.1)
+    verdict = judge_point(results, log([0.01] * 100), {"web": 1.0}, Conditions())
     assert verdict.outcome == "fail"
     assert verdict.reasons == ("web of tile 0: p99 2 s, limit 1 s",)
 
@@ -99,8 +110,10 @@ def test_one_guest_beyond_its_limit_fails_the_point_although_the_mean_is_fine() 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"generator_cpu": 0.61}, "the generator used 61% of its CPUs"),
+        ({"generator_cpu": 0.61}, "the generator used 61% of a CPU"),
         ({"swapped": 3}, "the host swapped 3 pages"),
+        ({"host_steal": 0.02}, "the machine below the host took 2.0% of its CPUs"),
+        ({"unread": 2}, "the cost of 2 guests could not be read"),
         ({"delay": 0.2}, "the generator noticed arrivals 0.2 s late (p99)"),
         ({"count": 500}, "web of tile 0 had 500 requests: p99 needs about 1000"),
     ],
@@ -110,10 +123,20 @@ def test_doubtful_point_is_invalid_even_if_a_guest_failed(
 ) -> None:
     latencies = [2.0] * changes.pop("count", 1000)
     requests = log(latencies, delay=changes.pop("delay", 0.0))
-    arguments = {"generator_cpu": 0.1, **changes}
-    verdict = judge_point([result(latencies)], requests, {"web": 1.0}, **arguments)
+    verdict = judge_point([result(latencies)], requests, {"web": 1.0}, Conditions(**changes))
     assert verdict.outcome == "invalid"
     assert verdict.reasons[0].startswith(reason)
+
+
+def test_a_point_that_was_not_steady_says_nothing_unless_it_failed() -> None:
+    latencies = [0.1] * 1000 + [0.12] * 1000
+    limits = {"web": 1.0}
+    steady = judge_point([result([0.1] * 2000)], log([0.1] * 2000), limits, Conditions())
+    assert steady.outcome == "pass"
+    verdict = judge_point([result(latencies)], log(latencies), limits, Conditions())
+    assert verdict.reasons == ("web of tile 0 was not steady: its median went from 0.1 to 0.12 s",)
+    failed = judge_point([result(latencies, limit=0.11)], log(latencies), limits, Conditions())
+    assert failed.outcome == "fail"
 
 
 def test_score_is_the_sum_over_tiles_of_the_geometric_mean() -> None:
@@ -121,6 +144,8 @@ def test_score_is_the_sum_over_tiles_of_the_geometric_mean() -> None:
     second = GuestResult(**{**vars(full), "tile": 1})
     assert tile_score([full, half]) == pytest.approx(math.sqrt(0.5))
     assert tile_score([full, half, second]) == pytest.approx(math.sqrt(0.5) + 1)
+    quarter = GuestResult(**{**vars(full), "tile": 2, "rate_share": 0.25})
+    assert tile_score([second, quarter]) == pytest.approx(1.25)
 
 
 def test_results_take_each_guests_requests_of_the_window_only() -> None:

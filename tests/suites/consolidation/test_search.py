@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from suites.consolidation.judge import Outcome
-from suites.consolidation.search import Knee, find_knee
+from suites.consolidation.search import Knee, find_knee, most_pass
 
 
 class KnownHost:
@@ -49,7 +49,20 @@ def test_doubling_measures_few_points() -> None:
 def test_confirmation_alternates_the_pair() -> None:
     host = KnownHost(3)
     find_knee(host, no_limit, growth="doubling")
-    assert host.measured[-6:] == [(n, True) for n in (3, 4, 4, 3, 3, 4)]
+    # the search has measured 4 twice, the second time with new guests
+    assert host.measured == [
+        *((n, False) for n in (1, 2, 4)),
+        (4, True),
+        (3, False),
+        *((n, True) for n in (3, 4, 3, 3, 4)),
+    ]
+
+
+def test_what_was_measured_with_new_guests_is_not_confirmed_again() -> None:
+    host = KnownHost(1)
+    knee = find_knee(host, no_limit, known=1, known_fresh=True)
+    assert host.measured == [(2, False), (2, True)]
+    assert (knee.tiles, knee.lowest, knee.highest) == (1, 1, 1)
 
 
 def test_one_failure_is_outvoted_by_two_passes() -> None:
@@ -127,3 +140,20 @@ def test_two_searches_on_a_noisy_host_agree() -> None:
     assert {knee.tiles for knee in knees} <= {18, 19, 20, 21}
     assert any(knee.lowest < knee.highest for knee in knees)
     assert all(knee.lowest <= knee.tiles <= knee.highest for knee in knees)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "passes"),
+    [
+        (["pass"], True),
+        (["fail", "fail"], False),
+        (["fail", "pass", "pass"], True),
+        (["fail", "pass", "fail", "pass"], False),
+        (["invalid", "pass"], True),
+        (["invalid", "invalid"], False),
+    ],
+)
+def test_most_pass_measures_until_one_side_leads(outcomes: list[Outcome], passes: bool) -> None:
+    left = iter(outcomes)
+    assert most_pass(lambda: next(left)) is passes
+    assert list(left) == []

@@ -1,0 +1,115 @@
+"""Prints counters of a host and of guests' cgroups as one JSON object. It runs on the host.
+
+    python3 -I -S host_counters.py [--memory] < cgroups
+
+The input has the directory of a cgroup on each line. The object has "time" (s of CLOCK_MONOTONIC),
+"cpus" (number: busy and stolen seconds), "swapped" (pages), "pressure" (resource: seconds in which
+a task waited for it) and "groups". That has for each cgroup that exists "cpu" (s), "guest" (s in
+which its processes ran guests), "waiting" (s for which its threads that live could run and had no
+CPU), "memory" (bytes, as the cgroup counts), and with --memory "private", "shared" and "merged"
+(bytes that its processes have mapped).
+
+Sources: proc(5); Documentation/admin-guide/cgroup-v2.rst, accounting/psi.rst,
+scheduler/sched-stats.rst and admin-guide/mm/ksm.rst in the Linux sources.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+# proc(5): user nice system idle iowait irq softirq steal; user includes guest
+_BUSY, _STEAL = (0, 1, 2, 5, 6), 7
+_GUEST_TIME = 40  # of /proc/PID/stat, counted from the word after the name
+
+
+def read(path: str) -> str:
+    return Path(path).read_text("ascii", "replace")
+
+
+def table(text: str) -> dict[str, int]:
+    """The numbers of lines "NAME NUMBER" or "NAME: NUMBER kB"."""
+    words = [line.split() for line in text.splitlines()]
+    return {one[0].rstrip(":"): int(one[1]) for one in words if len(one) > 1 and one[1].isdigit()}
+
+
+def cpus() -> dict[str, tuple[float, float]]:
+    """Busy and stolen seconds by CPU."""
+    times = {}
+    for name, *columns in map(str.split, read("/proc/stat").splitlines()):
+        if name.startswith("cpu") and name != "cpu":
+            ticks = [int(column) for column in columns]
+            busy = sum(ticks[column] for column in _BUSY)
+            times[name[3:]] = (busy / _TICKS, ticks[_STEAL] / _TICKS)
+    return times
+
+
+def pressure() -> dict[str, float]:
+    """Empty on a kernel without pressure stall information."""
+    seconds = {}
+    for name in ("cpu", "memory", "io"):
+        with contextlib.suppress(OSError, ValueError):
+            some = read(f"/proc/pressure/{name}").partition("\n")[0]
+            seconds[name] = int(some.rpartition("total=")[2]) / 1e6
+    return seconds
+
+
+def processes(group: str) -> Iterator[str]:
+    """The processes of a cgroup and of those below it."""
+    for folder, _, _ in os.walk(group):
+        with contextlib.suppress(OSError):
+            yield from read(f"{folder}/cgroup.procs").split()
+
+
+def of_process(pid: str, total: dict[str, float], memory: bool) -> None:
+    """Add a process's counters. It may end at any moment."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        words = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        total["guest"] += int(words[_GUEST_TIME]) / _TICKS
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            total["waiting"] += int(path.read_text("ascii").split()[1]) / 1e9
+    if memory:
+        with contextlib.suppress(OSError, KeyError):
+            mapped = table(read(f"/proc/{pid}/smaps_rollup"))
+            private = mapped["Private_Clean"] + mapped["Private_Dirty"]
+            total["private"] += private * 1024
+            total["shared"] += (mapped["Rss"] - private) * 1024
+            with contextlib.suppress(OSError, ValueError):
+                total["merged"] += int(read(f"/proc/{pid}/ksm_merging_pages")) * _PAGE
+
+
+def of_group(group: str, memory: bool) -> dict[str, float]:
+    """Raises OSError or KeyError for a cgroup that is gone or does not count."""
+    total = dict.fromkeys(("guest", "waiting"), 0.0)
+    total["cpu"] = table(read(f"{group}/cpu.stat"))["usage_usec"] / 1e6
+    with contextlib.suppress(OSError, ValueError):
+        total["memory"] = int(read(f"{group}/memory.current"))
+    if memory:
+        total.update(dict.fromkeys(("private", "shared", "merged"), 0.0))
+    for pid in processes(group):
+        of_process(pid, total, memory)
+    return total
+
+
+def main(memory: bool) -> None:
+    report: dict[str, Any] = {"time": time.monotonic(), "cpus": cpus(), "pressure": pressure()}
+    swapped = table(read("/proc/vmstat"))
+    report["swapped"] = swapped.get("pswpin", 0) + swapped.get("pswpout", 0)
+    groups = {}
+    for group in sys.stdin.read().splitlines():
+        with contextlib.suppress(OSError, KeyError):
+            groups[group] = of_group(group, memory)
+    print(json.dumps({**report, "groups": groups}))
+
+
+if __name__ == "__main__":
+    main("--memory" in sys.argv)

@@ -1,0 +1,136 @@
+"""What a window costs, from counters of real processes and from chosen readings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from suites.consolidation import host_counters
+from suites.consolidation.accounting import GuestReading, Reading, cost
+
+SCRIPT = Path(host_counters.__file__)
+
+
+def counters(*groups: Path, memory: bool = False) -> dict[str, Any]:
+    argv = [sys.executable, "-I", "-S", str(SCRIPT), *(["--memory"] if memory else [])]
+    text = "\n".join(map(str, groups))
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=True)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup of version 2 on this machine."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text("ascii").splitlines()]
+    mount = next((Path(words[1]) for words in mounts if words[2] == "cgroup2"), None)
+    if mount is None or not os.access(mount, os.W_OK):
+        pytest.skip("this machine has no writable cgroup version 2")
+    path = mount / f"pytest-hypervisor-counters-{os.getpid()}"
+    try:
+        path.mkdir()
+    except OSError as error:
+        pytest.skip(f"{path} cannot be made: {error}")
+    yield path
+    path.rmdir()
+
+
+def test_counters_of_a_cgroup_are_those_of_its_processes(cgroup: Path) -> None:
+    before = counters(cgroup)
+    code = "b = bytearray(50 << 20)\nprint(flush=True)\nwhile True: pass"
+    busy = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    with busy:
+        try:
+            (cgroup / "cgroup.procs").write_text(str(busy.pid))
+            assert busy.stdout is not None
+            busy.stdout.readline()
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                after = counters(cgroup, memory=True)
+                used = after["groups"][str(cgroup)]["cpu"] - before["groups"][str(cgroup)]["cpu"]
+                if used > 0.3:
+                    break
+        finally:
+            busy.kill()
+    counts, seconds = after["groups"][str(cgroup)], after["time"] - before["time"]
+    assert 0.3 < used <= seconds
+    assert 0 <= counts["waiting"] <= seconds
+    assert counts["guest"] == 0  # it runs no guest
+    assert counts["private"] > 50 << 20
+    assert 0 < counts["shared"] < counts["private"]
+    spent = sum(after["cpus"][cpu][0] - before["cpus"][cpu][0] for cpu in after["cpus"])
+    assert used <= spent + 0.1
+
+
+def test_a_cgroup_that_is_gone_has_no_counters(tmp_path: Path) -> None:
+    assert counters(tmp_path / "gone")["groups"] == {}
+
+
+def guest(exits: int = 0, *, container: bool = False, **counts: float) -> GuestReading:
+    return GuestReading(counts, {} if container else {"exits": exits}, container)
+
+
+def reading(time: float, guests: Mapping[int, GuestReading], **changes: Any) -> Reading:
+    values: dict[str, Any] = {
+        "time": time, "busy": {0: time / 2, 1: time / 4}, "steal": {0: 0.0, 1: time / 100},
+        "swapped": 7, "pressure": {"cpu": time / 5}, "guests": guests, "generator": time / 10,
+    }  # fmt: skip
+    return Reading(**{**values, **changes})
+
+
+MIB = float(1 << 20)
+
+
+def test_cost_is_the_growth_of_the_window() -> None:
+    first = {
+        0: guest(100, cpu=1.0, guest=0.5, waiting=0.2, memory=MIB),
+        1: guest(0, cpu=5.0, guest=4.0, waiting=1.0),
+    }
+    last = {
+        0: guest(150, cpu=3.0, guest=2.0, waiting=0.3, memory=2 * MIB),
+        1: guest(30, cpu=6.0, guest=4.5, waiting=0.5),
+    }
+    spent = cost(reading(10, first), reading(20, last, swapped=9), [0], [0, 1])
+    assert (spent.seconds, spent.cpus, spent.host_cpus) == (10, 1, 2)
+    assert (spent.busy, spent.busy_share) == (5, 0.5)
+    assert spent.host_steal == pytest.approx(0.1)
+    assert spent.swapped == 2
+    assert spent.pressure == pytest.approx({"cpu": 0.2})
+    assert spent.guest_cpu == {0: 2, 1: 1}
+    assert spent.memory == {0: 2, 1: 0}
+    assert spent.exits == {"exits": 80}
+    assert spent.demand == 2
+    assert spent.steal == pytest.approx(0.1)  # a thread of guest 1 ended
+    assert spent.generator_cpu == 1
+    assert spent.unread == 0
+
+
+def test_a_containers_work_is_the_cpu_time_of_its_cgroup() -> None:
+    first = {0: guest(container=True, cpu=1.0, guest=0.0, waiting=0.0)}
+    last = {0: guest(container=True, cpu=2.5, guest=0.0, waiting=9.0)}
+    spent = cost(reading(0, first), reading(10, last), [0, 1], [0])
+    assert (spent.demand, spent.steal, spent.exits) == (1.5, 0, {})
+
+
+def test_guests_that_ended_do_not_count_and_others_without_counters_are_named() -> None:
+    first = {0: guest(1, cpu=1.0), 1: guest(1, cpu=1.0), 2: guest(1, cpu=1.0)}
+    last = {0: guest(2, cpu=2.0), 2: guest(2)}
+    spent = cost(reading(0, first), reading(10, last), [0], alive=[0, 2])
+    assert spent.guest_cpu == {0: 1}
+    assert spent.unread == 1
+
+
+def test_mapped_memory_is_that_of_the_last_reading() -> None:
+    kinds = {"private": 3 * MIB, "shared": 2 * MIB, "merged": MIB}
+    spent = cost(
+        reading(0, {0: guest(cpu=0.0)}), reading(1, {0: guest(cpu=0.0, **kinds)}), [0], [0]
+    )
+    assert spent.mapped == {0: {"private": 3, "shared": 2, "merged": 1}}
