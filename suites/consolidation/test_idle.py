@@ -12,8 +12,10 @@ import pytest
 
 from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
+from suites.consolidation.accounting import WindowCost
 from suites.consolidation.deployment import Member
-from suites.consolidation.experiment import MakeExperiment
+from suites.consolidation.experiment import Experiment, MakeExperiment
+from suites.consolidation.generator import Schedule
 from suites.consolidation.tile import Tile
 
 STEPS = {"short": (0, 5, 10, 20), "full": (0, 10, 50, 100, 200)}
@@ -38,6 +40,18 @@ def memory_each(members: list[Member]) -> float:
     return sum(used) / len(used)
 
 
+def cost_under_requests(experiment: Experiment, seconds: float) -> WindowCost:
+    """The cost of the guests while each answers its few requests. All must be answered."""
+    if not experiment.deployment.members:
+        return experiment.cost_of(seconds)
+    schedule = Schedule(ramp=1, measure=seconds, drain=5)
+    experiment.phases = replace(experiment.phases, schedule=schedule)
+    cost: list[WindowCost] = []
+    load = experiment.load(lambda window: cost.append(experiment.cost_of(window)))
+    assert load.requests["good"].all()
+    return cost[0]
+
+
 @pytest.mark.long
 @pytest.mark.exclusive_host
 def test_ladder(
@@ -55,7 +69,8 @@ def test_ladder(
             print(blocker)
             break
         deployment.grow_to(count)
-        cost = experiment.cost_of(SECONDS[virt_profile])
+        time.sleep(experiment.phases.settle)
+        cost = cost_under_requests(experiment, SECONDS[virt_profile])
         about: dict[str, Parameter] = {"guests": count, "deploy": deployment.method}
         busy = 100 * cost.busy / cost.seconds
         record_sample("consolidation.idle.cpu", busy, "%", "none", about)

@@ -6,16 +6,19 @@ Units: ms, and the ratio of the p99 latency with a neighbour at work to that wit
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
+from harness.errors import WorkloadError
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.plugin.fixtures import RecordSample
+from harness.results.schema import Better, Parameter
 from images.image import GuestImage
 from suites.consolidation.experiment import Experiment, MakeExperiment
 from suites.consolidation.requests import in_window, latency_at
@@ -46,11 +49,23 @@ def victims(tile: Tile) -> Tile:
 
 @contextlib.contextmanager
 def at_work(guest: Guest, command: str) -> Iterator[None]:
-    """Run a command in the guest during the block."""
-    process = guest.ssh.popen(["sh", "-c", command])
+    """Run a command in the guest during the block, in a session of processes that ends with it.
+
+    Raises WorkloadError if it did not run to the end of the block.
+    """
+    process = guest.ssh.popen(["setsid", "--fork", "--wait", "sh", "-c", f"echo $$; {command}"])
+    session = process.readline().decode().strip()
     try:
         yield
+        if guest.ssh.run(["pgrep", "--session", session], check=False).status:
+            raise WorkloadError(
+                f"the neighbour ended early: {process.stderr_tail().strip()[-200:]}",
+                hint=f"run by hand in a guest of the workload image: {command}",
+                stage="run",
+                guest=guest.name,
+            )
     finally:
+        guest.ssh.run(["pkill", "--signal", "KILL", "--session", session], check=False)
         process.kill()
 
 
@@ -78,7 +93,8 @@ def test_neighbours(
     victims: Tile,
     record_sample: RecordSample,
 ) -> None:
-    """Each victim beside each aggressor. Nobody may be lost; the ratios are the result."""
+    """Each victim beside each aggressor, between two windows without. Nobody may be lost; the
+    ratios are the result."""
     experiment = make_experiment("smoke", victims)
     experiment.deployment.grow_to(1)
     cpus = list(experiment.deployment.cpus)
@@ -87,18 +103,47 @@ def test_neighbours(
         for name in ("neighbour", "sink")
     )
     sink.ssh.run(["iperf3", "--server", "--daemon"])
-    alone = p99_by_guest(experiment)
+    before = p99_by_guest(experiment)
     for name, command in AGGRESSORS.items():
+        start = cpu_seconds(neighbour)
         with at_work(neighbour, command.format(sink=sink.address)):
             beside = p99_by_guest(experiment)
+        used = cpu_seconds(neighbour) - start
+        record_sample("consolidation.neighbour.cpu", used, "s", "none", {"aggressor": name})
+        after = p99_by_guest(experiment)
         for victim, latency in beside.items():
             about = {"victim": victim, "aggressor": name}
-            record_sample("consolidation.neighbour.p99", latency, "ms", "none", about)
-            ratio = latency / alone[victim]
-            record_sample("consolidation.neighbour.ratio", ratio, "ratio", "lower", about)
+            alone = (before[victim] + after[victim]) / 2
+            for metric, value, unit in (
+                ("p99", latency, "ms"),
+                ("p99_alone", alone, "ms"),
+                ("ratio", latency / alone, "ratio"),
+            ):
+                better: Better = "lower" if metric == "ratio" else "none"
+                record_finite(record_sample, f"neighbour.{metric}", value, unit, better, about)
+        before = after
     assert not experiment.deployment.ends
     for guest in (neighbour, sink):
         guest.stop()
+
+
+def cpu_seconds(guest: Guest) -> float:
+    return guest.statistics()["cgroup_cpu_usec"] / 1e6
+
+
+def record_finite(
+    record_sample: RecordSample,
+    metric: str,
+    value: float,
+    unit: str,
+    better: Better,
+    about: Mapping[str, Parameter],
+) -> None:
+    """A server that did not answer has an infinite latency, of which a sample says so."""
+    if math.isfinite(value):
+        record_sample(f"consolidation.{metric}", value, unit, better, about)
+    elif not math.isnan(value):
+        record_sample(f"consolidation.{metric}.unanswered", 1, "0 or 1", "none", about)
 
 
 @pytest.mark.long
