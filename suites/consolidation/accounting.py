@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import HarnessError, WorkloadError
 from harness.guest.guest import Guest
@@ -27,22 +28,33 @@ MEMORY_KINDS = ("private", "shared", "merged")
 class GuestReading:
     """Counters of one guest. counts: of its cgroup; see host_counters.py. exits: by their kind."""
 
-    counts: Mapping[str, float]
+    counts: Mapping[str, Any]
     exits: Mapping[str, int]
     container: bool
+
+    def thread(self, number: str) -> tuple[int, float, float]:
+        """Ticks in guest mode, seconds on a CPU and of waiting for one; zeros for one that did not
+        exist."""
+        ticks, running, waiting = self.counts["threads"].get(number, (0, 0.0, 0.0))
+        return ticks, running, waiting
+
+    @property
+    def vcpus(self) -> list[str]:
+        """Its threads that have run a guest."""
+        return [number for number, (ticks, _, _) in self.counts["threads"].items() if ticks]
 
 
 @dataclass(frozen=True)
 class Reading:
     """Counters at one moment.
 
-    time: CLOCK_MONOTONIC of the host, s. busy, steal: CPU seconds by the host's CPU. pressure:
+    time: CLOCK_MONOTONIC of the host, s. idle, steal: seconds by the host's CPU. pressure:
     seconds by the resource. guests: by index; those that have ended are missing. generator: CPU
     seconds.
     """
 
     time: float
-    busy: Mapping[int, float]
+    idle: Mapping[int, float]
     steal: Mapping[int, float]
     swapped: int
     pressure: Mapping[str, float]
@@ -59,8 +71,8 @@ class WindowCost:
     swapped: pages. pressure: by the resource, the share of the time for which a task waited for
     it. guest_cpu: CPU seconds of each guest's cgroup, by index. memory: MiB of each guest's cgroup
     at the end; mapped: of its processes, by MEMORY_KINDS, where it was read. exits: of all guests,
-    by their kind. demand: CPU seconds in which guests ran; a container's are those of its cgroup.
-    steal: seconds for which threads of machines could run and had no CPU. generator_cpu: CPU
+    by their kind. demand: CPU seconds of virtual CPUs, and of containers. steal: seconds for which
+    virtual CPUs could run and had no CPU, which is what guests see as steal. generator_cpu: CPU
     seconds. unread: guests without counters.
     """
 
@@ -110,7 +122,7 @@ def read(host: Host, guests: Sequence[Guest], generator: Guest, *, memory: bool 
     cpus = {int(number): times for number, times in report["cpus"].items()}
     return Reading(
         time=report["time"],
-        busy={number: busy for number, (busy, _) in cpus.items()},
+        idle={number: idle for number, (idle, _) in cpus.items()},
         steal={number: steal for number, (_, steal) in cpus.items()},
         swapped=report["swapped"],
         pressure=report["pressure"],
@@ -140,23 +152,31 @@ def cost(before: Reading, after: Reading, cpus: Sequence[int], alive: Iterable[i
     )
     seconds = after.time - before.time
 
-    def growth(index: int, name: str) -> float:
-        """0 for a counter that fell, as a thread that ended took its part with it."""
-        counts, earlier = after.guests[index].counts, before.guests[index].counts
-        return max(0.0, counts.get(name, 0.0) - earlier.get(name, 0.0))
+    def of_vcpus(part: int) -> float:
+        return sum(
+            after.guests[index].thread(number)[part] - before.guests[index].thread(number)[part]
+            for index in both
+            for number in after.guests[index].vcpus
+        )
 
     def exits(index: int, name: str) -> int:
         return after.guests[index].exits[name] - before.guests[index].exits.get(name, 0)
 
-    machines = [index for index in both if not after.guests[index].container]
-    guest_cpu = {index: growth(index, "cpu") for index in both}
-    kinds = {name for index in both for name in after.guests[index].exits}
     counts = {index: after.guests[index].counts for index in both}
+    guest_cpu = {index: counts[index]["cpu"] - before.guests[index].counts["cpu"] for index in both}
+    in_containers = sum(cpu for index, cpu in guest_cpu.items() if after.guests[index].container)
+    kinds = {name for index in both for name in after.guests[index].exits}
     return WindowCost(
         seconds=seconds,
         cpus=len(cpus),
-        host_cpus=len(after.busy),
-        busy=sum(after.busy.get(cpu, 0.0) - before.busy.get(cpu, 0.0) for cpu in cpus),
+        host_cpus=len(after.idle),
+        busy=sum(
+            max(
+                0.0,
+                seconds - after.idle[cpu] + before.idle[cpu] - after.steal[cpu] + before.steal[cpu],
+            )
+            for cpu in cpus
+        ),
         host_steal=sum(after.steal.values()) - sum(before.steal.values()),
         swapped=after.swapped - before.swapped,
         pressure={
@@ -174,8 +194,8 @@ def cost(before: Reading, after: Reading, cpus: Sequence[int], alive: Iterable[i
             name: sum(exits(index, name) for index in both if name in after.guests[index].exits)
             for name in sorted(kinds)
         },
-        demand=sum(growth(i, "guest") if i in machines else guest_cpu[i] for i in both),
-        steal=sum(growth(index, "waiting") for index in machines),
+        demand=of_vcpus(1) + in_containers,
+        steal=of_vcpus(2),
         generator_cpu=after.generator - before.generator,
         unread=len(set(alive) - set(both)),
     )

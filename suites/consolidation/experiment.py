@@ -123,10 +123,10 @@ class Experiment:
 
     def _run(self, deployed: float) -> Point:
         time.sleep(self.phases.settle)
+        members = self.deployment.members
         idle = self.cost_of(self.phases.idle)
         cost: list[WindowCost] = []
         load = self.load(lambda seconds: cost.append(self.cost_of(seconds, memory=True)))
-        members = self.deployment.members
         ends = dict(self.deployment.ends)
         guests = [(one.role, one.tile) for one in members]
         window = (load.start, load.end)

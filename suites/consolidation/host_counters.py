@@ -3,11 +3,10 @@
     python3 -I -S host_counters.py [--memory] < cgroups
 
 The input has the directory of a cgroup on each line. The object has "time" (s of CLOCK_MONOTONIC),
-"cpus" (number: busy and stolen seconds), "swapped" (pages), "pressure" (resource: seconds in which
-a task waited for it) and "groups". That has for each cgroup that exists "cpu" (s), "guest" (s in
-which its processes ran guests), "waiting" (s for which its threads that live could run and had no
-CPU), "memory" (bytes, as the cgroup counts), and with --memory "private", "shared" and "merged"
-(bytes that its processes have mapped).
+"cpus" (number: idle and stolen seconds), "swapped" (pages), "pressure" (resource: seconds in which
+a task waited for it) and "groups". That has for each cgroup that exists "cpu" (s), "memory"
+(bytes, as the cgroup counts), "threads" (id: clock ticks in guest mode, s on a CPU, s of waiting
+for one) and with --memory "private", "shared" and "merged" (bytes that its processes have mapped).
 
 Sources: proc(5); Documentation/admin-guide/cgroup-v2.rst, accounting/psi.rst,
 scheduler/sched-stats.rst and admin-guide/mm/ksm.rst in the Linux sources.
@@ -26,8 +25,9 @@ from typing import Any
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# proc(5): user nice system idle iowait irq softirq steal; user includes guest
-_BUSY, _STEAL = (0, 1, 2, 5, 6), 7
+# proc(5): user nice system idle iowait irq softirq steal. The kernel measures idle time and steal;
+# it counts ticks for the others, which miss work that ends before the next tick.
+_IDLE, _STEAL = (3, 4), 7
 _GUEST_TIME = 40  # of /proc/PID/stat, counted from the word after the name
 
 
@@ -42,13 +42,13 @@ def table(text: str) -> dict[str, int]:
 
 
 def cpus() -> dict[str, tuple[float, float]]:
-    """Busy and stolen seconds by CPU."""
+    """Idle and stolen seconds by CPU."""
     times = {}
     for name, *columns in map(str.split, read("/proc/stat").splitlines()):
         if name.startswith("cpu") and name != "cpu":
             ticks = [int(column) for column in columns]
-            busy = sum(ticks[column] for column in _BUSY)
-            times[name[3:]] = (busy / _TICKS, ticks[_STEAL] / _TICKS)
+            idle = sum(ticks[column] for column in _IDLE)
+            times[name[3:]] = (idle / _TICKS, ticks[_STEAL] / _TICKS)
     return times
 
 
@@ -69,35 +69,36 @@ def processes(group: str) -> Iterator[str]:
             yield from read(f"{folder}/cgroup.procs").split()
 
 
-def of_process(pid: str, total: dict[str, float], memory: bool) -> None:
-    """Add a process's counters. It may end at any moment."""
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        words = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-        total["guest"] += int(words[_GUEST_TIME]) / _TICKS
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+def threads(pid: str) -> Iterator[tuple[str, tuple[int, float, float]]]:
+    """The threads of a process. Each may end at any moment."""
+    for folder in Path(f"/proc/{pid}/task").glob("*"):
         with contextlib.suppress(OSError, IndexError, ValueError):
-            total["waiting"] += int(path.read_text("ascii").split()[1]) / 1e9
-    if memory:
-        with contextlib.suppress(OSError, KeyError):
-            mapped = table(read(f"/proc/{pid}/smaps_rollup"))
-            private = mapped["Private_Clean"] + mapped["Private_Dirty"]
-            total["private"] += private * 1024
-            total["shared"] += (mapped["Rss"] - private) * 1024
-            with contextlib.suppress(OSError, ValueError):
-                total["merged"] += int(read(f"/proc/{pid}/ksm_merging_pages")) * _PAGE
+            words = read(f"{folder}/stat").rpartition(")")[2].split()
+            running, waiting, _ = map(int, read(f"{folder}/schedstat").split())
+            yield folder.name, (int(words[_GUEST_TIME]), running / 1e9, waiting / 1e9)
 
 
-def of_group(group: str, memory: bool) -> dict[str, float]:
+def add_mapped(pid: str, total: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        mapped = table(read(f"/proc/{pid}/smaps_rollup"))
+        private = mapped["Private_Clean"] + mapped["Private_Dirty"]
+        total["private"] += private * 1024
+        total["shared"] += (mapped["Rss"] - private) * 1024
+        total["merged"] += int(read(f"/proc/{pid}/ksm_merging_pages")) * _PAGE
+
+
+def of_group(group: str, memory: bool) -> dict[str, Any]:
     """Raises OSError or KeyError for a cgroup that is gone or does not count."""
-    total = dict.fromkeys(("guest", "waiting"), 0.0)
-    total["cpu"] = table(read(f"{group}/cpu.stat"))["usage_usec"] / 1e6
+    counts: dict[str, Any] = dict.fromkeys(("private", "shared", "merged") if memory else (), 0)
+    counts["cpu"] = table(read(f"{group}/cpu.stat"))["usage_usec"] / 1e6
     with contextlib.suppress(OSError, ValueError):
-        total["memory"] = int(read(f"{group}/memory.current"))
-    if memory:
-        total.update(dict.fromkeys(("private", "shared", "merged"), 0.0))
+        counts["memory"] = int(read(f"{group}/memory.current"))
+    counts["threads"] = {}
     for pid in processes(group):
-        of_process(pid, total, memory)
-    return total
+        counts["threads"].update(threads(pid))
+        if memory:
+            add_mapped(pid, counts)
+    return counts
 
 
 def main(memory: bool) -> None:

@@ -16,7 +16,6 @@ TILES = (1, 2)
 MAX_CPU_DIFFERENCE = 0.15
 
 
-@pytest.mark.long
 @pytest.mark.exclusive_host
 def test_smoke(make_experiment: MakeExperiment, record_sample: RecordSample) -> None:
     """A tile alone answers every request, no guest ends, and CPU time agrees with the host's."""

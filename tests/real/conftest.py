@@ -98,7 +98,7 @@ def factory(
         image=image,
         vcpus=1,
         memory=MEMORY,
-        boot_timeout=60.0,
+        boot_timeout=180.0,
         prefix=f"real-{next(_numbers)}",
         on_create=on_create,
     )

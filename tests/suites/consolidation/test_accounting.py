@@ -62,25 +62,28 @@ def test_counters_of_a_cgroup_are_those_of_its_processes(cgroup: Path) -> None:
             busy.kill()
     counts, seconds = after["groups"][str(cgroup)], after["time"] - before["time"]
     assert 0.3 < used <= seconds
-    assert 0 <= counts["waiting"] <= seconds
-    assert counts["guest"] == 0  # it runs no guest
+    ticks, running, waiting = counts["threads"][str(busy.pid)]
+    assert ticks == 0  # it runs no guest
+    assert running >= used - 0.1
+    assert 0 <= waiting <= seconds
     assert counts["private"] > 50 << 20
     assert 0 < counts["shared"] < counts["private"]
-    spent = sum(after["cpus"][cpu][0] - before["cpus"][cpu][0] for cpu in after["cpus"])
-    assert used <= spent + 0.1
+    idle = sum(after["cpus"][cpu][0] - before["cpus"][cpu][0] for cpu in after["cpus"])
+    assert used <= seconds * len(after["cpus"]) - idle + 0.1
 
 
 def test_a_cgroup_that_is_gone_has_no_counters(tmp_path: Path) -> None:
     assert counters(tmp_path / "gone")["groups"] == {}
 
 
-def guest(exits: int = 0, *, container: bool = False, **counts: float) -> GuestReading:
+def guest(exits: int = 0, *, container: bool = False, **counts: Any) -> GuestReading:
+    counts = {"threads": {}, **counts}
     return GuestReading(counts, {} if container else {"exits": exits}, container)
 
 
 def reading(time: float, guests: Mapping[int, GuestReading], **changes: Any) -> Reading:
     values: dict[str, Any] = {
-        "time": time, "busy": {0: time / 2, 1: time / 4}, "steal": {0: 0.0, 1: time / 100},
+        "time": time, "idle": {0: time / 2, 1: time / 4}, "steal": {0: 0.0, 1: time / 100},
         "swapped": 7, "pressure": {"cpu": time / 5}, "guests": guests, "generator": time / 10,
     }  # fmt: skip
     return Reading(**{**values, **changes})
@@ -91,12 +94,12 @@ MIB = float(1 << 20)
 
 def test_cost_is_the_growth_of_the_window() -> None:
     first = {
-        0: guest(100, cpu=1.0, guest=0.5, waiting=0.2, memory=MIB),
-        1: guest(0, cpu=5.0, guest=4.0, waiting=1.0),
+        0: guest(100, cpu=1.0, memory=MIB, threads={"7": (0, 0.5, 0.2), "8": (0, 0.4, 0.0)}),
+        1: guest(0, cpu=5.0),
     }
     last = {
-        0: guest(150, cpu=3.0, guest=2.0, waiting=0.3, memory=2 * MIB),
-        1: guest(30, cpu=6.0, guest=4.5, waiting=0.5),
+        0: guest(150, cpu=3.0, memory=2 * MIB, threads={"7": (9, 2.0, 0.3), "8": (0, 0.9, 0.0)}),
+        1: guest(30, cpu=6.0, threads={"9": (1, 0.7, 0.4)}),  # a new one
     }
     spent = cost(reading(10, first), reading(20, last, swapped=9), [0], [0, 1])
     assert (spent.seconds, spent.cpus, spent.host_cpus) == (10, 1, 2)
@@ -107,30 +110,28 @@ def test_cost_is_the_growth_of_the_window() -> None:
     assert spent.guest_cpu == {0: 2, 1: 1}
     assert spent.memory == {0: 2, 1: 0}
     assert spent.exits == {"exits": 80}
-    assert spent.demand == 2
-    assert spent.steal == pytest.approx(0.1)  # a thread of guest 1 ended
+    assert spent.demand == pytest.approx(1.5 + 0.7)
+    assert spent.steal == pytest.approx(0.1 + 0.4)
     assert spent.generator_cpu == 1
     assert spent.unread == 0
 
 
 def test_a_containers_work_is_the_cpu_time_of_its_cgroup() -> None:
-    first = {0: guest(container=True, cpu=1.0, guest=0.0, waiting=0.0)}
-    last = {0: guest(container=True, cpu=2.5, guest=0.0, waiting=9.0)}
+    first = {0: guest(container=True, cpu=1.0)}
+    last = {0: guest(container=True, cpu=2.5, threads={"7": (0, 1.0, 9.0)})}
     spent = cost(reading(0, first), reading(10, last), [0, 1], [0])
     assert (spent.demand, spent.steal, spent.exits) == (1.5, 0, {})
 
 
 def test_guests_that_ended_do_not_count_and_others_without_counters_are_named() -> None:
     first = {0: guest(1, cpu=1.0), 1: guest(1, cpu=1.0), 2: guest(1, cpu=1.0)}
-    last = {0: guest(2, cpu=2.0), 2: guest(2)}
+    last = {0: guest(2, cpu=2.0), 2: GuestReading({}, {}, container=False)}
     spent = cost(reading(0, first), reading(10, last), [0], alive=[0, 2])
     assert spent.guest_cpu == {0: 1}
     assert spent.unread == 1
 
 
 def test_mapped_memory_is_that_of_the_last_reading() -> None:
-    kinds = {"private": 3 * MIB, "shared": 2 * MIB, "merged": MIB}
-    spent = cost(
-        reading(0, {0: guest(cpu=0.0)}), reading(1, {0: guest(cpu=0.0, **kinds)}), [0], [0]
-    )
+    last = guest(cpu=0.0, private=3 * MIB, shared=2 * MIB, merged=MIB)
+    spent = cost(reading(0, {0: guest(cpu=0.0)}), reading(1, {0: last}), [0], [0])
     assert spent.mapped == {0: {"private": 3, "shared": 2, "merged": 1}}
