@@ -18,9 +18,10 @@ from harness.errors import WorkloadError
 
 # images/workload/tools/hv-load/load.h: struct record
 _RECORD = np.dtype(
-    [("target", "u4"), ("status", "u4")]
-    + [(name, "i8") for name in ("scheduled", "taken", "sent", "done")]
+    [("target_status", "<u4"), ("delay", "<u4"), ("scheduled", "<i8"), ("done", "<i8")]
 )
+RECORD_SIZE = _RECORD.itemsize
+_TARGET_BITS = 24
 _OK = 0
 _STARTED = re.compile(rb"^started (\d{1,18}) (\d{1,19})$", re.MULTILINE)
 _CPU = re.compile(rb"^cpu (\d{1,15}) of (\d{1,15})$", re.MULTILINE)
@@ -34,7 +35,8 @@ _MISSING_GAPS = 5  # mean gaps between arrivals without any, before some count a
 class HvLoadLog:
     """What hv-load reported.
 
-    requests: a log. started: s since the epoch. cpu_share: its CPU time as a share of one CPU.
+    requests: a log. started: s since the epoch. cpu_share: CPU time as a share of one CPU, of its
+    busiest process.
     """
 
     requests: pd.DataFrame
@@ -44,8 +46,10 @@ class HvLoadLog:
 
 def read_hv_load(records: bytes, messages: bytes) -> HvLoadLog:
     """Read hv-load's standard output and error. Raises WorkloadError."""
-    started, cpu, count = (expr.search(messages) for expr in (_STARTED, _CPU, _COUNT))
-    if not (started and cpu and count) or len(records) != int(count[1]) * _RECORD.itemsize:
+    started = _STARTED.search(messages)
+    cpu, counts = _CPU.findall(messages), _COUNT.findall(messages)
+    expected = sum(map(int, counts)) * RECORD_SIZE
+    if not (started and cpu and len(cpu) == len(counts)) or len(records) != expected:
         raise WorkloadError(
             f"hv-load did not finish: {messages[-200:].decode(errors='replace')!r}, "
             f"{len(records)} bytes of records",
@@ -54,17 +58,19 @@ def read_hv_load(records: bytes, messages: bytes) -> HvLoadLog:
         )
     monotonic, realtime = int(started[1]), int(started[2])
     table = np.frombuffer(records, _RECORD)
-    good = (table["status"] == _OK) & (table["done"] > 0)
+    packed, scheduled, done = table["target_status"], table["scheduled"], table["done"]
+    good = (packed >> _TARGET_BITS == _OK) & (done > 0)
     frame = pd.DataFrame(
         {
-            "target": table["target"].astype(int),
-            "scheduled": (table["scheduled"] - monotonic + realtime) / 1e9,
-            "delay": (table["taken"] - table["scheduled"]) / 1e9,
-            "latency": np.where(good, (table["done"] - table["scheduled"]) / 1e9, np.inf),
+            "target": (packed & ((1 << _TARGET_BITS) - 1)).astype(np.int32),
+            "scheduled": (scheduled - monotonic + realtime) / 1e9,
+            "delay": table["delay"] / 1e6,
+            "latency": np.where(good, (done - scheduled) / 1e9, np.inf),
             "good": good,
         }
     )
-    return HvLoadLog(frame, realtime / 1e9, int(cpu[1]) / max(1, int(cpu[2])))
+    cpu_share = max(int(used) / max(1, int(of)) for used, of in cpu)
+    return HvLoadLog(frame, realtime / 1e9, cpu_share)
 
 
 def read_pgbench(log: bytes, target: int, rate: float, since: float, until: float) -> pd.DataFrame:
