@@ -8,6 +8,7 @@ scheduled arrival to the answer; infinite without a good answer), good (a right 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,14 @@ _OK = 0
 _STARTED = re.compile(rb"^started (\d{1,18}) (\d{1,19})$", re.MULTILINE)
 _CPU = re.compile(rb"^cpu (\d{1,15}) of (\d{1,15})$", re.MULTILINE)
 _COUNT = re.compile(rb"^records (\d{1,9})$", re.MULTILINE)
-# pgbench(1), "Per-Transaction Logging": client, transaction, time (us), script, epoch, us, lag
-_TRANSACTION = re.compile(rb"^\d+ \d+ (\d{1,12}) \d+ (\d{1,12}) (\d{1,6}) (\d{1,12})$")
+# pgbench(1), "Per-Transaction Logging": client, transaction, time (us), script, epoch, us, lag.
+# A word stands for the time of a transaction that failed.
+_TRANSACTION = re.compile(
+    rb"^\d+ \d+ (\d{1,12}|failed|skipped|serialization|deadlock) \d+ (\d{1,12}) (\d{1,6})"
+    rb" (\d{1,12})$"
+)
 _MISSING_GAPS = 5  # mean gaps between arrivals without any, before some count as missing
+_DEVIATIONS = 4  # standard deviations of a Poisson count below its mean, before some are missing
 
 
 @dataclass(frozen=True)
@@ -73,39 +79,69 @@ def read_hv_load(records: bytes, messages: bytes) -> HvLoadLog:
     return HvLoadLog(frame, realtime / 1e9, cpu_share)
 
 
-def read_pgbench(log: bytes, target: int, rate: float, since: float, until: float) -> pd.DataFrame:
+def read_pgbench(
+    log: bytes,
+    target: int,
+    rate: float,
+    start: float,
+    end: float,
+    aborted: Sequence[float] = (),
+) -> pd.DataFrame:
     """Read pgbench's log of transactions with --rate, where latency starts at the schedule.
 
-    since, until: of its load, s since the epoch. pgbench forgets transactions that it could not
-    start. If its log ends well before `until`, the arrivals that are missing count as unanswered,
-    at equal intervals.
+    start, end: of the measured window, s since the epoch. aborted: when clients gave up, each with
+    a transaction. pgbench logs a transaction at its end, and a client takes an arrival when it is
+    free. So three kinds of arrivals are not logged, and count here as unanswered: those that wait
+    when pgbench ends, those of clients that gave up, and those of clients that still wait for an
+    answer. If the log ends well before `end`, arrivals are added there at equal intervals. If fewer
+    than a Poisson process can have are then in the window, the difference from its mean is added.
 
     Raises WorkloadError for a line that is no transaction.
+    """
+    scheduled, latencies = _transactions(log)
+    last = max(scheduled, default=start)
+    unanswered = [moment for moment in aborted if moment < last]
+    gap = 1 / rate
+    missing = np.arange(last + gap, end, gap)
+    if len(missing) > _MISSING_GAPS:
+        unanswered += list(missing)
+    expected = rate * (end - start)
+    count = sum(start <= moment < end for moment in (*scheduled, *unanswered))
+    if count < expected - _DEVIATIONS * np.sqrt(expected):
+        lost = round(expected) - count
+        unanswered += list(start + (np.arange(lost) + 0.5) * (end - start) / lost)
+    latencies += [np.inf] * len(unanswered)
+    columns: dict[str, Any] = {
+        "target": np.int32(target),
+        "scheduled": np.array(scheduled + unanswered),
+        "delay": np.nan,
+        "latency": np.array(latencies),
+        "good": np.isfinite(latencies),
+    }
+    return pd.DataFrame(columns)
+
+
+def _transactions(log: bytes) -> tuple[list[float], list[float]]:
+    """Scheduled arrivals (s since the epoch) and latencies (s), in the order of arrival.
+
+    A failed transaction has an infinite latency, and its end instead of the arrival.
     """
     rows: list[tuple[float, float]] = []
     lines = log.splitlines()
     for number, line in enumerate(lines):
         match = _TRANSACTION.match(line)
         if match:
-            latency, seconds, microseconds, _lag = map(int, match.groups())
-            rows.append((seconds + microseconds / 1e6 - latency / 1e6, latency / 1e6))
+            ended = int(match[2]) + int(match[3]) / 1e6
+            latency = int(match[1]) / 1e6 if match[1].isdigit() else np.inf
+            rows.append((ended - latency if np.isfinite(latency) else ended, latency))
         elif number < len(lines) - 1:  # a killed pgbench leaves half of its last line
-            raise WorkloadError(f"pgbench logged {line[:80]!r}", hint="check pgbench's version")
+            raise WorkloadError(
+                f"pgbench logged {line[:80]!r}",
+                hint="look for a full disk in the load generator, or check pgbench's version",
+                stage="run",
+            )
     rows.sort()
-    scheduled = [row[0] for row in rows]
-    latencies = [row[1] for row in rows]
-    good = [True] * len(rows)
-    gap = 1 / rate
-    missing = np.arange((scheduled[-1] if rows else since) + gap, until, gap)
-    if len(missing) > _MISSING_GAPS:
-        scheduled += list(missing)
-        latencies += [np.inf] * len(missing)
-        good += [False] * len(missing)
-    columns: dict[str, Any] = {
-        "target": target, "scheduled": scheduled, "delay": np.nan, "latency": latencies,
-        "good": good,
-    }  # fmt: skip
-    return pd.DataFrame(columns)
+    return [row[0] for row in rows], [row[1] for row in rows]
 
 
 def in_window(log: pd.DataFrame, start: float, end: float) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Servers on this machine for hv-load, and its log of a load."""
+"""hv-load and hv-job on this machine, servers for them, and the log of a load."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ from pathlib import Path
 
 import pandas as pd
 
+from images.build import compile_tool
+from images.recipe import tool_sources
 from suites.consolidation.requests import read_hv_load
 
 Handler = Callable[[socket.socket], None]
+
+
+def compile_load_tools(folder: Path) -> Path:
+    """Compile hv-load and hv-job into a folder, and make it readable for the user nobody."""
+    folder.parent.chmod(0o755)
+    for name in ("hv-load", "hv-job"):
+        data = compile_tool(tool_sources("workload")[name], folder / "scratch")
+        (folder / name).write_bytes(data)
+        (folder / name).chmod(0o755)
+    return folder
 
 
 @contextlib.contextmanager
