@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -39,7 +39,6 @@ _SLACK = 30.0  # seconds beyond the schedule until a generator counts as late
 _TRANSFER = 1 << 20  # bytes of records a second, at least
 _MAX_OFFSET = 10.0  # between the starts of pgbench and hv-load
 _ABORT_TIMEOUT, _ABORT_INTERVAL = 10.0, 0.5
-_MIN_OBSERVED = 0.5  # of the schedule, for a measured cost of requests
 
 
 @dataclass(frozen=True)
@@ -89,17 +88,21 @@ class LoadGenerator:
 
     def start(self, targets: Sequence[Target], schedule: Schedule, seed: int) -> LoadRun:
         """Start a load. The caller waits for its end by `LoadRun.finish()`."""
-        return LoadRun(self.guest, targets, schedule, seed, self.cpus, self._learn_cost)
+        return LoadRun(self.guest, targets, schedule, seed, self.cpus)
 
     def blocker(self, targets: Sequence[Target], schedule: Schedule) -> str:
-        """Why the generator cannot carry a load, or "". Loads that were run say what a request
-        costs."""
+        """Why the generator cannot carry a load, or ""."""
         capacity = Capacity(len(self.cpus), self._memory, _available_memory(), self._cost)
         return capacity.blocker(targets, schedule)
 
-    def _learn_cost(self, cost: MeasuredCost) -> None:
-        if self._cost is None or cost.rate >= self._cost.rate:
-            self._cost = cost
+    def observe(self, targets: Sequence[Target], cpu: float) -> None:
+        """Note what a load costs, from which blocker() estimates the cost of a larger one.
+
+        cpu: CPU seconds a second that the whole container used at the full rate of these targets.
+        """
+        rate = sum(one.rate for one in targets)
+        if rate > 0 and (self._cost is None or rate >= self._cost.rate):
+            self._cost = MeasuredCost(rate, cpu / rate)
 
     def close(self) -> None:
         """End the container."""
@@ -131,14 +134,11 @@ class LoadRun:
         schedule: Schedule,
         seed: int,
         cpus: Sequence[int],
-        observe: Callable[[MeasuredCost], None] = lambda cost: None,
     ) -> None:
-        """observe: is called with what a request costs the generator, if it can be measured."""
         self._guest = guest
         self._targets = targets
         self._schedule = schedule
         self._cpus = cpus
-        self._observe = observe
         self._output: tuple[int, bytes, bytes] | HarnessError | None = None
         guest.ssh.run(f"rm -rf {_FOLDER} && mkdir -m 0777 {_FOLDER}")
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
@@ -160,9 +160,7 @@ class LoadRun:
         except BaseException:
             self.abort()
             raise
-        self._started = time.monotonic()
-        self._offset = self._started - connecting
-        self._cpu_seconds = self._read_cpu()
+        self._offset = time.monotonic() - connecting
         self._thread.start()
 
     def _run_hv_load(self, seed: int) -> None:
@@ -185,26 +183,6 @@ class LoadRun:
         except HarnessError as error:
             self._output = error
 
-    def _read_cpu(self) -> float | None:
-        """CPU seconds of the container so far."""
-        with contextlib.suppress(HarnessError):
-            used = self._guest.statistics().get("cgroup_cpu_usec")
-            return None if used is None else used / 1e6
-        return None
-
-    def _observe_cost(self) -> None:
-        """Measure the cost of a request from the start until now, the end of the window."""
-        before, after, schedule = self._cpu_seconds, self._read_cpu(), self._schedule
-        seconds = time.monotonic() - self._started
-        whole = schedule.ramp + schedule.measure
-        if before is None or after is None or seconds < _MIN_OBSERVED * whole or not self._targets:
-            return
-        if self._output is not None or seconds < schedule.ramp:  # it writes its records now
-            return
-        rate = sum(one.rate for one in self._targets)
-        requests = rate * (min(seconds, whole) - schedule.ramp / 2)
-        self._observe(MeasuredCost(rate, (after - before) / requests))
-
     def abort(self) -> None:
         """End the generators at once."""
         for one in self._pgbenches:
@@ -218,7 +196,6 @@ class LoadRun:
 
     def finish(self) -> Load:
         """Wait for the end of the schedule. Raises WorkloadError when a generator failed."""
-        self._observe_cost()
         try:
             log = self._finish_hv_load()
             start = log.started + self._schedule.ramp

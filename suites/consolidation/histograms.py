@@ -60,11 +60,12 @@ def _lines(requests: pd.DataFrame, names: Sequence[str], start: float, end: floa
             "tag": tags[requests["target"].to_numpy(int)],
             "value": np.clip(np.rint(latency), 1, HIGHEST).astype(np.int64),
         }
-    ).value_counts(sort=False)
+    )
+    counts = counts.value_counts(sort=False).reset_index(name="count")
     histogram = HdrHistogram(1, HIGHEST, DIGITS)
-    for (second, tag), part in counts.groupby(["second", "tag"], sort=True):
+    for (second, tag), part in counts.groupby(["second", "tag"]):
         histogram.reset()
-        for value, count in zip(part.index.get_level_values("value"), part, strict=True):
+        for value, count in zip(part["value"], part["count"], strict=True):
             histogram.record_value(int(value), int(count))
         length = min(1.0, end - start - second)
         longest = histogram.get_max_value() / 1000  # ms

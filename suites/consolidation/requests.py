@@ -104,12 +104,12 @@ def read_pgbench(
     gap = 1 / rate
     missing = np.arange(last + gap, end, gap)
     if len(missing) > _MISSING_GAPS:
-        unanswered += list(missing)
+        unanswered += missing.tolist()
     expected = rate * (end - start)
     count = sum(start <= moment < end for moment in (*scheduled, *unanswered))
     if count < expected - _DEVIATIONS * np.sqrt(expected):
         lost = round(expected) - count
-        unanswered += list(start + (np.arange(lost) + 0.5) * (end - start) / lost)
+        unanswered += (start + (np.arange(lost) + 0.5) * (end - start) / lost).tolist()
     latencies += [np.inf] * len(unanswered)
     columns: dict[str, Any] = {
         "target": np.int32(target),

@@ -16,8 +16,7 @@ from harness.errors import CommandError, HarnessError, WorkloadError
 from harness.hosts.local import LocalHost
 from harness.ssh.process import Process
 from suites.consolidation import generator, pgbench
-from suites.consolidation.capacity import MeasuredCost
-from suites.consolidation.generator import LoadRun
+from suites.consolidation.generator import LoadGenerator, LoadRun
 from suites.consolidation.requests import in_window
 from suites.consolidation.target import Schedule, Target
 from tests.images.loopback import answer, serving
@@ -35,7 +34,6 @@ class LocalGuest:
     def __init__(self) -> None:
         self.host = LocalHost()
         self.ssh = self
-        self.cpu_seconds = 0.0
 
     def run(self, argv: Sequence[str] | str, *, check: bool = True) -> None:
         words = ["sh", "-c", argv] if isinstance(argv, str) else argv
@@ -52,9 +50,6 @@ class LocalGuest:
     def popen(self, argv: Sequence[str]) -> Process:
         return self.host.spawn(argv)
 
-    def statistics(self) -> dict[str, int]:
-        return {"cgroup_cpu_usec": round(self.cpu_seconds * 1e6)}
-
 
 class Bench:
     """Starts loads natively. pgbench(script): a shell script in place of pgbench."""
@@ -63,11 +58,10 @@ class Bench:
         self.guest = LocalGuest()
         self.folder = folder / "load"
         self._program = folder / "pgbench"
-        self.costs: list[MeasuredCost] = []
 
     def start(self, targets: Sequence[Target], schedule: Schedule) -> LoadRun:
         guest: Any = self.guest
-        return LoadRun(guest, targets, schedule, 1, CPUS, self.costs.append)
+        return LoadRun(guest, targets, schedule, 1, CPUS)
 
     def pgbench(self, script: str) -> None:
         self._program.write_text(f"#!/bin/sh\necho $$ >{self._program}.pid\n{script}\n")
@@ -113,8 +107,6 @@ def test_load_of_two_generators_is_one_log(bench: Bench) -> None:
     bench.pgbench(f"{PREFIX}\n{PROGRESS}\n{write} & sleep 2.5; kill $!")
     with serving(answer(b"e")) as port:
         run = bench.start([echo(port), DATABASE, echo(port, 20)], Schedule(0.5, 1, 0.5))
-        time.sleep(1.5)
-        bench.guest.cpu_seconds = 0.1
         load = run.finish()
     window = in_window(load.requests, load.start, load.end)
     assert load.end - load.start == pytest.approx(1)
@@ -124,9 +116,6 @@ def test_load_of_two_generators_is_one_log(bench: Bench) -> None:
     assert counts[1] > 0
     assert load.notes == {1: ""}
     assert 0 < load.cpu_share < 1
-    (cost,) = bench.costs
-    assert cost.rate == 80
-    assert cost.seconds == pytest.approx(0.1 / (80 * 1.25), rel=0.1)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -224,6 +213,16 @@ def test_full_disk_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
             run.finish()
     finally:
         subprocess.run(["umount", "--lazy", str(bench.folder)], check=True)
+
+
+def test_cost_of_the_largest_load_limits_further_ones() -> None:
+    one = LoadGenerator.__new__(LoadGenerator)
+    one.cpus, one._memory, one._cost = (3,), 1024, None
+    larger = [echo(7, 5000)] * 4
+    assert one.blocker(larger, Schedule(0, 1, 0)) == ""
+    one.observe([echo(7, 5000)], 0.2)
+    one.observe([echo(7, 10)], 0.1)  # its cost for a request says little about many
+    assert "20000 requests/s need about 80% of its 1 CPUs" in one.blocker(larger, Schedule(0, 1, 0))
 
 
 def test_clients_that_give_up_are_dated() -> None:
