@@ -168,7 +168,7 @@ static void read_targets(uint64_t seed, double seconds)
             die("target %u has a rate that is not in (0, 1e6]", target_count);
         if (!target->periodic && strcmp(arrivals, "poisson"))
             die("target %u has the unknown arrivals %s", target_count, arrivals);
-        target->times = seed + target_count * 0x632be59bd9b4e019;
+        target->times = seed + target_count * 0x632be59bd9b4e019u;
         target->contents = ~target->times;
         expected += target->rate * seconds;
         target_count++;
