@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,8 @@ class HostFacts:
     """The stable facts of a host. Every sample carries their fingerprint.
 
     backend: "vmx", "svm", "pvm", "emulated" or "none". cpus: the number of CPUs that this process
-    may use; cpu_numbers lists them. memory: bytes.
+    may use; cpu_numbers lists them. core_threads: the CPUs of each core; empty if the host does not
+    say, and each CPU then counts as a core. memory: bytes.
     """
 
     hostname: str
@@ -31,10 +32,19 @@ class HostFacts:
     smt: str = ""
     mitigations: Mapping[str, str] = field(default_factory=dict)
     cpu_numbers: Sequence[int] = ()
+    core_threads: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         if not self.cpu_numbers:
             object.__setattr__(self, "cpu_numbers", tuple(range(self.cpus)))
+
+    def siblings(self, cpu: int) -> Sequence[int]:
+        """The CPUs of the core that has this CPU, itself included: more than one with SMT."""
+        return next((threads for threads in self.core_threads if cpu in threads), (cpu,))
+
+    def cores(self, cpus: Iterable[int]) -> int:
+        """The number of cores that these CPUs belong to."""
+        return len({min(self.siblings(cpu)) for cpu in cpus})
 
     @property
     def fingerprint(self) -> str:

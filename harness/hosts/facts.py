@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +11,8 @@ from harness.hosts.base import HostFacts
 from harness.ssh.process import Completed
 
 # One shell and few programs: a fork takes 10 ms or more on an emulated CPU. Each section starts
-# with "@ name". A missing file leaves its section empty.
+# with "@ name". A missing file leaves its section empty. The kernel's lists of cores are binary
+# attributes that a shell, which reads byte by byte, finds empty; before 5.3 they have another name.
 SCRIPT = r"""
 echo '@ uname'; uname -n; uname -r
 echo '@ cpuinfo'; cat /proc/cpuinfo
@@ -20,12 +22,17 @@ test "$name" = Cpus_allowed_list: && echo "$list"; done </proc/self/status
 cd /sys/devices/system/cpu || exit 0
 echo '@ governor'; cat cpu0/cpufreq/scaling_governor 2>/dev/null
 echo '@ smt'; cat smt/control 2>/dev/null
+echo '@ cores'; for f in core_cpus thread_siblings; do
+cat cpu[0-9]*/topology/${f}_list 2>/dev/null && break; done
 echo '@ mitigations'; cd vulnerabilities 2>/dev/null &&
 for f in *; do read -r line <$f && echo "$f:$line"; done
 echo '@ kvm'; test -e /dev/kvm && echo dev
 test -e /sys/module/kvm_pvm && echo pvm
 true
 """
+
+
+_CPU_LIST = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
 
 
 def parse_sections(text: str) -> dict[str, list[str]]:
@@ -64,6 +71,19 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
     return tuple(n for low, _, high in ranges for n in range(int(low), int(high or low) + 1))
 
 
+def parse_cores(lines: list[str]) -> tuple[tuple[int, ...], ...]:
+    """The CPUs of each core, from each CPU's list of siblings. Lists that overlap are one core."""
+    cores: list[set[int]] = []
+    for line in lines:
+        threads = set(parse_cpu_list(line)) if _CPU_LIST.fullmatch(line) else set()
+        for core in [core for core in cores if core & threads]:
+            cores.remove(core)
+            threads |= core
+        if threads:
+            cores.append(threads)
+    return tuple(sorted(tuple(sorted(core)) for core in cores))
+
+
 def backend_of(flags: set[str], kvm: list[str], emulated: bool) -> str:
     """See HostFacts.backend. flags: of the CPU. kvm: the section's lines."""
     if emulated:
@@ -97,6 +117,7 @@ def parse_facts(text: str, *, emulated: bool = False) -> HostFacts:
         cpu_model=cpu.get("model name", cpu.get("vendor_id", "")),
         cpus=len(allowed) or cpus,
         cpu_numbers=allowed,
+        core_threads=parse_cores(sections.get("cores", [])),
         memory=int(memory[0].split()[1]) * 1024,
         kernel=uname[1],
         microcode=cpu.get("microcode", ""),

@@ -12,11 +12,12 @@ from harness.guest.factory import GuestFactory, wait_ready_or_stop
 from harness.guest.guest import Guest
 from harness.guest.guest_options import GuestOptions
 from harness.guest.snapshot import Snapshot
-from harness.hosts.base import Host
+from harness.hosts.base import Host, HostFacts
 from harness.hypervisors.capabilities import SupportsClone
 from images.image import GuestImage
-from suites.consolidation.generator import LoadGenerator, Schedule, Target
+from suites.consolidation.generator import LoadGenerator
 from suites.consolidation.servers import SERVERS, start_server
+from suites.consolidation.target import Schedule, Target
 from suites.consolidation.tile import Tile, TileGuest
 
 WARM_UP = Schedule(ramp=0, measure=10, drain=10)
@@ -204,7 +205,16 @@ def available_memory(host: Host) -> float:
     return int(match[1]) / 1024
 
 
-def split_cpus(cpus: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-    """The host's CPUs for guests, and those for the load generator: a tenth, at least one."""
-    count = max(1, len(cpus) // 10)
-    return cpus[:-count], cpus[-count:]
+def split_cpus(facts: HostFacts) -> tuple[Sequence[int], Sequence[int]]:
+    """The host's CPUs for guests, and those for the load generator: a tenth, as whole cores.
+
+    A CPU whose sibling carries guests would slow them, and be slowed by them. There are none for
+    guests on a host of one core.
+    """
+    cpus = facts.cpu_numbers
+    generator: set[int] = set()
+    for cpu in reversed(cpus):
+        if len(generator) >= max(1, len(cpus) // 10):
+            break
+        generator |= set(facts.siblings(cpu)) & set(cpus)
+    return [cpu for cpu in cpus if cpu not in generator], sorted(generator)

@@ -6,12 +6,15 @@ drops its rights itself, pgbench runs as nobody.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,44 +24,21 @@ from harness.guest.guest import Guest
 from harness.hypervisors.base import DEFAULT_ROOT
 from harness.hypervisors.native import NativeHypervisor
 from harness.hypervisors.supervised import SupervisedHypervisor
-from harness.ssh.process import Process
 from images.image import GuestImage
-from suites.consolidation.requests import HvLoadLog, read_hv_load, read_pgbench
+from suites.consolidation.capacity import Capacity, MeasuredCost
+from suites.consolidation.pgbench import Pgbench
+from suites.consolidation.requests import RECORD_SIZE, HvLoadLog, read_hv_load
+from suites.consolidation.target import Schedule, Target
 
-_MEMORY = 512  # MiB, of which the records are a small part
+__all__ = ["Load", "LoadGenerator", "LoadRun", "Schedule", "Target"]
+
+_MIN_MEMORY, _MAX_MEMORY = 512, 8192  # MiB of the container
+_MEMORY_SHARE = 8  # the container has at most this part of the host's memory
 _FOLDER = "/tmp/load"  # noqa: S108 - in the container
-_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-_PGBENCH = "/usr/lib/postgresql/15/bin/pgbench"
 _SLACK = 30.0  # seconds beyond the schedule until a generator counts as late
-_PGBENCH_SLACK = 10.0
-_CONNECT_TIMEOUT = 60.0
+_TRANSFER = 1 << 20  # bytes of records a second, at least
 _MAX_OFFSET = 10.0  # between the starts of pgbench and hv-load
-_MAX_LOG = 64 << 20  # bytes of pgbench's log
-_MIN_CLIENTS, _MAX_CLIENTS = 4, 32
-
-
-@dataclass(frozen=True)
-class Target:
-    """One server under load. rate: requests a second. arrivals: "poisson" or "periodic"."""
-
-    protocol: str
-    address: str
-    port: int
-    rate: float
-    arrivals: str = "poisson"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The phases of a load, in seconds: the rate rises, is measured, and answers may still come."""
-
-    ramp: float
-    measure: float
-    drain: float
-
-    @property
-    def seconds(self) -> float:
-        return self.ramp + self.measure + self.drain
+_ABORT_TIMEOUT, _ABORT_INTERVAL = 10.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -66,8 +46,8 @@ class Load:
     """A load that was run.
 
     requests: a log; see suites.consolidation.requests. start, end: of the measured window, s since
-    the epoch. cpu_share: CPU time of hv-load, as a share of one CPU. notes: the last error of a
-    target's generator, or "", by the target's index.
+    the epoch. cpu_share: CPU time of hv-load on the busiest CPU, as a share of it. notes: the last
+    error of a target's generator, or "", by the target's index.
     """
 
     requests: pd.DataFrame
@@ -98,12 +78,31 @@ class LoadGenerator:
             ssh="network",
             root=DEFAULT_ROOT,
         )
-        self.guest: Guest = containers("generator", memory=_MEMORY, cpus=list(cpus))
+        part = hypervisor.host.facts.memory // _MEMORY_SHARE >> 20
+        self._memory = min(max(part, _MIN_MEMORY), _MAX_MEMORY)
+        self._cost: MeasuredCost | None = None
+        self.guest: Guest = containers(
+            "generator", memory=self._memory, memory_limit=self._memory, cpus=list(cpus)
+        )
         self.cpus = tuple(cpus)
 
     def start(self, targets: Sequence[Target], schedule: Schedule, seed: int) -> LoadRun:
         """Start a load. The caller waits for its end by `LoadRun.finish()`."""
-        return LoadRun(self.guest, targets, schedule, seed)
+        return LoadRun(self.guest, targets, schedule, seed, self.cpus)
+
+    def blocker(self, targets: Sequence[Target], schedule: Schedule) -> str:
+        """Why the generator cannot carry a load, or ""."""
+        capacity = Capacity(len(self.cpus), self._memory, _available_memory(), self._cost)
+        return capacity.blocker(targets, schedule)
+
+    def observe(self, targets: Sequence[Target], cpu: float) -> None:
+        """Note what a load costs, from which blocker() estimates the cost of a larger one.
+
+        cpu: CPU seconds a second that the whole container used at the full rate of these targets.
+        """
+        rate = sum(one.rate for one in targets)
+        if rate > 0 and (self._cost is None or rate >= self._cost.rate):
+            self._cost = MeasuredCost(rate, cpu / rate)
 
     def close(self) -> None:
         """End the container."""
@@ -116,74 +115,69 @@ class LoadGenerator:
         self.close()
 
 
+def _available_memory() -> float:
+    """MiB, of this machine."""
+    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) / 1024
+    return 0.0
+
+
 class LoadRun:
-    """A running load: one hv-load for most targets, and a pgbench for each database."""
+    """A running load: hv-load on each CPU for most targets, and a pgbench for each database."""
 
     def __init__(
-        self, guest: Guest, targets: Sequence[Target], schedule: Schedule, seed: int
+        self,
+        guest: Guest,
+        targets: Sequence[Target],
+        schedule: Schedule,
+        seed: int,
+        cpus: Sequence[int],
     ) -> None:
         self._guest = guest
         self._targets = targets
         self._schedule = schedule
-        self._seed = seed
-        self._notes: dict[int, str] = {}
+        self._cpus = cpus
         self._output: tuple[int, bytes, bytes] | HarnessError | None = None
         guest.ssh.run(f"rm -rf {_FOLDER} && mkdir -m 0777 {_FOLDER}")
-        self._databases = [i for i, t in enumerate(targets) if t.protocol == "pgbench"]
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
-        self._pgbenches = {index: self._start_pgbench(index) for index in self._databases}
+        # It also runs while answers are awaited, as transactions that have not started are not
+        # logged, and longer, as its clock starts before hv-load's.
+        seconds = schedule.seconds + _MAX_OFFSET
+        self._pgbenches: list[Pgbench] = []
+        self._thread = threading.Thread(
+            target=self._run_hv_load, args=(seed,), name="hv-load", daemon=True
+        )
         connecting = time.monotonic()
-        self._end = connecting + schedule.seconds + _MAX_OFFSET
-        for index, process in self._pgbenches.items():
-            self._notes[index] = _wait_for_progress(process)
+        try:
+            for index, target in enumerate(targets):
+                if target.protocol == "pgbench":
+                    one = Pgbench(guest, index, target, seconds, schedule.drain, seed, _FOLDER)
+                    self._pgbenches.append(one)
+            for one in self._pgbenches:
+                one.wait_for_start()
+        except BaseException:
+            self.abort()
+            raise
         self._offset = time.monotonic() - connecting
-        self._thread = threading.Thread(target=self._run_hv_load, name="hv-load", daemon=True)
         self._thread.start()
 
-    def _start_pgbench(self, index: int) -> Process:
-        target = self._targets[index]
-        clients = min(max(round(2 * target.rate), _MIN_CLIENTS), _MAX_CLIENTS)
-        options = {
-            "rate": target.rate,
-            # also while answers are awaited, as transactions that have not started are not logged
-            # and longer, as its clock starts before hv-load's
-            "time": round(self._schedule.seconds + _MAX_OFFSET),
-            "client": clients,
-            "jobs": 1,
-            "log-prefix": f"{_FOLDER}/pgbench-{index}",
-            "random-seed": self._seed + index,
-        }
-        words = [f"--{name}={value}" for name, value in options.items()]
-        # A client of a server that is gone ends in time, so that pgbench writes its log.
-        give_up = round(1000 * max(self._schedule.drain, 1))
-        connection = (
-            f"host={target.address} port={target.port} user=postgres dbname=postgres "
-            f"connect_timeout=10 tcp_user_timeout={give_up}"
-        )
-        argv = [
-            *_NOBODY,
-            _PGBENCH,
-            "--no-vacuum",
-            "--protocol=prepared",
-            "--log",
-            "--progress=1",
-            *words,
-            connection,
-        ]
-        return self._guest.ssh.popen(["sh", "-c", 'exec "$@" 2>&1', "sh", *argv])
-
-    def _run_hv_load(self) -> None:
+    def _run_hv_load(self, seed: int) -> None:
         lines = []
         for index in self._others:
             target = self._targets[index]
             words = (target.protocol, target.address, target.port, target.rate, target.arrivals)
             lines.append(" ".join(map(str, words)) + "\n")
         schedule = self._schedule
-        numbers = (self._seed, schedule.ramp, schedule.measure, schedule.drain)
+        numbers = (seed, schedule.ramp, schedule.measure, schedule.drain, *self._cpus)
+        # abort() needs the process id
+        script = f'echo $$ >{_FOLDER}/hv-load.pid && exec hv-load "$@"'
+        size = schedule.requests([self._targets[index] for index in self._others]) * RECORD_SIZE
         try:
             self._output = self._guest.ssh.run_bytes(
-                ["hv-load", *map(str, numbers)],
-                timeout=schedule.seconds + _SLACK,
+                ["sh", "-c", script, "sh", *map(str, numbers)],
+                timeout=schedule.seconds + _SLACK + size / _TRANSFER,
                 input="".join(lines).encode(),
             )
         except HarnessError as error:
@@ -191,81 +185,52 @@ class LoadRun:
 
     def abort(self) -> None:
         """End the generators at once."""
-        for process in self._pgbenches.values():
-            process.kill()
-        self._guest.ssh.run(["pkill", "-x", "hv-load"], check=False)
+        for one in self._pgbenches:
+            one.kill()
+        script = f"read -r pid <{_FOLDER}/hv-load.pid && kill -s KILL $pid"
+        deadline = time.monotonic() + _ABORT_TIMEOUT
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            with contextlib.suppress(HarnessError):  # the container has ended, and all with it
+                self._guest.ssh.run(["sh", "-c", script], check=False)
+            self._thread.join(_ABORT_INTERVAL)
 
     def finish(self) -> Load:
         """Wait for the end of the schedule. Raises WorkloadError when a generator failed."""
-        self._thread.join(self._schedule.seconds + 2 * _SLACK)
-        output = self._output
-        if isinstance(output, HarnessError):
-            raise WorkloadError(
-                f"the load generator failed: {output.cause}",
-                hint="look at the generator's console",
-                stage="run",
-                guest=self._guest.name,
-            ) from output
-        if output is None or output[0]:
-            message = "it does not end" if output is None else output[2].decode(errors="replace")
-            raise WorkloadError(
-                f"hv-load failed: {message.strip()[-300:]}",
-                hint="run it by hand in a container of the workload image",
-                stage="run",
-                guest=self._guest.name,
-            )
-        log = read_hv_load(output[1], output[2])
-        start = log.started + self._schedule.ramp
-        end = start + self._schedule.measure
-        parts = [
-            self._renumber(log),
-            *(self._read_pgbench(i, log.started, end) for i in self._databases),
-        ]
+        try:
+            log = self._finish_hv_load()
+            start = log.started + self._schedule.ramp
+            end = start + self._schedule.measure
+            notes: dict[int, str] = {}
+            parts = [self._renumber(log)]
+            for one in self._pgbenches:
+                parts.append(one.read(start, end))
+                late = f"pgbench took {self._offset:.0f} s to connect"
+                notes[one.index] = one.note or (late if self._offset > _MAX_OFFSET else "")
+        except BaseException:
+            self.abort()
+            raise
         requests = pd.concat(parts, ignore_index=True)
-        return Load(requests, start, end, log.cpu_share, self._notes)
+        return Load(requests, start, end, log.cpu_share, notes)
+
+    def _finish_hv_load(self) -> HvLoadLog:
+        self._thread.join()  # the command has a timeout
+        output, self._output = self._output, None
+        if isinstance(output, tuple) and output[0] == 0:
+            return read_hv_load(output[1], output[2])
+        if isinstance(output, tuple):
+            message = output[2].decode(errors="replace")
+            errors = [line for line in message.splitlines() if not line.startswith("started ")]
+            cause = "; ".join(errors)[-300:] or f"it was killed (status {output[0]})"
+            hint = "look for a shortage of memory on the host; run hv-load by hand in a container"
+        else:
+            cause = output.cause if output else "it did not run"
+            hint = "look at the generator's console"
+        raise WorkloadError(
+            f"the load generator failed: {cause}", hint=hint, stage="run", guest=self._guest.name
+        ) from (output if isinstance(output, HarnessError) else None)
 
     def _renumber(self, log: HvLoadLog) -> pd.DataFrame:
         """hv-load counts only its own targets."""
-        numbers = dict(enumerate(self._others))
-        return log.requests.assign(target=log.requests["target"].map(numbers))
-
-    def _read_pgbench(self, index: int, since: float, until: float) -> pd.DataFrame:
-        process = self._pgbenches[index]
-        try:
-            process.wait(max(0.0, self._end - time.monotonic()) + _PGBENCH_SLACK)
-        except TimeoutError:  # it waits for a server that is gone, and its last log lines are lost
-            process.kill()
-            self._notes[index] = "pgbench did not end in time"
-        # Without a log it never reached its server.
-        # As nobody, since a server's answers may have changed what is in the folder.
-        read = f"head -qc {_MAX_LOG} {_FOLDER}/pgbench-{index}.* 2>/dev/null"
-        _, log, _ = self._guest.ssh.run_bytes([*_NOBODY, "sh", "-c", read])
-        if self._offset > _MAX_OFFSET:
-            self._notes[index] = f"pgbench took {self._offset:.0f} s to connect"
-        self._notes[index] = self._notes[index] or _read_errors(process)[1]
-        return read_pgbench(log, index, self._targets[index].rate, since, until)
-
-
-def _wait_for_progress(process: Process) -> str:
-    """Wait until pgbench has connected and runs. Returns its last error if it ended instead."""
-    late = threading.Timer(_CONNECT_TIMEOUT, process.kill)
-    late.start()
-    try:
-        runs, error = _read_errors(process, until=b"progress:")
-    finally:
-        late.cancel()
-    return "" if runs else error or "pgbench ended at once"
-
-
-def _read_errors(process: Process, until: bytes | None = None) -> tuple[bool, str]:
-    """Read what pgbench prints, up to a line that starts with `until`, or to its end.
-
-    Returns whether there was such a line, and the last error before it, or "".
-    """
-    error = ""
-    while line := process.readline():
-        if until and line.startswith(until):
-            return True, error
-        if b"error:" in line:
-            error = ascii(line.decode(errors="replace").strip())[:200]
-    return False, error
+        numbers = np.array(self._others, np.int32)
+        target = log.requests["target"].to_numpy()
+        return log.requests.assign(target=numbers[target] if len(target) else target)

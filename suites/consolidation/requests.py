@@ -8,6 +8,7 @@ scheduled arrival to the answer; infinite without a good answer), good (a right 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,23 +19,30 @@ from harness.errors import WorkloadError
 
 # images/workload/tools/hv-load/load.h: struct record
 _RECORD = np.dtype(
-    [("target", "u4"), ("status", "u4")]
-    + [(name, "i8") for name in ("scheduled", "taken", "sent", "done")]
+    [("target_status", "<u4"), ("delay", "<u4"), ("scheduled", "<i8"), ("done", "<i8")]
 )
+RECORD_SIZE = _RECORD.itemsize
+_TARGET_BITS = 24
 _OK = 0
 _STARTED = re.compile(rb"^started (\d{1,18}) (\d{1,19})$", re.MULTILINE)
 _CPU = re.compile(rb"^cpu (\d{1,15}) of (\d{1,15})$", re.MULTILINE)
 _COUNT = re.compile(rb"^records (\d{1,9})$", re.MULTILINE)
-# pgbench(1), "Per-Transaction Logging": client, transaction, time (us), script, epoch, us, lag
-_TRANSACTION = re.compile(rb"^\d+ \d+ (\d{1,12}) \d+ (\d{1,12}) (\d{1,6}) (\d{1,12})$")
+# pgbench(1), "Per-Transaction Logging": client, transaction, time (us), script, epoch, us, lag.
+# A word stands for the time of a transaction that failed.
+_TRANSACTION = re.compile(
+    rb"^\d+ \d+ (\d{1,12}|failed|skipped|serialization|deadlock) \d+ (\d{1,12}) (\d{1,6})"
+    rb" (\d{1,12})$"
+)
 _MISSING_GAPS = 5  # mean gaps between arrivals without any, before some count as missing
+_DEVIATIONS = 4  # standard deviations of a Poisson count below its mean, before some are missing
 
 
 @dataclass(frozen=True)
 class HvLoadLog:
     """What hv-load reported.
 
-    requests: a log. started: s since the epoch. cpu_share: its CPU time as a share of one CPU.
+    requests: a log. started: s since the epoch. cpu_share: CPU time as a share of one CPU, of its
+    busiest process.
     """
 
     requests: pd.DataFrame
@@ -44,8 +52,10 @@ class HvLoadLog:
 
 def read_hv_load(records: bytes, messages: bytes) -> HvLoadLog:
     """Read hv-load's standard output and error. Raises WorkloadError."""
-    started, cpu, count = (expr.search(messages) for expr in (_STARTED, _CPU, _COUNT))
-    if not (started and cpu and count) or len(records) != int(count[1]) * _RECORD.itemsize:
+    started = _STARTED.search(messages)
+    cpu, counts = _CPU.findall(messages), _COUNT.findall(messages)
+    expected = sum(map(int, counts)) * RECORD_SIZE
+    if not (started and cpu and len(cpu) == len(counts)) or len(records) != expected:
         raise WorkloadError(
             f"hv-load did not finish: {messages[-200:].decode(errors='replace')!r}, "
             f"{len(records)} bytes of records",
@@ -54,52 +64,84 @@ def read_hv_load(records: bytes, messages: bytes) -> HvLoadLog:
         )
     monotonic, realtime = int(started[1]), int(started[2])
     table = np.frombuffer(records, _RECORD)
-    good = (table["status"] == _OK) & (table["done"] > 0)
+    packed, scheduled, done = table["target_status"], table["scheduled"], table["done"]
+    good = (packed >> _TARGET_BITS == _OK) & (done > 0)
     frame = pd.DataFrame(
         {
-            "target": table["target"].astype(int),
-            "scheduled": (table["scheduled"] - monotonic + realtime) / 1e9,
-            "delay": (table["taken"] - table["scheduled"]) / 1e9,
-            "latency": np.where(good, (table["done"] - table["scheduled"]) / 1e9, np.inf),
+            "target": (packed & ((1 << _TARGET_BITS) - 1)).astype(np.int32),
+            "scheduled": (scheduled - monotonic + realtime) / 1e9,
+            "delay": table["delay"] / 1e6,
+            "latency": np.where(good, (done - scheduled) / 1e9, np.inf),
             "good": good,
         }
     )
-    return HvLoadLog(frame, realtime / 1e9, int(cpu[1]) / max(1, int(cpu[2])))
+    cpu_share = max(int(used) / max(1, int(of)) for used, of in cpu)
+    return HvLoadLog(frame, realtime / 1e9, cpu_share)
 
 
-def read_pgbench(log: bytes, target: int, rate: float, since: float, until: float) -> pd.DataFrame:
+def read_pgbench(
+    log: bytes,
+    target: int,
+    rate: float,
+    start: float,
+    end: float,
+    aborted: Sequence[float] = (),
+) -> pd.DataFrame:
     """Read pgbench's log of transactions with --rate, where latency starts at the schedule.
 
-    since, until: of its load, s since the epoch. pgbench forgets transactions that it could not
-    start. If its log ends well before `until`, the arrivals that are missing count as unanswered,
-    at equal intervals.
+    start, end: of the measured window, s since the epoch. aborted: when clients gave up, each with
+    a transaction. pgbench logs a transaction at its end, and a client takes an arrival when it is
+    free. So three kinds of arrivals are not logged, and count here as unanswered: those that wait
+    when pgbench ends, those of clients that gave up, and those of clients that still wait for an
+    answer. If the log ends well before `end`, arrivals are added there at equal intervals. If fewer
+    than a Poisson process can have are then in the window, the difference from its mean is added.
 
     Raises WorkloadError for a line that is no transaction.
+    """
+    scheduled, latencies = _transactions(log)
+    last = max(scheduled, default=start)
+    unanswered = [moment for moment in aborted if moment < last]
+    gap = 1 / rate
+    missing = np.arange(last + gap, end, gap)
+    if len(missing) > _MISSING_GAPS:
+        unanswered += missing.tolist()
+    expected = rate * (end - start)
+    count = sum(start <= moment < end for moment in (*scheduled, *unanswered))
+    if count < expected - _DEVIATIONS * np.sqrt(expected):
+        lost = round(expected) - count
+        unanswered += (start + (np.arange(lost) + 0.5) * (end - start) / lost).tolist()
+    latencies += [np.inf] * len(unanswered)
+    columns: dict[str, Any] = {
+        "target": np.int32(target),
+        "scheduled": np.array(scheduled + unanswered),
+        "delay": np.nan,
+        "latency": np.array(latencies),
+        "good": np.isfinite(latencies),
+    }
+    return pd.DataFrame(columns)
+
+
+def _transactions(log: bytes) -> tuple[list[float], list[float]]:
+    """Scheduled arrivals (s since the epoch) and latencies (s), in the order of arrival.
+
+    A failed transaction has an infinite latency, and its end instead of the arrival.
     """
     rows: list[tuple[float, float]] = []
     lines = log.splitlines()
     for number, line in enumerate(lines):
         match = _TRANSACTION.match(line)
         if match:
-            latency, seconds, microseconds, _lag = map(int, match.groups())
-            rows.append((seconds + microseconds / 1e6 - latency / 1e6, latency / 1e6))
+            ended = int(match[2]) + int(match[3]) / 1e6
+            latency = int(match[1]) / 1e6 if match[1].isdigit() else np.inf
+            rows.append((ended - latency if np.isfinite(latency) else ended, latency))
         elif number < len(lines) - 1:  # a killed pgbench leaves half of its last line
-            raise WorkloadError(f"pgbench logged {line[:80]!r}", hint="check pgbench's version")
+            raise WorkloadError(
+                f"pgbench logged {line[:80]!r}",
+                hint="look for a full disk in the load generator, or check pgbench's version",
+                stage="run",
+            )
     rows.sort()
-    scheduled = [row[0] for row in rows]
-    latencies = [row[1] for row in rows]
-    good = [True] * len(rows)
-    gap = 1 / rate
-    missing = np.arange((scheduled[-1] if rows else since) + gap, until, gap)
-    if len(missing) > _MISSING_GAPS:
-        scheduled += list(missing)
-        latencies += [np.inf] * len(missing)
-        good += [False] * len(missing)
-    columns: dict[str, Any] = {
-        "target": target, "scheduled": scheduled, "delay": np.nan, "latency": latencies,
-        "good": good,
-    }  # fmt: skip
-    return pd.DataFrame(columns)
+    return [row[0] for row in rows], [row[1] for row in rows]
 
 
 def in_window(log: pd.DataFrame, start: float, end: float) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,29 @@ def test_parse_cpu_list(text: str, numbers: tuple[int, ...]) -> None:
     assert parse_cpu_list(text) == numbers
 
 
+def test_cores_are_groups_of_siblings() -> None:
+    facts = parse_facts(TEXT + "@ cores\n0,2\n1,3\n0,2\n1,3\n0,2\n")
+    assert facts.core_threads == ((0, 2), (1, 3))
+    assert tuple(facts.siblings(3)) == (1, 3)
+    assert [facts.cores(cpus) for cpus in ((), (0,), (0, 2), (0, 1), (0, 1, 2, 3))] == [
+        0, 1, 1, 2, 2,
+    ]  # fmt: skip
+
+
+def test_each_cpu_is_a_core_of_a_host_that_does_not_say() -> None:
+    for text in (TEXT, TEXT + "@ cores\n", TEXT + "@ cores\nnonsense\n-\n99999999999\n"):
+        facts = parse_facts(text)
+        assert facts.core_threads == ()
+        assert tuple(facts.siblings(1)) == (1,)
+        assert facts.cores(facts.cpu_numbers) == 2
+
+
+def test_siblings_do_not_change_the_fingerprint() -> None:
+    facts = parse_facts(TEXT + "@ cores\n0-1\n")
+    assert facts.core_threads == ((0, 1),)
+    assert facts.fingerprint == parse_facts(TEXT).fingerprint
+
+
 def test_fingerprint_depends_on_hardware_and_not_on_the_name() -> None:
     facts = parse_facts(TEXT)
     renamed = dataclasses.replace(facts, hostname="other", memory=1)
@@ -109,5 +133,8 @@ def test_incomplete_output_is_an_error(text: str) -> None:
 def test_facts_of_this_machine() -> None:
     facts = LocalHost().facts
     assert facts.cpus >= 1
+    assert 1 <= facts.cores(facts.cpu_numbers) <= facts.cpus
+    if Path("/sys/devices/system/cpu/cpu0/topology").exists():
+        assert set(facts.cpu_numbers) <= {cpu for core in facts.core_threads for cpu in core}
     assert facts.memory > 1 << 20
     assert facts.kernel

@@ -1,99 +1,18 @@
-"""hv-load and hv-job against servers on this machine: schedule, protocols, hostile answers."""
+"""hv-load against servers on this machine: schedule, protocols, hostile answers."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from images.build import compile_tool
-from images.recipe import tool_sources
-from suites.consolidation.requests import latency_at, read_hv_load
-
-Handler = Callable[[socket.socket], None]
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("load")
-    folder.parent.chmod(0o755)
-    for name in ("hv-load", "hv-job"):
-        (folder / name).write_bytes(
-            compile_tool(tool_sources("workload")[name], folder / "scratch")
-        )
-        (folder / name).chmod(0o755)
-    return folder
-
-
-@contextlib.contextmanager
-def serving(handler: Handler) -> Iterator[int]:
-    """Call `handler` in a thread for each connection to the port that this yields."""
-    connections: list[socket.socket] = []
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connections.append(connection)
-                threading.Thread(target=handle, args=(connection,), daemon=True).start()
-
-    def handle(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection:
-            handler(connection)
-
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield listener.getsockname()[1]
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
-
-
-def load(
-    tools: Path,
-    targets: str,
-    *,
-    seed: int = 1,
-    ramp: float = 0,
-    seconds: float = 1,
-    drain: float = 1,
-) -> pd.DataFrame:
-    """The requests of a load; `started` is in its attrs."""
-    numbers = map(str, (seed, ramp, seconds, drain))
-    done = subprocess.run(
-        [tools / "hv-load", *numbers], input=targets.encode(), capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    log = read_hv_load(done.stdout, done.stderr)
-    log.requests.attrs["started"] = log.started
-    return log.requests
-
-
-def answer(reply: bytes) -> Handler:
-    """A handler that sends `reply` for each line or packet of a request."""
-
-    def handler(connection: socket.socket) -> None:
-        while connection.recv(4096):
-            connection.sendall(reply)
-
-    return handler
-
-
-HTTP_OK = b"HTTP/1.1 200 OK\r\nServer: t\r\nContent-Length: 5\r\n\r\nhello"
+from suites.consolidation.requests import latency_at
+from tests.images.loopback import HTTP_OK, Handler, answer, load, serving
 
 
 def http_in_pieces(connection: socket.socket) -> None:
@@ -266,19 +185,32 @@ def test_load_without_targets_ends_at_once(tools: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "targets", "message"),
     [
-        ("1 0 1", "", "usage: hv-load SEED RAMP SECONDS DRAIN"),
+        ("1 0 1", "", "usage: hv-load SEED RAMP SECONDS DRAIN [CPU]"),
         ("1 0 0 1", "", "SECONDS must be a number from 0.1 to 86400, not 0"),
         ("1 0 nan 1", "", "SECONDS must be a number"),
         ("-1 0 1 1", "", "SEED must be a number"),
         ("1 0 1 1", "http 127.0.0.1 80", "target 0 is not PROTOCOL ADDRESS PORT RATE ARRIVALS"),
+        ("1 0 1 1", "\n", "target 0 is not PROTOCOL"),
+        ("1 0 1 1", "http 127.0.0.1 80 1 poisson extra", "target 0 is not PROTOCOL"),
+        ("1 0 1 1", "http 127.0.0.1 80 fast poisson", "target 0 is not PROTOCOL"),
+        ("1 0 1 1", "http 127.0.0.1 80x 1 poisson", "target 0 is not PROTOCOL"),
+        ("1 0 1 1", "http\0 127.0.0.1 80 1 poisson", "target 0 is not PROTOCOL"),
+        ("1 0 1 1", f"http 127.0.0.1 80 1 poisson{' ' * 300}", "target 0 is too long"),
+        ("1 0 1 1", "echo 127.0.0.1 1 1 poisson\nhttp", "target 1 is not PROTOCOL"),
+        ("1 0 1 1", "http 127.0.0.1 -1 1 poisson", "the wrong address 127.0.0.1 port"),
+        ("1 0 1 1", "http 127.0.0.1 0 1 poisson", "the wrong address 127.0.0.1 port 0"),
+        ("1 0 1 1", "http 300.0.0.1 80 1 poisson", "target 0 has the wrong address 300.0.0.1"),
+        ("1 0 1 1", "http ::1 80 1 poisson", "target 0 has the wrong address ::1"),
+        ("1 0 1 1", "http 127.0.0.1 80 inf poisson", "target 0 has a rate that is not in"),
+        ("1 0 1 1", "http 127.0.0.1 80 -5 poisson", "target 0 has a rate that is not in"),
         ("1 0 1 1", "ftp 127.0.0.1 80 1 poisson", "target 0 has the unknown protocol ftp"),
         ("1 0 1 1", "http localhost 80 1 poisson", "target 0 has the wrong address localhost"),
         ("1 0 1 1", "http 127.0.0.1 99999 1 poisson", "the wrong address 127.0.0.1 port 99999"),
         ("1 0 1 1", "http 127.0.0.1 80 0 poisson", "target 0 has a rate that is not in"),
         ("1 0 1 1", "http 127.0.0.1 80 nan poisson", "target 0 has a rate that is not in"),
         ("1 0 1 1", "http 127.0.0.1 80 1 closed", "target 0 has the unknown arrivals closed"),
-        ("1 0 86400 1", "http 127.0.0.1 80 1000 poisson", "requests are more than 20000000"),
-        ("1 0 1 1", "echo 127.0.0.1 1 1 poisson\n" * 513, "more than 512 targets"),
+        ("1 0 86400 1", "http 127.0.0.1 80 2000 poisson", "requests are more than 100000000"),
+        ("1 0 1 1", "echo 127.0.0.1 1 1 poisson\n" * 16385, "more than 16384 targets"),
     ],
 )
 def test_bad_arguments_are_named(tools: Path, arguments: str, targets: str, message: str) -> None:
@@ -311,30 +243,3 @@ def test_generator_has_no_rights(tools: Path) -> None:
     assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
     assert int(status["CapEff"], 16) == 0
     assert "0" not in status["Uid"].split()
-
-
-def test_job_server_answers_when_its_command_has_ended(tools: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    command = ["sh", "-c", "sleep 0.2; exit 7"]
-    with subprocess.Popen(
-        [tools / "hv-job", str(port), *command], stdout=subprocess.PIPE
-    ) as server:
-        try:
-            assert server.stdout is not None
-            assert server.stdout.readline() == b"listening\n"
-            with socket.create_connection(("127.0.0.1", port)) as client:
-                start = time.monotonic()
-                client.sendall(b"\n")
-                assert client.recv(16) == b"7\n"
-                assert time.monotonic() - start >= 0.2
-                # a reset connection ends its process only
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            with socket.create_connection(("127.0.0.1", port)) as client:
-                client.sendall(b"\n\n")
-                answers = b""
-                while len(answers) < 4:
-                    answers += client.recv(16)
-                assert answers == b"7\n7\n"
-        finally:
-            server.kill()

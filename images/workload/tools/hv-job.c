@@ -2,13 +2,16 @@
  * Runs jobs for hv-load: hv-job PORT COMMAND [ARGUMENT]...
  *
  * Each connection may send line feeds. Each one runs COMMAND; the answer is its exit status and a
- * line feed. Connections are independent, up to MAX_CHILDREN at once. It runs until it is killed, and
- * prints "listening" when the port is open.
+ * line feed. Connections are independent, up to MAX_CHILDREN at once. A job is killed with its process
+ * group when its connection is closed: otherwise it would disturb what is measured next. hv-job runs
+ * until it is killed, and prints "listening" when the port is open.
  */
+#define _GNU_SOURCE   /* POLLRDHUP, ppoll */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -28,16 +31,52 @@ static _Noreturn void die(const char *what)
     exit(1);
 }
 
-static int run(char **argv)
+static void ignore(int signal)
 {
-    int status;
-    pid_t pid;
+    (void)signal;   /* it only interrupts ppoll(2) */
+}
 
-    if (posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ))
+/* Starts a job in a process group of its own, with the signal mask `mask`. Returns 0 for none. */
+static pid_t start(char **argv, const sigset_t *mask)
+{
+    posix_spawnattr_t attributes;
+    pid_t pid;
+    int error;
+
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
+    posix_spawnattr_setpgroup(&attributes, 0);
+    posix_spawnattr_setsigmask(&attributes, mask);
+    error = posix_spawnp(&pid, argv[0], NULL, &attributes, argv, environ);
+    posix_spawnattr_destroy(&attributes);
+    return error ? 0 : pid;
+}
+
+/* Runs a job to its end. Does not return if the client of `fd` goes away meanwhile. */
+static int run(int fd, char **argv)
+{
+    struct pollfd client = {.fd = fd, .events = POLLRDHUP};
+    sigset_t blocked, mask;
+    int status;
+
+    /* SIGCHLD is blocked outside of ppoll(2), so that none is missed before it. */
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &blocked, &mask);
+    pid_t ended, pid = start(argv, &mask);
+
+    if (!pid) {
+        sigprocmask(SIG_SETMASK, &mask, NULL);
         return 127;
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
-            return 126;
+    }
+    while (!(ended = waitpid(pid, &status, WNOHANG)))
+        if (ppoll(&client, 1, NULL, &mask) > 0) {
+            killpg(pid, SIGKILL);
+            exit(0);
+        }
+    sigprocmask(SIG_SETMASK, &mask, NULL);
+    if (ended < 0)
+        return 126;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
@@ -46,13 +85,13 @@ static _Noreturn void serve(int fd, char **argv)
     char byte, answer[16];
     int null = open("/dev/null", O_RDWR);
 
-    signal(SIGCHLD, SIG_DFL);
+    sigaction(SIGCHLD, &(struct sigaction){.sa_handler = ignore}, NULL);
     dup2(null, STDIN_FILENO);
     dup2(null, STDOUT_FILENO);
     dup2(null, STDERR_FILENO);
     fcntl(fd, F_SETFD, FD_CLOEXEC);
     while (read(fd, &byte, 1) == 1 && byte == '\n') {
-        int length = snprintf(answer, sizeof answer, "%d\n", run(argv));
+        int length = snprintf(answer, sizeof answer, "%d\n", run(fd, argv));
 
         if (write(fd, answer, length) != length)
             break;

@@ -16,15 +16,14 @@ MONOTONIC, REALTIME = 5_000_000_000, 1_700_000_000_000_000_000
 MESSAGES = f"started {MONOTONIC} {REALTIME}\ncpu 250000 of 1000000\nrecords %d\n"
 
 
-def record(target: int, status: int, *times: float) -> bytes:
-    """times: scheduled, taken, sent, done in seconds since the start; 0 for never."""
-    return struct.pack(
-        "=IIqqqq", target, status, *(int(t * 1e9) + MONOTONIC if t else 0 for t in times)
-    )
+def record(target: int, status: int, scheduled: float, delay: float, done: float) -> bytes:
+    """scheduled, done: in seconds since the start; done 0 for never. delay: seconds."""
+    times = [int(t * 1e9) + MONOTONIC if t else 0 for t in (scheduled, done)]
+    return struct.pack("=IIqq", target | status << 24, round(delay * 1e6), *times)
 
 
 def test_latency_starts_at_the_schedule() -> None:
-    records = record(2, 0, 1.0, 1.001, 1.5, 1.75) + record(0, 3, 2.0, 2.0, 0, 0)
+    records = record(2, 0, 1.0, 0.001, 1.75) + record(0, 3, 2.0, 0, 0)
     log = read_hv_load(records, (MESSAGES % 2).encode())
     first, second = log.requests.to_dict("records")
     assert first["target"] == 2
@@ -36,25 +35,42 @@ def test_latency_starts_at_the_schedule() -> None:
     assert log.cpu_share == 0.25
 
 
+def test_logs_of_several_processes_are_one() -> None:
+    """The share of a CPU is that of the busiest process."""
+    messages = (
+        f"started {MONOTONIC} {REALTIME}\ncpu 1000 of 10000\nrecords 1\ncpu 4000 of 10000\n"
+        "records 2\ncpu 0 of 10000\nrecords 0\n"
+    ).encode()
+    records = b"".join(record(target, 0, 1.0, 0, 1.1) for target in (16383, 0, 7))
+    log = read_hv_load(records, messages)
+    assert log.requests["target"].tolist() == [16383, 0, 7]
+    assert log.requests["good"].all()
+    assert log.cpu_share == pytest.approx(0.4)
+    with pytest.raises(WorkloadError, match="hv-load did not finish"):
+        read_hv_load(records[:-24], messages)
+    with pytest.raises(WorkloadError, match="hv-load did not finish"):
+        read_hv_load(records, messages.removesuffix(b"records 0\n"))
+
+
 @pytest.mark.parametrize("status", [1, 2, 3])
 def test_bad_answer_is_infinitely_late(status: int) -> None:
-    log = read_hv_load(record(0, status, 1.0, 1.0, 1.0, 1.1), (MESSAGES % 1).encode())
+    log = read_hv_load(record(0, status, 1.0, 0, 1.1), (MESSAGES % 1).encode())
     assert log.requests["latency"].tolist() == [math.inf]
 
 
 @pytest.mark.parametrize(
     ("size", "messages"),
     [
-        (40, b""),
-        (39, (MESSAGES % 1).encode()),
-        (40, (MESSAGES % 2).encode()),
-        (40, b"started x y\n"),
-        (40, (MESSAGES % 1).replace("started", "hv-load: timer: error\nbegan").encode()),
+        (24, b""),
+        (23, (MESSAGES % 1).encode()),
+        (24, (MESSAGES % 2).encode()),
+        (24, b"started x y\n"),
+        (24, (MESSAGES % 1).replace("started", "hv-load: timer: error\nbegan").encode()),
     ],
 )
 def test_output_that_is_not_complete_is_an_error(size: int, messages: bytes) -> None:
     with pytest.raises(WorkloadError, match="hv-load did not finish"):
-        read_hv_load(record(0, 0, 1, 1, 1, 1)[:size], messages)
+        read_hv_load(record(0, 0, 1, 0, 1)[:size], messages)
 
 
 def lines(*transactions: tuple[float, float]) -> bytes:
@@ -95,6 +111,68 @@ def test_last_line_of_a_killed_pgbench_may_be_cut() -> None:
     assert len(read_pgbench(whole[:-9], 0, 1.0, 99.0, 101.0)) == 1
     with pytest.raises(WorkloadError, match="pgbench logged b'nonsense'"):
         read_pgbench(b"nonsense\n" + whole, 0, 1.0, 99.0, 101.0)
+
+
+START, END, RATE = 1000.0, 1300.0, 20.0
+
+
+def poisson(rate: float, until: float = END + 10, seed: int = 1) -> list[tuple[float, float]]:
+    """Transactions of 10 ms that pgbench starts 5 s before the window."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, round(2 * rate * (until - START)))
+    times = START - 5 + np.cumsum(gaps)
+    return [(float(time), 0.01) for time in times[times < until]]
+
+
+def window(log: pd.DataFrame) -> pd.DataFrame:
+    return in_window(log, START, END)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("rate", [0.5, 20.0])
+def test_poisson_schedule_has_no_missing_arrivals(rate: float, seed: int) -> None:
+    transactions = poisson(rate, seed=seed)
+    log = read_pgbench(lines(*transactions), 0, rate, START, END)
+    assert len(log) == len(transactions)
+    assert log["good"].all()
+
+
+def test_arrivals_that_are_not_logged_count_as_unanswered() -> None:
+    """Here in the middle of the window, where busy clients gave up without a word."""
+    transactions = [one for one in poisson(RATE) if not 1100 <= one[0] < 1150]
+    log = window(read_pgbench(lines(*transactions), 0, RATE, START, END))
+    assert len(log) == RATE * (END - START)
+    assert log["good"].mean() == pytest.approx(5 / 6, abs=0.02)
+
+
+def test_a_few_missing_arrivals_may_be_chance() -> None:
+    transactions = [one for one in poisson(RATE) if not 1100 <= one[0] < 1105]
+    assert read_pgbench(lines(*transactions), 0, RATE, START, END)["good"].all()
+
+
+def test_slow_server_leaves_a_backlog_at_the_end() -> None:
+    """pgbench started the arrivals up to 1200 only, as its clients were busy until its end."""
+    transactions = poisson(RATE, until=1200)
+    log = window(read_pgbench(lines(*transactions), 0, RATE, START, END))
+    late = log[log["scheduled"] > 1200.5]
+    assert len(late) == pytest.approx(RATE * 99.5, abs=2)
+    assert not late["good"].any()
+    assert log[log["scheduled"] < 1199.5]["good"].all()
+
+
+def test_client_that_gave_up_leaves_one_unanswered_arrival() -> None:
+    transactions = poisson(RATE)
+    after = transactions[-1][0] + 1  # part of the backlog
+    log = read_pgbench(lines(*transactions), 0, RATE, START, END, [1100.0, 1100.0, after])
+    assert log[~log["good"]]["scheduled"].tolist() == [1100.0, 1100.0]
+
+
+@pytest.mark.parametrize("word", ["failed", "skipped", "deadlock", "serialization"])
+def test_failed_transaction_is_unanswered(word: str) -> None:
+    text = lines((100.0, 0.1)) + f"0 9 {word} 0 101 500000 120\n".encode() + lines((102.0, 0.1))
+    log = read_pgbench(text, 0, 1.0, 99.0, 103.0)
+    assert log["good"].tolist() == [True, False, True]
+    assert log["scheduled"].tolist() == pytest.approx([100.0, 101.5, 102.0])
+    assert np.isinf(log["latency"].iloc[1])
 
 
 def test_window_is_half_open_and_of_schedules() -> None:

@@ -12,11 +12,17 @@
 
 #define NOBODY 65534
 
+void drop_rights(void)
+{
+    if (!geteuid() && (setgroups(0, NULL) || setgid(NOBODY) || setuid(NOBODY)))
+        die("cannot become nobody: %s", strerror(errno));
+}
+
 /* Rights are given up before the first byte of a server is read. */
-void confine(void)
+void filter_system_calls(void)
 {
     static const uint16_t allowed[] = {
-        SYS_read, SYS_write, SYS_close, SYS_socket, SYS_connect, SYS_setsockopt, SYS_getsockopt,
+        SYS_write, SYS_close, SYS_socket, SYS_connect, SYS_setsockopt, SYS_getsockopt,
         SYS_sendto, SYS_recvfrom, SYS_epoll_ctl, SYS_epoll_wait, SYS_timerfd_settime,
         SYS_clock_gettime, SYS_mmap, SYS_munmap, SYS_mremap, SYS_brk, SYS_madvise, SYS_mprotect,
         SYS_newfstatat, SYS_writev, SYS_getrandom, SYS_exit_group,
@@ -24,8 +30,6 @@ void confine(void)
     enum { COUNT = sizeof allowed / sizeof *allowed };
     struct sock_filter code[4 + COUNT + 2], *at = code;
 
-    if (!geteuid() && (setgroups(0, NULL) || setgid(NOBODY) || setuid(NOBODY)))
-        die("cannot become nobody: %s", strerror(errno));
     *at++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
                                          offsetof(struct seccomp_data, arch));
     *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);

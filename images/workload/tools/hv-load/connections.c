@@ -6,12 +6,35 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-static struct connection *connections[MAX_CONNECTIONS];
-static unsigned connection_count;
+#define RESERVED_FDS 16
+
+static unsigned connection_count, target_limit = MAX_TARGET_CONNECTIONS;
+static struct connection *unused, *closed;   /* closed: events of this round may name them */
 static int epoll_fd;
+
+/* Shares the possible connections out, so that a slow target takes none from another one. */
+void limit_connections(void)
+{
+    const unsigned wanted = MAX_CONNECTIONS + RESERVED_FDS;
+    unsigned count = 0;
+    struct rlimit limit = {wanted, wanted};
+
+    for (unsigned i = 0; i < target_count; i++)
+        count += targets[i].worker == worker;
+    if (setrlimit(RLIMIT_NOFILE, &limit)) {   /* without the right to raise the hard limit */
+        getrlimit(RLIMIT_NOFILE, &limit);
+        limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    if (limit.rlim_cur < count + RESERVED_FDS)
+        die("%u targets need more than %lu open files", count, (unsigned long)limit.rlim_cur);
+    if (count && (limit.rlim_cur - RESERVED_FDS) / count < target_limit)
+        target_limit = (limit.rlim_cur - RESERVED_FDS) / count;
+}
 
 static void forget(struct connection *connection)
 {
@@ -25,7 +48,9 @@ static void forget(struct connection *connection)
     close(connection->fd);
     connection->fd = -1;
     target->connections--;
-    connection_count--;
+    struct connection **list = connection->watched ? &closed : &unused;
+    connection->next = *list;
+    *list = connection;
 }
 
 static void fail(struct connection *connection, enum status status)
@@ -36,22 +61,21 @@ static void fail(struct connection *connection, enum status status)
     forget(connection);
 }
 
-static void watch(struct connection *connection, int operation)
+static void watch(struct connection *connection, int operation, int awaits_space)
 {
-    int writing = !connection->connected || connection->out_sent < connection->out_size;
     struct epoll_event event = {
-        .events = EPOLLIN | (writing && connection->request ? EPOLLOUT : 0),
+        .events = EPOLLIN | (awaits_space ? EPOLLOUT : 0),
         .data.ptr = connection,
     };
 
+    connection->watched = 1;
+    connection->awaits_space = awaits_space;
     if (epoll_ctl(epoll_fd, operation, connection->fd, &event))
         die("epoll_ctl: %s", strerror(errno));
 }
 
 static void send_rest(struct connection *connection)
 {
-    int had = connection->out_sent < connection->out_size;
-
     while (connection->out_sent < connection->out_size) {
         ssize_t count = send(connection->fd, connection->out + connection->out_sent,
                              connection->out_size - connection->out_sent, MSG_NOSIGNAL);
@@ -62,38 +86,47 @@ static void send_rest(struct connection *connection)
             fail(connection, CONNECTION_LOST);
             return;
         }
-        if (!connection->out_sent)
-            connection->request->record.sent = clock_ns(CLOCK_MONOTONIC);
         connection->out_sent += count;
     }
-    if (had)
-        watch(connection, EPOLL_CTL_MOD);
+    int awaits_space = connection->out_sent < connection->out_size;
+
+    if (awaits_space != connection->awaits_space)
+        watch(connection, EPOLL_CTL_MOD, awaits_space);
+}
+
+static struct connection *unused_connection(void)
+{
+    struct connection *connection = unused;
+
+    if (connection) {
+        unused = connection->next;
+    } else {
+        if (connection_count == MAX_CONNECTIONS)
+            return NULL;   /* until the next round has those that are closed */
+        if (!(connection = malloc(sizeof *connection)))
+            die("out of memory for %u connections", connection_count);
+        connection_count++;
+    }
+    memset(connection, 0, offsetof(struct connection, out));
+    connection->out_size = connection->out_sent = connection->header_size = 0;
+    connection->next = NULL;
+    return connection;
 }
 
 static struct connection *open_connection(unsigned index)
 {
     struct target *target = &targets[index];
-    struct connection *connection = NULL;
+    struct connection *connection;
     int on = 1;
 
-    if (target->connections >= MAX_TARGET_CONNECTIONS || connection_count >= MAX_CONNECTIONS)
+    if (target->connections >= target_limit || !(connection = unused_connection()))
         return NULL;
-    for (unsigned i = 0; !connection; i++) {
-        if (!connections[i] && (connections[i] = malloc(sizeof **connections)))
-            connections[i]->fd = -1;
-        if (!connections[i])
-            die("out of memory");
-        if (connections[i]->fd < 0)
-            connection = connections[i];
-    }
-    memset(connection, 0, sizeof *connection);
     connection->target = index;
     connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (connection->fd < 0)
         die("socket: %s", strerror(errno));
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     target->connections++;
-    connection_count++;
     return connection;
 }
 
@@ -123,7 +156,7 @@ void dispatch(unsigned index)
             fail(connection, CONNECTION_LOST);
             continue;
         }
-        watch(connection, EPOLL_CTL_ADD);
+        watch(connection, EPOLL_CTL_ADD, 1);
     }
 }
 
@@ -180,38 +213,29 @@ static void handle(struct connection *connection, uint32_t events)
     dispatch(index);
 }
 
-/* timer_fd: wait_for_events() returns when it is readable. */
+/* timer_fd: wait_for_events() returns when it expires. */
 void open_epoll(int timer_fd)
 {
-    struct epoll_event event = {.events = EPOLLIN};
+    /* Edge-triggered: a timer that is not read is reported once each time it expires. */
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET};
 
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (epoll_fd < 0 || timer_fd < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &event))
         die("epoll: %s", strerror(errno));
 }
 
-/* Handles what happens next on connections. Returns 1 if the timer expired, else 0. */
-int wait_for_events(void)
+/* Handles what happens next on connections. */
+void wait_for_events(void)
 {
     struct epoll_event events[64];
-    int expired = 0, count = epoll_wait(epoll_fd, events, 64, -1);
+    int count = epoll_wait(epoll_fd, events, 64, -1);
 
     for (int i = 0; i < count; i++)
         if (events[i].data.ptr)
             handle(events[i].data.ptr, events[i].events);
-        else
-            expired = 1;
-    return expired;
-}
-
-void finish_unanswered(void)
-{
-    for (unsigned i = 0; i < MAX_CONNECTIONS && connections[i]; i++)
-        if (connections[i]->fd >= 0 && connections[i]->request)
-            finish(connections[i]->request, UNANSWERED, 0);
-    for (unsigned i = 0; i < target_count; i++)
-        for (struct request *request = targets[i].first, *next; request; request = next) {
-            next = request->next;
-            finish(request, UNANSWERED, 0);
-        }
+    for (struct connection *connection; (connection = closed);) {
+        closed = connection->next;
+        connection->next = unused;
+        unused = connection;
+    }
 }

@@ -8,11 +8,12 @@
 #include <stdint.h>
 #include <time.h>
 
-#define RECORD_SIZE 40
-#define MAX_TARGETS 512
+#define RECORD_SIZE 24
+#define MAX_TARGETS 16384
+#define MAX_WORKERS 1024
 #define MAX_TARGET_CONNECTIONS 64
-#define MAX_CONNECTIONS 4096
-#define MAX_HEADER 8192
+#define MAX_CONNECTIONS 16384
+#define MAX_HEADER 2048
 #define VALUE_SIZE 512    /* of a value in Redis */
 
 enum status { OK, WRONG_ANSWER, CONNECTION_LOST, UNANSWERED };
@@ -20,8 +21,9 @@ enum protocol { HTTP, RESP, ECHO, JOB };
 enum progress { INCOMPLETE, COMPLETE, BAD };
 
 struct record {
-    uint32_t target, status;
-    int64_t scheduled, taken, sent, done;
+    uint32_t target : 24, status : 8;
+    uint32_t delay;           /* us from the schedule until hv-load noticed the arrival */
+    int64_t scheduled, done;  /* ns */
 };
 _Static_assert(sizeof(struct record) == RECORD_SIZE, "the reader expects this size");
 
@@ -33,6 +35,8 @@ struct request {
 struct connection {
     int fd;                   /* -1: unused */
     int connected;
+    int watched;              /* by epoll */
+    int awaits_space;         /* epoll reports when more can be sent */
     unsigned target;
     struct request *request;  /* NULL: idle */
     char out[VALUE_SIZE + 128];
@@ -41,7 +45,7 @@ struct connection {
     size_t header_size;
     int64_t body_left;        /* -1: the header is incomplete */
     int is_set;
-    struct connection *next;  /* idle connections of a target */
+    struct connection *next;  /* idle ones of a target, or unused ones */
 };
 
 struct target {
@@ -55,38 +59,47 @@ struct target {
     struct request *first, *last;
     struct connection *idle;
     unsigned connections;
+    unsigned worker;          /* the process that sends its requests */
 };
 
 extern struct target targets[MAX_TARGETS];
-extern unsigned target_count;
-extern int64_t start_ns, ramp_ns, end_ns;   /* the last two since the start */
+extern unsigned target_count, worker;        /* worker: the number of this process */
+extern int64_t start_ns, ramp_ns, end_ns, drain_ns;   /* ramp and end since the start */
 
 /* main.c */
 _Noreturn void die(const char *format, ...);
 int64_t clock_ns(clockid_t id);
+void start_load(int64_t delay_ns);
+void run_load(void);
 
 /* schedule.c */
 uint64_t next_random(uint64_t *state);
 double uniform(uint64_t *state);                /* in [0, 1) */
-void schedule_next(struct target *target);
+void schedule_all(void);
+int64_t next_arrival(void);                     /* ns since the start; INT64_MAX: none is left */
+unsigned take_arrival(void);                    /* the target of the next one; schedules another */
 
 /* records.c */
-extern long outstanding, written;
+extern long outstanding, request_count;
 struct request *new_request(void);
 void finish(struct request *request, enum status status, int64_t done);
-void flush_records(void);
+void write_records(void);
 
 /* protocols.c */
 void compose(struct connection *connection);
 enum progress read_answer(struct connection *connection, const char *data, size_t size);
 
 /* connections.c */
+void limit_connections(void);
 void open_epoll(int timer_fd);
-int wait_for_events(void);
+void wait_for_events(void);
 void dispatch(unsigned index);
-void finish_unanswered(void);
 
 /* confine.c */
-void confine(void);
+void drop_rights(void);
+void filter_system_calls(void);
+
+/* workers.c */
+void run_workers(unsigned count, const int *cpus);
 
 #endif

@@ -2,10 +2,11 @@
  * An open-loop load generator: requests arrive on a schedule, whether or not earlier ones are
  * answered. A request's latency therefore starts at its scheduled arrival.
  *
- * hv-load SEED RAMP SECONDS DRAIN < targets > records
+ * hv-load SEED RAMP SECONDS DRAIN [CPU]... < targets > records
  *
  * During RAMP the rate rises linearly from 0, then it is constant for SECONDS. After that, hv-load
- * waits up to DRAIN seconds for answers. One line of targets for each server:
+ * waits up to DRAIN seconds for answers. Each CPU gets a process, and the targets are shared out to
+ * them. Without a CPU there is one process, anywhere. One line of targets for each server:
  *
  *     PROTOCOL ADDRESS PORT RATE ARRIVALS
  *
@@ -13,34 +14,34 @@
  * keys), "echo" (one byte), "job" (a line feed; the answer is a line with an exit status).
  * RATE: arrivals a second. ARRIVALS: "poisson" or "periodic".
  *
- * A record is RECORD_SIZE bytes in the machine's order: target (line of the input, from 0) and
- * status as uint32; scheduled, taken (noticed by hv-load), sent (0: never) and done as int64, in ns
- * of CLOCK_MONOTONIC. Unanswered requests have done = 0.
+ * Records are written at the end, in no order: see struct record. They have the machine's byte
+ * order: target (line of the input, from 0; 24 bits) and status (8 bits), delay (until hv-load
+ * noticed the arrival) as uint32 in us, scheduled and done as int64 in ns of CLOCK_MONOTONIC.
+ * Unanswered requests have done = 0.
  *
- * Standard error has "started MONOTONIC REALTIME" (ns) at the first moment of the ramp, and at the
- * end "cpu US of US", "records N". A message that starts with "hv-load:" is an error.
+ * Standard error has "started MONOTONIC REALTIME" (ns): the first moment of the ramp of all
+ * processes, and at the end "cpu US of US" (CPU time, and the length of RAMP and SECONDS) and
+ * "records N" of each process. A message that starts with "hv-load:" is an error.
  *
  * A connection carries one request at a time. When all are busy, another one is opened, up to
- * MAX_TARGET_CONNECTIONS; further requests wait, and their clock runs. Servers are untrusted: the
- * process gives up its rights before it reads an answer.
+ * MAX_TARGET_CONNECTIONS, or fewer for many targets; further requests wait, and their clock runs.
+ * Servers are untrusted: a process gives up its rights before it reads an answer.
  */
 #include "load.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/timerfd.h>
-#include <unistd.h>
 
-#define MAX_RECORDS 20000000.0
+#define MAX_REQUESTS 1e8
 
 struct target targets[MAX_TARGETS];
-unsigned target_count;
-int64_t start_ns, ramp_ns, end_ns;
-static int timer_fd;
+unsigned target_count, worker;
+int64_t start_ns, ramp_ns, end_ns, drain_ns;
 
 _Noreturn void die(const char *format, ...)
 {
@@ -63,58 +64,77 @@ int64_t clock_ns(clockid_t id)
 
 static void take_arrivals(void)
 {
-    int64_t now = clock_ns(CLOCK_MONOTONIC);
+    int64_t now = clock_ns(CLOCK_MONOTONIC), at;
 
-    for (unsigned i = 0; i < target_count; i++) {
-        struct target *target = &targets[i];
+    while ((at = next_arrival()) != INT64_MAX && start_ns + at <= now) {
+        unsigned index = take_arrival();
+        struct target *target = &targets[index];
+        struct request *request = new_request();
+        int64_t delay = (now - start_ns - at) / 1000;
 
-        while (target->next != INT64_MAX && start_ns + target->next <= now) {
-            struct request *request = new_request();
-
-            request->record.target = i;
-            request->record.scheduled = start_ns + target->next;
-            request->record.taken = now;
-            if (target->last)
-                target->last->next = request;
-            else
-                target->first = request;
-            target->last = request;
-            schedule_next(target);
-        }
-        dispatch(i);
+        request->record.target = index;
+        request->record.scheduled = start_ns + at;
+        request->record.delay = delay < UINT32_MAX ? delay : UINT32_MAX;
+        if (target->last)
+            target->last->next = request;
+        else
+            target->first = request;
+        target->last = request;
+        dispatch(index);
     }
 }
 
-/* Arms the timer. Returns 0 when nothing is left to wait for. */
-static int wait_until_next(int64_t deadline)
+static void generate(int timer_fd)
 {
-    int64_t next = INT64_MAX;
-
-    for (unsigned i = 0; i < target_count; i++)
-        next = targets[i].next < next ? targets[i].next : next;
-    if (next == INT64_MAX && !outstanding)
-        return 0;
-    next = next == INT64_MAX ? deadline : start_ns + next;
-    struct itimerspec at = {
-        .it_value = {.tv_sec = next / 1000000000, .tv_nsec = next % 1000000000},
-    };
-    timerfd_settime(timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
-    return clock_ns(CLOCK_MONOTONIC) < deadline;
-}
-
-static void generate(int64_t drain_ns)
-{
-    int64_t deadline = start_ns + end_ns + drain_ns;
-    uint64_t expirations;
+    int64_t deadline = start_ns + end_ns + drain_ns, armed = 0;
 
     for (;;) {
         take_arrivals();
-        if (!wait_until_next(deadline))
+        int64_t next = next_arrival();
+
+        if (next == INT64_MAX && !outstanding)
             return;
-        if (wait_for_events() && read(timer_fd, &expirations, sizeof expirations) < 0
-            && errno != EAGAIN)
-            die("timer: %s", strerror(errno));
+        next = next == INT64_MAX ? deadline : start_ns + next;
+        if (next != armed) {
+            struct itimerspec at = {
+                .it_value = {.tv_sec = next / 1000000000, .tv_nsec = next % 1000000000},
+            };
+
+            timerfd_settime(timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+            armed = next;
+        }
+        if (clock_ns(CLOCK_MONOTONIC) >= deadline)
+            return;
+        wait_for_events();
     }
+}
+
+/* Sets and prints the moment at which the ramp begins. */
+void start_load(int64_t delay_ns)
+{
+    int64_t now = clock_ns(CLOCK_MONOTONIC), realtime = clock_ns(CLOCK_REALTIME);
+
+    start_ns = now + delay_ns;
+    fprintf(stderr, "started %lld %lld\n", (long long)start_ns, (long long)(realtime + delay_ns));
+}
+
+/* The load of this process's targets, and its records. */
+void run_load(void)
+{
+    int timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+
+    limit_connections();
+    open_epoll(timer_fd);
+    schedule_all();
+    drop_rights();
+    filter_system_calls();
+    if (!start_ns)
+        start_load(0);
+    generate(timer_fd);
+    fprintf(stderr, "cpu %lld of %lld\nrecords %ld\n",
+            (long long)clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1000,
+            (long long)end_ns / 1000, request_count);
+    write_records();
 }
 
 static void read_targets(uint64_t seed, double seconds)
@@ -130,6 +150,8 @@ static void read_targets(uint64_t seed, double seconds)
 
         if (target_count == MAX_TARGETS)
             die("more than %d targets", MAX_TARGETS);
+        if (strlen(line) == sizeof line - 1)
+            die("target %u is too long", target_count);
         if (sscanf(line, "%15s %63s %u %lf %15s %c", protocol, address, &port, &target->rate,
                    arrivals, &rest) != 5)
             die("target %u is not PROTOCOL ADDRESS PORT RATE ARRIVALS", target_count);
@@ -146,13 +168,13 @@ static void read_targets(uint64_t seed, double seconds)
             die("target %u has a rate that is not in (0, 1e6]", target_count);
         if (!target->periodic && strcmp(arrivals, "poisson"))
             die("target %u has the unknown arrivals %s", target_count, arrivals);
-        target->times = seed + target_count * 0x632be59bd9b4e019;
+        target->times = seed + target_count * 0x632be59bd9b4e019u;
         target->contents = ~target->times;
         expected += target->rate * seconds;
         target_count++;
     }
-    if (expected > MAX_RECORDS)
-        die("%.0f requests are more than %.0f", expected, MAX_RECORDS);
+    if (expected > MAX_REQUESTS)
+        die("%.0f requests are more than %.0f", expected, MAX_REQUESTS);
 }
 
 static double parse(const char *text, double low, double high, const char *name)
@@ -167,30 +189,29 @@ static double parse(const char *text, double low, double high, const char *name)
 
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fprintf(stderr, "usage: hv-load SEED RAMP SECONDS DRAIN < targets > records\n");
+    static int cpus[MAX_WORKERS];
+
+    if (argc < 5 || argc > 5 + MAX_WORKERS) {
+        fprintf(stderr, "usage: hv-load SEED RAMP SECONDS DRAIN [CPU]... < targets > records\n");
         return 2;
     }
     uint64_t seed = (uint64_t)parse(argv[1], 0, 9e15, "SEED");
     double ramp = parse(argv[2], 0, 3600, "RAMP"), seconds = parse(argv[3], 0.1, 86400, "SECONDS");
-    int64_t drain_ns = (int64_t)(parse(argv[4], 0, 3600, "DRAIN") * 1e9);
 
+    drain_ns = (int64_t)(parse(argv[4], 0, 3600, "DRAIN") * 1e9);
+    for (int i = 5; i < argc; i++) {
+        double cpu = parse(argv[i], 0, CPU_SETSIZE - 1, "CPU");
+
+        cpus[i - 5] = (int)cpu;
+        if (cpu != cpus[i - 5])
+            die("CPU must be a whole number, not %s", argv[i]);
+    }
     ramp_ns = (int64_t)(ramp * 1e9);
     end_ns = ramp_ns + (int64_t)(seconds * 1e9);
     read_targets(seed, ramp / 2 + seconds);
-    timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    open_epoll(timer_fd);
-    for (unsigned i = 0; i < target_count; i++)
-        schedule_next(&targets[i]);
-    confine();
-    start_ns = clock_ns(CLOCK_MONOTONIC);
-    fprintf(stderr, "started %lld %lld\n", (long long)start_ns,
-            (long long)clock_ns(CLOCK_REALTIME));
-    generate(drain_ns);
-    finish_unanswered();
-    flush_records();
-    fprintf(stderr, "cpu %lld of %lld\nrecords %ld\n",
-            (long long)clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1000,
-            (long long)(clock_ns(CLOCK_MONOTONIC) - start_ns) / 1000, written);
+    if (argc > 5)
+        run_workers(argc - 5, cpus);
+    else
+        run_load();
     return 0;
 }

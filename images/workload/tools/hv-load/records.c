@@ -1,4 +1,7 @@
-/* Requests that are not finished, and the records of those that are. */
+/* The requests of this process, which become its records.
+ *
+ * They stay in memory until the load is over: to write them takes CPU time, and blocks while the
+ * reader is slow. A request takes sizeof(struct request) bytes, however long its answer takes. */
 #include "load.h"
 
 #include <errno.h>
@@ -6,47 +9,74 @@
 #include <string.h>
 #include <unistd.h>
 
-long outstanding, written;
-static struct request *free_requests;
-static char buffer[1600 * RECORD_SIZE];
-static size_t buffered;
+#define PIECE (4096 / RECORD_SIZE)   /* records that reach a pipe together: PIPE_BUF */
+#define BLOCK 2048
 
-void flush_records(void)
+struct block {
+    struct block *next;
+    unsigned count;
+    struct request requests[BLOCK];
+};
+
+long outstanding, request_count;
+static struct block *first, *last;
+
+struct request *new_request(void)
 {
-    for (size_t at = 0; at < buffered;) {
-        ssize_t count = write(STDOUT_FILENO, buffer + at, buffered - at);
+    if (!last || last->count == BLOCK) {
+        struct block *block = malloc(sizeof *block);
 
-        if (count < 0 && errno != EINTR)
-            die("records: %s", strerror(errno));
-        at += count > 0 ? count : 0;
+        if (!block)
+            die("out of memory after %ld requests", request_count);
+        block->next = NULL;
+        block->count = 0;
+        if (last)
+            last->next = block;
+        else
+            first = block;
+        last = block;
     }
-    buffered = 0;
+    struct request *request = &last->requests[last->count++];
+
+    *request = (struct request){.record.status = UNANSWERED};
+    request_count++;
+    outstanding++;
+    return request;
 }
 
 void finish(struct request *request, enum status status, int64_t done)
 {
     request->record.status = status;
     request->record.done = done;
-    memcpy(buffer + buffered, &request->record, RECORD_SIZE);
-    buffered += RECORD_SIZE;
-    written++;
     outstanding--;
-    request->next = free_requests;
-    free_requests = request;
-    if (buffered == sizeof buffer)
-        flush_records();
 }
 
-struct request *new_request(void)
+/* Workers share the pipe, so a piece has whole records and is at most PIPE_BUF: see pipe(7). */
+static void write_piece(const struct record *records, unsigned count)
 {
-    struct request *request = free_requests;
+    size_t size = count * sizeof *records;
 
-    if (request)
-        free_requests = request->next;
-    else if (!(request = malloc(sizeof *request)))
-        die("out of memory");
-    memset(request, 0, sizeof *request);
-    outstanding++;
-    return request;
+    for (size_t at = 0; at < size;) {
+        ssize_t written = write(STDOUT_FILENO, (const char *)records + at, size - at);
+
+        if (written < 0 && errno != EINTR)
+            die("records: %s", strerror(errno));
+        at += written > 0 ? written : 0;
+    }
 }
 
+void write_records(void)
+{
+    struct record piece[PIECE];
+    unsigned count = 0;
+
+    for (struct block *block = first; block; block = block->next)
+        for (unsigned i = 0; i < block->count; i++) {
+            piece[count++] = block->requests[i].record;
+            if (count == PIECE) {
+                write_piece(piece, count);
+                count = 0;
+            }
+        }
+    write_piece(piece, count);
+}

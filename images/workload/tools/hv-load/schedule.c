@@ -27,7 +27,7 @@ static double time_of(double expected, double rate, double ramp)
     return expected < in_ramp ? sqrt(2 * expected * ramp / rate) : ramp / 2 + expected / rate;
 }
 
-void schedule_next(struct target *target)
+static void schedule_next(struct target *target)
 {
     double step = target->periodic ? 1 : -log1p(-uniform(&target->times));
 
@@ -38,3 +38,46 @@ void schedule_next(struct target *target)
     target->next = at < end_ns ? (int64_t)at : INT64_MAX;
 }
 
+/* A binary heap of targets: no target arrives before the one at (i - 1) / 2. */
+static unsigned heap[MAX_TARGETS], heap_size;
+
+static void sift_down(unsigned at)
+{
+    unsigned moved = heap[at], child;
+
+    while ((child = 2 * at + 1) < heap_size) {
+        if (child + 1 < heap_size && targets[heap[child + 1]].next < targets[heap[child]].next)
+            child++;
+        if (targets[moved].next <= targets[heap[child]].next)
+            break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = moved;
+}
+
+/* Schedules the first arrival of each target of this process. */
+void schedule_all(void)
+{
+    for (unsigned i = 0; i < target_count; i++)
+        if (targets[i].worker == worker) {
+            schedule_next(&targets[i]);
+            heap[heap_size++] = i;
+        }
+    for (unsigned at = heap_size / 2; at-- > 0;)
+        sift_down(at);
+}
+
+int64_t next_arrival(void)
+{
+    return heap_size ? targets[heap[0]].next : INT64_MAX;
+}
+
+unsigned take_arrival(void)
+{
+    unsigned index = heap[0];
+
+    schedule_next(&targets[index]);
+    sift_down(0);
+    return index;
+}
