@@ -21,6 +21,7 @@ from reports.page import (
     Table,
     columns,
     figure_cell,
+    interval_heading,
     name_cell,
     names_as_text,
     text_cell,
@@ -220,8 +221,7 @@ def _table(figures: pd.DataFrame, effects: _Effects, names: list[str], title: st
         for pair in pairs:
             row += _effect_cells(effects.rows.get((*names_of_figure, *pair)))
         rows.append(row)
-    supported = statistics.reaches_confidence(int(figures["boots"].max()))
-    interval = "95 %" if supported else "interval"
+    interval = interval_heading(figures["boots"]).removesuffix(" interval").lower()
     head = columns(
         *("Figure", "Workload", "Unit", *(f"#{name}" for name in names)),
         *(
