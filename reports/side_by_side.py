@@ -40,6 +40,8 @@ GROUPS = {
     "isolation": "Isolation",
     "consolidation": "Consolidation",
 }
+# verdicts and times of a search, which say nothing side by side
+NO_FIGURES = r"consolidation\.(point$|point\.|.*\.unanswered$)"
 FIGURE = [*statistics.TEST, "metric", "parameters", "unit"]
 VERDICT_STYLES = {"worse": "verdict bad", "better": "verdict good", "inconclusive": "soft"}
 NOISY_HOST = "the two runs of the same hypervisor differ"
@@ -107,7 +109,7 @@ def common_flags(figures: pd.DataFrame) -> list[str]:
 
 def _figures(run: Run) -> pd.DataFrame:
     """One row for each hypervisor and figure: FIGURE, hypervisor, median, boots, flags, variant."""
-    plain = ~run.frame["metric"].str.match(rf"exit\.|{statistics.UTILIZATION}")
+    plain = ~run.frame["metric"].str.match(rf"exit\.|{NO_FIGURES}|{statistics.UTILIZATION}")
     tables = [names_as_text(statistics.summarise(run.frame[plain]))]
     if len(run.costs):
         tables.append(run.costs[run.costs["kind"] == "ns"])
