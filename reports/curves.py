@@ -25,6 +25,10 @@ class Curve:
     style: str
     dashed: bool = False
 
+    @property
+    def has_unanswered(self) -> bool:
+        return any(math.isinf(y) for _, y in self.points)
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -45,7 +49,7 @@ class Chart:
 
     @property
     def has_unanswered(self) -> bool:
-        return any(math.isinf(y) for curve in self.curves for _, y in curve.points)
+        return any(curve.has_unanswered for curve in self.curves)
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,11 @@ def draw(chart: Chart) -> Callable[[float], svg.Canvas]:
             low, high = (min(max(end, min(xs)), max(xs)) for end in chart.band)
             canvas.rect((x(low) - 4, top), x(high) - x(low) + 8, _HEIGHT, "band")
         _axes(canvas, chart, area, marks, (min(xs), max(xs)))
-        for number, curve in enumerate(chart.curves):
-            shift = -9.0 * number if len(curve.points) <= _MOST_DOTS else 0.0
+        shift = 0.0
+        for curve in chart.curves:
             _curve(canvas, curve, area, chart.unit, shift)
+            if curve.has_unanswered and len(curve.points) <= _MOST_DOTS:
+                shift -= 9
         canvas.height = bottom + 42
         return canvas
 

@@ -58,7 +58,7 @@ def _latency_chart(search: Search, guest: str) -> tuple[Chart, str]:
     )
     caption = (
         f"{guest}, {search.label}: latency of its requests against the number of tiles. "
-        f"Shaded: the knee's range. Dashed: the limit of {quantile}."
+        f"Shaded: the knee's range. Dashed: the limit ({quantile})."
     )
     return chart, caption + _mark_of(chart)
 

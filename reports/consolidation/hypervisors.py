@@ -59,19 +59,21 @@ def comparison(searches: Sequence[Search]) -> list[str]:
 
 
 def _compared(worse: Search, better: Search) -> str:
-    names = f"{worse.hypervisor} carries fewer servers than {better.hypervisor}"
     few, many = worse.value("servers_per_host"), better.value("servers_per_host")
-    if few == many:
-        return f"{worse.hypervisor} and {better.hypervisor} carry equally many servers ({many:g})."
-    if worse.ended_early:
+    early = next((one for one in (worse, better) if one.ended_early), None)
+    if early is worse or (early and few == many):
         return (
             f"The order of {worse.hypervisor} and {better.hypervisor} is open: the search on "
-            f"{worse.hypervisor} ended early, at {few:g} servers."
+            f"{early.hypervisor} ended early, at {early.value('servers_per_host'):g} servers."
         )
-    numbers = f" ({few:g} and {many:g})"
-    if servers_band(worse)[1] >= servers_band(better)[0]:
-        numbers = f" ({few:g} and {many:g}), but their ranges overlap"
-    return f"{names}{numbers}: {_reason(worse, better)}."
+    if few == many:
+        return f"{worse.hypervisor} and {better.hypervisor} carry equally many servers ({many:g})."
+    numbers = f"{few:g} and {'at least ' if early else ''}{many:g}"
+    overlap = servers_band(worse)[1] >= servers_band(better)[0]
+    return (
+        f"{worse.hypervisor} carries fewer servers than {better.hypervisor} ({numbers})"
+        f"{', but their ranges overlap' if overlap else ''}: {_reason(worse, better)}."
+    )
 
 
 def _reason(worse: Search, better: Search) -> str:

@@ -93,6 +93,18 @@ def test_order_of_hypervisors_is_explained_by_the_accounting(page: Element) -> N
             "The order of native and kvm is open: the search on native ended early, at 4.5 "
             "servers.",
         ),
+        (
+            SearchShape(3.0, ended_early=True),
+            "is open: the search on native ended early, at 6.5 servers.",
+        ),
+        (
+            SearchShape(4.0, demand=1.0, exits=0.0, ended_early=True),
+            "kvm carries fewer servers than native (6.5 and at least 8.5): a CPU of work",
+        ),
+        (
+            SearchShape(3.25, demand=1.0, exits=0.0),
+            "kvm carries fewer servers than native (6.5 and 7), but their ranges overlap: a CPU of",
+        ),
         (SearchShape(3.0), "kvm and native carry equally many servers (6.5)."),
     ],
 )
