@@ -13,6 +13,7 @@ from harness.results.statistics import reaches_confidence
 from reports import figures, series, text
 from reports.forest import Effect, forest
 from reports.page import (
+    CONFIDENT_INTERVAL,
     Cell,
     KeyFigure,
     Section,
@@ -135,7 +136,7 @@ def effects_section(comparison: Comparison, names: list[Name]) -> Section:
         return section
     drawn = effects[:MAX_EFFECTS]
     boots = [n for row in rows for n in (row["base_boots"], row["new_boots"]) if n]
-    interval = "95 % interval" if reaches_confidence(min(boots)) else "interval"
+    interval = CONFIDENT_INTERVAL if reaches_confidence(min(boots)) else "interval"
     caption = (
         f"Effect and {interval} of {text.count(len(drawn), 'figure')} without a pass; above 0 "
         f"is worse; {_boot_range(boots)} on each side; {series.host_label(comparison.new.facts)}"
@@ -159,8 +160,9 @@ def figures_section(comparison: Comparison, names: list[Name]) -> Section:
         _row(name, row, common)
         for name, row in zip(names, comparison.table.to_dict("records"), strict=True)
     ]
+    interval = series.interval_column(comparison.table)
     head = columns(
-        *("Figure", "Workload", "Hypervisor", "Verdict", "#Worse by", "#95 %"),
+        *("Figure", "Workload", "Hypervisor", "Verdict", "#Worse by", f"#{interval}"),
         *("#Base", "#New", "Unit", "Boots base, new"),
     )
     caption = f"All figures, regressions first: {format_counts(comparison.counts)}"

@@ -88,7 +88,7 @@ def stacked(
         marks = svg.ticks(max(sum(bar.parts.values()) for bar in bars), 5 if width > 500 else 3)
         scale = svg.linear(0, marks[-1], left, right)
         bottom = top + ROW * len(bars)
-        _grid(canvas, Axis(marks, scale, unit), top, bottom)
+        draw_grid(canvas, Axis(marks, scale, unit), top, bottom)
         for i, bar in enumerate(bars):
             y, at = top + ROW * i, 0.0
             canvas.text(left - 8, y + 16, bar.label, "label", anchor="end")
@@ -122,7 +122,7 @@ def intervals(
         place = svg.linear(_log(marks[0]), _log(marks[-1]), left, width - (60 if narrow else 90))
         row = 42.0 if narrow else 30.0
         bottom = 6 + row * len(dots)
-        _grid(canvas, Axis(marks, lambda value: place(_log(value)), unit), 0, bottom)
+        draw_grid(canvas, Axis(marks, lambda value: place(_log(value)), unit), 0, bottom)
         for i, dot in enumerate(dots):
             y = row * (i + 1) - (8 if narrow else 12) + 2
             if narrow:
@@ -155,7 +155,7 @@ def pairs(
         scale = svg.linear(0, marks[-1], 4, right)
         height = 62.0
         bottom = top + height * len(rows)
-        _grid(canvas, Axis(marks, scale, unit), top, bottom)
+        draw_grid(canvas, Axis(marks, scale, unit), top, bottom)
         for i, row in enumerate(rows):
             y = top + height * i
             canvas.text(8, y + 13, row.label, "label strong")
@@ -176,7 +176,6 @@ def pairs(
 def areas(title: str, description: str, series: StackedSeries) -> Callable[[float], svg.Canvas]:
     """Stacked areas over time; the upper end of the axis is at least `series.high`."""
     seconds, unit = series.seconds, series.unit
-    pieces = _without_gaps(seconds)
 
     def draw(width: float) -> svg.Canvas:
         canvas = svg.Canvas(width, title, description)
@@ -189,14 +188,7 @@ def areas(title: str, description: str, series: StackedSeries) -> Callable[[floa
             canvas.line((left, y(mark)), (right, y(mark)), "grid")
             canvas.text(left - 6, y(mark) + 4, f"{text.number(mark, 2)}", "tick", anchor="end")
         canvas.text(left + 4, top - 4 + 12, unit, "tick")
-        floor = [0.0] * len(seconds)
-        for i, (name, values) in enumerate(series.parts.items()):
-            roof = [below + value for below, value in zip(floor, values, strict=True)]
-            for piece in pieces:
-                outline = [(x(seconds[at]), y(roof[at])) for at in piece]
-                outline += [(x(seconds[at]), y(floor[at])) for at in reversed(piece)]
-                canvas.area(outline, f"s{i + 1} area", name)
-            floor = roof
+        stack(canvas, series, x, y)
         canvas.line((left, bottom), (right, bottom), "axis")
         for mark in svg.ticks(seconds[-1] - seconds[0], 6 if width > 500 else 3):
             if seconds[0] + mark <= seconds[-1]:
@@ -209,7 +201,26 @@ def areas(title: str, description: str, series: StackedSeries) -> Callable[[floa
     return draw
 
 
-def _without_gaps(seconds: Sequence[float]) -> list[range]:
+def stack(
+    canvas: svg.Canvas,
+    series: StackedSeries,
+    x: Callable[[float], float],
+    y: Callable[[float], float],
+) -> None:
+    """The areas of a series, one above the other."""
+    seconds = series.seconds
+    pieces = without_gaps(seconds)
+    floor = [0.0] * len(seconds)
+    for i, (name, values) in enumerate(series.parts.items()):
+        roof = [below + value for below, value in zip(floor, values, strict=True)]
+        for piece in pieces:
+            outline = [(x(seconds[at]), y(roof[at])) for at in piece]
+            outline += [(x(seconds[at]), y(floor[at])) for at in reversed(piece)]
+            canvas.area(outline, f"s{i + 1} area", name)
+        floor = roof
+
+
+def without_gaps(seconds: Sequence[float]) -> list[range]:
     """The indices of each stretch of ticks: nothing is drawn where nothing was measured.
 
     A gap is GAP times the median distance of ticks, as when a host is replaced by another one.
@@ -220,7 +231,8 @@ def _without_gaps(seconds: Sequence[float]) -> list[range]:
     return [range(start, end) for start, end in pairwise(starts)]
 
 
-def _grid(canvas: svg.Canvas, axis: Axis, top: float, bottom: float) -> None:
+def draw_grid(canvas: svg.Canvas, axis: Axis, top: float, bottom: float) -> None:
+    """Vertical lines with labels below them; sets the height of the canvas."""
     taken = -math.inf
     for i, mark in enumerate(axis.marks):
         x = axis.place(mark)

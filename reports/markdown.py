@@ -27,17 +27,18 @@ def comment(comparison: Comparison) -> str:
     pairs = list(zip(series.series_names(comparison.table), rows, strict=True))
     changed = [pair for pair in pairs if pair[1]["verdict"] in ("regressed", "improved")]
     others = [pair for pair in pairs if pair[1]["verdict"] not in ("regressed", "improved")]
+    interval = series.interval_column(comparison.table).lower()
     parts = [_headline(comparison), *_sides(comparison)]
     if series.any_emulated([*comparison.base.facts, *comparison.new.facts]):
         parts.append(f"_{EMULATED}_")
     parts += [f"**Caveat:** {escaped(note)}." for note in comparison.notes]
     if changed:
-        parts.append(_figures(changed, MAX_ROWS))
+        parts.append(_figures(changed, MAX_ROWS, interval))
     parts.append(_environment(comparison.environment))
     if others:
         summary = f"{text.count(len(others), 'figure')} without a significant change"
         parts.append(f"<details><summary>{summary}</summary>")
-        parts.append(_figures(others, MAX_FOLDED_ROWS))
+        parts.append(_figures(others, MAX_FOLDED_ROWS, interval))
         parts.append("</details>")
     return "\n\n".join(parts) + "\n"
 
@@ -63,9 +64,9 @@ def _sides(comparison: Comparison) -> list[str]:
     ]
 
 
-def _figures(pairs: Sequence[tuple[Name, Row]], max_rows: int) -> str:
+def _figures(pairs: Sequence[tuple[Name, Row]], max_rows: int, interval: str) -> str:
     lines = [
-        "| figure | verdict | worse by | 95 % | base | new |",
+        f"| figure | verdict | worse by | {interval} | base | new |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for name, row in pairs[:max_rows]:

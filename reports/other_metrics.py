@@ -15,6 +15,7 @@ from reports.page import (
     count_cell,
     figure_cell,
     interval_cell,
+    interval_heading,
     name_cell,
     names_as_text,
     target_label,
@@ -22,7 +23,6 @@ from reports.page import (
     workload,
 )
 from reports.side_by_side import FIGURE, GROUPS, common_flags, ordered_groups
-from reports.suite_sections import INTERVAL
 
 # metrics with a section of their own
 OTHER_SECTIONS = rf"(boot|exit|io|consolidation)\.|{statistics.UTILIZATION}"
@@ -81,5 +81,6 @@ def _table(table: pd.DataFrame, title: str, common: list[str]) -> Table:
         ]
         for row in table.to_dict("records")
     ]
-    head = columns("Figure", "Workload", "Unit", "#Median", f"#{INTERVAL}", "#n", "#Boots")
+    interval = interval_heading(table["boots"])
+    head = columns("Figure", "Workload", "Unit", "#Median", f"#{interval}", "#n", "#Boots")
     return Table(title, head, rows)

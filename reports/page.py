@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ NAMES = (
     *("host", "image", "commit"),
 )
 MOST_ROWS = 500  # of a table on a page
+CONFIDENT_INTERVAL = f"{text.whole_percent(statistics.CONFIDENCE)} interval"
 EMULATED = (
     "Emulated host: all figures come from a CPU emulated in software. Absolute times do not apply "
     "to hardware."
@@ -188,7 +189,17 @@ def name_cell(name: str, flags: Sequence[str], note: str = "") -> Cell:
 
 def interval_name(boots: int) -> str:
     """What an interval over so many boots is: few boots support no 95 %."""
-    return "95 % interval" if statistics.reaches_confidence(boots) else "range of few boots"
+    return CONFIDENT_INTERVAL if statistics.reaches_confidence(boots) else "range of few boots"
+
+
+def interval_heading(boots: Iterable[int]) -> str:
+    """The heading of a column of intervals, which names a confidence that all of them reach.
+
+    boots: of each row; with one boot it has no interval.
+    """
+    known = [count for count in boots if count > 1]
+    supported = bool(known) and all(map(statistics.reaches_confidence, known))
+    return CONFIDENT_INTERVAL if supported else "Interval"
 
 
 def target_label(hypervisor: str, backend: str) -> str:

@@ -13,15 +13,17 @@ from harness.results import differences
 from harness.results.compare import NOT_COMPARED, TOLERANCE
 from harness.results.figure_names import variants
 from harness.results.schema import RunFacts, decode_parameters
-from harness.results.statistics import WORK, reaches_confidence
+from harness.results.statistics import CONFIDENCE, WORK, reaches_confidence
 from reports import text
 from reports.page import (
+    CONFIDENT_INTERVAL,
     EMULATED,
     Cell,
     KeyFigure,
     Section,
     Table,
     columns,
+    interval_heading,
     target_label,
     text_cell,
 )
@@ -43,8 +45,9 @@ MEANINGS = {
 }
 EFFECTS = (
     "Worse by",
-    "The effect, signed by the better direction: above 0 % is always worse. The 95 % interval is a "
-    "bootstrap over the boots of both sides, with 4,000 draws.",
+    "The effect, signed by the better direction: above 0 % is always worse. The interval is a "
+    "bootstrap over the boots of both sides, with 4,000 draws. It covers "
+    f"{text.whole_percent(CONFIDENCE)} if each side has six boots or more, else less.",
 )
 SIGNIFICANCE = (
     "Significance",
@@ -153,7 +156,13 @@ def change_sentence(name: Name, row: Row, old: float, new: float) -> str:
         return sentence
     boots = [row[name] for name in ("base_boots", "new_boots") if name in row]
     supported = all(map(reaches_confidence, boots))
-    return f"{sentence}; {'95 % interval' if supported else 'interval of few boots'} {interval}"
+    return f"{sentence}; {CONFIDENT_INTERVAL if supported else 'interval of few boots'} {interval}"
+
+
+def interval_column(table: pd.DataFrame) -> str:
+    """The heading of the intervals of a comparison's effects."""
+    boots = table.loc[table["low"].notna(), ["base_boots", "new_boots"]].min(axis=1)
+    return interval_heading(boots)
 
 
 def environment_section(

@@ -94,12 +94,8 @@ def utilization(run: Run) -> Section:
         return section
     for key, table in run.utilization.groupby("host"):
         host = str(key)
-        samples = run.frame[
-            (run.frame["host"] == host) & run.frame["metric"].str.startswith("host.")
-        ]
-        # The values of a tick have slightly different times, but the same batch number.
-        samples = samples.assign(tick=samples.groupby(["run", "batch"])["time"].transform("min"))
-        ticks = samples.pivot_table(index="tick", columns="metric", values="value").sort_index()
+        samples = run.frame[run.frame["host"] == host]
+        ticks = host_ticks(samples)
         label = f"host {run.facts.get('host') or host} ({run.facts.get('backend', '')})"
         section.figures += _cpu_figure(ticks, label) + _memory_figure(ticks, label)
         rows = [
@@ -116,6 +112,16 @@ def utilization(run: Run) -> Section:
         section.tables.append(Table(caption, head, rows))
     section.tables += _guest_tables(run.frame)
     return section
+
+
+def host_ticks(frame: pd.DataFrame) -> pd.DataFrame:
+    """The host.* samples of one host: a row for each tick by its time, a column for each metric."""
+    samples = frame[frame["metric"].str.startswith("host.")]
+    # The values of a tick have slightly different times, but the same batch number.
+    by_tick = samples.groupby(["run", "batch"], observed=True)
+    samples = samples.assign(tick=by_tick["time"].transform("min"))
+    ticks = samples.pivot_table(index="tick", columns="metric", values="value", observed=True)
+    return ticks.sort_index()
 
 
 def _guest_tables(frame: pd.DataFrame) -> list[Table]:
@@ -169,7 +175,7 @@ def _value_cell(value: float, unit: str) -> Cell:
 
 def _cpu_figure(ticks: pd.DataFrame, label: str) -> list[Figure]:
     parts = {name: f"host.cpu.{name}" for name in CPU_PARTS if f"host.cpu.{name}" in ticks}
-    thin = _thinned(ticks, list(parts.values()))
+    thin = thinned(ticks, list(parts.values()))
     if len(thin) < 2:
         return []
     series = {name: thin[column].tolist() for name, column in parts.items()}
@@ -185,7 +191,7 @@ def _cpu_figure(ticks: pd.DataFrame, label: str) -> list[Figure]:
 def _memory_figure(ticks: pd.DataFrame, label: str) -> list[Figure]:
     if "host.memory.used" not in ticks:
         return []
-    thin = _thinned(ticks, ["host.memory.used"])
+    thin = thinned(ticks, ["host.memory.used"])
     if len(thin) < 2:
         return []
     used = (thin["host.memory.used"] / 1024).tolist()
@@ -197,10 +203,10 @@ def _memory_figure(ticks: pd.DataFrame, label: str) -> list[Figure]:
     return [figures.figure(caption, figures.areas(caption, detail, series))]
 
 
-def _thinned(ticks: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """At most MAX_POINTS rows: the means of neighbouring ticks."""
+def thinned(ticks: pd.DataFrame, columns: list[str], most: int = MAX_POINTS) -> pd.DataFrame:
+    """At most `most` rows: the means of neighbouring ticks."""
     measured = ticks[columns].dropna()
-    step = -(-len(measured) // MAX_POINTS) or 1
+    step = -(-len(measured) // most) or 1
     if step == 1:
         return measured
     place = pd.Series(range(len(measured)), index=measured.index) // step

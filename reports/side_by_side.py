@@ -21,6 +21,7 @@ from reports.page import (
     Table,
     columns,
     figure_cell,
+    interval_heading,
     name_cell,
     names_as_text,
     text_cell,
@@ -39,6 +40,8 @@ GROUPS = {
     "isolation": "Isolation",
     "consolidation": "Consolidation",
 }
+# verdicts and times of a search, which say nothing side by side
+NO_FIGURES = r"consolidation\.(point$|point\.|.*\.unanswered$)"
 FIGURE = [*statistics.TEST, "metric", "parameters", "unit"]
 VERDICT_STYLES = {"worse": "verdict bad", "better": "verdict good", "inconclusive": "soft"}
 NOISY_HOST = "the two runs of the same hypervisor differ"
@@ -106,7 +109,7 @@ def common_flags(figures: pd.DataFrame) -> list[str]:
 
 def _figures(run: Run) -> pd.DataFrame:
     """One row for each hypervisor and figure: FIGURE, hypervisor, median, boots, flags, variant."""
-    plain = ~run.frame["metric"].str.match(rf"exit\.|{statistics.UTILIZATION}")
+    plain = ~run.frame["metric"].str.match(rf"exit\.|{NO_FIGURES}|{statistics.UTILIZATION}")
     tables = [names_as_text(statistics.summarise(run.frame[plain]))]
     if len(run.costs):
         tables.append(run.costs[run.costs["kind"] == "ns"])
@@ -220,8 +223,7 @@ def _table(figures: pd.DataFrame, effects: _Effects, names: list[str], title: st
         for pair in pairs:
             row += _effect_cells(effects.rows.get((*names_of_figure, *pair)))
         rows.append(row)
-    supported = statistics.reaches_confidence(int(figures["boots"].max()))
-    interval = "95 %" if supported else "interval"
+    interval = interval_heading(figures["boots"]).removesuffix(" interval").lower()
     head = columns(
         *("Figure", "Workload", "Unit", *(f"#{name}" for name in names)),
         *(

@@ -22,6 +22,7 @@ from reports.page import (
     figure_cell,
     fixed_cell,
     interval_cell,
+    interval_heading,
     interval_name,
     name_cell,
     names_as_text,
@@ -34,7 +35,6 @@ from reports.page import (
 MAX_BARS = 12
 TARGET_AND_TEST = [*statistics.TARGET, *statistics.TEST]
 BOOT_KEY = [*TARGET_AND_TEST, "parameters"]
-INTERVAL = "95 % interval"
 
 CASES = {
     "control": "the empty loop, which is subtracted from the others",
@@ -95,8 +95,9 @@ def boot_section(run: Run) -> Section | None:
             ]
             for row in table.to_dict("records")
         ]
+        interval = interval_heading(table["boots"])
         head = columns(
-            *("Reached", "#Median, s", f"#{INTERVAL}, s", "#Min, s", "#p99, s", "#Spread (CV)"),
+            *("Reached", "#Median, s", f"#{interval}, s", "#Min, s", "#p99, s", "#Spread (CV)"),
             *("#This stage, s", "#n", "#Boots"),
         )
         caption = f"Time from create until each stage is reached: {title}"
@@ -170,8 +171,9 @@ def exits_section(run: Run) -> Section | None:
             [_controls_of(control, target), table], ignore_index=True
         )
         cells = [_exit_row(cycles, row) for row in everything.to_dict("records")]
+        interval = interval_heading(everything["boots"])
         head = columns(
-            *("Case", "#Cost, ns", f"#{INTERVAL}, ns", "#Min, ns", "#p99, ns"),
+            *("Case", "#Cost, ns", f"#{interval}, ns", "#Min, ns", "#p99, ns"),
             *("#Spread (CV)", "#TSC cycles", "#Exits per operation", "#n", "#Boots"),
         )
         caption = f"Cost of one operation, control subtracted: {title}"
@@ -308,8 +310,10 @@ def _io_table(table: pd.DataFrame, title: str) -> Table:
         ]
         for row in table.to_dict("records")
     ]
+    boots = table[["host_boots", "guest_boots"]].min(axis=1)
+    interval = interval_heading(boots[table["low"].notna()])
     head = columns(
-        *("Figure", "Workload", "Unit", "#Host", "#Guest", "#Overhead", f"#{INTERVAL}, %"),
+        *("Figure", "Workload", "Unit", "#Host", "#Guest", "#Overhead", f"#{interval}, %"),
         *("n host, guest", "Boots host, guest"),
     )
     caption = f"I/O in the guest and on its host, {title}; overhead above 0 is worse"

@@ -59,6 +59,11 @@ def percent(share: float) -> str:
     return f"{value:,.{0 if abs(value) >= 9.95 else 1}f} %".replace("-", "−")
 
 
+def percentile(number: float) -> str:
+    """95 -> "p95"; the last one is the maximum."""
+    return "maximum" if number == 100 else f"p{number:g}"
+
+
 def whole_percent(share: float) -> str:
     """A round share: 0.05 -> "5 %"."""
     return f"{share * 100:.0f} %"

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from harness.results.change_points import MIN_AFTER
 from harness.results.compare import SERIES, TOLERANCE
+from harness.results.statistics import CONFIDENCE
 from reports import figures, series, text, time_series
 from reports.page import (
     Cell,
@@ -35,7 +37,7 @@ _MAX_SPARK_POINTS = 40_000  # of all sparklines together
 MEANINGS = {
     "regressed": "worse since a change that is not acknowledged",
     "improved": "the newest change is recent and for the better",
-    "inconclusive": "too few runs or too much noise for a verdict",
+    "inconclusive": "too few runs, too much noise, or not measured lately",
     "pass": "no recent change",
 }
 METHOD = (
@@ -50,9 +52,11 @@ METHOD = (
     ("Improved", "The newest change is recent and for the better."),
     ("Pass", f"There is no recent change, and the noise is small enough for a step of "
      f"{text.whole_percent(TOLERANCE)} to be visible within days."),
-    ("Inconclusive", "The series is too short, too noisy, or no longer measured."),
+    ("Inconclusive", f"The series is too short or too noisy, it is not above 0, or none of the "
+     f"newest {MIN_AFTER} runs has it."),
     ("Worse by", "The effect of the change behind the verdict, or else of the newest change. Above "
-     "0 % is always worse. The interval covers 95 %."),
+     "0 % is always worse. The interval is a bootstrap over the runs on both levels. It covers "
+     f"{text.whole_percent(CONFIDENCE)} if each level has six runs or more, else less."),
     ("Commits, environment", "What differs between the last run before a change and the first run "
      "after it. It may explain the change, but it does not prove the cause."),
 )  # fmt: skip
@@ -163,7 +167,7 @@ def changes_section(history: History, names: Mapping[str, Name]) -> Section:
         if row[ID] in names
     ]
     head = columns(
-        *("Figure", "First run", "#Worse by", "#95 %", "Commits", "Environment"),
+        *("Figure", "First run", "#Worse by", "#Interval", "Commits", "Environment"),
         *("Acknowledged", "#Before", "#After", "Unit", "Series id"),
     )
     caption = f"{text.count(len(rows), 'change')}, {series.host_label(history.runs)}"
@@ -256,7 +260,7 @@ def _caption(name: Name, row: Row, host: str) -> str:
     caption = f"{name.line}: {row['verdict']}, {text.signed(row['effect'])}"
     interval = text.signed_interval(row["low"], row["high"])
     if interval != text.NONE:
-        caption += f" (95 % interval {interval})"
+        caption += f" (interval {interval})"
     if commits := series.commit_range(row["previous_commit"], row["commit"]):
         caption += f", commits {commits}"
     caption += f"; {text.count(int(row['n']), 'run')}, {host}"
@@ -286,7 +290,7 @@ def series_section(
         drawing, environment = drawings.get(row[ID]), differences.get(row[ID], "")
         rows.append(_row(row, names[row[ID]], drawing, environment, max_points))
     head = columns(
-        *("Figure", "~History", "Verdict", "#Worse by", "#95 %", "#Last", "#Level", "Unit"),
+        *("Figure", "~History", "Verdict", "#Worse by", "#Interval", "#Last", "#Level", "Unit"),
         *("#Noise", "#Runs", "Commits", "Environment", "Series id"),
     )
     caption = f"{text.count(len(rows), 'figure')}, regressions first"

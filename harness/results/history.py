@@ -4,7 +4,8 @@
   holds. The level is worse than before the change by MIN_EFFECT.
 - *improved*: the newest change is for the better and at most RECENT runs old.
 - *pass*: neither, and the noise is small enough for a step of TOLERANCE to be visible within days.
-- *inconclusive*: the series is too short, too noisy, or no longer measured.
+- *inconclusive*: the series is too short or too noisy, it is not above 0, or none of the newest
+  MIN_AFTER runs has it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reports.consolidation import charts, tables
+from reports.consolidation import charts, neighbours, tables, timeline
 from reports.consolidation.searches import PREFIX, Search, own_samples, searches
 from reports.page import EMULATED, KeyFigure, Run, Section
 from reports.render import Page, html, raw, write
@@ -23,6 +23,13 @@ METHOD = (
      "the server was late. Requests without a good answer count as infinitely slow."),
     ("Score", "For each tile the geometric mean of its guests' shares of answered requests, added "
      "over tiles. It is no score of any other benchmark."),
+    ("Pressure", "PSI, some: the share of the time in which at least one task of the host waits "
+     "for a CPU."),
+    ("Memory", "Private pages belong to one guest alone. Shared pages are mapped by several "
+     "processes, such as those of a clone's template. Merged pages are equal pages that KSM keeps "
+     "once."),
+    ("Median", "Several points of one number of tiles have one median, without invalid points. A "
+     "latency without an answer counts as infinite."),
     ("CPU", "Of the CPUs that guests may use. Work is what the guests' own kernels count; overhead "
      "is what their processes on the host use beyond that."),
 )  # fmt: skip
@@ -42,8 +49,8 @@ def render(parquet: Path, out: Path) -> Path | None:
 def to_html(run: Run, source: Path) -> str:
     """The page as text. source: the run file, which the page names."""
     found = list(searches(run))
-    sections = [tables.answer(found), *map(_search_section, found)]
-    sections += tables.neighbour_sections(run) + tables.idle_sections(run)
+    sections = [tables.answer(found), *(_search_section(run, search) for search in found)]
+    sections += neighbours.sections(run) + tables.idle_sections(run)
     facts = run.facts
     page = Page(
         kind="Consolidation report",
@@ -74,7 +81,7 @@ def _title(searches: list[Search]) -> str:
     """The answer of the best hypervisor that makes machines, or of the only one."""
     machines = [one for one in searches if one.hypervisor != "native"] or searches
     best = max(machines, key=lambda one: one.value("servers_per_host"))
-    least = "At least " if best.value("knee.at_least") else ""
+    least = "At least " if best.ended_early else ""
     return (
         f"{least}{best.value('servers_per_host'):g} servers fit on one host with {best.hypervisor}"
     )
@@ -91,9 +98,13 @@ def _key_figure(search: Search) -> KeyFigure:
     return KeyFigure(f"On one host, {search.label}", value, sentence)
 
 
-def _search_section(search: Search) -> Section:
+def _search_section(run: Run, search: Search) -> Section:
     name = search.label.split(" ")[0]
     section = Section(f"search-{name}", f"Search: {search.label}")
     section.figures += charts.figures(search)
-    section.tables += [tables.points_table(search), tables.memory_table(search)]
+    section.tables += [tables.points_table(search), tables.latency_table(search)]
+    section.tables.append(tables.memory_table(search))
+    if active := timeline.activity(run, search):
+        section.figures.append(timeline.timeline_figure(search, active))
+        section.tables.append(timeline.events_table(search, active))
     return section

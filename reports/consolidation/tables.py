@@ -1,4 +1,4 @@
-"""The tables of the page: the answer, points, memory, neighbours, idle guests."""
+"""The tables of the page: the answer, points, latency, memory, idle guests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pandas as pd
 from harness.results import statistics
 from harness.results.schema import decode_parameters
 from reports import text
+from reports.consolidation import charts, hypervisors
 from reports.consolidation.searches import PREFIX, Search
+from reports.curves import NO_ANSWER
 from reports.page import (
     Cell,
     Run,
@@ -24,21 +26,20 @@ from reports.page import (
     text_cell,
 )
 
-# worse than this ratio is highlighted among the neighbours
-STRONG_NEIGHBOUR = 2.0
-
 
 def answer(searches: list[Search]) -> Section:
+    """The result of each search, the best hypervisor first."""
     section = Section("answer", "Servers on one host")
+    section.lead += hypervisors.comparison(searches)
+    section.figures.append(hypervisors.servers_figure(searches))
     rows = []
-    for search in searches:
-        deploy = search.frame.loc[search.frame["metric"] == "knee", "deploy"].iloc[0]
-        tile = search.frame.loc[search.frame["metric"] == "knee", "tile"].iloc[0]
+    for search in hypervisors.by_servers(searches):
+        clones = search.text("knee", "deploy") == "clone"
         rows.append(
             [
                 name_cell(search.label, ()),
-                text_cell(str(tile)),
-                text_cell("clones" if deploy == "clone" else "booted guests"),
+                text_cell(search.text("knee", "tile")),
+                text_cell("clones" if clones else "booted guests"),
                 figure_cell(search.value("servers_per_host")),
                 figure_cell(search.value("servers_per_core")),
                 figure_cell(search.knee),
@@ -63,26 +64,29 @@ def answer(searches: list[Search]) -> Section:
 
 
 def points_table(search: Search) -> Table:
+    """All points in their order, with the reason of each that did not pass."""
+    has_pressure = bool((search.frame["metric"] == "pressure.cpu").any())
     rows = []
-    points = search.frame[search.frame["metric"] == "point"].sort_values("batch")
-    for row in points.to_dict("records"):
-        at = search.frame[search.frame["batch"] == row["batch"]]
+    for span in search.spans:
+        at = search.frame[search.frame["batch"] == span.number]
 
-        def value(metric: str, here: pd.DataFrame = at, **parameters: str) -> float:
+        def value(metric: str, here: pd.DataFrame = at, load: str = "") -> float:
             chosen = here["metric"] == metric
-            for name, wanted in parameters.items():
-                chosen &= here[name] == wanted
+            if load:
+                chosen &= here["load"] == load
             values = here.loc[chosen, "value"]
             return float(values.iloc[0]) if len(values) else math.nan
 
-        outcome = str(row["outcome"])
-        style = {"pass": "good", "fail": "bad"}.get(outcome, "soft")
+        style = {"pass": "good", "fail": "bad"}.get(span.outcome, "soft")
+        pressure = [figure_cell(value("pressure.cpu", load="full"))] if has_pressure else []
         rows.append(
             [
-                Cell(f"{row['tiles']:g}", float(row["tiles"])),
-                Cell(outcome, outcome, style=f"verdict {style}"),
+                Cell(f"{span.tiles:g}", span.tiles),
+                Cell(span.outcome, span.outcome, style=f"outcome {style}"),
+                Cell(span.reason or text.NONE, span.reason, style="prose"),
                 figure_cell(value("score")),
                 figure_cell(value("cpu.busy", load="full")),
+                *pressure,
                 figure_cell(value("cpu.guest_steal", load="full")),
                 figure_cell(value("exits.exits")),
                 figure_cell(value("exits.user_exits")),
@@ -90,10 +94,46 @@ def points_table(search: Search) -> Table:
             ]
         )
     head = columns(
-        "Tiles", "Verdict", "#Score", "#CPU busy (%)", "#Steal in guests (%)", "#Exits a request",
-        "#Exits to the VMM a request", "#Deployed in (s)",
-    )  # fmt: skip
+        *("#Tiles", "Verdict", "Reason", "#Score", "#CPU busy (%)"),
+        *(["#Pressure (PSI, %)"] if has_pressure else []),
+        *("#Steal in guests (%)", "#Exits a request", "#Exits to the VMM a request"),
+        "#Deployed in (s)",
+    )
     return Table(f"All points in their order: {search.label}", head, rows)
+
+
+def latency_table(search: Search) -> Table:
+    """Medians over the points of a number of tiles, as the charts show them."""
+    shown, _ = charts.shown_tiles(search)
+    rows = []
+    for guest in search.guests:
+        limit, percentile = search.limit(guest), search.percentile(guest)
+        parts = [search.by_tiles("latency", guest=guest, percentile=one) for one in (50, 99)]
+        parts.append(search.by_tiles("latency.worst_guest", guest=guest))
+        for tiles in shown:
+            values = [float(part.get(tiles, math.nan)) for part in parts]
+            if all(map(math.isnan, values)):
+                continue
+            rows.append(
+                [
+                    name_cell(guest, ()),
+                    Cell(f"{tiles:g}", tiles),
+                    *(_latency_cell(value) for value in values[:2]),
+                    _latency_cell(values[2], flagged=values[2] > limit),
+                    figure_cell(limit),
+                    text_cell(text.percentile(percentile)),
+                ]
+            )
+    head = columns(
+        *("Guest", "#Tiles", "#p50 (ms)", "#p99 (ms)", "#Slowest guest (ms)", "#Limit (ms)"),
+        "Limit is for",
+    )
+    return Table(f"Latency by number of tiles: {search.label}", head, rows)
+
+
+def _latency_cell(value: float, flagged: bool = False) -> Cell:
+    shown = NO_ANSWER if math.isinf(value) else text.number(value)
+    return Cell(shown, value, flagged)
 
 
 def memory_table(search: Search) -> Table:
@@ -116,32 +156,6 @@ def memory_table(search: Search) -> Table:
         "Guest", "#MiB, fewest tiles", "#MiB, most tiles", "#CPU (%), fewest", "#CPU (%), most"
     )
     return Table(f"Host memory and CPU of one guest: {search.label}", head, rows)
-
-
-def neighbour_sections(run: Run) -> list[Section]:
-    frame = run.frame[run.frame["metric"] == f"{PREFIX}neighbour.ratio"]
-    if frame.empty:
-        return []
-    section = Section("neighbours", "Busy neighbours")
-    section.lead.append(
-        "How many times longer a server's p99 latency becomes beside a neighbour that uses one "
-        "resource as much as it can. 1 is no effect."
-    )
-    for (hypervisor, backend), group in frame.groupby(["hypervisor", "backend"], observed=True):
-        known = [decode_parameters(str(one)) for one in group["parameters"]]
-        table = pd.DataFrame(known).assign(value=group["value"].to_numpy())
-        matrix = table.pivot_table("value", "victim", "aggressor", aggfunc="median", sort=False)
-        rows = [
-            [
-                name_cell(str(victim), ()),
-                *(Cell(text.number(v, 2), float(v), flagged=v >= STRONG_NEIGHBOUR) for v in values),
-            ]
-            for victim, values in zip(matrix.index, matrix.to_numpy(), strict=True)
-        ]
-        head = columns("Server", *(f"#{name}" for name in matrix.columns))
-        caption = f"Ratio of p99 beside a neighbour: {target_label(str(hypervisor), str(backend))}"
-        section.tables.append(Table(caption, head, rows))
-    return [section]
 
 
 def idle_sections(run: Run) -> list[Section]:

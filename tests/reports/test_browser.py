@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reports import compare, index, run, trend
-from tests.reports import browser, comparisons, histories
+from reports import compare, consolidation, index, run, trend
+from tests.reports import browser, comparisons, consolidations, histories
 from tests.results.synthetic import write_run
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(bool(browser.missing()), reason=browser.missing()),
 ]
 
-PAGES = ("run", "compare", "trend", "index")
+PAGES = ("run", "consolidation", "compare", "trend", "index")
 # page -> a table with a filter, the index of a numeric column, and a filter text
 TABLES = {
     "run": ("#io table", 3, "randwrite"),
@@ -37,6 +37,12 @@ TABLES = {
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("pages")
     run.render(write_run(where / "store"), where / "run.html")
+    shapes = {
+        "native": consolidations.SearchShape(3.75, exits=0.0, ended_early=True),
+        "kvm": consolidations.SearchShape(3.0, unanswered=(5,), dies=True),
+    }
+    searches = consolidations.write_searches(where / "searches", shapes)
+    consolidation.render(searches, where / "consolidation.html")
     for number in range(6):
         outcomes = {"passed": 3, "failed": number % 2}
         write_run(where / "store", parts="boot", boots=1 + number, facts={"outcomes": outcomes})

@@ -7,6 +7,7 @@ import pytest
 from harness.errors import ResultError
 from harness.results.compare import VERDICTS, compare
 from harness.results.selection import select_runs
+from reports import markdown
 from reports.compare import render, to_html
 from reports.page import EMULATED
 from tests.reports import comparisons
@@ -46,6 +47,15 @@ def test_table_begins_with_regressions(page: Element) -> None:
     lone = table["io.not compared.0"]
     assert "not measured in the new run" in lone[0]
     assert lone[4] == "–"
+
+
+@pytest.mark.parametrize(("boots", "heading"), [(5, "Interval"), (6, "95 % interval")])
+def test_heading_of_intervals_names_a_confidence_that_all_reach(boots: int, heading: str) -> None:
+    comparison = comparisons.make_comparison()
+    comparison.table.loc[0, "base_boots"] = boots
+    (table,) = checked_page(to_html(comparison)).id("figures").all("table")
+    assert table.all("thead")[0].all("th")[5].text == heading
+    assert f"| worse by | {heading.lower()} |" in markdown.comment(comparison)
 
 
 def test_forest_plot_has_all_figures_without_a_pass(page: Element) -> None:

@@ -195,6 +195,16 @@ def test_few_boots_have_a_range_and_no_95_percent(tmp_path: Path, boots: int) ->
     assert "95 %" not in printed
 
 
+@pytest.mark.parametrize(("boots", "heading"), [(5, "Interval"), (6, "95 % interval")])
+def test_headings_of_intervals_name_no_confidence_of_few_boots(
+    tmp_path: Path, boots: int, heading: str
+) -> None:
+    page = page_of(tmp_path, boots=boots)
+    for name, column in (("boot", f"{heading}, s"), ("exits", f"{heading}, ns")):
+        heads = page.id(name).all("thead")[0].all("th")
+        assert column in [head.text for head in heads]
+
+
 def test_interrupted_run_and_hypervisor_without_figures_are_reported(tmp_path: Path) -> None:
     stopped = {"exit_status": 2, "hypervisor": "kvm, qemu"}
     page = page_of(tmp_path, parts="boot", facts=stopped)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports import figures, svg, text
+from reports import bars, curves, figures, lanes, svg, text
 from tests.reports.page import parse
 
 
@@ -38,6 +39,29 @@ def _geometry(html: str) -> list[float]:
     return [float(x) for x in re.findall(r' (?:x|x1|x2|cx|width)="([^"]+)"', html)]
 
 
+UNANSWERED = curves.Curve("p99", [(1.0, 5.0), (2.0, math.inf)], "s2")
+TIMELINE = lanes.Timeline(
+    end=60.0,
+    spans=[lanes.Span(0.0, 50.0, "1 ✓", "good", "1 tile")],
+    spans_title="Points",
+    areas=figures.StackedSeries([0, 30, 60], {"a": [1, 2, 3]}, 100, "%"),
+    areas_title="CPU",
+    lanes=[
+        lanes.Lane(
+            "Guests",
+            [0, 59],
+            [1, 2],
+            "s1",
+            steps=True,
+            events=[
+                lanes.Event(59, 2, "a guest with a long name ended", "v-regressed part", up=False),
+                lanes.Event(1, 1, "+1", "s3 part", up=True),
+            ],
+        )
+    ],
+)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -53,6 +77,23 @@ def _geometry(html: str) -> list[float]:
             "t", "d", figures.StackedSeries([0, 1, 2, 90, 91], {"a": [1, 2, 3, 4, 5]}, 100, "%")
         ),
         figures.areas("t", "d", figures.StackedSeries([0, 0], {"a": [0, 0]}, 0, "%")),
+        bars.ranged("t", "d", [bars.Ranged("kvm", 5.0, 4.0, 9.0), bars.Ranged("x", 0, 0, 0)], "n"),
+        bars.panels(
+            "t",
+            "d",
+            [
+                bars.Panel(
+                    "A", [figures.Bar("1", {"a": 1.0, "b": 2.0})], "%", {"a": "s1", "b": "s2"}
+                ),
+                bars.Panel("B", [figures.Bar("1", {})], "%", {"c": "s5"}, high=100),
+            ],
+        ),
+        lanes.draw("t", "d", TIMELINE),
+        lanes.draw("t", "d", dataclasses.replace(TIMELINE, end=9000.0, areas=None, lanes=[])),
+        curves.draw(curves.Chart("t", "d", [UNANSWERED], "ms", "tiles", logarithmic=True)),
+        curves.draw(
+            curves.Chart("t", "d", [curves.Curve("c", [(1.0, math.inf)], "s1")], "ms", "tiles")
+        ),
     ],
 )
 def test_shapes_are_inside_the_image(draw: Any) -> None:
@@ -107,3 +148,20 @@ def test_areas_have_a_hole_where_nothing_was_measured() -> None:
 
     assert polygons([0, 1, 2, 3, 4]) == 1
     assert polygons([0, 1, 2, 60, 61]) == 2
+
+
+@given(st.integers(1, 200), st.integers(2, 30))
+def test_spaced_values_keep_the_ends_and_those_required(count: int, most: int) -> None:
+    values = [float(number) for number in range(count)]
+    required = values[count // 2 : count // 2 + 1]
+    shown = bars.spaced(values, most, required)
+    assert shown == sorted(set(shown))
+    assert {values[0], values[-1], *required} <= set(shown) <= set(values)
+    assert len(shown) <= max(most, 3)
+
+
+def test_value_without_an_answer_is_a_triangle_within_the_chart() -> None:
+    chart = curves.Chart("t", "d", [UNANSWERED], "ms", "tiles", logarithmic=True)
+    html = str(figures.figure("c", curves.draw(chart)).wide)
+    assert "p99: no answer at 2" in html
+    assert "inf" not in html
