@@ -30,8 +30,8 @@ METHOD = (
      "once."),
     ("Median", "Several points of one number of tiles have one median, without invalid points. A "
      "latency without an answer counts as infinite."),
-    ("CPU", "Of the CPUs that guests may use. Work is what the guests' own kernels count; overhead "
-     "is what their processes on the host use beyond that."),
+    ("CPU", "Of the CPUs that guests may use. Virtual CPUs are the work of the guests with "
+     "its exits; devices and VMM are what else their processes and the kernel use for them."),
 )  # fmt: skip
 
 

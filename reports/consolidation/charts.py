@@ -156,8 +156,8 @@ def _cpu_figure(search: Search) -> Figure:
             max(0.0, search.at(tiles, f"cpu.{name}", load="full")) for name in CPU
         )
         parts = {
-            "work in guests": min(work, guests),
-            "overhead of guests": max(guests - work, 0.0),
+            "virtual CPUs": min(work, guests),
+            "devices and VMM": max(guests - work, 0.0),
             "the host itself": max(busy - guests, 0.0),
         }
         bars.append(Bar(f"{tiles:g}", parts))
@@ -169,7 +169,7 @@ def _cpu_figure(search: Search) -> Figure:
         for bar in (bars[0], bars[-1])
     ]
     styles = dict(zip(bars[0].parts, COLOURS, strict=False))
-    parts = [Panel("CPU, % of one CPU", bars, "%", styles, share=2)]
+    drawn = [Panel("CPU, % of one CPU", bars, "%", styles, share=2)]
     pressure = dict(search.points("pressure.cpu", load="full"))
     if pressure:
         name = "time in which a task waits for a CPU (PSI)"
@@ -177,11 +177,11 @@ def _cpu_figure(search: Search) -> Figure:
             Bar(f"{tiles:g}", {name: pressure[tiles]} if tiles in pressure else {})
             for tiles in shown
         ]
-        parts.append(Panel("Pressure, % of the time", waits, "%", {name: "s5"}, high=100))
+        drawn.append(Panel("Pressure, % of the time", waits, "%", {name: "s5"}, high=100))
         caption += " Beside it: the time in which a task of the host waits for a CPU (PSI, some)."
         most = max(pressure)
         said.append(f"pressure {text.quantity(pressure[most], '%')} at {_tiles(most)}")
-    return figure(caption + remark, panels(title, "; ".join(said), parts))
+    return figure(caption + remark, panels(title, "; ".join(said), drawn))
 
 
 def _memory_figure(search: Search) -> list[Figure]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ def make_experiment(
     workload_image: GuestImage,
     tile: Tile,
     harness_session: Session,
+    request: pytest.FixtureRequest,
 ) -> Iterator[MakeExperiment]:
     """`make_experiment("short")`: experiments whose guests end with the test."""
     guest_cpus, generator_cpus = split_cpus(virt_host.facts)
@@ -50,6 +52,8 @@ def make_experiment(
         pytest.skip(
             f"the load generator needs a core of its own, and {virt_host.name} has one core"
         )
+    name, numbers = f"{guest_factory.hypervisor.name}-{request.node.originalname}", count(1)
+    histograms = harness_session.context.run_directory / "histograms"
     with ExitStack() as stack:
 
         def make(phases: str, own_tile: Tile | None = None) -> Experiment:
@@ -64,6 +68,9 @@ def make_experiment(
                 generator if chosen.warm_up else None,
             )
             stack.callback(deployment.close)
-            return Experiment(deployment, generator, chosen, SEED, harness_session.progress)
+            folder = (
+                harness_session.context.run_directory / "histograms" / f"{name}-{next(numbers)}"
+            )
+            return Experiment(deployment, generator, chosen, SEED, harness_session.progress, folder)
 
         yield make

@@ -16,11 +16,11 @@ from harness.hosts.base import Host, HostFacts
 from harness.hypervisors.capabilities import SupportsClone
 from images.image import GuestImage
 from suites.consolidation.generator import LoadGenerator
-from suites.consolidation.servers import SERVERS, start_server
+from suites.consolidation.servers import start_server
 from suites.consolidation.target import Schedule, Target
 from suites.consolidation.tile import Tile, TileGuest
 
-WARM_UP = Schedule(ramp=0, measure=10, drain=10)
+WARM_UP = Schedule(ramp=0, measure=10, drain=5)
 _RESERVE = 256  # MiB of the host's memory that guests leave to it
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
 
@@ -35,10 +35,7 @@ class Member:
 
     @property
     def target(self) -> Target:
-        server, role = SERVERS[self.role.server], self.role
-        return Target(
-            server.protocol, str(self.guest.address), server.port, role.rate, role.arrivals
-        )
+        return self.role.target(str(self.guest.address))
 
 
 class Deployment:

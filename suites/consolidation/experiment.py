@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
@@ -13,9 +14,11 @@ from harness.hosts.base import Host
 from suites.consolidation import accounting, judge
 from suites.consolidation.accounting import WindowCost
 from suites.consolidation.deployment import Deployment
-from suites.consolidation.generator import Load, LoadGenerator, Schedule
+from suites.consolidation.generator import Load, LoadGenerator
+from suites.consolidation.histograms import write_log
 from suites.consolidation.judge import Conditions, GuestResult, Outcome, Verdict
 from suites.consolidation.requests import in_window
+from suites.consolidation.target import Schedule
 from suites.consolidation.tile import Tile
 
 
@@ -58,6 +61,8 @@ class Point:
     results: list[GuestResult]
     requests: pd.DataFrame
     window: tuple[float, float]
+    start: float
+    end: float
     idle: WindowCost
     loaded: WindowCost
     generator_cpu: float
@@ -85,8 +90,8 @@ class Point:
 class Experiment:
     """Measures points of one deployment, whose limits are frozen after the reference runs.
 
-    seed: of the next load's arrivals. limits: seconds by the guest's name; empty while the
-    reference is measured. progress: prints a line for each point.
+    seed: of the next load's arrivals. folder: for the latencies of each point. limits: seconds by
+    the guest's name; empty while the reference is measured. progress: prints a line for each point.
     """
 
     deployment: Deployment
@@ -94,6 +99,7 @@ class Experiment:
     phases: Phases
     seed: int
     progress: Callable[[str], object]
+    folder: Path
     limits: dict[str, float] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
 
@@ -110,23 +116,34 @@ class Experiment:
         deployment = self.deployment
         if fresh or deployment.ends or deployment.tiles > tiles:
             deployment.clear()
-        start = time.monotonic()
+        start, start_time = time.monotonic(), time.time()
         deployment.grow_to(tiles, extra)
         deployed = time.monotonic() - start
-        point = self._run(deployed)
-        self.points.append(point)
+        point = self._run(deployed, start_time)
+        self._keep(point)
         reasons = "; ".join(point.verdict.reasons)
         self.progress(
             f"{point.tiles:g} tiles: {point.verdict.outcome}" + (f" ({reasons})" if reasons else "")
         )
         return point.verdict.outcome
 
-    def _run(self, deployed: float) -> Point:
+    def _keep(self, point: Point) -> None:
+        """Add a point, and write its requests to a file of the run."""
+        number = len(self.points)
+        self.points.append(point)
+        names = [one.role.name for one in self.deployment.members]
+        path = self.folder / f"{number:03d}-{point.tiles:g}-tiles.hlog"
+        write_log(path, point.requests, names, *point.window)
+
+    def _run(self, deployed: float, start_time: float) -> Point:
         time.sleep(self.phases.settle)
         members = self.deployment.members
         idle = self.cost_of(self.phases.idle)
         cost: list[WindowCost] = []
         load = self.load(lambda seconds: cost.append(self.cost_of(seconds, memory=True)))
+        self.generator.observe(
+            [one.target for one in members], cost[0].generator_cpu / cost[0].seconds
+        )
         ends = dict(self.deployment.ends)
         guests = [(one.role, one.tile) for one in members]
         window = (load.start, load.end)
@@ -138,6 +155,8 @@ class Experiment:
             results=results,
             requests=in_window(load.requests, *window),
             window=window,
+            start=start_time,
+            end=time.time(),
             idle=idle,
             loaded=cost[0],
             generator_cpu=self._generator_cpu(load, cost[0]),
@@ -160,8 +179,11 @@ class Experiment:
         """Put all guests under load. `during` has the seconds of the window, and takes as long."""
         members = self.deployment.members
         # An answer that is within its limit still counts after the window.
-        drain = max(self.phases.schedule.drain, *(one.role.limit for one in members))
-        schedule = replace(self.phases.schedule, drain=drain)
+        wanted = self.phases.schedule
+        limits = [(one.target.protocol, one.role.limit) for one in members]
+        drain = max(wanted.drain, *(limit for _, limit in limits))
+        databases = max(wanted.drain, *(limit for name, limit in limits if name == "pgbench"), 0.0)
+        schedule = replace(wanted, drain=drain, database_drain=databases)
         run = self.generator.start([one.target for one in members], schedule, self.seed)
         self.seed += 1000
         try:

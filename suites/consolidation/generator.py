@@ -30,14 +30,12 @@ from suites.consolidation.pgbench import Pgbench
 from suites.consolidation.requests import RECORD_SIZE, HvLoadLog, read_hv_load
 from suites.consolidation.target import Schedule, Target
 
-__all__ = ["Load", "LoadGenerator", "LoadRun", "Schedule", "Target"]
-
 _MIN_MEMORY, _MAX_MEMORY = 512, 8192  # MiB of the container
 _MEMORY_SHARE = 8  # the container has at most this part of the host's memory
 _FOLDER = "/tmp/load"  # noqa: S108 - in the container
 _SLACK = 30.0  # seconds beyond the schedule until a generator counts as late
 _TRANSFER = 1 << 20  # bytes of records a second, at least
-_MAX_OFFSET = 10.0  # between the starts of pgbench and hv-load
+_MAX_OFFSET = 5.0  # between the starts of pgbench and hv-load
 _ABORT_TIMEOUT, _ABORT_INTERVAL = 10.0, 0.5
 
 
@@ -144,7 +142,8 @@ class LoadRun:
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
         # It also runs while answers are awaited, as transactions that have not started are not
         # logged, and longer, as its clock starts before hv-load's.
-        seconds = schedule.seconds + _MAX_OFFSET
+        drain = schedule.database_drain or schedule.drain
+        seconds = schedule.ramp + schedule.measure + drain + _MAX_OFFSET
         self._pgbenches: list[Pgbench] = []
         self._thread = threading.Thread(
             target=self._run_hv_load, args=(seed,), name="hv-load", daemon=True
@@ -153,7 +152,7 @@ class LoadRun:
         try:
             for index, target in enumerate(targets):
                 if target.protocol == "pgbench":
-                    one = Pgbench(guest, index, target, seconds, schedule.drain, seed, _FOLDER)
+                    one = Pgbench(guest, index, target, seconds, drain, seed, _FOLDER)
                     self._pgbenches.append(one)
             for one in self._pgbenches:
                 one.wait_for_start()

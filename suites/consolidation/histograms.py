@@ -63,7 +63,8 @@ def _lines(requests: pd.DataFrame, names: Sequence[str], start: float, end: floa
     )
     counts = counts.value_counts(sort=False).reset_index(name="count")
     histogram = HdrHistogram(1, HIGHEST, DIGITS)
-    for (second, tag), part in counts.groupby(["second", "tag"]):
+    for _, part in counts.groupby(["second", "tag"]):
+        second, tag = int(part["second"].iloc[0]), part["tag"].iloc[0]
         histogram.reset()
         for value, count in zip(part["value"], part["count"], strict=True):
             histogram.record_value(int(value), int(count))

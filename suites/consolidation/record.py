@@ -65,8 +65,8 @@ class PointRecorder:
 
         reason = "; ".join(point.verdict.reasons)[:MAX_REASON]
         record("point", 1, "points", outcome=point.verdict.outcome, reason=reason)
-        for moment, time in zip(("start", "end"), point.window, strict=True):
-            record(f"point.{moment}", time, "s")
+        record("point.start", point.start, "s")
+        record("point.end", point.end, "s")
         record("score", point.score, "tiles")
         record("efficiency", point.score / point.tiles, "score/tile")
         record("deploy", point.deploy_seconds, "s")
@@ -139,8 +139,10 @@ class PointRecorder:
                 value = 1000 * one.latency
                 self._record("reference", value, "ms", about, "lower", number)
 
-    def knee(self, knee: Knee, tiles: float, cores: int) -> None:
+    def knee(self, knee: Knee, tiles: float) -> None:
         """The result of a search. tiles: the knee with its quarter tiles."""
+        cpus = self.experiment.deployment.cpus
+        cores = self.experiment.host.facts.cores(cpus)
         servers = tiles * len(self.experiment.deployment.tile.guests)
         self._record("knee", tiles, "tiles", better="higher")
         self._record("knee.at_least", bool(knee.limited_by), "0 or 1")
@@ -151,7 +153,7 @@ class PointRecorder:
         at_knee = [p.loaded.busy / p.loaded.seconds for p in self.experiment.points
                    if p.tiles == knee.tiles]  # fmt: skip
         if at_knee:
-            utilization = 100 * sum(at_knee) / len(at_knee) / cores
+            utilization = 100 * sum(at_knee) / len(at_knee) / len(cpus)
             self._record("knee.utilization", utilization, "%")
         fit = fit_busy(self.experiment.points)
         if fit is None:

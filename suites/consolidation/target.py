@@ -19,11 +19,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The phases of a load, in seconds: the rate rises, is measured, and answers may still come."""
+    """The phases of a load, in seconds: the rate rises, is measured, and answers may still come.
+
+    drain: at most; it ends when all have come. database_drain: of databases, whose load does not
+    end before; 0 for the same.
+    """
 
     ramp: float
     measure: float
     drain: float
+    database_drain: float = 0.0
 
     @property
     def seconds(self) -> float:

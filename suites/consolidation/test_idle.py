@@ -15,7 +15,7 @@ from harness.results.schema import Parameter
 from suites.consolidation.accounting import WindowCost
 from suites.consolidation.deployment import Member
 from suites.consolidation.experiment import Experiment, MakeExperiment
-from suites.consolidation.generator import Schedule
+from suites.consolidation.target import Schedule
 from suites.consolidation.tile import Tile
 
 STEPS = {"short": (0, 5, 10, 20), "full": (0, 10, 50, 100, 200)}

@@ -43,7 +43,7 @@ def test_knee(
         if knee.limited_by:
             experiment.progress(f"the search ended early: {knee.limited_by}")
         tiles = knee.tiles + quarters(experiment, knee)
-        recorder.knee(knee, tiles, len(experiment.deployment.cpus))
+        recorder.knee(knee, tiles)
     finally:
         recorder.points()
     assert knee.tiles >= 1
@@ -53,7 +53,12 @@ def blocker(experiment: Experiment, tiles: int, most: int) -> str:
     """Why so many tiles cannot be deployed, or ""."""
     if tiles > most:
         return f"the search ends at {most} tiles"
-    return experiment.deployment.memory_blocker(experiment.host, tiles)
+    if reason := experiment.deployment.memory_blocker(experiment.host, tiles):
+        return reason
+    reason = experiment.generator.blocker(
+        experiment.deployment.tile.targets * tiles, experiment.phases.schedule
+    )
+    return f"the load generator: {reason}" if reason else ""
 
 
 def quarters(experiment: Experiment, knee: Knee) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from harness.errors import WorkloadError
 from suites.consolidation.servers import SERVERS
+from suites.consolidation.target import Target
 
 HostClass = Literal["emulated", "hardware"]
 
@@ -44,6 +45,11 @@ class TileGuest:
     work: int
     rate_share: float = 1.0
 
+    def target(self, address: str = "") -> Target:
+        """Its server as the load generator sees it."""
+        server = SERVERS[self.server]
+        return Target(server.protocol, address, server.port, self.rate, self.arrivals)
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -57,6 +63,11 @@ class Tile:
     def memory(self) -> int:
         """MiB of all its guests."""
         return sum(guest.memory for guest in self.guests)
+
+    @property
+    def targets(self) -> list[Target]:
+        """Of its guests, before they have addresses."""
+        return [guest.target() for guest in self.guests]
 
     def scaled(self, factor: float) -> Tile:
         """The same guests with a fraction of the load."""

@@ -20,7 +20,7 @@ def job_server(tools: Path, *command: str) -> Iterator[int]:
     """hv-job with this command. Yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port: int = unused.getsockname()[1]
-    argv = [tools / "hv-job", str(port), *command]
+    argv = [str(tools / "hv-job"), str(port), *command]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout is not None

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def running(
     tools: Path, targets: str, count: int, seconds: float = 30
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """hv-load with `count` processes, and their ids. It is killed at the end."""
-    argv = [tools / "hv-load", "1", "0", str(seconds), "0", *map(str, cpus(count))]
+    argv = [str(tools / "hv-load"), "1", "0", str(seconds), "0", *map(str, cpus(count))]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -79,9 +80,13 @@ def test_each_process_runs_on_its_cpu_without_rights(tools: Path) -> None:
             assert process.stderr.readline().startswith(b"started ")
             for pid, cpu in zip(sorted(workers), cpus(2), strict=True):
                 status = Path(f"/proc/{pid}/status")
-                assert wait_until(lambda path=status: "Seccomp:\t2" in path.read_text())
+                assert wait_until(partial(_is_confined, status))
                 assert os.sched_getaffinity(pid) == {cpu}
                 assert re.search(r"^CapEff:\t0+$", status.read_text(), re.MULTILINE)
+
+
+def _is_confined(status: Path) -> bool:
+    return "Seccomp:\t2" in status.read_text()
 
 
 def test_rates_are_balanced(tools: Path) -> None:
@@ -89,7 +94,7 @@ def test_rates_are_balanced(tools: Path) -> None:
     with serving(answer(b"e")) as port:
         rates = (90, 30, 30, 30)
         targets = "".join(f"echo 127.0.0.1 {port} {rate} periodic\n" for rate in rates)
-        argv = [tools / "hv-load", "1", "0", "1", "1", *map(str, cpus(2))]
+        argv = [str(tools / "hv-load"), "1", "0", "1", "1", *map(str, cpus(2))]
         done = subprocess.run(argv, input=targets.encode(), capture_output=True, check=True)
     assert sorted(re.findall(rb"^records (\d+)$", done.stderr, re.MULTILINE)) == [b"90", b"90"]
     assert len(read_hv_load(done.stdout, done.stderr).requests) == 180
@@ -121,7 +126,7 @@ def test_full_disk_is_an_error(tools: Path) -> None:
     with serving(answer(b"e")) as port, Path("/dev/full").open("wb") as full:
         targets = f"echo 127.0.0.1 {port} 10 periodic\n"
         for count in (0, 2):
-            argv = [tools / "hv-load", "1", "0", "0.5", "0", *map(str, cpus(count))]
+            argv = [str(tools / "hv-load"), "1", "0", "0.5", "0", *map(str, cpus(count))]
             done = subprocess.run(
                 argv, input=targets.encode(), stdout=full, stderr=subprocess.PIPE, check=False
             )
@@ -131,7 +136,7 @@ def test_full_disk_is_an_error(tools: Path) -> None:
 
 @pytest.mark.parametrize("cpu", ["-1", "x", "1024", "1.5"])
 def test_wrong_cpu_is_named(tools: Path, cpu: str) -> None:
-    argv = [tools / "hv-load", "1", "0", "1", "1", cpu]
+    argv = [str(tools / "hv-load"), "1", "0", "1", "1", cpu]
     done = subprocess.run(argv, input=b"", capture_output=True, check=False)
     assert done.returncode == 1
     assert b"hv-load: CPU must be a " in done.stderr
@@ -139,7 +144,7 @@ def test_wrong_cpu_is_named(tools: Path, cpu: str) -> None:
 
 def test_missing_cpu_is_named(tools: Path) -> None:
     cpu = next(cpu for cpu in range(1023, 0, -1) if cpu not in CPUS)
-    argv = [tools / "hv-load", "1", "0", "1", "1", str(cpu)]
+    argv = [str(tools / "hv-load"), "1", "0", "1", "1", str(cpu)]
     done = subprocess.run(argv, input=b"", capture_output=True, check=False)
     assert done.returncode == 1
     assert f"hv-load: it cannot run on CPU {cpu}: Invalid argument".encode() in done.stderr

@@ -12,9 +12,10 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from images import store
 from images.image import GuestImage
-from suites.consolidation.generator import LoadGenerator, Schedule, Target
+from suites.consolidation.generator import LoadGenerator
 from suites.consolidation.requests import in_window, latency_at
 from suites.consolidation.servers import SERVERS, start_server
+from suites.consolidation.target import Schedule, Target
 from tests.real.conftest import CACHE_HOME
 
 RATE = 20  # requests a second
