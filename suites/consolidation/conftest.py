@@ -68,9 +68,7 @@ def make_experiment(
                 generator if chosen.warm_up else None,
             )
             stack.callback(deployment.close)
-            folder = (
-                harness_session.context.run_directory / "histograms" / f"{name}-{next(numbers)}"
-            )
+            folder = histograms / f"{name}-{next(numbers)}"
             return Experiment(deployment, generator, chosen, SEED, harness_session.progress, folder)
 
         yield make

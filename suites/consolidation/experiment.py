@@ -37,7 +37,7 @@ class Phases:
 
 PHASES = {
     "smoke": Phases(2, 2, False, Schedule(3, 20, 15)),
-    "short": Phases(10, 5, True, Schedule(5, 60, 10)),
+    "short": Phases(5, 4, True, Schedule(3, 40, 5)),
     "full": Phases(60, 30, True, Schedule(30, 300, 30)),
 }
 
@@ -122,9 +122,8 @@ class Experiment:
         point = self._run(deployed, start_time)
         self._keep(point)
         reasons = "; ".join(point.verdict.reasons)
-        self.progress(
-            f"{point.tiles:g} tiles: {point.verdict.outcome}" + (f" ({reasons})" if reasons else "")
-        )
+        number = "1 tile" if point.tiles == 1 else f"{point.tiles:g} tiles"
+        self.progress(f"{number}: {point.verdict.outcome}" + (f" ({reasons})" if reasons else ""))
         return point.verdict.outcome
 
     def _keep(self, point: Point) -> None:
