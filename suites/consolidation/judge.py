@@ -22,8 +22,7 @@ LIMIT_FACTOR = 3.0  # times the latency of a tile alone
 MAX_ERRORS = 0.001  # of the requests
 MIN_ACHIEVED = 0.95  # good answers of scheduled arrivals
 # a point says nothing if the generator itself is slow
-MAX_DELAY_SHARE = 0.1  # of the tightest limit, at DELAY_PERCENTILE
-DELAY_PERCENTILE = 99
+MAX_DELAY_SHARE = 0.1  # of the limit, at its percentile
 MAX_GENERATOR_CPU = 0.6
 MAX_HOST_STEAL = 0.01  # of the host's CPUs, taken by the machine below it
 # between the medians of a window's halves, with so many requests in each
@@ -189,7 +188,7 @@ def judge_point(
     answers and the conditions count."""
     problems = [f"{one.name} of tile {one.tile}: {one.problem}" for one in results if one.problem]
     doubts = [
-        *_generator_doubts(requests, limits, conditions),
+        *_generator_doubts(results, requests, conditions),
         *_host_doubts(conditions),
         *(_sample_doubts(results) if limits else ()),
     ]
@@ -201,15 +200,18 @@ def judge_point(
 
 
 def _generator_doubts(
-    requests: pd.DataFrame, limits: Mapping[str, float], conditions: Conditions
+    results: Sequence[GuestResult], requests: pd.DataFrame, conditions: Conditions
 ) -> Iterator[str]:
-    delay = latency_at(requests["delay"].dropna(), DELAY_PERCENTILE)
-    tightest = min(limits.values(), default=math.inf)
-    if delay > MAX_DELAY_SHARE * tightest:
-        yield (
-            f"the generator noticed arrivals {delay:.3g} s late (p{DELAY_PERCENTILE}), more than "
-            f"{MAX_DELAY_SHARE:.0%} of the limit {tightest:.3g} s"
-        )
+    """A guest's latency has the generator's delay in it, at the same percentile at most."""
+    for index, one in enumerate(results):
+        own = requests.loc[requests["target"] == index, "delay"].dropna()
+        delay = latency_at(own, one.percentile)
+        if delay > MAX_DELAY_SHARE * one.limit:
+            yield (
+                f"the generator noticed arrivals for {one.name} of tile {one.tile} {delay:.3g} s "
+                f"late (p{one.percentile:g}), more than {MAX_DELAY_SHARE:.0%} of the limit "
+                f"{one.limit:.3g} s"
+            )
     if conditions.generator_cpu > MAX_GENERATOR_CPU:
         yield f"the generator used {conditions.generator_cpu:.0%} of a CPU"
 

@@ -114,7 +114,7 @@ def test_one_guest_beyond_its_limit_fails_the_point_although_the_mean_is_fine() 
         ({"swapped": 3}, "the host swapped 3 pages"),
         ({"host_steal": 0.02}, "the machine below the host took 2.0% of its CPUs"),
         ({"unread": 2}, "the cost of 2 guests could not be read"),
-        ({"delay": 0.2}, "the generator noticed arrivals 0.2 s late (p99)"),
+        ({"delay": 0.2}, "the generator noticed arrivals for web of tile 0 0.2 s late (p99)"),
         ({"count": 500}, "web of tile 0 had 500 requests: p99 needs about 1000"),
     ],
 )
