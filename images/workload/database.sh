@@ -13,6 +13,8 @@ max_connections = 40
 min_wal_size = 2MB
 max_wal_size = 32MB
 full_page_writes = off
+wal_init_zero = off
+wal_recycle = off
 fsync = off
 # Work in the background would disturb some measurements and not others.
 autovacuum = off

@@ -157,8 +157,8 @@ class Deployment:
         if needed <= 0 or available - needed >= _RESERVE:
             return ""
         return (
-            f"memory: {tiles} tiles need about {needed:.0f} MiB more, {available:.0f} MiB are "
-            f"available and {_RESERVE} MiB are kept for the host"
+            f"memory: about {needed:.0f} MiB more would be needed for tile {tiles}, {available:.0f} "
+            f"MiB are available and {_RESERVE} MiB are kept for the host"
         )
 
     def _used_memory(self) -> dict[int, float]:

@@ -26,18 +26,20 @@ from suites.consolidation.tile import Tile
 class Phases:
     """Seconds of each phase. settle: after the deployment. idle: measured without load.
 
-    warm_up: whether servers answer requests before they are deployed.
+    warm_up: whether servers answer requests before they are deployed. ramp_each: of the ramp for
+    each tile that is new, as its first requests cost more than others.
     """
 
     settle: float
     idle: float
     warm_up: bool
     schedule: Schedule
+    ramp_each: float = 0.0
 
 
 PHASES = {
     "smoke": Phases(2, 2, False, Schedule(3, 20, 15)),
-    "short": Phases(5, 4, True, Schedule(3, 40, 5)),
+    "short": Phases(4, 4, True, Schedule(3, 30, 5), ramp_each=3),
     "full": Phases(60, 30, True, Schedule(30, 300, 30)),
 }
 
@@ -116,10 +118,11 @@ class Experiment:
         deployment = self.deployment
         if fresh or deployment.ends or deployment.tiles > tiles:
             deployment.clear()
-        start, start_time = time.monotonic(), time.time()
+        start, start_time, before = time.monotonic(), time.time(), len(deployment.members)
         deployment.grow_to(tiles, extra)
         deployed = time.monotonic() - start
-        point = self._run(deployed, start_time)
+        added = (len(deployment.members) - before) / len(deployment.tile.guests)
+        point = self._run(deployed, start_time, self.phases.ramp_each * added)
         self._keep(point)
         reasons = "; ".join(point.verdict.reasons)
         number = "1 tile" if point.tiles == 1 else f"{point.tiles:g} tiles"
@@ -134,12 +137,12 @@ class Experiment:
         path = self.folder / f"{number:03d}-{point.tiles:g}-tiles.hlog"
         write_log(path, point.requests, names, *point.window)
 
-    def _run(self, deployed: float, start_time: float) -> Point:
+    def _run(self, deployed: float, start_time: float, ramp: float) -> Point:
         time.sleep(self.phases.settle)
         members = self.deployment.members
         idle = self.cost_of(self.phases.idle)
         cost: list[WindowCost] = []
-        load = self.load(lambda seconds: cost.append(self.cost_of(seconds, memory=True)))
+        load = self.load(lambda seconds: cost.append(self.cost_of(seconds, memory=True)), ramp)
         self.generator.observe(
             [one.target for one in members], cost[0].generator_cpu / cost[0].seconds
         )
@@ -174,15 +177,19 @@ class Experiment:
         everything = cost.generator_cpu / cost.seconds / len(self.generator.cpus)
         return max(load.cpu_share, everything)
 
-    def load(self, during: Callable[[float], None]) -> Load:
-        """Put all guests under load. `during` has the seconds of the window, and takes as long."""
+    def load(self, during: Callable[[float], None], ramp: float = 0.0) -> Load:
+        """Put all guests under load. `during` has the seconds of the window, and takes as long.
+
+        ramp: seconds, at least; see Phases.
+        """
         members = self.deployment.members
         # An answer that is within its limit still counts after the window.
         wanted = self.phases.schedule
         limits = [(one.target.protocol, one.role.limit) for one in members]
         drain = max(wanted.drain, *(limit for _, limit in limits))
         databases = max(wanted.drain, *(limit for name, limit in limits if name == "pgbench"), 0.0)
-        schedule = replace(wanted, drain=drain, database_drain=databases)
+        ramp = max(wanted.ramp, ramp)
+        schedule = replace(wanted, ramp=ramp, drain=drain, database_drain=databases)
         run = self.generator.start([one.target for one in members], schedule, self.seed)
         self.seed += 1000
         try:
