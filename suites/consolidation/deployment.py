@@ -157,8 +157,8 @@ class Deployment:
         if needed <= 0 or available - needed >= _RESERVE:
             return ""
         return (
-            f"memory: about {needed:.0f} MiB more would be needed for tile {tiles}, {available:.0f} "
-            f"MiB are available and {_RESERVE} MiB are kept for the host"
+            f"memory: about {needed:.0f} MiB more would be needed for tile {tiles}; "
+            f"{available:.0f} MiB are available, and {_RESERVE} MiB are kept for the host"
         )
 
     def _used_memory(self) -> dict[int, float]:
@@ -181,13 +181,20 @@ class Deployment:
 
     def clear(self) -> None:
         """End all guests; the templates stay. Raises the first error."""
+        self.shrink_to(0)
+
+    def shrink_to(self, tiles: int) -> None:
+        """End the newest tiles until there are `tiles`, and any with a part of the load. Raises the
+        first error."""
+        kept = [one for one in self.members if one.tile < tiles and one.role.rate_share == 1]
+        ended = [one for one in self.members if one not in kept]
+        self.members = kept
         errors = []
-        for one in self.members:
+        for one in ended:
             try:
                 one.guest.stop()
             except HarnessError as error:
                 errors.append(error)
-        self.members.clear()
         if errors:
             raise errors[0]
 

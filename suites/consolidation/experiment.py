@@ -39,7 +39,7 @@ class Phases:
 
 PHASES = {
     "smoke": Phases(2, 2, False, Schedule(3, 20, 15)),
-    "short": Phases(4, 4, True, Schedule(3, 30, 5), ramp_each=3),
+    "short": Phases(3, 3, True, Schedule(8, 30, 5), ramp_each=8),
     "full": Phases(60, 30, True, Schedule(30, 300, 30)),
 }
 
@@ -116,16 +116,17 @@ class Experiment:
         Raises ProvisionError or GuestEnded when a guest ends while it is deployed.
         """
         deployment = self.deployment
-        if fresh or deployment.ends or deployment.tiles > tiles:
+        if fresh or deployment.ends:
             deployment.clear()
+        deployment.shrink_to(tiles)
         start, start_time, before = time.monotonic(), time.time(), len(deployment.members)
         deployment.grow_to(tiles, extra)
         deployed = time.monotonic() - start
         added = (len(deployment.members) - before) / len(deployment.tile.guests)
         point = self._run(deployed, start_time, self.phases.ramp_each * added)
         self._keep(point)
-        reasons = "; ".join(point.verdict.reasons)
         number = "1 tile" if point.tiles == 1 else f"{point.tiles:g} tiles"
+        reasons = point.verdict.summary
         self.progress(f"{number}: {point.verdict.outcome}" + (f" ({reasons})" if reasons else ""))
         return point.verdict.outcome
 

@@ -24,6 +24,7 @@ MIN_ACHIEVED = 0.95  # good answers of scheduled arrivals
 # a point says nothing if the generator itself is slow
 MAX_DELAY_SHARE = 0.1  # of the limit, at its percentile
 MAX_GENERATOR_CPU = 0.6
+NAMED_REASONS = 2  # in a summary
 MAX_HOST_STEAL = 0.01  # of the host's CPUs, taken by the machine below it
 # between the medians of a window's halves, with so many requests in each
 MAX_DRIFT, DRIFT_REQUESTS = 0.1, 500
@@ -64,6 +65,13 @@ class Verdict:
 
     outcome: Outcome
     reasons: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The first reasons, and the number of others."""
+        others = len(self.reasons) - NAMED_REASONS
+        named = self.reasons[:NAMED_REASONS] + ((f"and {others} more",) if others > 0 else ())
+        return "; ".join(named)
 
 
 @dataclass(frozen=True)

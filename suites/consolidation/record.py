@@ -63,7 +63,7 @@ class PointRecorder:
         def record(metric: str, value: float, unit: str, **more: Parameter) -> None:
             self._record(metric, value, unit, {**about, **more}, batch=number)
 
-        reason = "; ".join(point.verdict.reasons)[:MAX_REASON]
+        reason = point.verdict.summary[:MAX_REASON]
         record("point", 1, "points", outcome=point.verdict.outcome, reason=reason)
         record("point.start", point.start, "s")
         record("point.end", point.end, "s")

@@ -40,7 +40,7 @@ class Knee:
         """Measure `tiles` tiles, and keep the outcome."""
         outcome = measure(tiles, fresh=fresh)
         self.outcomes.append((tiles, outcome))
-        self.fresh[tiles] += fresh and outcome != "invalid"
+        self.fresh[tiles] += fresh
         return outcome
 
     def passes(self, tiles: int) -> bool:
@@ -132,21 +132,20 @@ def most_pass(measure: Callable[[], Outcome]) -> bool:
 
 
 def _confirm(knee: Knee, measure: Measure, limit: Callable[[int], str], rounds: int) -> None:
-    """Measure the knee and the next number with new guests. If the next one passes, go on there."""
-    while True:
-        tiles = knee.tiles
-        for number in range(rounds):
-            pair = [n for n in (tiles, tiles + 1) if n > 0 and not limit(n)]
-            for n in pair if number % 2 == 0 else reversed(pair):
-                if knee.fresh[n] <= number:
-                    knee.measure(measure, n, fresh=True)
+    """Measure the knee and the next number with new guests, in alternation, until both are certain.
+
+    A next number that passes is the new knee; a knee that fails leaves the number below it.
+    """
+    while rounds and not knee.undecided:
+        pair = [n for n in (knee.tiles, knee.tiles + 1) if n > 0 and not limit(n)]
+        done = min((knee.fresh[n] for n in pair), default=rounds)
+        if done < rounds:
+            due = [n for n in pair if knee.fresh[n] == done]
+            for n in due if done % 2 == 0 else reversed(due):
+                knee.measure(measure, n, fresh=True)
+            continue
         # A tie, such as the reference's pass and one failure, is decided by further measurements.
-        for n in (tiles, tiles + 1) if rounds else ():
-            if knee.lead(n) == 0 and (n, "pass") in knee.outcomes and not limit(n):
-                _decide(knee, measure, n, fresh=True)
-        if knee.tiles <= tiles or not rounds:
+        ties = [n for n in pair if knee.lead(n) == 0 and (n, "pass") in knee.outcomes]
+        if not ties:
             break
-    # A knee that the confirmation refutes leaves numbers below it that nobody measured.
-    for n in range(tiles - 1, knee.tiles, -1):
-        if _decide(knee, measure, n, fresh=True):
-            break
+        _decide(knee, measure, ties[0], fresh=True)

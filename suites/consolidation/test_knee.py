@@ -17,7 +17,7 @@ from suites.consolidation.search import Growth, Knee, find_knee, most_pass
 
 REFERENCE_RUNS = 3
 GROWTH: dict[str, Growth] = {"short": "by one", "full": "doubling"}
-QUARTERS_BELOW = 8  # tiles
+QUARTERS_BELOW = {"short": 4, "full": 8}  # tiles
 MAX_TILES = {"short": 12, "full": 1024}
 
 
@@ -42,7 +42,7 @@ def test_knee(
         )
         if knee.limited_by:
             experiment.progress(f"the search ended early: {knee.limited_by}")
-        tiles = knee.tiles + quarters(experiment, knee)
+        tiles = knee.tiles + quarters(experiment, knee, QUARTERS_BELOW[virt_profile])
         recorder.knee(knee, tiles)
     finally:
         recorder.points()
@@ -61,12 +61,12 @@ def blocker(experiment: Experiment, tiles: int, most: int) -> str:
     return f"the load generator: {reason}" if reason else ""
 
 
-def quarters(experiment: Experiment, knee: Knee) -> float:
+def quarters(experiment: Experiment, knee: Knee, below: int) -> float:
     """The share of a tile's load that fits beside the knee: 0, 0.25, 0.5 or 0.75.
 
     A search that ended without a failure, or at many tiles, has none.
     """
-    if knee.limited_by or not 0 < knee.tiles < QUARTERS_BELOW:
+    if knee.limited_by or not 0 < knee.tiles < below:
         return 0.0
     fits = 0.0
     for share in (0.5, 0.25, 0.75):

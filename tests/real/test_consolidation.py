@@ -26,7 +26,7 @@ from tests.conftest import EmulatedHosts
 from tests.real.conftest import CACHE_HOME, factory, kvm_pids
 
 PHASES = Phases(settle=0, idle=0.5, warm_up=False, schedule=Schedule(ramp=0.5, measure=4, drain=2))
-IDLE = {"server": "idle", "memory": 96, "rate": 5, "percentile": 90, "limit": 1}
+IDLE = {"server": "idle", "memory": 112, "rate": 5, "percentile": 90, "limit": 1}
 
 Make = Callable[..., Experiment]
 
@@ -66,7 +66,7 @@ def experiment(
         return load_tile(path, "emulated")
 
     with ExitStack() as stack:
-        stack.callback(lambda: [one.stop() for one in created])
+        stack.callback(stop_all, created)
 
         def make(guests: dict[str, dict[str, Any]], hypervisor: Any = kvm) -> Experiment:
             own = factory(hypervisor, image, created.append)
@@ -77,6 +77,11 @@ def experiment(
 
         yield make
     assert kvm_pids(emulated_host) == before
+
+
+def stop_all(guests: list[Guest]) -> None:
+    for guest in guests:
+        guest.stop()
 
 
 def test_reference_and_a_second_tile(experiment: Make, tmp_path: Path) -> None:
@@ -130,7 +135,7 @@ def test_guest_that_dies_under_load_fails_the_point_and_spares_the_others(
 def test_rate_beyond_a_tile_alone_is_no_reference(experiment: Make) -> None:
     # each job takes longer than the time to the next one, and one waits for another's CPU
     batch = {
-        "server": "batch", "memory": 96, "rate": 4, "percentile": 90, "limit": 0.5, "work": 50,
+        "server": "batch", "memory": 112, "rate": 4, "percentile": 90, "limit": 0.5, "work": 50,
     }  # fmt: skip
     one = experiment({"batch": batch})
     problem = one.measure_reference(1)
@@ -141,7 +146,7 @@ def test_rate_beyond_a_tile_alone_is_no_reference(experiment: Make) -> None:
 def test_memory_is_named_as_the_limit_before_anything_is_deployed(experiment: Make) -> None:
     one = experiment({"idle": {**IDLE, "memory": 65536}})
     assert blocker(one, 1, 9).startswith(
-        "memory: about 65536 MiB more would be needed for tile 1, "
+        "memory: about 65536 MiB more would be needed for tile 1; "
     )
     assert blocker(one, 10, 9) == "the search ends at 9 tiles"
 

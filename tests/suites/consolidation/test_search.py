@@ -157,3 +157,21 @@ def test_most_pass_measures_until_one_side_leads(outcomes: list[Outcome], passes
     left = iter(outcomes)
     assert most_pass(lambda: next(left)) is passes
     assert list(left) == []
+
+
+def test_knee_below_a_refuted_one_is_confirmed_with_new_guests() -> None:
+    """Tiles that were added one by one passed at 4, and new ones do not."""
+
+    def measure(tiles: int, *, fresh: bool) -> Outcome:
+        measured.append((tiles, fresh))
+        return "pass" if tiles < 4 or (tiles == 4 and not fresh) else "fail"
+
+    measured: list[tuple[int, bool]] = []
+    knee = find_knee(measure, no_limit, known=1, known_fresh=True)
+    assert (knee.tiles, knee.lowest, knee.highest) == (3, 3, 4)
+    assert (3, True) in measured
+
+
+def test_invalid_points_end_the_confirmation() -> None:
+    host = KnownHost(3, {3: ["pass", "invalid", "invalid", "invalid", "invalid"]})
+    assert find_knee(host, no_limit, rounds=3).tiles == 3
