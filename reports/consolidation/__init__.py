@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from reports.consolidation import charts, neighbours, tables, timeline
@@ -30,6 +31,8 @@ METHOD = (
      "once."),
     ("Median", "Several points of one number of tiles have one median, without invalid points. A "
      "latency without an answer counts as infinite."),
+    ("Host", "The load generator has cores of its own, which carry no guest: a tenth of the "
+     "host's, at least one. Servers a core are by the cores of the guests, not by their threads."),
     ("CPU", "Of the CPUs that guests may use. Virtual CPUs are the work of the guests with "
      "its exits; devices and VMM are what else their processes and the kernel use for them."),
 )  # fmt: skip
@@ -89,12 +92,15 @@ def _title(searches: list[Search]) -> str:
 
 def _key_figure(search: Search) -> KeyFigure:
     low, high = search.band
+    busy, reason = search.value("knee.utilization"), search.text("knee.at_least", "reason")
     span = f"{low:g} to {high:g} tiles" if low != high else f"every measurement agreed on {low:g}"
     sentence = (
-        f"{search.knee:g} tiles of {len(search.guests)} servers ({span}); at the knee the guests' "
-        f"CPUs are {search.value('knee.utilization'):.0f} % busy"
+        f"{search.knee:g} tiles of {len(search.guests)} servers ({span})"
+        + (f"; at the knee the guests' CPUs are {busy:.0f} % busy" if math.isfinite(busy) else "")
+        + (f"; the search ended early: {reason}" if reason else "")
     )
-    value = f"{search.value('servers_per_host'):g} servers"
+    least = "at least " if search.ended_early else ""
+    value = f"{least}{search.value('servers_per_host'):g} servers"
     return KeyFigure(f"On one host, {search.label}", value, sentence)
 
 

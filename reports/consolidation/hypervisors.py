@@ -78,7 +78,9 @@ def _compared(worse: Search, better: Search) -> str:
 
 def _reason(worse: Search, better: Search) -> str:
     """The term of the fit that costs the worse one most, at the load of its knee."""
-    pairs = list(zip(_costs(worse, worse), _costs(better, worse), strict=True))
+    common = [tiles for tiles in worse.tiles if tiles in better.tiles and tiles <= worse.knee]
+    tiles = max(common, default=0.0)
+    pairs = list(zip(_costs(worse, tiles), _costs(better, tiles), strict=False))
     differences = [a.cpus - b.cpus for a, b in pairs]
     if not pairs or not sum(differences) > _MIN_CPUS:
         return "the accounting of CPU time does not explain it"
@@ -88,12 +90,12 @@ def _reason(worse: Search, better: Search) -> str:
     return reason + _exits(worse, better)
 
 
-def _costs(search: Search, load: Search) -> list[Cost]:
-    """The terms of a search's fit at the knee of `load`; empty without a fit."""
+def _costs(search: Search, tiles: float) -> list[Cost]:
+    """The terms of a search's fit at a number of tiles, with its own work there; empty without a
+    fit. Work has the exits of virtual CPUs in it, so it differs for equal requests."""
     base, guest, demand = (search.value(f"fit.{name}") for name in ("base", "guest", "demand"))
-    tiles = load.whole_knee
-    work = load.at(tiles, "cpu.demand", load="full") / 100
-    guests = tiles * len(load.guests)
+    work = search.at(tiles, "cpu.demand", load="full") / 100
+    guests = tiles * len(search.guests)
     if not math.isfinite(base + guest + demand + work):
         return []
     return [
@@ -101,8 +103,9 @@ def _costs(search: Search, load: Search) -> list[Cost]:
         Cost(guest * guests, f"an idle guest costs {_cpus(guest)} of the host", _number(guest)),
         Cost(
             demand * work,
-            f"a CPU of work in guests costs {_cpus(demand)} of the host",
-            _number(demand),
+            f"the work of {tiles:g} {'tile' if tiles == 1 else 'tiles'} takes "
+            f"{_cpus(demand * work)} of the host",
+            _number(demand * work),
         ),
     ]
 

@@ -24,8 +24,8 @@ def sections(run: Run) -> list[Section]:
         return []
     section = Section("neighbours", "Busy neighbours")
     section.lead.append(
-        "How many times longer a server's p99 latency becomes beside a neighbour that uses one "
-        "resource as much as it can. 1 is no effect."
+        "How many times longer a server's latency, at the percentile of its limit, becomes beside "
+        "a neighbour that uses one resource as much as it can. 1 is no effect."
     )
     for (hypervisor, backend), group in frame.groupby(["hypervisor", "backend"], observed=True):
         section.tables.append(_table(group, target_label(str(hypervisor), str(backend))))
@@ -45,7 +45,7 @@ def _table(samples: pd.DataFrame, label: str) -> Table:
         for victim, ratios in zip(matrix.index, matrix.to_numpy(), strict=True)
     ]
     head = columns("Server", *(f"#{name}" for name in matrix.columns))
-    return Table(f"Ratio of p99 beside a neighbour: {label}", head, rows)
+    return Table(f"Ratio of latencies beside a neighbour: {label}", head, rows)
 
 
 def _cell(ratio: float) -> Cell:

@@ -63,7 +63,7 @@ class Search:
     def text(self, metric: str, parameter: str) -> str:
         """A parameter of a metric that the search has once; "" without it."""
         values = self.frame.loc[self.frame["metric"] == metric, parameter]
-        return str(values.iloc[0]) if len(values) else ""
+        return next((value for value in values if isinstance(value, str)), "")
 
     def by_tiles(self, metric: str, **parameters: Any) -> pd.Series[float]:
         """The median of a metric at each number of tiles. It may be an infinite latency."""

@@ -51,7 +51,7 @@ def answer(searches: list[Search]) -> Section:
             ]
         )
     head = columns(
-        "Hypervisor", "Tile", "Servers are", "#Servers", "#Servers a CPU", "#Knee (tiles)",
+        "Hypervisor", "Tile", "Servers are", "#Servers", "#Servers a core", "#Knee (tiles)",
         "#Lowest to highest", "#CPU busy at the knee (%)", "#CPUs without guests",
         "#CPUs an idle guest", "#CPUs for a CPU of work",
     )  # fmt: skip
@@ -94,7 +94,7 @@ def points_table(search: Search) -> Table:
             ]
         )
     head = columns(
-        *("#Tiles", "Verdict", "Reason", "#Score", "#CPU busy (%)"),
+        *("#Tiles", "Verdict", "Reason", "#Score", "#CPU busy (% of one CPU)"),
         *(["#Pressure (PSI, %)"] if has_pressure else []),
         *("#Steal in guests (%)", "#Exits a request", "#Exits to the VMM a request"),
         "#Deployed in (s)",

@@ -73,7 +73,8 @@ class WindowCost:
     at the end; mapped: of its processes, by MEMORY_KINDS, where it was read. exits: of all guests,
     by their kind. demand: CPU seconds of virtual CPUs, and of containers. steal: seconds for which
     virtual CPUs could run and had no CPU, which is what guests see as steal. generator_cpu: CPU
-    seconds. unread: guests without counters.
+    seconds; generator_busy: of all work on the busiest of its CPUs. unread: guests without
+    counters.
     """
 
     seconds: float
@@ -90,6 +91,7 @@ class WindowCost:
     demand: float
     steal: float
     generator_cpu: float
+    generator_busy: float
     unread: int
 
     @property
@@ -98,27 +100,28 @@ class WindowCost:
         return self.busy / self.seconds / self.cpus
 
 
-def read(host: Host, guests: Sequence[Guest], generator: Guest, *, memory: bool = False) -> Reading:
-    """Read all counters now. memory: also the kinds of mapped memory, which takes longer.
+def read(host: Host, guests: Sequence[Guest], generator: Guest, *, end: bool = False) -> Reading:
+    """Read all counters now, at the start or the end of a window; at its end also mapped memory.
 
-    Raises WorkloadError for guests without a cgroup, whose cost nobody counts.
+    The guests' own processes count exits, so these are read outside of the window. Raises
+    WorkloadError for guests without a cgroup, whose cost nobody counts.
     """
     paths = [_cgroup(one) for one in (*guests, generator)]
     argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8")]
-    argv += ["--memory"] if memory else []
+    argv += ["--memory"] if end else []
+    exits = {} if end else _exits(guests)
     report = json.loads(host.run(argv, input="\n".join(paths).encode()).stdout)
     groups = report["groups"]
-    readings = {}
-    for index, (guest, path) in enumerate(zip(guests, paths, strict=False)):
-        with contextlib.suppress(HarnessError):  # it ended
-            counts = groups.get(path, {})
-            exits = {
-                name: count
-                for name, count in guest.statistics().items()
-                if name == "exits" or name.endswith("_exits")
-            }
-            container = guest.machine.facts["vmm"] == CONTAINER
-            readings[index] = GuestReading(counts, exits, container)
+    if end:
+        exits = _exits(guests)
+    readings = {
+        index: GuestReading(
+            groups.get(paths[index], {}),
+            counts,
+            container=guests[index].machine.facts["vmm"] == CONTAINER,
+        )
+        for index, counts in exits.items()
+    }
     cpus = {int(number): times for number, times in report["cpus"].items()}
     return Reading(
         time=report["time"],
@@ -129,6 +132,19 @@ def read(host: Host, guests: Sequence[Guest], generator: Guest, *, memory: bool 
         guests=readings,
         generator=groups.get(paths[-1], {}).get("cpu", 0.0),
     )
+
+
+def _exits(guests: Sequence[Guest]) -> dict[int, dict[str, int]]:
+    """By guest and kind; guests that have ended are missing."""
+    exits = {}
+    for index, guest in enumerate(guests):
+        with contextlib.suppress(HarnessError):
+            exits[index] = {
+                name: count
+                for name, count in guest.statistics().items()
+                if name == "exits" or name.endswith("_exits")
+            }
+    return exits
 
 
 def _cgroup(guest: Guest) -> str:
@@ -143,8 +159,14 @@ def _cgroup(guest: Guest) -> str:
     return path
 
 
-def cost(before: Reading, after: Reading, cpus: Sequence[int], alive: Iterable[int]) -> WindowCost:
-    """What a window cost. cpus: the guests' CPUs of the host. alive: guests that have not ended."""
+def cost(
+    before: Reading,
+    after: Reading,
+    cpus: Sequence[int],
+    alive: Iterable[int],
+    generator_cpus: Sequence[int] = (),
+) -> WindowCost:
+    """What a window cost. cpus, generator_cpus: of the host. alive: guests that have not ended."""
     both = sorted(
         index
         for index in before.guests.keys() & after.guests.keys()
@@ -152,12 +174,9 @@ def cost(before: Reading, after: Reading, cpus: Sequence[int], alive: Iterable[i
     )
     seconds = after.time - before.time
 
-    def of_vcpus(part: int) -> float:
-        return sum(
-            after.guests[index].thread(number)[part] - before.guests[index].thread(number)[part]
-            for index in both
-            for number in after.guests[index].vcpus
-        )
+    def busy(cpu: int) -> float:
+        idle = after.idle[cpu] - before.idle[cpu] + after.steal[cpu] - before.steal[cpu]
+        return max(0.0, seconds - idle)
 
     def exits(index: int, name: str) -> int:
         return after.guests[index].exits[name] - before.guests[index].exits.get(name, 0)
@@ -170,13 +189,8 @@ def cost(before: Reading, after: Reading, cpus: Sequence[int], alive: Iterable[i
         seconds=seconds,
         cpus=len(cpus),
         host_cpus=len(after.idle),
-        busy=sum(
-            max(
-                0.0,
-                seconds - after.idle[cpu] + before.idle[cpu] - after.steal[cpu] + before.steal[cpu],
-            )
-            for cpu in cpus
-        ),
+        busy=sum(map(busy, cpus)),
+        generator_busy=max(map(busy, generator_cpus), default=0.0),
         host_steal=sum(after.steal.values()) - sum(before.steal.values()),
         swapped=after.swapped - before.swapped,
         pressure={
@@ -194,8 +208,17 @@ def cost(before: Reading, after: Reading, cpus: Sequence[int], alive: Iterable[i
             name: sum(exits(index, name) for index in both if name in after.guests[index].exits)
             for name in sorted(kinds)
         },
-        demand=of_vcpus(1) + in_containers,
-        steal=of_vcpus(2),
+        demand=_of_vcpus(before, after, both, 1) + in_containers,
+        steal=_of_vcpus(before, after, both, 2),
         generator_cpu=after.generator - before.generator,
         unread=len(set(alive) - set(both)),
+    )
+
+
+def _of_vcpus(before: Reading, after: Reading, guests: Iterable[int], part: int) -> float:
+    """The growth of one of GuestReading.thread()'s values, summed over virtual CPUs."""
+    return sum(
+        after.guests[index].thread(number)[part] - before.guests[index].thread(number)[part]
+        for index in guests
+        for number in after.guests[index].vcpus
     )

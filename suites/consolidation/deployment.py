@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import HarnessError, WorkloadError
@@ -70,6 +70,11 @@ class Deployment:
         )
         return "clone" if clones else "boot"
 
+    def prepare(self) -> None:
+        """Make what clones are made from, unless it is there."""
+        if self.method == "clone" and not self._templates:
+            self._make_templates(self.tile)
+
     def grow_to(self, tiles: int, extra: float = 0.0) -> None:
         """Add tiles until there are `tiles`, then one more with the share `extra` of a tile's load.
 
@@ -84,8 +89,7 @@ class Deployment:
 
     def _add(self, tile: Tile, number: int) -> None:
         clones = self.method == "clone"
-        if clones and not self._templates:
-            self._make_templates(tile)
+        self.prepare()
         for role in tile.guests:
             label = f"{role.name}-{number + 1}"
             if clones:
@@ -126,9 +130,15 @@ class Deployment:
             for one in members:
                 one.guest.ssh.disconnect()
                 self._templates[one.role.name] = one.guest.snapshot()
+        except BaseException:
+            self._remove_templates()
+            raise
         finally:
-            for one in members:
-                one.guest.stop()
+            attempt_all(one.guest.stop for one in members)
+
+    def _remove_templates(self) -> None:
+        templates, self._templates = list(self._templates.values()), {}
+        attempt_all(snapshot.remove for snapshot in templates)
 
     @property
     def tiles(self) -> float:
@@ -175,9 +185,7 @@ class Deployment:
         try:
             self.clear()
         finally:
-            for snapshot in self._templates.values():
-                snapshot.remove()
-            self._templates.clear()
+            self._remove_templates()
 
     def clear(self) -> None:
         """End all guests; the templates stay. Raises the first error."""
@@ -189,14 +197,19 @@ class Deployment:
         kept = [one for one in self.members if one.tile < tiles and one.role.rate_share == 1]
         ended = [one for one in self.members if one not in kept]
         self.members = kept
-        errors = []
-        for one in ended:
-            try:
-                one.guest.stop()
-            except HarnessError as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        attempt_all(one.guest.stop for one in ended)
+
+
+def attempt_all(actions: Iterable[Callable[[], object]]) -> None:
+    """Do all, whatever fails, and raise the first HarnessError."""
+    errors = []
+    for action in actions:
+        try:
+            action()
+        except HarnessError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def available_memory(host: Host) -> float:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pandas as pd
 
+from harness.errors import GuestEnded, ProvisionError
 from harness.hosts.base import Host
 from suites.consolidation import accounting, judge
 from suites.consolidation.accounting import WindowCost
@@ -113,21 +114,33 @@ class Experiment:
         """Deploy, settle, ramp, measure and drain; the point is added to `points`.
 
         fresh: end the running tiles first. extra: one more tile has this share of a tile's load.
-        Raises ProvisionError or GuestEnded when a guest ends while it is deployed.
+        A guest that does not become ready fails the number, of which there is no point then; with
+        one tile alone this raises its ProvisionError or GuestEnded.
         """
         deployment = self.deployment
         if fresh or deployment.ends:
             deployment.clear()
         deployment.shrink_to(tiles)
+        deployment.prepare()
         start, start_time, before = time.monotonic(), time.time(), len(deployment.members)
-        deployment.grow_to(tiles, extra)
+        try:
+            deployment.grow_to(tiles, extra)
+        except (ProvisionError, GuestEnded) as error:
+            if tiles + extra <= 1:
+                raise
+            deployment.clear()
+            self.progress(
+                f"{_tiles(tiles + extra)}: fail (a guest was not deployed: {error.cause})"
+            )
+            return "fail"
         deployed = time.monotonic() - start
         added = (len(deployment.members) - before) / len(deployment.tile.guests)
         point = self._run(deployed, start_time, self.phases.ramp_each * added)
         self._keep(point)
-        number = "1 tile" if point.tiles == 1 else f"{point.tiles:g} tiles"
         reasons = point.verdict.summary
-        self.progress(f"{number}: {point.verdict.outcome}" + (f" ({reasons})" if reasons else ""))
+        self.progress(
+            f"{_tiles(point.tiles)}: {point.verdict.outcome}" + (f" ({reasons})" if reasons else "")
+        )
         return point.verdict.outcome
 
     def _keep(self, point: Point) -> None:
@@ -143,7 +156,7 @@ class Experiment:
         members = self.deployment.members
         idle = self.cost_of(self.phases.idle)
         cost: list[WindowCost] = []
-        load = self.load(lambda seconds: cost.append(self.cost_of(seconds, memory=True)), ramp)
+        load = self.load(lambda seconds: cost.append(self.cost_of(seconds)), ramp)
         self.generator.observe(
             [one.target for one in members], cost[0].generator_cpu / cost[0].seconds
         )
@@ -174,9 +187,8 @@ class Experiment:
         return replace(point, verdict=verdict)
 
     def _generator_cpu(self, load: Load, cost: WindowCost) -> float:
-        """The share of its busiest CPU: that of hv-load, or of all its processes on all CPUs."""
-        everything = cost.generator_cpu / cost.seconds / len(self.generator.cpus)
-        return max(load.cpu_share, everything)
+        """The share of its busiest CPU, with all that runs there."""
+        return max(load.cpu_share, cost.generator_busy / cost.seconds)
 
     def load(self, during: Callable[[float], None], ramp: float = 0.0) -> Load:
         """Put all guests under load. `during` has the seconds of the window, and takes as long.
@@ -186,7 +198,9 @@ class Experiment:
         members = self.deployment.members
         # An answer that is within its limit still counts after the window.
         wanted = self.phases.schedule
-        limits = [(one.target.protocol, one.role.limit) for one in members]
+        limits = [
+            (one.target.protocol, self.limits.get(one.role.name, one.role.limit)) for one in members
+        ]
         drain = max(wanted.drain, *(limit for _, limit in limits))
         databases = max(wanted.drain, *(limit for name, limit in limits if name == "pgbench"), 0.0)
         ramp = max(wanted.ramp, ramp)
@@ -201,20 +215,19 @@ class Experiment:
             raise
         return run.finish()
 
-    def cost_of(self, seconds: float, *, memory: bool = False) -> WindowCost:
-        """What the host spends on the guests that run, in the next seconds.
-
-        memory: also what their processes have mapped, read after the window.
-        """
+    def cost_of(self, seconds: float) -> WindowCost:
+        """What the host spends on the guests that run, in the next seconds."""
+        end = time.monotonic() + seconds
         before = self._read()
-        time.sleep(seconds)
-        after = self._read(memory=memory)
+        time.sleep(max(0.0, end - time.monotonic()))
+        after = self._read(end=True)
         alive = set(range(len(self.deployment.members))) - self.deployment.ends.keys()
-        return accounting.cost(before, after, self.deployment.cpus, alive)
+        cpus, own_cpus = self.deployment.cpus, self.generator.cpus
+        return accounting.cost(before, after, cpus, alive, own_cpus)
 
-    def _read(self, *, memory: bool = False) -> accounting.Reading:
+    def _read(self, *, end: bool = False) -> accounting.Reading:
         guests = [one.guest for one in self.deployment.members]
-        return accounting.read(self.host, guests, self.generator.guest, memory=memory)
+        return accounting.read(self.host, guests, self.generator.guest, end=end)
 
     def measure_reference(self, runs: int) -> str:
         """Measure one tile alone and freeze the limits. Returns why it is no reference, or "".
@@ -241,6 +254,10 @@ class Experiment:
                 reason = judged.verdict.reasons[0]
                 return f"reference run {number + 1} is {judged.verdict.outcome}: {reason}"
         return ""
+
+
+def _tiles(number: float) -> str:
+    return "1 tile" if number == 1 else f"{number:g} tiles"
 
 
 class MakeExperiment(Protocol):

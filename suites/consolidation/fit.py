@@ -28,20 +28,26 @@ class Fit:
 MAX_BUSY = 0.95  # of the guests' CPUs: beyond it, more work no longer shows
 
 
+def says_something(point: Point) -> bool:
+    """Whether the cost of a point is that of all its guests."""
+    return point.verdict.outcome != "invalid" and not point.ends
+
+
 def fit_busy(points: Sequence[Point]) -> Fit | None:
     """Fit the model to the idle and the loaded window of each point; no coefficient is negative.
 
-    Windows with saturated CPUs are left out. None if those left cannot tell the terms apart.
+    Invalid points, those with guests that ended, and windows with saturated CPUs are left out. None
+    if those left cannot tell the terms apart.
     """
     windows = [
         (point, window)
         for point in points
         for window in (point.idle, point.loaded)
-        if window.busy_share <= MAX_BUSY
+        if says_something(point) and window.busy_share <= MAX_BUSY
     ]
-    if len({point.guests for point, _ in windows}) < 2:
-        return None
     matrix = np.array([[1, point.guests, w.demand / w.seconds] for point, w in windows])
+    if len(windows) < 3 or np.linalg.matrix_rank(matrix) < 3:
+        return None
     busy = np.array([window.busy / window.seconds for _, window in windows])
     coefficients, norm = nnls(matrix, busy)
     base, guest, demand = (float(one) for one in coefficients)

@@ -159,7 +159,15 @@ class LoadRun:
         except BaseException:
             self.abort()
             raise
-        self._offset = time.monotonic() - connecting
+        offset = time.monotonic() - connecting
+        if offset > _MAX_OFFSET + drain:  # the first one would end within the window
+            self.abort()
+            raise WorkloadError(
+                f"the databases took {offset:.0f} s to accept pgbench's connections",
+                hint="give the guests fewer tiles, or look for what keeps the host busy",
+                stage="run",
+                guest=guest.name,
+            )
         self._thread.start()
 
     def _run_hv_load(self, seed: int) -> None:
@@ -203,8 +211,7 @@ class LoadRun:
             parts = [self._renumber(log)]
             for one in self._pgbenches:
                 parts.append(one.read(start, end))
-                late = f"pgbench took {self._offset:.0f} s to connect"
-                notes[one.index] = one.note or (late if self._offset > _MAX_OFFSET else "")
+                notes[one.index] = one.note
         except BaseException:
             self.abort()
             raise
@@ -215,7 +222,7 @@ class LoadRun:
         self._thread.join()  # the command has a timeout
         output, self._output = self._output, None
         if isinstance(output, tuple) and output[0] == 0:
-            return read_hv_load(output[1], output[2])
+            return read_hv_load(output[1], output[2], len(self._others))
         if isinstance(output, tuple):
             message = output[2].decode(errors="replace")
             errors = [line for line in message.splitlines() if not line.startswith("started ")]

@@ -78,27 +78,33 @@ def threads(pid: str) -> Iterator[tuple[str, tuple[int, float, float]]]:
             yield folder.name, (int(words[_GUEST_TIME]), running / 1e9, waiting / 1e9)
 
 
-def add_mapped(pid: str, total: dict[str, Any]) -> None:
+def add_mapped(pid: str, total: dict[str, int]) -> None:
     with contextlib.suppress(OSError, KeyError, ValueError):
         mapped = table(read(f"/proc/{pid}/smaps_rollup"))
-        private = mapped["Private_Clean"] + mapped["Private_Dirty"]
-        total["private"] += private * 1024
-        total["shared"] += (mapped["Rss"] - private) * 1024
-        total["merged"] += int(read(f"/proc/{pid}/ksm_merging_pages")) * _PAGE
+        private = (mapped["Private_Clean"] + mapped["Private_Dirty"]) * 1024
+        merged = int(read(f"/proc/{pid}/ksm_merging_pages")) * _PAGE
+        total["private"] += private
+        total["merged"] += merged  # the kernel counts these pages as shared, too
+        total["shared"] += max(0, mapped["Rss"] * 1024 - private - merged)
 
 
-def of_group(group: str, memory: bool) -> dict[str, Any]:
+def of_group(group: str) -> dict[str, Any]:
     """Raises OSError or KeyError for a cgroup that is gone or does not count."""
-    counts: dict[str, Any] = dict.fromkeys(("private", "shared", "merged") if memory else (), 0)
+    counts: dict[str, Any] = {}
     counts["cpu"] = table(read(f"{group}/cpu.stat"))["usage_usec"] / 1e6
     with contextlib.suppress(OSError, ValueError):
         counts["memory"] = int(read(f"{group}/memory.current"))
     counts["threads"] = {}
     for pid in processes(group):
         counts["threads"].update(threads(pid))
-        if memory:
-            add_mapped(pid, counts)
     return counts
+
+
+def mapped_by(group: str) -> dict[str, int]:
+    total = dict.fromkeys(("private", "shared", "merged"), 0)
+    for pid in processes(group):
+        add_mapped(pid, total)
+    return total
 
 
 def main(memory: bool) -> None:
@@ -108,7 +114,10 @@ def main(memory: bool) -> None:
     groups = {}
     for group in sys.stdin.read().splitlines():
         with contextlib.suppress(OSError, KeyError):
-            groups[group] = of_group(group, memory)
+            groups[group] = of_group(group)
+    if memory:  # it takes long, so all counters are read before
+        for group, counts in groups.items():
+            counts.update(mapped_by(group))
     print(json.dumps({**report, "groups": groups}))
 
 

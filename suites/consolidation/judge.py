@@ -20,7 +20,6 @@ Outcome = Literal["pass", "fail", "invalid"]
 
 LIMIT_FACTOR = 3.0  # times the latency of a tile alone
 MAX_ERRORS = 0.001  # of the requests
-MIN_ACHIEVED = 0.95  # good answers of scheduled arrivals
 # a point says nothing if the generator itself is slow
 MAX_DELAY_SHARE = 0.1  # of the limit, at its percentile
 MAX_GENERATOR_CPU = 0.6
@@ -29,7 +28,7 @@ MAX_HOST_STEAL = 0.01  # of the host's CPUs, taken by the machine below it
 # between the medians of a window's halves, with so many requests in each
 MAX_DRIFT, DRIFT_REQUESTS = 0.1, 500
 # requests without which a percentile is not known well enough
-MIN_REQUESTS = {99: 1000, 95: 240, 90: 30}
+MIN_REQUESTS = {99.9: 10_000, 99: 1000, 95: 240, 90: 20}
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,13 @@ class GuestResult:
 
     @property
     def achieved(self) -> float:
-        """The share of the scheduled requests that had a good answer; never above 1."""
-        return self.good / self.scheduled if self.scheduled else 0.0
+        """The share of the scheduled requests that had a good answer; never above 1.
+
+        A part of a tile may have no request of a low rate in the window, and lost none then.
+        """
+        if not self.scheduled:
+            return float(self.rate_share < 1)
+        return self.good / self.scheduled
 
 
 @dataclass(frozen=True)
@@ -127,14 +131,12 @@ def with_problem(result: GuestResult, end: str = "", note: str = "") -> GuestRes
     errors = result.scheduled - result.good
     if end:
         problem = f"ended: {end}"
-    elif not result.scheduled:
+    elif not result.scheduled and result.rate_share == 1:
         problem = "got no request"
     elif errors > MAX_ERRORS * result.scheduled:
         problem = f"{errors} of {result.scheduled} requests without a good answer"
         problem += f" ({note})" if note else ""
-    elif result.achieved < MIN_ACHIEVED:
-        problem = f"achieved {result.achieved:.1%} of the rate"
-    elif not result.latency <= result.limit:
+    elif result.latency > result.limit:
         quantile = "slowest" if result.percentile == 100 else f"p{result.percentile:g}"
         problem = f"{quantile} {result.latency:.3g} s, limit {result.limit:.3g} s"
     return replace(result, problem=problem)
@@ -224,6 +226,13 @@ def _generator_doubts(
         yield f"the generator used {conditions.generator_cpu:.0%} of a CPU"
 
 
+def requests_needed(percentile: float) -> int:
+    """How many requests a percentile needs; the slowest of all (100) needs one."""
+    if percentile >= 100:
+        return 1
+    return max((n for known, n in MIN_REQUESTS.items() if known <= percentile), default=1)
+
+
 def _host_doubts(conditions: Conditions) -> Iterator[str]:
     if conditions.swapped:
         yield f"the host swapped {conditions.swapped} pages"
@@ -235,12 +244,12 @@ def _host_doubts(conditions: Conditions) -> Iterator[str]:
 
 def _sample_doubts(results: Sequence[GuestResult]) -> Iterator[str]:
     for one in results:
-        needed = MIN_REQUESTS.get(int(one.percentile), 0) * one.rate_share
-        # a Poisson schedule may have a few fewer than expected
-        if one.scheduled < needed - 4 * math.sqrt(needed):
+        # of a tile with a part of the load, a coarser percentile must do
+        needed = requests_needed(one.percentile) * one.rate_share
+        if one.scheduled < needed:
             yield (
                 f"{one.name} of tile {one.tile} had {one.scheduled} requests: p{one.percentile:g} "
-                f"needs about {needed:.0f}"
+                f"needs {needed:.0f}"
             )
 
 

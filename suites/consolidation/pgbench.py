@@ -70,6 +70,7 @@ class Pgbench:
         self._target = target
         self._folder = folder
         self._log = f"{folder}/pgbench-{index}"
+        self._seconds = seconds
         self._end = time.monotonic() + seconds
         self._messages = Messages()
         clients = min(max(round(2 * target.rate), _MIN_CLIENTS), _MAX_CLIENTS)
@@ -107,6 +108,7 @@ class Pgbench:
         try:
             while line := self._process.readline():
                 if self._messages.add(line):
+                    self._end = time.monotonic() + self._seconds  # it runs only now
                     return
         finally:
             late.cancel()

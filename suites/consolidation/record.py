@@ -11,7 +11,7 @@ from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Better, Parameter
 from suites.consolidation.accounting import MEMORY_KINDS, WindowCost
 from suites.consolidation.experiment import Experiment, Point
-from suites.consolidation.fit import fit_busy
+from suites.consolidation.fit import fit_busy, says_something
 from suites.consolidation.requests import latency_at
 from suites.consolidation.search import Knee
 
@@ -73,10 +73,13 @@ class PointRecorder:
         self._latencies(record, point)
         for load, window in (("none", point.idle), ("full", point.loaded)):
             self._window(record, point, window, load)
-        answered = int(point.requests["good"].sum())
+        start, end = point.window
+        answered = int(point.requests["good"].sum()) / (end - start)
         for name, count in point.loaded.exits.items():
-            idle = point.idle.exits.get(name, 0) / point.idle.seconds * point.loaded.seconds
-            record(f"exits.{name}", max(0.0, count - idle) / max(1, answered), "exits/request")
+            idle = point.idle.exits.get(name, 0) / point.idle.seconds
+            rate = count / point.loaded.seconds - idle
+            if answered:
+                record(f"exits.{name}", max(0.0, rate) / answered, "exits/request")
 
     def _latencies(self, record: Record, point: Point) -> None:
         """Of all tiles' guests of a name together, and of the one that is nearest to its limit."""
@@ -145,13 +148,19 @@ class PointRecorder:
         cores = self.experiment.host.facts.cores(cpus)
         servers = tiles * len(self.experiment.deployment.tile.guests)
         self._record("knee", tiles, "tiles", better="higher")
-        self._record("knee.at_least", bool(knee.limited_by), "0 or 1")
-        self._record("knee.lowest", knee.lowest, "tiles")
+        reason: dict[str, Parameter] = {"reason": knee.limited_by[:MAX_REASON]}
+        self._record("knee.at_least", bool(knee.limited_by), "0 or 1", reason)
+        # verdicts that agree have no range, also with a part of a tile
+        lowest = knee.lowest if knee.lowest < knee.tiles else tiles
+        self._record("knee.lowest", lowest, "tiles")
         self._record("knee.highest", max(knee.highest, tiles), "tiles")
         self._record("servers_per_host", servers, "servers", better="higher")
         self._record("servers_per_core", servers / cores, "servers/core", better="higher")
-        at_knee = [p.loaded.busy / p.loaded.seconds for p in self.experiment.points
-                   if p.tiles == knee.tiles]  # fmt: skip
+        at_knee = [
+            point.loaded.busy / point.loaded.seconds
+            for point in self.experiment.points
+            if point.tiles == knee.tiles and says_something(point)
+        ]
         if at_knee:
             utilization = 100 * sum(at_knee) / len(at_knee) / len(cpus)
             self._record("knee.utilization", utilization, "%")

@@ -50,8 +50,11 @@ class HvLoadLog:
     cpu_share: float
 
 
-def read_hv_load(records: bytes, messages: bytes) -> HvLoadLog:
-    """Read hv-load's standard output and error. Raises WorkloadError."""
+def read_hv_load(records: bytes, messages: bytes, targets: int = 1 << _TARGET_BITS) -> HvLoadLog:
+    """Read hv-load's standard output and error. targets: their number. Raises WorkloadError.
+
+    hv-load reads what servers answer, so its records are checked, too.
+    """
     started = _STARTED.search(messages)
     cpu, counts = _CPU.findall(messages), _COUNT.findall(messages)
     expected = sum(map(int, counts)) * RECORD_SIZE
@@ -66,9 +69,16 @@ def read_hv_load(records: bytes, messages: bytes) -> HvLoadLog:
     table = np.frombuffer(records, _RECORD)
     packed, scheduled, done = table["target_status"], table["scheduled"], table["done"]
     good = (packed >> _TARGET_BITS == _OK) & (done > 0)
+    target = (packed & ((1 << _TARGET_BITS) - 1)).astype(np.int32)
+    if (target >= targets).any() or (good & (done < scheduled)).any():
+        raise WorkloadError(
+            "hv-load's records are of targets or times that it was not given",
+            hint="check the servers of the workload image: an answer may have attacked hv-load",
+            stage="run",
+        )
     frame = pd.DataFrame(
         {
-            "target": (packed & ((1 << _TARGET_BITS) - 1)).astype(np.int32),
+            "target": target,
             "scheduled": (scheduled - monotonic + realtime) / 1e9,
             "delay": table["delay"] / 1e6,
             "latency": np.where(good, (done - scheduled) / 1e9, np.inf),

@@ -40,7 +40,7 @@ class Knee:
         """Measure `tiles` tiles, and keep the outcome."""
         outcome = measure(tiles, fresh=fresh)
         self.outcomes.append((tiles, outcome))
-        self.fresh[tiles] += fresh
+        self.fresh[tiles] += fresh and outcome != "invalid"
         return outcome
 
     def passes(self, tiles: int) -> bool:
@@ -101,6 +101,8 @@ def find_knee(
         else:
             blocked, knee.limited_by = middle, ""
     _confirm(knee, measure, limit, rounds)
+    if not knee.undecided:
+        knee.limited_by = "" if knee.lead(knee.tiles + 1) < 0 else limit(knee.tiles + 1)
     return knee
 
 
@@ -131,6 +133,15 @@ def most_pass(measure: Callable[[], Outcome]) -> bool:
     return False
 
 
+def _measure_valid(knee: Knee, measure: Measure, tiles: int) -> None:
+    """Measure with new guests; again after an invalid point, which does not count."""
+    for _ in range(MAX_INVALID):
+        if knee.measure(measure, tiles, fresh=True) != "invalid":
+            return
+    knee.limited_by = f"{tiles} tiles could not be measured: the points are invalid"
+    knee.undecided = True
+
+
 def _confirm(knee: Knee, measure: Measure, limit: Callable[[int], str], rounds: int) -> None:
     """Measure the knee and the next number with new guests, in alternation, until both are certain.
 
@@ -142,7 +153,7 @@ def _confirm(knee: Knee, measure: Measure, limit: Callable[[int], str], rounds: 
         if done < rounds:
             due = [n for n in pair if knee.fresh[n] == done]
             for n in due if done % 2 == 0 else reversed(due):
-                knee.measure(measure, n, fresh=True)
+                _measure_valid(knee, measure, n)
             continue
         # A tie, such as the reference's pass and one failure, is decided by further measurements.
         ties = [n for n in pair if knee.lead(n) == 0 and (n, "pass") in knee.outcomes]

@@ -28,6 +28,8 @@ def test_knee(
 ) -> None:
     """The search, with samples of every point. At least one tile must fit."""
     experiment = make_experiment(virt_profile)
+    if reason := blocker(experiment, 1, MAX_TILES[virt_profile]):
+        pytest.fail(f"one tile does not fit: {reason}; hint: use a smaller one by --virt-tile")
     recorder = PointRecorder(record_sample, experiment)
     try:
         problem = experiment.measure_reference(REFERENCE_RUNS)
@@ -42,8 +44,11 @@ def test_knee(
         )
         if knee.limited_by:
             experiment.progress(f"the search ended early: {knee.limited_by}")
-        tiles = knee.tiles + quarters(experiment, knee, QUARTERS_BELOW[virt_profile])
-        recorder.knee(knee, tiles)
+        part = 0.0
+        try:
+            part = quarters(experiment, knee, QUARTERS_BELOW[virt_profile])
+        finally:
+            recorder.knee(knee, knee.tiles + part)
     finally:
         recorder.points()
     assert knee.tiles >= 1

@@ -14,6 +14,7 @@ from suites.consolidation.record import PointRecorder
 TILES = (1, 2)
 # The generator's clock starts and ends the window, the accounting's clock is here.
 MAX_CPU_DIFFERENCE = 0.15
+MIN_GUEST_SHARE = 0.5  # of the busy time of the guests' CPUs
 
 
 @pytest.mark.exclusive_host
@@ -30,4 +31,5 @@ def test_smoke(make_experiment: MakeExperiment, record_sample: RecordSample) -> 
         if tiles == 1:
             assert [one for one in point.results if one.problem] == []
         busy = sum(point.loaded.guest_cpu.values())
+        assert MIN_GUEST_SHARE * point.loaded.busy <= busy
         assert busy <= point.loaded.busy * (1 + MAX_CPU_DIFFERENCE)

@@ -66,8 +66,8 @@ def test_page_answers_in_its_title_and_compares_hypervisors(page: Element) -> No
 def test_order_of_hypervisors_is_explained_by_the_accounting(page: Element) -> None:
     (sentence,) = [one.text for one in page.id("answer").all("p") if one.text.startswith("qemu")]
     assert sentence == (
-        "qemu carries fewer servers than kvm (4.5 and 6.5): a CPU of work in guests costs 1.9 CPUs "
-        "of the host, with kvm 1.4. A request takes 9.0 exits, with kvm 4.0."
+        "qemu carries fewer servers than kvm (4.5 and 6.5): the work of 2 tiles takes 0.38 CPU of "
+        "the host, with kvm 0.28. A request takes 9.0 exits, with kvm 4.0."
     )
     drawing = page.id("answer").all("svg")[0]
     assert drawing.all("desc")[0].text == (
@@ -80,8 +80,8 @@ def test_order_of_hypervisors_is_explained_by_the_accounting(page: Element) -> N
     [
         (
             SearchShape(4.0, demand=1.0, exits=0.0),
-            "kvm carries fewer servers than native (6.5 and 8.5): a CPU of work in guests costs "
-            "1.4 CPUs of the host, with native 1.0.",
+            "kvm carries fewer servers than native (6.5 and 8.5): the work of 3 tiles takes "
+            "0.42 CPU of the host, with native 0.30.",
         ),
         (
             SearchShape(4.0, demand=1.4, exits=0.0),
@@ -99,11 +99,11 @@ def test_order_of_hypervisors_is_explained_by_the_accounting(page: Element) -> N
         ),
         (
             SearchShape(4.0, demand=1.0, exits=0.0, ended_early=True),
-            "kvm carries fewer servers than native (6.5 and at least 8.5): a CPU of work",
+            "kvm carries fewer servers than native (6.5 and at least 8.5): the work of",
         ),
         (
             SearchShape(3.25, demand=1.0, exits=0.0),
-            "kvm carries fewer servers than native (6.5 and 7), but their ranges overlap: a CPU of",
+            "kvm carries fewer servers than native (6.5 and 7), but their ranges overlap: the work",
         ),
         (SearchShape(3.0), "kvm and native carry equally many servers (6.5)."),
     ],

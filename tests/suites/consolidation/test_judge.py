@@ -16,6 +16,7 @@ from suites.consolidation.judge import (
     judge_guest,
     judge_point,
     reference_problem,
+    requests_needed,
     tile_score,
     window_results,
 )
@@ -71,6 +72,18 @@ def test_problem_of_one_guest(latencies: list[float], end: str, problem: str) ->
     assert result(latencies, end=end).problem == problem
 
 
+def test_a_part_of_a_tile_may_have_no_request_of_a_low_rate() -> None:
+    part = judge_guest(role(rate_share=0.25, percentile=100.0), 0, log([]), 1.0)
+    assert (part.problem, part.achieved) == ("", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("percentile", "needed"), [(50, 1), (90, 20), (95, 240), (98, 240), (99, 1000), (100, 1)]
+)
+def test_a_percentile_needs_requests_beyond_it(percentile: float, needed: int) -> None:
+    assert requests_needed(percentile) == needed
+
+
 def test_limits_are_three_times_the_slowest_reference_with_a_floor() -> None:
     guests = [role("web"), role("fast"), role("batch", limit=10.0, floor=0.0)]
     runs = [
@@ -115,7 +128,7 @@ def test_one_guest_beyond_its_limit_fails_the_point_although_the_mean_is_fine() 
         ({"host_steal": 0.02}, "the machine below the host took 2.0% of its CPUs"),
         ({"unread": 2}, "the cost of 2 guests could not be read"),
         ({"delay": 0.2}, "the generator noticed arrivals for web of tile 0 0.2 s late (p99)"),
-        ({"count": 500}, "web of tile 0 had 500 requests: p99 needs about 1000"),
+        ({"count": 500}, "web of tile 0 had 500 requests: p99 needs 1000"),
     ],
 )
 def test_doubtful_point_is_invalid_even_if_a_guest_failed(

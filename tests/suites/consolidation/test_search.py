@@ -174,4 +174,16 @@ def test_knee_below_a_refuted_one_is_confirmed_with_new_guests() -> None:
 
 def test_invalid_points_end_the_confirmation() -> None:
     host = KnownHost(3, {3: ["pass", "invalid", "invalid", "invalid", "invalid"]})
-    assert find_knee(host, no_limit, rounds=3).tiles == 3
+    knee = find_knee(host, no_limit, rounds=3)
+    assert (knee.tiles, knee.undecided) == (3, True)
+    assert knee.limited_by == "3 tiles could not be measured: the points are invalid"
+
+
+def test_limit_is_named_only_if_nothing_failed_before_it() -> None:
+    def memory(tiles: int) -> str:
+        return "memory" if tiles > 4 else ""
+
+    refuted = find_knee(KnownHost(3, {4: ["pass"]}), memory)
+    assert (refuted.tiles, refuted.limited_by) == (3, "")
+    reached = find_knee(KnownHost(9, {4: ["fail", "fail"]}), memory, rounds=3)
+    assert (reached.tiles, reached.limited_by) == (4, "memory")

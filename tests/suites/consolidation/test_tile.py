@@ -33,7 +33,7 @@ def test_standard_tile_has_five_guests_for_both_classes() -> None:
     assert [one.name for one in emulated.guests] == ["web", "cache", "oltp", "batch", "idle"]
     assert emulated.memory == hardware.memory == sum(one.memory for one in emulated.guests)
     web = {kind.guests[0].rate for kind in (emulated, hardware)}
-    assert web == {2.0, 200.0}
+    assert web == {3.0, 200.0}
 
 
 def test_own_tile_is_read(tmp_path: Path) -> None:
