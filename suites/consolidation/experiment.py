@@ -28,7 +28,7 @@ class Phases:
     """Seconds of each phase. settle: after the deployment. idle: measured without load.
 
     warm_up: whether servers answer requests before they are deployed. ramp_each: of the ramp for
-    each tile that is new, as its first requests cost more than others.
+    each new tile of clones, whose first requests cost more than others.
     """
 
     settle: float
@@ -135,7 +135,8 @@ class Experiment:
             return "fail"
         deployed = time.monotonic() - start
         added = (len(deployment.members) - before) / len(deployment.tile.guests)
-        point = self._run(deployed, start_time, self.phases.ramp_each * added)
+        ramp = self.phases.ramp_each * added if deployment.method == "clone" else 0.0
+        point = self._run(deployed, start_time, ramp)
         self._keep(point)
         reasons = point.verdict.summary
         self.progress(

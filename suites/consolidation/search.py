@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 
 from suites.consolidation.judge import Outcome
 
-Growth = Literal["by one", "doubling"]
+Growth = Literal["by half", "doubling"]
 MAX_INVALID = 2
 MAX_REPEATS = 4  # of one number, in case passes and failures balance
-CONFIRM_ROUNDS = {"by one": 1, "doubling": 3}
+CONFIRM_ROUNDS = {"by half": 1, "doubling": 3}
 
 
 class Measure(Protocol):
@@ -71,14 +71,15 @@ def find_knee(
     measure: Measure,
     limit: Callable[[int], str],
     *,
-    growth: Growth = "by one",
+    growth: Growth = "by half",
     rounds: int | None = None,
     known: int = 0,
     known_fresh: bool = False,
 ) -> Knee:
     """Search upwards, then confirm the knee and the next number, deployed anew.
 
-    limit: the reason why so many tiles cannot be deployed, or "". rounds: how often the knee and
+    growth: of the number of tiles, until one fails; "by half" has 1, 2, 3, 4, 6, 9. limit: the
+    reason why so many tiles cannot be deployed, or "". rounds: how often the knee and
     the next number are measured with new guests, in alternation; earlier such measurements count.
     known: this number has passed already, as the reference; known_fresh: with new guests each time.
     A failure is measured again, with new guests, before it ends the search. A number whose points
@@ -90,7 +91,7 @@ def find_knee(
     good, tiles = known, known + 1
     while not (reason := limit(tiles)) and _decide(knee, measure, tiles):
         good = tiles
-        tiles = tiles + 1 if growth == "by one" else tiles * 2
+        tiles += tiles if growth == "doubling" else max(1, tiles // 2)
     blocked, knee.limited_by = tiles, reason or knee.limited_by
     while not knee.undecided and blocked - good > 1:
         middle = (good + blocked) // 2

@@ -16,9 +16,9 @@ from suites.consolidation.record import PointRecorder
 from suites.consolidation.search import Growth, Knee, find_knee, most_pass
 
 REFERENCE_RUNS = 3
-GROWTH: dict[str, Growth] = {"short": "by one", "full": "doubling"}
+GROWTH: dict[str, Growth] = {"short": "by half", "full": "doubling"}
 QUARTERS_BELOW = {"short": 4, "full": 8}  # tiles
-MAX_TILES = {"short": 12, "full": 1024}
+MAX_TILES = {"short": 64, "full": 1024}
 
 
 @pytest.mark.long

@@ -29,7 +29,7 @@ def no_limit(tiles: int) -> str:
     return ""
 
 
-@pytest.mark.parametrize("growth", ["by one", "doubling"])
+@pytest.mark.parametrize("growth", ["by half", "doubling"])
 @pytest.mark.parametrize("capacity", [0, 1, 2, 3, 7, 8, 50])
 def test_knee_of_exact_host_is_its_capacity(growth: str, capacity: int) -> None:
     host = KnownHost(capacity)
@@ -69,12 +69,12 @@ def test_one_failure_is_outvoted_by_two_passes() -> None:
     host = KnownHost(4, {2: ["fail", "pass"]})
     knee = find_knee(host, no_limit, rounds=0)
     assert knee.tiles == 4
-    assert [n for n, _ in host.measured] == [1, 2, 2, 2, 3, 4, 5, 5]
+    assert [n for n, _ in host.measured] == [1, 2, 2, 2, 3, 4, 6, 6, 5, 5]
 
 
 def test_next_number_that_passes_the_confirmation_moves_the_knee() -> None:
     host = KnownHost(4, {4: ["fail", "fail"]})
-    knee = find_knee(host, no_limit, growth="by one", rounds=3)
+    knee = find_knee(host, no_limit, growth="by half", rounds=3)
     assert (knee.tiles, knee.highest) == (4, 4)
     assert (5, True) in host.measured
 
