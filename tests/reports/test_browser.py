@@ -118,7 +118,7 @@ def column(table: WebElement, at: int) -> list[float]:
     return [float(key) for key in keys if key]
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", TABLES)
 def test_tables_are_sorted_filtered_and_saved_by_keyboard(
     chromium: Chrome, pages: Path, downloads: Path, name: str
 ) -> None:
