@@ -134,9 +134,7 @@ def test_guest_that_dies_under_load_fails_the_point_and_spares_the_others(
 
 def test_rate_beyond_a_tile_alone_is_no_reference(experiment: Make) -> None:
     # no job ends before the load does
-    batch = {
-        "server": "batch", "memory": 112, "rate": 4, "percentile": 90, "limit": 0.5, "work": 1000000,
-    }  # fmt: skip
+    batch = {**IDLE, "server": "batch", "rate": 4, "limit": 0.5, "work": 1_000_000}
     one = experiment({"batch": batch})
     problem = one.measure_reference(1)
     assert "batch in reference run 1: " in problem
