@@ -209,7 +209,8 @@ def test_full_disk_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
         lines = 'for i in $(seq 100); do echo "$i 1 1000 0 $(date +%s) 0 10 $(seq 50)"; done'
         bench.pgbench(f"{PREFIX}\n{PROGRESS}; {lines} >$log 2>/dev/null\n{SUMMARY}")
         run = bench.start([DATABASE], Schedule(0, 0.2, 0))
-        with pytest.raises(WorkloadError, match=r"No space left|I/O error|pgbench logged \d+ of 100"):
+        full = r"No space left|I/O error|pgbench logged \d+ of 100"
+        with pytest.raises(WorkloadError, match=full):
             run.finish()
     finally:
         subprocess.run(["umount", "--lazy", str(bench.folder)], check=True)
