@@ -30,6 +30,9 @@ IDLE = {"server": "idle", "memory": 112, "rate": 10, "percentile": 90, "limit": 
 
 Make = Callable[..., Experiment]
 
+# A busy machine makes a point invalid, as it should: run these with nothing else.
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def workload_image() -> GuestImage:
