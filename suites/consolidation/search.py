@@ -43,6 +43,11 @@ class Knee:
         self.fresh[tiles] += fresh and outcome != "invalid"
         return outcome
 
+    def give_up(self, tiles: int) -> None:
+        """End the search at a number whose points are invalid."""
+        self.limited_by = f"{tiles} tiles could not be measured: the points are invalid"
+        self.undecided = True
+
     def passes(self, tiles: int) -> bool:
         """Whether most of its valid measurements passed."""
         return self.lead(tiles) > 0
@@ -117,21 +122,18 @@ def _decide(knee: Knee, measure: Measure, tiles: int, *, fresh: bool = False) ->
             return knee.lead(tiles) > 0
         if len([n for n, _ in knee.outcomes if n == tiles]) >= MAX_REPEATS:
             return False
-    knee.limited_by = f"{tiles} tiles could not be measured: the points are invalid"
-    knee.undecided = True
+    knee.give_up(tiles)
     return False
 
 
 def most_pass(measure: Callable[[], Outcome]) -> bool:
     """Whether a pass leads: a failure is measured again before it counts. Invalid points that do
     not end say no."""
-    outcomes: list[Outcome] = []
-    while len(outcomes) < MAX_REPEATS:
-        outcomes.append(measure())
-        lead = outcomes.count("pass") - outcomes.count("fail")
-        if lead > 0 or lead <= -2 or outcomes.count("invalid") >= MAX_INVALID:
-            return lead > 0
-    return False
+
+    def measure_any(tiles: int, *, fresh: bool) -> Outcome:
+        return measure()
+
+    return _decide(Knee(), measure_any, 0)
 
 
 def _measure_valid(knee: Knee, measure: Measure, tiles: int) -> None:
@@ -139,8 +141,7 @@ def _measure_valid(knee: Knee, measure: Measure, tiles: int) -> None:
     for _ in range(MAX_INVALID):
         if knee.measure(measure, tiles, fresh=True) != "invalid":
             return
-    knee.limited_by = f"{tiles} tiles could not be measured: the points are invalid"
-    knee.undecided = True
+    knee.give_up(tiles)
 
 
 def _confirm(knee: Knee, measure: Measure, limit: Callable[[int], str], rounds: int) -> None:

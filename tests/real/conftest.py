@@ -122,6 +122,12 @@ def image() -> GuestImage:
     return store.guest_image(lambda text: None, CACHE_HOME / "pytest-hypervisor" / "images")
 
 
+@pytest.fixture(scope="session")
+def workload_image() -> GuestImage:
+    """The image with servers, which is built when the first test needs it."""
+    return store.workload_image(lambda text: None, CACHE_HOME / "pytest-hypervisor" / "images")
+
+
 @pytest.fixture(scope="module")
 def kvm(emulated_hosts: EmulatedHosts, emulated_host: EmulatedHost) -> KvmHypervisor:
     """The built-in VMM on the emulated host."""

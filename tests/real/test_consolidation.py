@@ -14,7 +14,6 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.kvm import KvmHypervisor
 from harness.hypervisors.qemu import QemuHypervisor
-from images import store
 from images.image import GuestImage
 from suites.consolidation.deployment import Deployment, split_cpus
 from suites.consolidation.experiment import Experiment, Phases
@@ -23,7 +22,7 @@ from suites.consolidation.target import Schedule
 from suites.consolidation.test_knee import blocker
 from suites.consolidation.tile import Tile, load_tile
 from tests.conftest import EmulatedHosts
-from tests.real.conftest import CACHE_HOME, factory, kvm_pids
+from tests.real.conftest import factory, kvm_pids
 
 PHASES = Phases(settle=0, idle=0.5, warm_up=False, schedule=Schedule(ramp=0.5, measure=4, drain=2))
 IDLE = {"server": "idle", "memory": 112, "rate": 10, "percentile": 90, "limit": 1}
@@ -32,11 +31,6 @@ Make = Callable[..., Experiment]
 
 # A busy machine makes a point invalid, as it should: run these with nothing else.
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def workload_image() -> GuestImage:
-    return store.workload_image(lambda text: None, CACHE_HOME / "pytest-hypervisor" / "images")
 
 
 @pytest.fixture(scope="module")

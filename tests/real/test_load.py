@@ -10,21 +10,14 @@ import pytest
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
-from images import store
 from images.image import GuestImage
 from suites.consolidation.generator import LoadGenerator
 from suites.consolidation.requests import in_window, latency_at
 from suites.consolidation.servers import SERVERS, start_server
 from suites.consolidation.target import Schedule, Target
-from tests.real.conftest import CACHE_HOME
 
 RATE = 20  # requests a second
 BACKLOG = 0.4  # seconds to answer the requests that waited
-
-
-@pytest.fixture(scope="module")
-def workload_image() -> GuestImage:
-    return store.workload_image(lambda text: None, CACHE_HOME / "pytest-hypervisor" / "images")
 
 
 @pytest.fixture
