@@ -20,7 +20,7 @@ _PGBENCH_MIB = 16.0  # with its connections
 _LOG_LINE = 48  # bytes, of pgbench's log
 _BASE_MIB = 64.0  # the container's init and SSH server
 # A requests log here: the records, their columns, and two copies while parts are joined and cut.
-_READER_BYTES = RECORD_SIZE + 3 * 29
+_READER_BYTES = RECORD_SIZE + 3 * 37
 _READER_SHARE = 0.5  # of this machine's available memory
 _EXTRAPOLATION = 4.0  # times the requests of the largest measured load
 

@@ -15,9 +15,10 @@
  * RATE: arrivals a second. ARRIVALS: "poisson" or "periodic".
  *
  * Records are written at the end, in no order: see struct record. They have the machine's byte
- * order: target (line of the input, from 0; 24 bits) and status (8 bits), delay (until hv-load
- * noticed the arrival) as uint32 in us, scheduled and done as int64 in ns of CLOCK_MONOTONIC.
- * Unanswered requests have done = 0.
+ * order: target (line of the input, from 0; 24 bits) and status (8 bits); delay, sent and done as
+ * uint32 in us since the schedule; scheduled as int64 in ns of CLOCK_MONOTONIC. delay: hv-load
+ * noticed the arrival. sent: it wrote the first byte, on a connection that was free. done: the
+ * answer was complete, or failed. What did not happen is NEVER.
  *
  * Standard error has "started MONOTONIC REALTIME" (ns): the first moment of the ramp of all
  * processes, and at the end "cpu US of US" (CPU time, and the length of RAMP and SECONDS) and
@@ -70,11 +71,10 @@ static void take_arrivals(void)
         unsigned index = take_arrival();
         struct target *target = &targets[index];
         struct request *request = new_request();
-        int64_t delay = (now - start_ns - at) / 1000;
 
         request->record.target = index;
         request->record.scheduled = start_ns + at;
-        request->record.delay = delay < UINT32_MAX ? delay : UINT32_MAX;
+        request->record.delay = since_schedule(request, now);
         if (target->last)
             target->last->next = request;
         else
