@@ -94,6 +94,15 @@ def test_closed_port_and_closed_connection_are_errors(tools: Path) -> None:
     assert log.loc[log["target"] == 0, "sent"].isna().all()
 
 
+def test_load_that_is_too_much_for_hv_load_loses_no_arrival(tools: Path) -> None:
+    """It tries so many connections for longer than the load has, and then notices the last ones."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        closed = unused.getsockname()[1]
+    log = load(tools, f"echo 127.0.0.1 {closed} 1000000 periodic\n", seconds=0.2, drain=0)
+    assert len(log) == pytest.approx(200_000, abs=1)
+    assert not log["good"].any()
+
+
 def test_requests_of_a_slow_server_wait_for_a_connection(tools: Path) -> None:
     """64 connections at 1 s each carry 64 requests a second; the clock of the others runs."""
 
