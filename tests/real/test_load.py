@@ -13,7 +13,7 @@ from harness.hosts.base import Host
 from images.image import GuestImage
 from suites.consolidation.generator import LoadGenerator
 from suites.consolidation.requests import in_window, latency_at
-from suites.consolidation.servers import SERVERS, start_server
+from suites.consolidation.servers import SERVERS, count_answers, start_server
 from suites.consolidation.target import Schedule, Target
 
 RATE = 20  # requests a second
@@ -62,15 +62,17 @@ def test_pause_of_the_guest_shows_in_the_percentiles(
         assert shortest - beyond - 0.1 < latency < longest - beyond + BACKLOG
 
 
-def test_each_server_answers(generator: LoadGenerator, server: Guest) -> None:
-    """All servers in one guest, each at its own rate."""
+def test_each_server_answers_and_counts_the_same(generator: LoadGenerator, server: Guest) -> None:
+    """All servers in one guest, each at its own rate, and with its own counter."""
     rates = {"web": 3.0, "cache": 3.0, "oltp": 2.0, "batch": 0.5, "idle": 1.0}
     targets = []
     for name, rate in rates.items():
         start_server(server, name, work=1 if name == "batch" else 0)
         one = SERVERS[name]
         targets.append(Target(one.protocol, str(server.address), one.port, rate, "poisson"))
+    before = [count_answers(server, name) for name in rates]
     load = generator.start(targets, Schedule(0, 8, 15), seed=3).finish()
+    after = [count_answers(server, name) for name in rates]
     log = in_window(load.requests, load.start, load.end)
     assert not any(load.notes.values()), load.notes
     for index, (name, rate) in enumerate(rates.items()):
@@ -78,6 +80,18 @@ def test_each_server_answers(generator: LoadGenerator, server: Guest) -> None:
         assert own["good"].all(), f"{name}: {own[~own['good']]}"
         assert len(own) >= 1, name
         assert len(own) == pytest.approx(8 * rate, abs=5 * (8 * rate) ** 0.5), name
+        good = load.requests.loc[load.requests["target"] == index, "good"].sum()
+        assert after[index] - before[index] - SERVERS[name].counter.own == good, name
+
+
+def test_status_of_the_web_server_is_for_its_guest_only(
+    generator: LoadGenerator, server: Guest
+) -> None:
+    start_server(server, "web")
+    assert count_answers(server, "web") == SERVERS["web"].counter.own
+    request = f"exec 3<>/dev/tcp/{server.address}/80; printf 'GET /status HTTP/1.0\\r\\n\\r\\n' >&3"
+    answer = generator.guest.ssh.run(["bash", "-c", f"{request}; cat <&3"]).stdout
+    assert answer.startswith("HTTP/1.1 403 ")
 
 
 def test_guest_that_dies_leaves_unanswered_requests(

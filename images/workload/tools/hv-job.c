@@ -1,8 +1,9 @@
 /*
- * Runs jobs for hv-load: hv-job PORT COMMAND [ARGUMENT]...
+ * Answers hv-load: hv-job PORT COUNT [COMMAND [ARGUMENT]...]
  *
  * Each connection may send line feeds. Each one runs COMMAND; the answer is its exit status and a
- * line feed. Connections are independent, up to MAX_CHILDREN at once. A job is killed with its process
+ * line feed. Without a COMMAND the answer to each byte is the same byte. The file COUNT has the
+ * number of answers, as a uint64 in the machine's byte order. Connections are independent, up to MAX_CHILDREN at once. A job is killed with its process
  * group when its connection is closed: otherwise it would disturb what is measured next. hv-job runs
  * until it is killed, and prints "listening" when the port is open.
  */
@@ -14,9 +15,12 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,11 +28,24 @@
 #define MAX_CHILDREN 64
 
 extern char **environ;
+static _Atomic uint64_t *answers;   /* of all connections: the file COUNT */
 
 static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "hv-job: %s: %s\n", what, strerror(errno));
     exit(1);
+}
+
+static void open_count(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+    if (fd < 0 || ftruncate(fd, sizeof *answers))
+        die(path);
+    answers = mmap(NULL, sizeof *answers, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (answers == MAP_FAILED)
+        die(path);
+    close(fd);
 }
 
 static void ignore(int signal)
@@ -82,7 +99,7 @@ static int run(int fd, char **argv)
 
 static _Noreturn void serve(int fd, char **argv)
 {
-    char byte, answer[16];
+    char answer[16];
     int null = open("/dev/null", O_RDWR);
 
     sigaction(SIGCHLD, &(struct sigaction){.sa_handler = ignore}, NULL);
@@ -90,11 +107,16 @@ static _Noreturn void serve(int fd, char **argv)
     dup2(null, STDOUT_FILENO);
     dup2(null, STDERR_FILENO);
     fcntl(fd, F_SETFD, FD_CLOEXEC);
-    while (read(fd, &byte, 1) == 1 && byte == '\n') {
-        int length = snprintf(answer, sizeof answer, "%d\n", run(fd, argv));
+    while (read(fd, answer, 1) == 1) {
+        int length = 1;
 
+        if (*argv && *answer != '\n')
+            break;
+        if (*argv)
+            length = snprintf(answer, sizeof answer, "%d\n", run(fd, argv));
         if (write(fd, answer, length) != length)
             break;
+        ++*answers;
     }
     exit(0);
 }
@@ -105,9 +127,10 @@ int main(int argc, char **argv)
     int on = 1, children = 0, listener = socket(AF_INET, SOCK_STREAM, 0);
 
     if (argc < 3 || atoi(argv[1]) < 1 || atoi(argv[1]) > 65535) {
-        fprintf(stderr, "usage: hv-job PORT COMMAND [ARGUMENT]...\n");
+        fprintf(stderr, "usage: hv-job PORT COUNT [COMMAND [ARGUMENT]...]\n");
         return 2;
     }
+    open_count(argv[2]);
     address.sin_port = htons(atoi(argv[1]));
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (bind(listener, (struct sockaddr *)&address, sizeof address)
@@ -131,7 +154,7 @@ int main(int argc, char **argv)
             die("fork");
         case 0:
             close(listener);
-            serve(fd, argv + 2);
+            serve(fd, argv + 3);
         default:
             children++;
             close(fd);
