@@ -288,7 +288,13 @@ class BaseGuest:
         if during:
             cause += f" ({during})"
         stage = self.timeline.next_stage or "run"
-        return GuestEnded(cause, stage=stage, guest=self.name, console=self.console.tail())
+        return GuestEnded(
+            cause,
+            hint="read its console; docs/reference.md says what each end means",
+            stage=stage,
+            guest=self.name,
+            console=self.console.tail(),
+        )
 
 
 def describe_end(end: End | None) -> str:

@@ -231,7 +231,10 @@ class LoadRun:
             message = output[2].decode(errors="replace")
             errors = [line for line in message.splitlines() if not line.startswith("started ")]
             cause = "; ".join(errors)[-300:] or f"it was killed (status {output[0]})"
-            hint = "look for a shortage of memory on the host; run hv-load by hand in a container"
+            hint = (
+                f"look for a shortage of memory on the host, or for a full {FOLDER} in the load "
+                "generator's container"
+            )
         else:
             cause = output.cause if output else "it did not run"
             hint = "look at the generator's console"

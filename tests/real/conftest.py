@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -21,6 +22,11 @@ from harness.plugin import pytest_compat, rerun
 from harness.plugin.session import session_of
 from images import store
 from images.image import GuestImage
+from suites.consolidation.deployment import Deployment, split_cpus
+from suites.consolidation.experiment import Experiment, Phases
+from suites.consolidation.generator import LoadGenerator
+from suites.consolidation.target import Schedule
+from suites.consolidation.tile import Tile, load_tile
 from tests.conftest import HOSTS, EmulatedHosts
 
 # pytester unloads modules that its inner run imports, but numpy cannot be imported twice.
@@ -34,6 +40,7 @@ for module in (
 
 CACHE_HOME = store.default_cache().parents[1]  # before pytester gives the tests another HOME
 MEMORY = 128  # MiB: several guests at once fit into the host
+PHASES = Phases(settle=0, idle=0.5, warm_up=False, schedule=Schedule(ramp=0.5, measure=4, drain=2))
 _numbers = itertools.count()
 
 Inner = Callable[..., pytest.RunResult]
@@ -155,6 +162,74 @@ def real_guest(emulated_hosts: EmulatedHosts, kvm: KvmHypervisor, image: GuestIm
         return factory(kvm, image, lambda guest: None)("shared", vcpus=2, memory=256)
 
     return emulated_hosts.keep("shared guest", make, Guest.stop)
+
+
+class MakeExperiment(Protocol):
+    """The type of the fixture experiment."""
+
+    def __call__(
+        self,
+        guests: Mapping[str, Mapping[str, Any]],
+        hypervisor: Hypervisor | None = None,
+        *,
+        cpus: Sequence[int] = (),
+        on_create: Callable[[Guest], None] = lambda guest: None,
+    ) -> Experiment:
+        """An experiment with a tile of these guests, without a warm-up.
+
+        hypervisor: the built-in VMM by default. cpus: of the guests. on_create: called with each
+        guest.
+        """
+
+
+def _tile(path: Path, guests: Mapping[str, Mapping[str, Any]]) -> Tile:
+    lines = ['name = "own"', "version = 1"]
+    for name, values in guests.items():
+        lines += [f"[guest.{name}]", *(f"{key} = {value!r}" for key, value in values.items())]
+    path.write_text("\n".join(lines).replace("'", '"'))
+    return load_tile(path, "emulated")
+
+
+@pytest.fixture
+def experiment(
+    kvm: KvmHypervisor,
+    image: GuestImage,
+    workload_image: GuestImage,
+    emulated_host: Host,
+    tmp_path: Path,
+) -> Iterator[MakeExperiment]:
+    """Makes experiments with real guests, and checks that they leave none behind."""
+    before = kvm_pids(emulated_host)
+    created: list[Guest] = []
+    guest_cpus, generator_cpus = split_cpus(emulated_host.facts)
+
+    with ExitStack() as stack:
+
+        @stack.callback
+        def stop_all() -> None:
+            for guest in created:
+                guest.stop()
+
+        def make(
+            guests: Mapping[str, Mapping[str, Any]],
+            hypervisor: Hypervisor | None = None,
+            *,
+            cpus: Sequence[int] = (),
+            on_create: Callable[[Guest], None] = lambda guest: None,
+        ) -> Experiment:
+            def add(guest: Guest) -> None:
+                created.append(guest)
+                on_create(guest)
+
+            own = factory(hypervisor or kvm, image, add)
+            generator = stack.enter_context(LoadGenerator(own, workload_image, generator_cpus))
+            tile = _tile(tmp_path / "tile.toml", guests)
+            deployment = Deployment(own, workload_image, tile, cpus or guest_cpus, None)
+            stack.callback(deployment.close)
+            return Experiment(deployment, generator, PHASES, 1, print, tmp_path / "histograms")
+
+        yield make
+    assert kvm_pids(emulated_host) == before
 
 
 @pytest.fixture

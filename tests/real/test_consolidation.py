@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.errors import CommandError, ProvisionError
+from harness.errors import CommandError, GuestEnded, ProvisionError, WorkloadError
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
-from harness.hypervisors.kvm import KvmHypervisor
 from harness.hypervisors.qemu import QemuHypervisor
-from images.image import GuestImage
-from suites.consolidation.deployment import Deployment, split_cpus
-from suites.consolidation.experiment import Experiment, Phases
-from suites.consolidation.generator import LoadGenerator
-from suites.consolidation.target import Schedule
+from suites.consolidation.generator import FOLDER
 from suites.consolidation.test_knee import blocker
-from suites.consolidation.tile import Tile, load_tile
 from tests.conftest import EmulatedHosts
-from tests.real.conftest import factory, kvm_pids
+from tests.real.conftest import MakeExperiment
+from tests.waiting import wait_until
 
-PHASES = Phases(settle=0, idle=0.5, warm_up=False, schedule=Schedule(ramp=0.5, measure=4, drain=2))
 IDLE = {"server": "idle", "memory": 112, "rate": 10, "percentile": 90, "limit": 1}
-
-Make = Callable[..., Experiment]
 
 # A busy machine makes a point invalid, as it should: run these with nothing else.
 pytestmark = pytest.mark.long
@@ -41,47 +33,7 @@ def qemu(emulated_hosts: EmulatedHosts, emulated_host: Any) -> QemuHypervisor:
     return emulated_hosts.keep("consolidated qemu", make, QemuHypervisor.close)
 
 
-@pytest.fixture
-def experiment(
-    kvm: KvmHypervisor,
-    image: GuestImage,
-    workload_image: GuestImage,
-    emulated_host: Host,
-    tmp_path: Path,
-) -> Iterator[Make]:
-    """`experiment({"name": {...}})`: with a tile of these guests. It leaves no guest behind."""
-    before = kvm_pids(emulated_host)
-    created: list[Guest] = []
-    guest_cpus, generator_cpus = split_cpus(emulated_host.facts)
-
-    def tile(guests: dict[str, dict[str, Any]]) -> Tile:
-        path = tmp_path / "tile.toml"
-        lines = ['name = "own"', "version = 1"]
-        for name, values in guests.items():
-            lines += [f"[guest.{name}]", *(f"{key} = {value!r}" for key, value in values.items())]
-        path.write_text("\n".join(lines).replace("'", '"'))
-        return load_tile(path, "emulated")
-
-    with ExitStack() as stack:
-        stack.callback(stop_all, created)
-
-        def make(guests: dict[str, dict[str, Any]], hypervisor: Any = kvm) -> Experiment:
-            own = factory(hypervisor, image, created.append)
-            generator = stack.enter_context(LoadGenerator(own, workload_image, generator_cpus))
-            deployment = Deployment(own, workload_image, tile(guests), guest_cpus, None)
-            stack.callback(deployment.close)
-            return Experiment(deployment, generator, PHASES, 1, print, tmp_path / "histograms")
-
-        yield make
-    assert kvm_pids(emulated_host) == before
-
-
-def stop_all(guests: list[Guest]) -> None:
-    for guest in guests:
-        guest.stop()
-
-
-def test_reference_and_a_second_tile(experiment: Make, tmp_path: Path) -> None:
+def test_reference_and_a_second_tile(experiment: MakeExperiment, tmp_path: Path) -> None:
     one = experiment({"idle": IDLE})
     assert one.measure_reference(2) == ""
     assert one.limits == {"idle": 1}
@@ -103,7 +55,7 @@ def test_reference_and_a_second_tile(experiment: Make, tmp_path: Path) -> None:
 
 
 def test_hypervisor_that_cannot_clone_boots_each_guest(
-    experiment: Make, qemu: QemuHypervisor
+    experiment: MakeExperiment, qemu: QemuHypervisor
 ) -> None:
     one = experiment({"idle": IDLE}, qemu)
     assert one.deployment.method == "boot"
@@ -113,7 +65,7 @@ def test_hypervisor_that_cannot_clone_boots_each_guest(
 
 
 def test_guest_that_dies_under_load_fails_the_point_and_spares_the_others(
-    experiment: Make,
+    experiment: MakeExperiment,
 ) -> None:
     one = experiment({"idle": IDLE})
     one.limits = {"idle": 1}
@@ -129,7 +81,7 @@ def test_guest_that_dies_under_load_fails_the_point_and_spares_the_others(
     assert one.measure(2) == "pass"  # with new guests
 
 
-def test_rate_beyond_a_tile_alone_is_no_reference(experiment: Make) -> None:
+def test_rate_beyond_a_tile_alone_is_no_reference(experiment: MakeExperiment) -> None:
     # no job ends before the load does
     batch = {**IDLE, "server": "batch", "rate": 4, "limit": 0.5, "work": 1_000_000}
     one = experiment({"batch": batch})
@@ -138,7 +90,9 @@ def test_rate_beyond_a_tile_alone_is_no_reference(experiment: Make) -> None:
     assert "requests without a good answer" in problem
 
 
-def test_memory_is_named_as_the_limit_before_anything_is_deployed(experiment: Make) -> None:
+def test_memory_is_named_as_the_limit_before_anything_is_deployed(
+    experiment: MakeExperiment,
+) -> None:
     one = experiment({"idle": {**IDLE, "memory": 65536}})
     assert blocker(one, 1, 9).startswith(
         "memory: about 65536 MiB more would be needed for tile 1; "
@@ -146,7 +100,120 @@ def test_memory_is_named_as_the_limit_before_anything_is_deployed(experiment: Ma
     assert blocker(one, 10, 9) == "the search ends at 9 tiles"
 
 
-def test_too_little_memory_for_a_guest_is_an_error_of_its_deployment(experiment: Make) -> None:
+def running(host: Host) -> list[str]:
+    """The load generator's programs that run on a host."""
+    names = host.run(["ps", "-e", "-o", "comm="]).stdout.split()
+    return sorted(name for name in names if name in ("hv-load", "pgbench"))
+
+
+# the limit of a database is also the time that pgbench has to connect on a busy machine
+LOADED = {"idle": IDLE, "oltp": {**IDLE, "server": "oltp", "memory": 192, "limit": 20}}
+FULL = r"No space left|I/O error|pgbench logged \d+ of \d+ transactions"
+
+
+def test_killed_load_generator_is_an_error_and_the_next_load_runs(
+    experiment: MakeExperiment, emulated_host: Host
+) -> None:
+    one = experiment(LOADED)
+    one.deployment.grow_to(1)
+    generator = one.generator.guest
+
+    def kill(seconds: float) -> None:
+        assert wait_until(lambda: running(emulated_host) == ["hv-load", "hv-load", "pgbench"])
+        generator.ssh.run(f"kill -s KILL $(cat {FOLDER}/hv-load.pid)")
+
+    with pytest.raises(WorkloadError, match="the load generator failed: it was killed") as caught:
+        one.load(kill)
+    assert "shortage of memory" in caught.value.hint
+    assert (caught.value.stage, caught.value.guest) == ("run", generator.name)
+    assert wait_until(lambda: not running(emulated_host))
+    assert one.points == []
+    assert one.load(time.sleep).requests["good"].any()
+
+
+def test_killed_container_of_the_load_generator_is_an_error(
+    experiment: MakeExperiment, emulated_host: Host
+) -> None:
+    one = experiment(LOADED)
+    one.deployment.grow_to(1)
+    generator = one.generator.guest
+
+    def kill(seconds: float) -> None:
+        with generator.expect_end():
+            emulated_host.run(["kill", "-s", "KILL", str(generator.facts["pid"])])
+
+    with pytest.raises(WorkloadError, match="the load generator failed: ") as caught:
+        one.load(kill)
+    assert "look at the generator's console" in caught.value.hint
+    assert wait_until(lambda: not running(emulated_host))
+    assert emulated_host.run(["test", "-e", generator.facts["cgroup"]], check=False).status == 1
+    assert not one.deployment.ends
+
+
+@pytest.mark.parametrize("when", ["before the load", "in its window"])
+def test_full_disk_of_the_load_generator_is_an_error(
+    experiment: MakeExperiment, emulated_host: Host, when: str
+) -> None:
+    one = experiment(LOADED)
+    one.deployment.grow_to(1)
+    # a small disk, since the container's memory would be full before its /tmp
+    shell = one.generator.guest.ssh.run
+    shell("mount -t tmpfs -o size=1m,mode=1777 none /tmp")
+    fill = "cat /dev/zero >/tmp/fill"
+
+    def fill_disk(seconds: float) -> None:
+        assert "No space left" in shell(fill, check=False).stderr
+        time.sleep(seconds)
+
+    if when == "before the load":
+        fill_disk(0)
+    with pytest.raises(WorkloadError, match=FULL) as caught:
+        one.load(fill_disk)
+    assert "full" in caught.value.hint
+    assert caught.value.guest == one.generator.guest.name
+    assert wait_until(lambda: not running(emulated_host))
+    shell("rm /tmp/fill")
+    assert one.load(time.sleep).requests["good"].any()
+
+
+@pytest.fixture
+def killer(emulated_host: Host) -> Callable[[Guest], None]:
+    """Kills a guest."""
+
+    def kill(guest: Guest) -> None:
+        guest.end_expected = True
+        emulated_host.run(["kill", "-s", "KILL", str(guest.facts["pid"])])
+
+    return kill
+
+
+def test_guest_that_dies_while_it_is_deployed_fails_its_number(
+    experiment: MakeExperiment,
+    killer: Callable[[Guest], None],
+    emulated_host: Host,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    victims = ["idle-1", "idle-2"]
+
+    def kill_victims(guest: Guest) -> None:
+        if guest.name.endswith(tuple(victims)):
+            killer(guest)
+
+    one = experiment({"idle": IDLE}, on_create=kill_victims)
+    one.limits = {"idle": 1}
+    with pytest.raises(GuestEnded) as caught:  # one tile alone
+        one.measure(1)
+    assert caught.value.hint
+    victims.remove("idle-1")
+    assert one.measure(2) == "fail"
+    assert "2 tiles: fail (a guest was not deployed: " in capsys.readouterr().out
+    assert one.deployment.members == one.points == []
+    assert one.measure(1) == "pass"
+
+
+def test_too_little_memory_for_a_guest_is_an_error_of_its_deployment(
+    experiment: MakeExperiment,
+) -> None:
     oltp = {"server": "oltp", "memory": 64, "rate": 1, "percentile": 90, "limit": 1}
     one = experiment({"oltp": oltp})
     with pytest.raises((CommandError, ProvisionError)) as caught:
