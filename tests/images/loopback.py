@@ -67,14 +67,14 @@ def load(
     drain: float = 1,
     cpus: Sequence[int] = (),
 ) -> pd.DataFrame:
-    """The requests of a load; `started` is in its attrs."""
+    """The requests of a load; `started` and `cpu_share` are in its attrs."""
     numbers = map(str, (seed, ramp, seconds, drain, *cpus))
     done = subprocess.run(
         [tools / "hv-load", *numbers], input=targets.encode(), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
     log = read_hv_load(done.stdout, done.stderr)
-    log.requests.attrs["started"] = log.started
+    log.requests.attrs.update(started=log.started, cpu_share=log.cpu_share)
     return log.requests
 
 
