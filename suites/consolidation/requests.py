@@ -76,7 +76,7 @@ def read_hv_load(records: bytes, messages: bytes, targets: int = 1 << _TARGET_BI
         )
     monotonic, realtime = int(started[1]), int(started[2])
     table = np.frombuffer(records, _RECORD)
-    packed, delay, sent, done = (table[name] for name in _RECORD.names[:4])
+    packed, delay, sent, done = (table[name] for name in ("target_status", "delay", "sent", "done"))
     good = packed >> _TARGET_BITS == _OK
     target = (packed & ((1 << _TARGET_BITS) - 1)).astype(np.int32)
     impossible = (delay > sent) | (sent > done) | (done == _NEVER)

@@ -86,7 +86,7 @@ def test_bad_usage_is_named(tools: Path, arguments: list[str]) -> None:
 
 
 def test_count_that_cannot_be_written_is_an_error(tools: Path, tmp_path: Path) -> None:
-    argv = [tools / "hv-job", "7001", tmp_path / "none" / "count"]
+    argv = [str(tools / "hv-job"), "7001", str(tmp_path / "none" / "count")]
     done = subprocess.run(argv, capture_output=True, check=False)
     assert done.returncode == 1
     assert b"none/count: No such file or directory" in done.stderr

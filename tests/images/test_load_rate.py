@@ -1,4 +1,4 @@
-"""hv-load on this machine at ten times the load of the short profile: CPU time, and its own delay."""
+"""hv-load on this machine at ten times the load of the short profile: its CPU and its delay."""
 
 from __future__ import annotations
 

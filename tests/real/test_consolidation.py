@@ -207,7 +207,8 @@ def test_guest_that_dies_while_it_is_deployed_fails_its_number(
     victims.remove("idle-1")
     assert one.measure(2) == "fail"
     assert "2 tiles: fail (a guest was not deployed: " in capsys.readouterr().out
-    assert one.deployment.members == one.points == []
+    assert one.deployment.members == []
+    assert one.points == []
     assert one.measure(1) == "pass"
 
 
