@@ -35,7 +35,7 @@ AGGRESSORS = {
     "network": "iperf3 --client {sink} --time 600 >/dev/null",
     "exits": "while hv-exits cpuid --ops 10000 --batches 10 >/dev/null; do :; done",
 }
-MEMORY = 128  # MiB
+MEMORY = 256  # MiB; fio alone maps 120 MiB
 KILLED = "idle"
 
 
