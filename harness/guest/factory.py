@@ -124,7 +124,7 @@ class GuestFactory:
 
     def _can_clone(self, **options: Unpack[GuestOptions]) -> bool:
         """Whether guests with these options can be clones: SSH by vsock, no private resources."""
-        private = ("disks", "devices", "hugepages", "mergeable")
+        private = ("disks", "devices", "hugepages")
         chosen = {**self._defaults(), **options}
         return (
             isinstance(self.hypervisor, SupportsClone)
