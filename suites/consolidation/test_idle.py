@@ -64,6 +64,7 @@ def test_ladder(
     experiment = make_experiment("smoke", idle_tile)
     deployment = experiment.deployment
     clones = deployment.method == "clone"
+    without_guests: float | None = None  # W
     for count in (STEPS if clones else BOOTED_STEPS)[virt_profile]:
         if blocker := deployment.memory_blocker(experiment.host, count):
             print(blocker)
@@ -74,8 +75,15 @@ def test_ladder(
         about: dict[str, Parameter] = {"guests": count, "deploy": deployment.method}
         busy = 100 * cost.busy / cost.seconds
         record_sample("consolidation.idle.cpu", busy, "%", "none", about)
+        watts = None if cost.joules is None else cost.joules / cost.seconds
+        if watts is not None:
+            record_sample("consolidation.idle.power", watts, "W", "none", about)
         if not count:
+            without_guests = watts
             continue
+        if watts is not None and without_guests is not None:
+            each = (watts - without_guests) / count
+            record_sample("consolidation.idle.power_each", each, "W/guest", "lower", about)
         own = 100 * sum(cost.guest_cpu.values()) / cost.seconds / count
         record_sample("consolidation.idle.cpu_each", own, "%/guest", "lower", about)
         memory = memory_each(deployment.members)
