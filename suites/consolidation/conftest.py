@@ -64,7 +64,9 @@ def make_experiment(
     histograms = harness_session.context.run_directory / "histograms"
     with ExitStack() as stack:
 
-        def make(phases: str, own_tile: Tile | None = None) -> Experiment:
+        def make(
+            phases: str, own_tile: Tile | None = None, *, mergeable: bool = False
+        ) -> Experiment:
             chosen = PHASES[phases]
             generator = LoadGenerator(guest_factory, workload_image, generator_cpus)
             stack.callback(generator.close)
@@ -74,6 +76,7 @@ def make_experiment(
                 own_tile or tile,
                 guest_cpus,
                 generator if chosen.warm_up else None,
+                mergeable=mergeable,
             )
             stack.callback(deployment.close)
             folder = histograms / f"{name}-{next(numbers)}"
