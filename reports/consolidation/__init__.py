@@ -29,6 +29,7 @@ METHOD = (
     ("Memory", "Private pages belong to one guest alone. Shared pages are mapped by several "
      "processes, such as those of a clone's template. Merged pages are equal pages that KSM keeps "
      "once."),
+    ("Power", "Of the CPU packages by RAPL: without memory, disks, fans and power supplies."),
     ("Median", "Several points of one number of tiles have one median, without invalid points. A "
      "latency without an answer counts as infinite."),
     ("Host", "The load generator has cores of its own, which carry no guest: a tenth of the "

@@ -1,4 +1,4 @@
-"""What a measured window costs the host: CPU time of host and guests, memory, exits, swapping.
+"""What a measured window costs the host: CPU time, energy, memory, exits, swapping.
 
 The plugin records the values of each second of host and guests in every session. Here are the sums
 of a window, from one reading before it and one after it. Both are made on the host: a command in
@@ -49,8 +49,8 @@ class Reading:
     """Counters at one moment.
 
     time: CLOCK_MONOTONIC of the host, s. idle, steal: seconds by the host's CPU. pressure:
-    seconds by the resource. guests: by index; those that have ended are missing. generator: CPU
-    seconds.
+    seconds by the resource. energy: J and the range of the counter by the CPU package; empty where
+    nobody counts it. guests: by index; those that have ended are missing. generator: CPU seconds.
     """
 
     time: float
@@ -58,6 +58,7 @@ class Reading:
     steal: Mapping[int, float]
     swapped: int
     pressure: Mapping[str, float]
+    energy: Mapping[str, tuple[float, float]]
     guests: Mapping[int, GuestReading]
     generator: float
 
@@ -69,12 +70,12 @@ class WindowCost:
     seconds: between them. cpus: number of CPUs that guests may use; host_cpus: of all. busy: CPU
     seconds of the guests' CPUs. host_steal: seconds for which the host's own CPUs were stolen.
     swapped: pages. pressure: by the resource, the share of the time for which a task waited for
-    it. guest_cpu: CPU seconds of each guest's cgroup, by index. memory: MiB of each guest's cgroup
-    at the end; mapped: of its processes, by MEMORY_KINDS, where it was read. exits: of all guests,
-    by their kind. demand: CPU seconds of virtual CPUs, and of containers. steal: seconds for which
-    virtual CPUs could run and had no CPU, which is what guests see as steal. generator_cpu: CPU
-    seconds; generator_busy: of all work on the busiest of its CPUs. unread: guests without
-    counters.
+    it. joules: of all CPU packages; None where nobody counts them. guest_cpu: CPU seconds of each
+    guest's cgroup, by index. memory: MiB of each guest's cgroup at the end; mapped: of its
+    processes, by MEMORY_KINDS, where it was read. exits: of all guests, by their kind. demand: CPU
+    seconds of virtual CPUs, and of containers. steal: seconds for which virtual CPUs could run and
+    had no CPU, which is what guests see as steal. generator_cpu: CPU seconds; generator_busy: of
+    all work on the busiest of its CPUs. unread: guests without counters.
     """
 
     seconds: float
@@ -84,6 +85,7 @@ class WindowCost:
     host_steal: float
     swapped: int
     pressure: Mapping[str, float]
+    joules: float | None
     guest_cpu: Mapping[int, float]
     memory: Mapping[int, float]
     mapped: Mapping[int, Mapping[str, float]]
@@ -129,6 +131,7 @@ def read(host: Host, guests: Sequence[Guest], generator: Guest, *, end: bool = F
         steal={number: steal for number, (_, steal) in cpus.items()},
         swapped=report["swapped"],
         pressure=report["pressure"],
+        energy={zone: (used, limit) for zone, (used, limit) in report["energy"].items()},
         guests=readings,
         generator=groups.get(paths[-1], {}).get("cpu", 0.0),
     )
@@ -197,6 +200,7 @@ def cost(
             name: (after.pressure[name] - before.pressure[name]) / seconds
             for name in after.pressure.keys() & before.pressure.keys()
         },
+        joules=_joules(before, after),
         guest_cpu=guest_cpu,
         memory={index: counts[index].get("memory", 0.0) / _MIB for index in both},
         mapped={
@@ -213,6 +217,18 @@ def cost(
         generator_cpu=after.generator - before.generator,
         unread=len(set(alive) - set(both)),
     )
+
+
+def _joules(before: Reading, after: Reading) -> float | None:
+    """A counter starts again from 0 at its range: after minutes, and at most once in a window."""
+    zones = before.energy.keys() & after.energy.keys()
+    if not zones:
+        return None
+    used = 0.0
+    for zone in zones:
+        (first, _), (last, limit) = before.energy[zone], after.energy[zone]
+        used += last - first if last >= first else last - first + limit
+    return used
 
 
 def _of_vcpus(before: Reading, after: Reading, guests: Iterable[int], part: int) -> float:

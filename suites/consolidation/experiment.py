@@ -264,5 +264,8 @@ def _tiles(number: float) -> str:
 class MakeExperiment(Protocol):
     """The type of the fixture make_experiment."""
 
-    def __call__(self, phases: str, own_tile: Tile | None = None, /) -> Experiment:
-        """An experiment with the phases of this name. own_tile: instead of the session's."""
+    def __call__(
+        self, phases: str, own_tile: Tile | None = None, /, *, mergeable: bool = False
+    ) -> Experiment:
+        """An experiment with the phases of this name. own_tile: instead of the session's.
+        mergeable: see Deployment."""

@@ -108,7 +108,7 @@ class PointRecorder:
             record("errors", requests - good, "requests", guest=guest.name)
 
     def _window(self, record: Record, point: Point, window: WindowCost, load: str) -> None:
-        """CPU in shares of one CPU, memory in MiB a guest."""
+        """CPU in shares of one CPU, memory in MiB a guest, energy of the CPU packages."""
 
         def share(metric: str, seconds: float) -> None:
             record(f"cpu.{metric}", 100 * seconds / window.seconds, "%", load=load)
@@ -121,6 +121,9 @@ class PointRecorder:
         share("generator", window.generator_cpu)
         for name, part in window.pressure.items():
             record(f"pressure.{name}", 100 * part, "%", load=load)
+        if window.joules is not None:
+            record("energy", window.joules, "J", load=load)
+            record("power", window.joules / window.seconds, "W", load=load)
         for name in {one.name for one in point.results}:
             own = [i for i, one in enumerate(point.results) if one.name == name]
             memory = [window.memory[index] for index in own if index in window.memory]

@@ -1,18 +1,24 @@
 """What one more idle server costs, and how many clones of it fit.
 
-Idle servers answer one byte a second. Units: % of one CPU, MiB and exits/s for each guest.
+Idle servers answer one byte a second. Units: % of one CPU, MiB, exits/s and W for each guest. Power
+is that of the CPU packages, where the host counts their energy.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 
+from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
-from suites.consolidation.accounting import WindowCost
+from suites import ksm
+from suites.consolidation.accounting import MEMORY_KINDS, WindowCost
 from suites.consolidation.deployment import Member
 from suites.consolidation.experiment import Experiment, MakeExperiment
 from suites.consolidation.target import Schedule
@@ -22,7 +28,9 @@ STEPS = {"short": (0, 5, 10, 20), "full": (0, 10, 50, 100, 200)}
 BOOTED_STEPS = {"short": (0, 2, 4), "full": (0, 10, 20, 50)}
 SECONDS = {"short": 10.0, "full": 60.0}
 DENSITY = {"short": 50, "full": 500}
-DIVERGENCE_SECONDS = {"short": 30.0, "full": 600.0}
+ANSWER_TIMEOUT = 60.0  # seconds
+# Seconds after the deployment at which the memory of clones is read.
+MOMENTS = {"short": (0, 15, 30, 60), "full": (0, 60, 180, 600)}
 
 
 @pytest.fixture
@@ -64,6 +72,7 @@ def test_ladder(
     experiment = make_experiment("smoke", idle_tile)
     deployment = experiment.deployment
     clones = deployment.method == "clone"
+    without_guests: float | None = None  # W
     for count in (STEPS if clones else BOOTED_STEPS)[virt_profile]:
         if blocker := deployment.memory_blocker(experiment.host, count):
             print(blocker)
@@ -74,8 +83,15 @@ def test_ladder(
         about: dict[str, Parameter] = {"guests": count, "deploy": deployment.method}
         busy = 100 * cost.busy / cost.seconds
         record_sample("consolidation.idle.cpu", busy, "%", "none", about)
+        watts = None if cost.joules is None else cost.joules / cost.seconds
+        if watts is not None:
+            record_sample("consolidation.idle.power", watts, "W", "none", about)
         if not count:
+            without_guests = watts
             continue
+        if watts is not None and without_guests is not None:
+            each = (watts - without_guests) / count
+            record_sample("consolidation.idle.power_each", each, "W/guest", "lower", about)
         own = 100 * sum(cost.guest_cpu.values()) / cost.seconds / count
         record_sample("consolidation.idle.cpu_each", own, "%/guest", "lower", about)
         memory = memory_each(deployment.members)
@@ -85,33 +101,55 @@ def test_ladder(
             record_sample("consolidation.idle.exits_each", exits, "exits/s", "lower", about)
 
 
+@pytest.fixture(params=["off", "on"])
+def ksm_state(request: pytest.FixtureRequest, virt_host: Host) -> Iterator[str]:
+    """Whether the host's KSM works during the test."""
+    state: str = request.param
+    with ksm.at_work(virt_host) if state == "on" else nullcontext():
+        yield state
+
+
 @pytest.mark.long
 @pytest.mark.exclusive_host
 def test_density(
+    ksm_state: str,
     make_experiment: MakeExperiment,
     idle_tile: Tile,
     record_sample: RecordSample,
     virt_profile: str,
 ) -> None:
-    """Many clones at once: each answers, and none is lost. Their growth is recorded."""
-    experiment = make_experiment("smoke", idle_tile)
-    deployment = experiment.deployment
+    """Many clones at once: each answers, and none is lost. Their memory is recorded over time, with
+    and without KSM, which merges equal pages that clones have written."""
+    merge = ksm_state == "on"
+    experiment = make_experiment("smoke", idle_tile, mergeable=merge)
+    deployment, host = experiment.deployment, experiment.host
     if deployment.method != "clone":
         pytest.skip("this hypervisor has no clones; hint: use --hypervisor=kvm")
+    deployment.cpus = tuple(host.facts.cpu_numbers)  # no load is generated
     count = DENSITY[virt_profile]
+    about: dict[str, Parameter] = {"guests": count, "ksm": ksm_state}
+    merged_before = ksm.read(host, "pages_sharing") if merge else 0
     start = time.monotonic()
     deployment.grow_to(count)
-    record = {"guests": count}
-    seconds = time.monotonic() - start
-    record_sample("consolidation.density.deploy", seconds, "s", "lower", record)
-    first = memory_each(deployment.members)
-    started = time.monotonic()
-    time.sleep(DIVERGENCE_SECONDS[virt_profile])
-    last, minutes = memory_each(deployment.members), (time.monotonic() - started) / 60
-    answers = [one.guest.ssh.run(["hostname"]).stdout.strip() for one in deployment.members]
-    assert len(answers) == count
-    assert all(answers)
+    deployed = time.monotonic()
+    record_sample("consolidation.density.deploy", deployed - start, "s", "lower", about)
+    read: list[tuple[float, float]] = []
+    for moment in MOMENTS[virt_profile]:
+        cost = experiment.cost_of(max(0.0, deployed + moment - time.monotonic()))
+        assert cost.unread == 0
+        read.append((time.monotonic(), mean(cost.memory.values())))
+        at = {**about, "seconds": moment}
+        record_sample("consolidation.density.memory_each", read[-1][1], "MiB/guest", "lower", at)
+        for kind in MEMORY_KINDS if cost.mapped else ():
+            each = mean(one[kind] for one in cost.mapped.values())
+            record_sample(f"consolidation.density.{kind}_each", each, "MiB/guest", "none", at)
+        if merge:
+            sharing = ksm.read(host, "pages_sharing") - merged_before
+            record_sample("consolidation.density.pages_sharing", sharing, "pages", "none", at)
+    for one in deployment.members:
+        answer = one.guest.ssh.run(["uname", "-n"], timeout=ANSWER_TIMEOUT).stdout.strip()
+        assert answer == one.guest.name
     assert not deployment.ends
-    record_sample("consolidation.density.memory_each", last, "MiB/guest", "lower", record)
-    growth = (last - first) / minutes
-    record_sample("consolidation.density.growth", growth, "MiB/min", "none", record)
+    (started, first), (ended, last) = read[0], read[-1]
+    growth = (last - first) / (ended - started) * 60
+    record_sample("consolidation.density.growth", growth, "MiB/min", "none", about)
