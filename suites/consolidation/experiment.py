@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
-
-import pandas as pd
 
 from harness.errors import GuestEnded, ProvisionError
 from harness.hosts.base import Host
@@ -18,7 +16,7 @@ from suites.consolidation.deployment import Deployment
 from suites.consolidation.generator import Load, LoadGenerator
 from suites.consolidation.histograms import write_log
 from suites.consolidation.judge import Conditions, GuestResult, Outcome, Verdict
-from suites.consolidation.requests import in_window
+from suites.consolidation.requests import latency_curves
 from suites.consolidation.target import Schedule
 from suites.consolidation.tile import Tile
 
@@ -53,8 +51,8 @@ MAX_REFERENCE_SPREAD = {"emulated": 1.0, "hardware": 0.1}
 class Point:
     """A measured point.
 
-    tiles: their number; one with a part of the load counts as that part. requests: of the window.
-    idle: the cost of the phase without load. loaded: the cost of the window.
+    tiles: their number; one with a part of the load counts as that part. curves: latencies of all
+    guests of a name at requests.CURVE, s. window: its start and end, s since the epoch. idle: the cost of the phase without load. loaded: the cost of the window.
     deploy_seconds: of the guests that this point added. ends: how guests ended, by index.
     """
 
@@ -62,7 +60,7 @@ class Point:
     guests: int
     verdict: Verdict
     results: list[GuestResult]
-    requests: pd.DataFrame
+    curves: Mapping[str, Sequence[float]]
     window: tuple[float, float]
     start: float
     end: float
@@ -137,20 +135,12 @@ class Experiment:
         added = (len(deployment.members) - before) / len(deployment.tile.guests)
         ramp = self.phases.ramp_each * added if deployment.method == "clone" else 0.0
         point = self._run(deployed, start_time, ramp)
-        self._keep(point)
+        self.points.append(point)
         reasons = point.verdict.summary
         self.progress(
             f"{_tiles(point.tiles)}: {point.verdict.outcome}" + (f" ({reasons})" if reasons else "")
         )
         return point.verdict.outcome
-
-    def _keep(self, point: Point) -> None:
-        """Add a point, and write its requests to a file of the run."""
-        number = len(self.points)
-        self.points.append(point)
-        names = [one.role.name for one in self.deployment.members]
-        path = self.folder / f"{number:03d}-{point.tiles:g}-tiles.hlog"
-        write_log(path, point.requests, names, *point.window)
 
     def _run(self, deployed: float, start_time: float, ramp: float) -> Point:
         time.sleep(self.phases.settle)
@@ -163,15 +153,17 @@ class Experiment:
         )
         ends = dict(self.deployment.ends)
         guests = [(one.role, one.tile) for one in members]
-        window = (load.start, load.end)
-        results = judge.window_results(guests, load.requests, window, self.limits, ends, load.notes)
+        names = [one.role.name for one in members]
+        results = judge.window_results(guests, load.requests, self.limits, ends, load.notes)
+        path = self.folder / f"{len(self.points):03d}-{self.deployment.tiles:g}-tiles.hlog"
+        write_log(path, load.requests, names, load.start, load.end)
         point = Point(
             tiles=self.deployment.tiles,
             guests=len(members),
             verdict=Verdict("invalid"),
             results=results,
-            requests=in_window(load.requests, *window),
-            window=window,
+            curves=latency_curves(load.requests, names),
+            window=(load.start, load.end),
             start=start_time,
             end=time.time(),
             idle=idle,
@@ -184,7 +176,7 @@ class Experiment:
 
     def _judge(self, point: Point) -> Point:
         """The point with its verdict."""
-        verdict = judge.judge_point(point.results, point.requests, self.limits, point.conditions)
+        verdict = judge.judge_point(point.results, self.limits, point.conditions)
         return replace(point, verdict=verdict)
 
     def _generator_cpu(self, load: Load, cost: WindowCost) -> float:

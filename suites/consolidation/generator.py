@@ -27,7 +27,7 @@ from harness.hypervisors.supervised import SupervisedHypervisor
 from images.image import GuestImage
 from suites.consolidation.capacity import Capacity, MeasuredCost
 from suites.consolidation.pgbench import Pgbench
-from suites.consolidation.requests import RECORD_SIZE, HvLoadLog, read_hv_load
+from suites.consolidation.requests import RECORD_SIZE, HvLoadLog, in_window, read_hv_load
 from suites.consolidation.target import Schedule, Target
 
 _MIN_MEMORY, _MAX_MEMORY = 512, 8192  # MiB of the container
@@ -43,8 +43,8 @@ _ABORT_TIMEOUT, _ABORT_INTERVAL = 10.0, 0.5
 class Load:
     """A load that was run.
 
-    requests: a log; see suites.consolidation.requests. start, end: of the measured window, s since
-    the epoch. cpu_share: CPU time of hv-load on the busiest CPU, as a share of it. notes: the last
+    requests: of the measured window; see suites.consolidation.requests. start, end: of that window,
+    s since the epoch. cpu_share: CPU time of hv-load on the busiest CPU, as a share of it. notes: the last
     error of a target's generator, or "", by the target's index.
     """
 
@@ -205,18 +205,19 @@ class LoadRun:
         """Wait for the end of the schedule. Raises WorkloadError when a generator failed."""
         try:
             log = self._finish_hv_load()
-            start = log.started + self._schedule.ramp
+            cpu_share, start = log.cpu_share, log.started + self._schedule.ramp
             end = start + self._schedule.measure
             notes: dict[int, str] = {}
-            parts = [self._renumber(log)]
+            parts = [self._renumber(in_window(log.requests, start, end))]
+            del log  # it is large
             for one in self._pgbenches:
-                parts.append(one.read(start, end))
+                parts.append(in_window(one.read(start, end), start, end))
                 notes[one.index] = one.note
         except BaseException:
             self.abort()
             raise
         requests = pd.concat(parts, ignore_index=True)
-        return Load(requests, start, end, log.cpu_share, notes)
+        return Load(requests, start, end, cpu_share, notes)
 
     def _finish_hv_load(self) -> HvLoadLog:
         self._thread.join()  # the command has a timeout
@@ -235,8 +236,8 @@ class LoadRun:
             f"the load generator failed: {cause}", hint=hint, stage="run", guest=self._guest.name
         ) from (output if isinstance(output, HarnessError) else None)
 
-    def _renumber(self, log: HvLoadLog) -> pd.DataFrame:
+    def _renumber(self, requests: pd.DataFrame) -> pd.DataFrame:
         """hv-load counts only its own targets."""
         numbers = np.array(self._others, np.int32)
-        target = log.requests["target"].to_numpy()
-        return log.requests.assign(target=numbers[target] if len(target) else target)
+        target = requests["target"].to_numpy()
+        return requests.assign(target=numbers[target] if len(target) else target)

@@ -12,10 +12,9 @@ from harness.results.schema import Better, Parameter
 from suites.consolidation.accounting import MEMORY_KINDS, WindowCost
 from suites.consolidation.experiment import Experiment, Point
 from suites.consolidation.fit import fit_busy, says_something
-from suites.consolidation.requests import latency_at
+from suites.consolidation.requests import CURVE
 from suites.consolidation.search import Knee
 
-CURVE = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)  # percentiles
 MAX_REASON = 200  # characters
 
 
@@ -74,7 +73,7 @@ class PointRecorder:
         for load, window in (("none", point.idle), ("full", point.loaded)):
             self._window(record, point, window, load)
         start, end = point.window
-        answered = int(point.requests["good"].sum()) / (end - start)
+        answered = sum(one.good for one in point.results) / (end - start)
         for name, count in point.loaded.exits.items():
             idle = point.idle.exits.get(name, 0) / point.idle.seconds
             rate = count / point.loaded.seconds - idle
@@ -87,9 +86,8 @@ class PointRecorder:
         names = [one.name for one in point.results]
         for guest in members:
             own = [index for index, name in enumerate(names) if name == guest.name]
-            latencies = point.requests.loc[point.requests["target"].isin(own), "latency"]
-            for percentile in CURVE:
-                value = 1000 * latency_at(latencies, percentile)
+            for percentile, latency in zip(CURVE, point.curves[guest.name], strict=True):
+                value = 1000 * latency
                 about: dict[str, Parameter] = {"guest": guest.name, "percentile": percentile}
                 record("latency", value, "ms", **about)
                 if math.isinf(value):

@@ -7,9 +7,11 @@ scheduled arrival to the answer; infinite without a good answer), good (a right 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ _RECORD = np.dtype(
     [("target_status", "<u4"), ("delay", "<u4"), ("scheduled", "<i8"), ("done", "<i8")]
 )
 RECORD_SIZE = _RECORD.itemsize
+CURVE = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)  # percentiles
 _TARGET_BITS = 24
 _OK = 0
 _STARTED = re.compile(rb"^started (\d{1,18}) (\d{1,19})$", re.MULTILINE)
@@ -159,11 +162,36 @@ def in_window(log: pd.DataFrame, start: float, end: float) -> pd.DataFrame:
     return log[(log["scheduled"] >= start) & (log["scheduled"] < end)]
 
 
-def latency_at(latencies: pd.Series[float], percentile: float) -> float:
-    """The latency that `percentile` per cent of the requests do not exceed: an order statistic,
-    so that one without an answer makes it infinite only where it counts. NaN for no request."""
-    if latencies.empty:
-        return float("nan")
+def by_target(log: pd.DataFrame, targets: int) -> Iterator[pd.DataFrame]:
+    """The requests of each target, from 0. They are sorted once, as there may be many targets."""
+    numbers = log["target"].to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    bounds = np.cumsum(np.bincount(numbers, minlength=targets))
+    for start, end in pairwise((0, *bounds.tolist())):
+        yield log.iloc[order[start:end]]
+
+
+def latencies_at(latencies: pd.Series[float], percentiles: Sequence[float]) -> list[float]:
+    """The latencies that so many per cent of the requests do not exceed: order statistics, so that
+    one without an answer makes them infinite only where it counts. NaN for no request."""
     ordered = np.sort(latencies.to_numpy())
-    rank = int(np.ceil(percentile / 100 * len(ordered)))
-    return float(ordered[max(rank, 1) - 1])
+    if not len(ordered):
+        return [math.nan] * len(percentiles)
+    ranks = (math.ceil(percentile / 100 * len(ordered)) for percentile in percentiles)
+    return [float(ordered[max(rank, 1) - 1]) for rank in ranks]
+
+
+def latency_at(latencies: pd.Series[float], percentile: float) -> float:
+    """See latencies_at()."""
+    return latencies_at(latencies, [percentile])[0]
+
+
+def latency_curves(log: pd.DataFrame, names: Sequence[str]) -> dict[str, list[float]]:
+    """The latencies at CURVE of all targets of a name together. names: by the target's index."""
+    known = list(dict.fromkeys(names))
+    numbers = np.array([known.index(name) for name in names], np.uint16)
+    of_name = numbers[log["target"].to_numpy()]
+    return {
+        name: latencies_at(log.loc[of_name == number, "latency"], CURVE)
+        for number, name in enumerate(known)
+    }
