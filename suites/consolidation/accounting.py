@@ -148,15 +148,14 @@ def _exits(guests: Sequence[Guest]) -> dict[int, dict[str, int]]:
 
 
 def _cgroup(guest: Guest) -> str:
-    path = str(guest.machine.facts.get("cgroup") or "")
-    if not path:
+    if not guest.cgroup:
         raise WorkloadError(
             f"guest {guest.name} has no cgroup, so nobody counts what it costs",
             hint="run as root on a host with cgroup version 2",
             stage="run",
             guest=guest.name,
         )
-    return path
+    return guest.cgroup
 
 
 def cost(
