@@ -13,7 +13,7 @@ from harness.hosts.base import Host
 from suites.consolidation import accounting, judge
 from suites.consolidation.accounting import WindowCost
 from suites.consolidation.deployment import Deployment
-from suites.consolidation.generator import Load, LoadGenerator
+from suites.consolidation.generator import Load, LoadGenerator, Window
 from suites.consolidation.histograms import write_log
 from suites.consolidation.judge import Conditions, GuestResult, Outcome, Verdict
 from suites.consolidation.requests import latency_curves
@@ -46,13 +46,16 @@ PHASES = {
 # between the reference runs, where a limit follows from them
 MAX_REFERENCE_SPREAD = {"emulated": 1.0, "hardware": 0.1}
 
+_LEAD = 2.0  # times the duration of a reading, in which the next one starts
+
 
 @dataclass(frozen=True)
 class Point:
     """A measured point.
 
     tiles: their number; one with a part of the load counts as that part. curves: latencies of all
-    guests of a name at requests.CURVE, s. window: its start and end, s since the epoch. idle: the cost of the phase without load. loaded: the cost of the window.
+    guests of a name at requests.CURVE, s. window: its start and end, s since the epoch. idle: the
+    cost of the phase without load. loaded: the cost of the window.
     deploy_seconds: of the guests that this point added. ends: how guests ended, by index.
     """
 
@@ -103,6 +106,7 @@ class Experiment:
     folder: Path
     limits: dict[str, float] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
+    _lead: float = 1.0  # seconds to start a reading
 
     @property
     def host(self) -> Host:
@@ -147,7 +151,7 @@ class Experiment:
         members = self.deployment.members
         idle = self.cost_of(self.phases.idle)
         cost: list[WindowCost] = []
-        load = self.load(lambda seconds: cost.append(self.cost_of(seconds)), ramp)
+        load = self.load(lambda window: cost.append(self.cost_in(window)), ramp)
         self.generator.observe(
             [one.target for one in members], cost[0].generator_cpu / cost[0].seconds
         )
@@ -183,8 +187,10 @@ class Experiment:
         """The share of its busiest CPU, with all that runs there."""
         return max(load.cpu_share, cost.generator_busy / cost.seconds)
 
-    def load(self, during: Callable[[float], None], ramp: float = 0.0) -> Load:
-        """Put all guests under load. `during` has the seconds of the window, and takes as long.
+    def load(
+        self, during: Callable[[Window], object] = lambda window: None, ramp: float = 0.0
+    ) -> Load:
+        """Put all guests under load. `during` is called when its ramp begins.
 
         ramp: seconds, at least; see Phases.
         """
@@ -201,8 +207,7 @@ class Experiment:
         run = self.generator.start([one.target for one in members], schedule, self.seed)
         self.seed += 1000
         try:
-            time.sleep(schedule.ramp)
-            during(schedule.measure)
+            during(run.wait_for_start())
         except BaseException:
             run.abort()
             raise
@@ -210,17 +215,28 @@ class Experiment:
 
     def cost_of(self, seconds: float) -> WindowCost:
         """What the host spends on the guests that run, in the next seconds."""
-        end = time.monotonic() + seconds
+        start = time.monotonic()
         before = self._read()
-        time.sleep(max(0.0, end - time.monotonic()))
-        after = self._read(end=True)
+        self._lead = _LEAD * (time.monotonic() - start)
+        time.sleep(max(0.0, start + seconds - time.monotonic()))
+        return self._cost(before, self._read(end=True))
+
+    def cost_in(self, window: Window) -> WindowCost:
+        """What the host spends on the guests that run, in the window of a load. The host waits for
+        its moments, so a reading starts before them."""
+        window.sleep_until(-self._lead)
+        before = self._read(at=window.start)
+        window.sleep_until(window.seconds - self._lead)
+        return self._cost(before, self._read(at=window.end, end=True))
+
+    def _read(self, *, end: bool = False, at: float = 0.0) -> accounting.Reading:
+        guests = [one.guest for one in self.deployment.members]
+        return accounting.read(self.host, guests, self.generator.guest, end=end, at=at)
+
+    def _cost(self, before: accounting.Reading, after: accounting.Reading) -> WindowCost:
         alive = set(range(len(self.deployment.members))) - self.deployment.ends.keys()
         cpus, own_cpus = self.deployment.cpus, self.generator.cpus
         return accounting.cost(before, after, cpus, alive, own_cpus)
-
-    def _read(self, *, end: bool = False) -> accounting.Reading:
-        guests = [one.guest for one in self.deployment.members]
-        return accounting.read(self.host, guests, self.generator.guest, end=end)
 
     def measure_reference(self, runs: int) -> str:
         """Measure one tile alone and freeze the limits. Returns why it is no reference, or "".

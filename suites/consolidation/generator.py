@@ -27,7 +27,13 @@ from harness.hypervisors.supervised import SupervisedHypervisor
 from images.image import GuestImage
 from suites.consolidation.capacity import Capacity, MeasuredCost
 from suites.consolidation.pgbench import Pgbench
-from suites.consolidation.requests import RECORD_SIZE, HvLoadLog, in_window, read_hv_load
+from suites.consolidation.requests import (
+    RECORD_SIZE,
+    HvLoadLog,
+    find_start,
+    in_window,
+    read_hv_load,
+)
 from suites.consolidation.target import Schedule, Target
 
 _MIN_MEMORY, _MAX_MEMORY = 512, 8192  # MiB of the container
@@ -44,8 +50,8 @@ class Load:
     """A load that was run.
 
     requests: of the measured window; see suites.consolidation.requests. start, end: of that window,
-    s since the epoch. cpu_share: CPU time of hv-load on the busiest CPU, as a share of it. notes: the last
-    error of a target's generator, or "", by the target's index.
+    s since the epoch. cpu_share: CPU time of hv-load on the busiest CPU, as a share of it. notes:
+    the last error of a target's generator, or "", by the target's index.
     """
 
     requests: pd.DataFrame
@@ -53,6 +59,27 @@ class Load:
     end: float
     cpu_share: float
     notes: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The measured window of a load that runs.
+
+    start, end: s of the host's CLOCK_MONOTONIC. local_start: the same by time.monotonic() of this
+    process, late by the time that hv-load's first message took.
+    """
+
+    start: float
+    end: float
+    local_start: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    def sleep_until(self, seconds: float) -> None:
+        """Sleep until so many seconds after its start, or before it if negative."""
+        time.sleep(max(0.0, self.local_start + seconds - time.monotonic()))
 
 
 class LoadGenerator:
@@ -138,6 +165,8 @@ class LoadRun:
         self._schedule = schedule
         self._cpus = cpus
         self._output: tuple[int, bytes, bytes] | HarnessError | None = None
+        self._window: Window | None = None
+        self._started = threading.Event()
         guest.ssh.run(f"rm -rf {_FOLDER} && mkdir -m 0777 {_FOLDER}")
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
         # It also runs while answers are awaited, as transactions that have not started are not
@@ -186,9 +215,27 @@ class LoadRun:
                 ["sh", "-c", script, "sh", *map(str, numbers)],
                 timeout=schedule.seconds + _SLACK + size / _TRANSFER,
                 input="".join(lines).encode(),
+                on_stderr=self._look_for_start,
             )
         except HarnessError as error:
             self._output = error
+        finally:
+            self._started.set()
+
+    def _look_for_start(self, messages: bytes) -> None:
+        if not self._window and (started := find_start(messages)):
+            now, ramp = time.monotonic(), self._schedule.ramp
+            start = started[0] / 1e9 + ramp
+            self._window = Window(start, start + self._schedule.measure, now + ramp)
+            self._started.set()
+
+    def wait_for_start(self) -> Window:
+        """Wait until the ramp begins. Raises WorkloadError when hv-load failed before that."""
+        self._started.wait()
+        if not self._window:
+            self._finish_hv_load()
+        assert self._window  # hv-load that ended well has printed its start
+        return self._window
 
     def abort(self) -> None:
         """End the generators at once."""

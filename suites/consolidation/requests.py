@@ -53,12 +53,18 @@ class HvLoadLog:
     cpu_share: float
 
 
+def find_start(messages: bytes) -> tuple[int, int] | None:
+    """When hv-load's ramp begins, in ns: CLOCK_MONOTONIC of its machine, and since the epoch."""
+    match = _STARTED.search(messages)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 def read_hv_load(records: bytes, messages: bytes, targets: int = 1 << _TARGET_BITS) -> HvLoadLog:
     """Read hv-load's standard output and error. targets: their number. Raises WorkloadError.
 
     hv-load reads what servers answer, so its records are checked, too.
     """
-    started = _STARTED.search(messages)
+    started = find_start(messages)
     cpu, counts = _CPU.findall(messages), _COUNT.findall(messages)
     expected = sum(map(int, counts)) * RECORD_SIZE
     if not (started and cpu and len(cpu) == len(counts)) or len(records) != expected:
@@ -68,7 +74,7 @@ def read_hv_load(records: bytes, messages: bytes, targets: int = 1 << _TARGET_BI
             hint="read the console of the guest that generates the load",
             stage="run",
         )
-    monotonic, realtime = int(started[1]), int(started[2])
+    monotonic, realtime = started
     table = np.frombuffer(records, _RECORD)
     packed, scheduled, done = table["target_status"], table["scheduled"], table["done"]
     good = (packed >> _TARGET_BITS == _OK) & (done > 0)

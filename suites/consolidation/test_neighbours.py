@@ -21,6 +21,7 @@ from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
 from images.image import GuestImage
 from suites.consolidation.experiment import Experiment, MakeExperiment
+from suites.consolidation.generator import Window
 from suites.consolidation.requests import by_target, latency_at
 from suites.consolidation.tile import Tile
 
@@ -71,7 +72,7 @@ def at_work(guest: Guest, command: str) -> Iterator[None]:
 
 def latencies(experiment: Experiment) -> dict[str, float]:
     """By guest, at the percentile of its limit, in ms, under a load that this starts."""
-    load = experiment.load(time.sleep)
+    load = experiment.load()
     members = experiment.deployment.members
     parts = zip(members, by_target(load.requests, len(members)), strict=True)
     return {
@@ -157,11 +158,10 @@ def test_death(make_experiment: MakeExperiment, tile: Tile, record_sample: Recor
         pytest.skip(f"the tile {tile.name} has no idle server with another one beside it")
     moments: list[float] = []
 
-    def kill_in_the_middle(seconds: float) -> None:
-        time.sleep(seconds / 2)
+    def kill_in_the_middle(window: Window) -> None:
+        window.sleep_until(window.seconds / 2)
         killed.guest.stop()
         moments.append(time.time())
-        time.sleep(seconds / 2)
 
     load = experiment.load(kill_in_the_middle)
     for one, requests in zip(members, by_target(load.requests, len(members)), strict=True):
