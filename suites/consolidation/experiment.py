@@ -10,6 +10,7 @@ from typing import Protocol
 
 from harness.errors import GuestEnded, ProvisionError
 from harness.hosts.base import Host
+from reports import text
 from suites.consolidation import accounting, judge
 from suites.consolidation.accounting import WindowCost
 from suites.consolidation.deployment import Deployment
@@ -131,19 +132,17 @@ class Experiment:
             if tiles + extra <= 1:
                 raise
             deployment.clear()
-            self.progress(
-                f"{_tiles(tiles + extra)}: fail (a guest was not deployed: {error.cause})"
-            )
+            number = text.count(tiles + extra, "tile")
+            self.progress(f"{number}: fail (a guest was not deployed: {error.cause})")
             return "fail"
         deployed = time.monotonic() - start
         added = (len(deployment.members) - before) / len(deployment.tile.guests)
         ramp = self.phases.ramp_each * added if deployment.method == "clone" else 0.0
         point = self._run(deployed, start_time, ramp)
         self.points.append(point)
-        reasons = point.verdict.summary
-        self.progress(
-            f"{_tiles(point.tiles)}: {point.verdict.outcome}" + (f" ({reasons})" if reasons else "")
-        )
+        number, reasons = text.count(point.tiles, "tile"), point.verdict.summary
+        because = f" ({reasons})" if reasons else ""
+        self.progress(f"{number}: {point.verdict.outcome}{because}")
         return point.verdict.outcome
 
     def _run(self, deployed: float, start_time: float, ramp: float) -> Point:
@@ -263,10 +262,6 @@ class Experiment:
                 reason = judged.verdict.reasons[0]
                 return f"reference run {number + 1} is {judged.verdict.outcome}: {reason}"
         return ""
-
-
-def _tiles(number: float) -> str:
-    return "1 tile" if number == 1 else f"{number:g} tiles"
 
 
 class MakeExperiment(Protocol):

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from harness.agent.utilization import memory_available
 from harness.errors import HarnessError, WorkloadError
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
@@ -117,7 +117,7 @@ class LoadGenerator:
 
     def blocker(self, targets: Sequence[Target], schedule: Schedule) -> str:
         """Why the generator cannot carry a load, or ""."""
-        capacity = Capacity(len(self.cpus), self._memory, _available_memory(), self._cost)
+        capacity = Capacity(len(self.cpus), self._memory, memory_available(), self._cost)
         return capacity.blocker(targets, schedule)
 
     def observe(self, targets: Sequence[Target], cpu: float) -> None:
@@ -138,15 +138,6 @@ class LoadGenerator:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _available_memory() -> float:
-    """MiB, of this machine."""
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) / 1024
-    return 0.0
 
 
 class LoadRun:
