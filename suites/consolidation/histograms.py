@@ -37,10 +37,10 @@ def write_log(
 ) -> None:
     """Write the log of a window.
 
-    requests: of the window, see suites.consolidation.requests. names: of the guests, by the index of
-    the target; those of one name are one tag, and white space and commas become "_". start, end: of
-    the window, s since the epoch. A request without a good answer has the value HIGHEST, so that it
-    shows in the percentiles: a comment would be lost when logs are added.
+    requests: of the window, see suites.consolidation.requests. names: of the guests, by the index
+    of the target; those of one name are one tag, and white space and commas become "_". start, end:
+    of the window, s since the epoch. A request without a good answer has the value HIGHEST, so that
+    it shows in the percentiles: a comment would be lost when logs are added.
     """
     header = _HEADER.format(highest=HIGHEST, start=start)
     lines = _lines(requests, names, start, end)
@@ -55,8 +55,8 @@ def write_log(
 def _lines(requests: pd.DataFrame, names: Sequence[str], start: float, end: float) -> Iterator[str]:
     """A line for each second and name, in order of time."""
     tags, tag_of = np.unique([_NO_TAG.sub("_", name) for name in names], return_inverse=True)
-    second = (requests["scheduled"] - start).to_numpy(int)
-    interval = second * len(tags) + tag_of[requests["target"].to_numpy()]
+    seconds = (requests["scheduled"] - start).to_numpy(int)
+    interval = seconds * len(tags) + tag_of[requests["target"].to_numpy()]
     latency = requests["latency"].where(requests["good"], math.inf).to_numpy()
     value = np.clip(np.rint(latency * 1e6), 1, HIGHEST).astype(np.int64)
     pairs, counts = np.unique(interval * _VALUES + value, return_counts=True)
@@ -66,7 +66,8 @@ def _lines(requests: pd.DataFrame, names: Sequence[str], start: float, end: floa
     for first, last in pairwise((*starts.tolist(), len(pairs))):
         second, tag = divmod(int(intervals[first]), len(tags))
         histogram.reset()
-        for one, count in zip(values[first:last].tolist(), counts[first:last].tolist(), strict=True):
+        part = slice(first, last)
+        for one, count in zip(values[part].tolist(), counts[part].tolist(), strict=True):
             histogram.record_value(one, count)
         length = min(1.0, end - start - second)
         longest = histogram.get_max_value() / 1000  # ms

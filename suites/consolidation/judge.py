@@ -226,8 +226,8 @@ def _generator_doubts(results: Sequence[GuestResult], conditions: Conditions) ->
         if one.delay > MAX_DELAY_SHARE * one.limit:
             yield (
                 f"the generator noticed arrivals for {one.name} of tile {one.tile} "
-                f"{one.delay:.3g} s late (p{one.percentile:g}), more than {MAX_DELAY_SHARE:.0%} of the limit "
-                f"{one.limit:.3g} s"
+                f"{one.delay:.3g} s late (p{one.percentile:g}), more than {MAX_DELAY_SHARE:.0%} of "
+                f"the limit {one.limit:.3g} s"
             )
     if conditions.generator_cpu > MAX_GENERATOR_CPU:
         yield f"the generator used {conditions.generator_cpu:.0%} of a CPU"
@@ -296,8 +296,8 @@ def window_results(
 ) -> list[GuestResult]:
     """The results of all guests; a guest's index is the target of its requests.
 
-    guests: with the number of their tile. requests: of the window. ends: of the guests that ended, by index. notes: what
-    the generator said about a guest's requests, by index.
+    guests: with the number of their tile. requests: of the window. ends: of the guests that ended,
+    by index. notes: what the generator said about a guest's requests, by index.
     """
     parts = zip(guests, by_target(requests, len(guests)), strict=True)
     return [

@@ -92,7 +92,8 @@ def read_hv_load(records: bytes, messages: bytes, targets: int = 1 << _TARGET_BI
             "delay": table["delay"] / 1e6,
             "latency": np.where(good, (done - scheduled) / 1e9, np.inf),
             "good": good,
-        }
+        },
+        copy=False,
     )
     cpu_share = max(int(used) / max(1, int(of)) for used, of in cpu)
     return HvLoadLog(frame, realtime / 1e9, cpu_share)
