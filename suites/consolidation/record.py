@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean, median
 from typing import Protocol
 
 from harness.plugin.fixtures import RecordSample
@@ -12,6 +13,7 @@ from harness.results.schema import Better, Parameter
 from suites.consolidation.accounting import MEMORY_KINDS, WindowCost
 from suites.consolidation.experiment import Experiment, Point
 from suites.consolidation.fit import fit_busy, says_something
+from suites.consolidation.judge import requests_needed
 from suites.consolidation.requests import CURVE
 from suites.consolidation.search import Knee
 
@@ -133,12 +135,16 @@ class PointRecorder:
                 record(f"memory.{kind}", mean, "MiB", guest=name, load=load)
 
     def reference(self, points: Sequence[Point]) -> None:
-        """The latencies of a tile alone, which nightly runs track."""
+        """The latencies of a tile alone, which nightly runs track: of each guest at its percentile,
+        p50, and p99 where there are enough requests."""
         for number, point in enumerate(points):
             for one in point.results:
-                about: dict[str, Parameter] = {"guest": one.name, "percentile": one.percentile}
-                value = 1000 * one.latency
-                self._record("reference", value, "ms", about, "lower", number)
+                known = {one.percentile: one.latency, 50.0: one.p50}
+                if one.scheduled >= requests_needed(99):
+                    known[99.0] = one.p99
+                for percentile, latency in known.items():
+                    about: dict[str, Parameter] = {"guest": one.name, "percentile": percentile}
+                    self._record("reference", 1000 * latency, "ms", about, "lower", number)
 
     def knee(self, knee: Knee, tiles: float) -> None:
         """The result of a search. tiles: the knee with its quarter tiles."""
@@ -147,25 +153,27 @@ class PointRecorder:
         servers = tiles * len(self.experiment.deployment.tile.guests)
         self._record("knee", tiles, "tiles", better="higher")
         reason: dict[str, Parameter] = {"reason": knee.limited_by[:MAX_REASON]}
-        self._record("knee.at_least", bool(knee.limited_by), "0 or 1", reason)
+        self._record("knee.at_least", float(bool(knee.limited_by)), "0 or 1", reason)
         # verdicts that agree have no range, also with a part of a tile
         lowest = knee.lowest if knee.lowest < knee.tiles else tiles
         self._record("knee.lowest", lowest, "tiles")
         self._record("knee.highest", max(knee.highest, tiles), "tiles")
         self._record("servers_per_host", servers, "servers", better="higher")
         self._record("servers_per_core", servers / cores, "servers/core", better="higher")
-        at_knee = [
-            point.loaded.busy / point.loaded.seconds
-            for point in self.experiment.points
-            if point.tiles == knee.tiles and says_something(point)
-        ]
-        if at_knee:
-            utilization = 100 * sum(at_knee) / len(at_knee) / len(cpus)
-            self._record("knee.utilization", utilization, "%")
-        fit = fit_busy(self.experiment.points)
-        if fit is None:
-            return
-        self._record("fit.base", fit.base, "CPUs", better="lower")
-        self._record("fit.guest", fit.guest, "CPUs/guest", better="lower")
-        self._record("fit.demand", fit.demand, "CPUs/CPU", better="lower")
-        self._record("fit.residual", fit.residual, "CPUs")
+        if scores := [point.score for point in self._valid_points(tiles)]:
+            self._record("knee.score", median(scores), "tiles", better="higher")
+        if shares := [point.loaded.busy_share for point in self._valid_points(knee.tiles)]:
+            self._record("knee.utilization", 100 * mean(shares), "%")
+        self._models()
+
+    def _valid_points(self, tiles: float) -> list[Point]:
+        points = self.experiment.points
+        return [point for point in points if point.tiles == tiles and says_something(point)]
+
+    def _models(self) -> None:
+        """The fits of the points, where there are enough of them."""
+        if fit := fit_busy(self.experiment.points):
+            self._record("fit.base", fit.base, "CPUs", better="lower")
+            self._record("fit.guest", fit.guest, "CPUs/guest", better="lower")
+            self._record("fit.demand", fit.demand, "CPUs/CPU", better="lower")
+            self._record("fit.residual", fit.residual, "CPUs")
