@@ -96,7 +96,20 @@ def _score_chart(search: Search) -> tuple[Chart, str]:
     )
     chart = Chart(title, description, curves, "", "tiles", _tile_marks(search), band=search.band)
     caption = f"{search.label}: score against the number of tiles. Dashed: every request answered."
-    return chart, caption
+    return chart, caption + _scalability(search)
+
+
+def _scalability(search: Search) -> str:
+    contention, coherency = (
+        search.value(f"scalability.{name}") for name in ("contention", "coherency")
+    )
+    if not math.isfinite(contention + coherency):
+        return ""
+    return (
+        " The Universal Scalability Law describes these points with a contention of "
+        f"{text.quantity(contention, '%')} and a coherency of {text.quantity(coherency, '%')}; it "
+        "says nothing beyond them."
+    )
 
 
 def _percentile_charts(search: Search) -> Iterator[tuple[Chart, str]]:

@@ -12,7 +12,7 @@ from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Better, Parameter
 from suites.consolidation.accounting import MEMORY_KINDS, WindowCost
 from suites.consolidation.experiment import Experiment, Point
-from suites.consolidation.fit import fit_busy, says_something
+from suites.consolidation.fit import fit_busy, fit_scalability, says_something
 from suites.consolidation.judge import requests_needed
 from suites.consolidation.requests import CURVE
 from suites.consolidation.search import Knee
@@ -177,3 +177,6 @@ class PointRecorder:
             self._record("fit.guest", fit.guest, "CPUs/guest", better="lower")
             self._record("fit.demand", fit.demand, "CPUs/CPU", better="lower")
             self._record("fit.residual", fit.residual, "CPUs")
+        if law := fit_scalability(self.experiment.points):
+            self._record("scalability.contention", 100 * law.contention, "%")
+            self._record("scalability.coherency", 100 * law.coherency, "%")
