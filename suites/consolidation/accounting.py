@@ -102,15 +102,18 @@ class WindowCost:
         return self.busy / self.seconds / self.cpus
 
 
-def read(host: Host, guests: Sequence[Guest], generator: Guest, *, end: bool = False) -> Reading:
-    """Read all counters now, at the start or the end of a window; at its end also mapped memory.
+def read(
+    host: Host, guests: Sequence[Guest], generator: Guest, *, end: bool = False, at: float = 0.0
+) -> Reading:
+    """Read all counters at the start or the end of a window; at its end also mapped memory.
 
-    The guests' own processes count exits, so these are read outside of the window. Raises
-    WorkloadError for guests without a cgroup, whose cost nobody counts.
+    at: s of the host's CLOCK_MONOTONIC; a moment that has passed is now. The guests' own processes
+    count exits, so these are read outside of the window. Raises WorkloadError for guests without a
+    cgroup, whose cost nobody counts.
     """
     paths = [_cgroup(one) for one in (*guests, generator)]
     argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8")]
-    argv += ["--memory"] if end else []
+    argv += ["--at", str(at), *(["--memory"] if end else [])]
     exits = {} if end else _exits(guests)
     report = json.loads(host.run(argv, input="\n".join(paths).encode()).stdout)
     groups = report["groups"]
@@ -151,15 +154,14 @@ def _exits(guests: Sequence[Guest]) -> dict[int, dict[str, int]]:
 
 
 def _cgroup(guest: Guest) -> str:
-    path = str(guest.machine.facts.get("cgroup") or "")
-    if not path:
+    if not guest.cgroup:
         raise WorkloadError(
             f"guest {guest.name} has no cgroup, so nobody counts what it costs",
             hint="run as root on a host with cgroup version 2",
             stage="run",
             guest=guest.name,
         )
-    return path
+    return guest.cgroup
 
 
 def cost(

@@ -1,13 +1,14 @@
 """Prints counters of a host and of guests' cgroups as one JSON object. It runs on the host.
 
-    python3 -I -S host_counters.py [--memory] < cgroups
+    python3 -I -S host_counters.py [--memory] [--at SECONDS] < cgroups
 
-The input has the directory of a cgroup on each line. The object has "time" (s of CLOCK_MONOTONIC),
-"cpus" (number: idle and stolen seconds), "swapped" (pages), "pressure" (resource: seconds in which
-a task waited for it), "energy" (zone of a CPU package: J, and J at which its counter wraps) and
-"groups". That has for each cgroup that exists "cpu" (s), "memory"
-(bytes, as the cgroup counts), "threads" (id: clock ticks in guest mode, s on a CPU, s of waiting
-for one) and with --memory "private", "shared" and "merged" (bytes that its processes have mapped).
+The counters are read at once, or at this moment of CLOCK_MONOTONIC. The input has the directory of
+a cgroup on each line. The object has "time" (s of CLOCK_MONOTONIC), "cpus" (number: idle and stolen
+seconds), "swapped" (pages), "pressure" (resource: seconds in which a task waited for it), "energy"
+(zone of a CPU package: J, and J at which its counter wraps) and "groups". That has for each cgroup
+that exists "cpu" (s), "memory" (bytes, as the cgroup counts), "threads" (id: clock ticks in guest
+mode, s on a CPU, s of waiting for one) and with --memory "private", "shared" and "merged" (bytes
+that its processes have mapped).
 
 Sources: proc(5); Documentation/admin-guide/cgroup-v2.rst, accounting/psi.rst,
 scheduler/sched-stats.rst, admin-guide/mm/ksm.rst and power/powercap/powercap.rst in the Linux
@@ -16,6 +17,7 @@ sources.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -133,13 +135,15 @@ def mapped_by(group: str) -> dict[str, int]:
     return total
 
 
-def main(memory: bool) -> None:
+def main(memory: bool, at: float) -> None:
+    listed = sys.stdin.read().splitlines()
+    time.sleep(max(0.0, at - time.monotonic()))
     report: dict[str, Any] = {"time": time.monotonic(), "cpus": cpus(), "pressure": pressure()}
     report["energy"] = energy()
     swapped = table(read("/proc/vmstat"))
     report["swapped"] = swapped.get("pswpin", 0) + swapped.get("pswpout", 0)
     groups = {}
-    for group in sys.stdin.read().splitlines():
+    for group in listed:
         with contextlib.suppress(OSError, KeyError):
             groups[group] = of_group(group)
     if memory:  # it takes long, so all counters are read before
@@ -149,4 +153,7 @@ def main(memory: bool) -> None:
 
 
 if __name__ == "__main__":
-    main("--memory" in sys.argv)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--at", type=float, default=0.0)
+    main(**vars(parser.parse_args()))

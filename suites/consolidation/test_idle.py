@@ -55,7 +55,7 @@ def cost_under_requests(experiment: Experiment, seconds: float) -> WindowCost:
     schedule = Schedule(ramp=1, measure=seconds, drain=5)
     experiment.phases = replace(experiment.phases, schedule=schedule)
     cost: list[WindowCost] = []
-    load = experiment.load(lambda window: cost.append(experiment.cost_of(window)))
+    load = experiment.load(lambda window: cost.append(experiment.cost_in(window)))
     assert load.requests["good"].all()
     return cost[0]
 

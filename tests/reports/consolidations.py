@@ -150,6 +150,9 @@ class SearchSamples:
             ("fit.demand", self.shape.demand, "CPUs/CPU"),
         ):
             self.add(metric, value, unit)
+        if not self.old:
+            self.add("scalability.contention", 0.4, "%")
+            self.add("scalability.coherency", 0.01, "%")
 
     def _utilization(self) -> Iterator[Sample]:
         """A tick each second of host and guests. Each point has guests of its own."""

@@ -56,6 +56,15 @@ def old_page(tmp_path_factory: pytest.TempPathFactory) -> Element:
     return page_of(write_searches(tmp_path_factory.mktemp("store"), SHAPES, old=True))
 
 
+def test_score_is_described_by_the_scalability_law(page: Element, old_page: Element) -> None:
+    law = (
+        "The Universal Scalability Law describes these points with a contention of 0.40 % and a "
+        "coherency of 0.010 %; it says nothing beyond them."
+    )
+    assert law in captions(page.id("search-kvm"))
+    assert "Scalability" not in captions(old_page.id("search-kvm"))
+
+
 def test_page_answers_in_its_title_and_compares_hypervisors(page: Element) -> None:
     assert page.all("h1")[0].text == "6.5 servers fit on one host with kvm"
     table = rows(page.id("answer"))

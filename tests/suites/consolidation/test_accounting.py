@@ -19,8 +19,9 @@ from suites.consolidation.accounting import GuestReading, Reading, cost
 SCRIPT = Path(host_counters.__file__)
 
 
-def counters(*groups: Path, memory: bool = False) -> dict[str, Any]:
+def counters(*groups: Path, memory: bool = False, at: float = 0.0) -> dict[str, Any]:
     argv = [sys.executable, "-I", "-S", str(SCRIPT), *(["--memory"] if memory else [])]
+    argv += ["--at", str(at)]
     text = "\n".join(map(str, groups))
     done = subprocess.run(argv, input=text, capture_output=True, text=True, check=True)
     report: dict[str, Any] = json.loads(done.stdout)
@@ -74,6 +75,11 @@ def test_counters_of_a_cgroup_are_those_of_its_processes(cgroup: Path) -> None:
 
 def test_a_cgroup_that_is_gone_has_no_counters(tmp_path: Path) -> None:
     assert counters(tmp_path / "gone")["groups"] == {}
+
+
+def test_counters_are_read_at_a_moment() -> None:
+    at = time.monotonic() + 2
+    assert at <= counters(at=at)["time"] < at + 0.5
 
 
 def guest(exits: int = 0, *, container: bool = False, **counts: Any) -> GuestReading:
