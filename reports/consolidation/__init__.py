@@ -25,8 +25,8 @@ METHOD = (
     ("Score", "For each tile the geometric mean of its guests' shares of answered requests, added "
      "over tiles. It is no score of any other benchmark."),
     ("Scalability", "The Universal Scalability Law describes the score of n tiles by n / (1 + "
-     "contention (n - 1) + coherency n (n - 1)): contention for what the tiles share, coherency for "
-     "what each pair of them costs."),
+     "contention (n - 1) + coherency n (n - 1)): contention for what the tiles share, coherency "
+     "for what each pair of them costs."),
     ("Pressure", "PSI, some: the share of the time in which at least one task of the host waits "
      "for a CPU."),
     ("Memory", "Private pages belong to one guest alone. Shared pages are mapped by several "
