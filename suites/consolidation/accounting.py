@@ -109,10 +109,8 @@ def read(host: Host, guests: Sequence[Guest], generator: Guest, *, end: bool = F
     WorkloadError for guests without a cgroup, whose cost nobody counts.
     """
     paths = [_cgroup(one) for one in (*guests, generator)]
-    argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8")]
-    argv += ["--memory"] if end else []
     exits = {} if end else _exits(guests)
-    report = json.loads(host.run(argv, input="\n".join(paths).encode()).stdout)
+    report = _counters(host, paths, memory=end)
     groups = report["groups"]
     if end:
         exits = _exits(guests)
@@ -135,6 +133,25 @@ def read(host: Host, guests: Sequence[Guest], generator: Guest, *, end: bool = F
         guests=readings,
         generator=groups.get(paths[-1], {}).get("cpu", 0.0),
     )
+
+
+def read_memory(host: Host, guests: Sequence[Guest]) -> list[dict[str, float]]:
+    """MiB of each guest that has not ended: "memory" of its cgroup, and MEMORY_KINDS of its
+    processes. Raises WorkloadError for guests without a cgroup."""
+    groups = _counters(host, list(map(_cgroup, guests)), memory=True)["groups"]
+    kinds = ("memory", *MEMORY_KINDS)
+    return [
+        {kind: counts[kind] / _MIB for kind in kinds if kind in counts}
+        for counts in groups.values()
+    ]
+
+
+def _counters(host: Host, cgroups: Sequence[str], *, memory: bool) -> dict[str, Any]:
+    """The object that host_counters.py prints. memory: with mapped memory."""
+    argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8")]
+    argv += ["--memory"] if memory else []
+    report: dict[str, Any] = json.loads(host.run(argv, input="\n".join(cgroups).encode()).stdout)
+    return report
 
 
 def _exits(guests: Sequence[Guest]) -> dict[int, dict[str, int]]:
