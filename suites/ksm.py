@@ -22,22 +22,24 @@ def read(host: Host, name: str) -> int:
     return int(host.run(["cat", f"{FOLDER}/{name}"]).stdout)
 
 
-@contextlib.contextmanager
-def at_work(host: Host) -> Iterator[None]:
-    """Run a block with KSM on.
-
-    The settings of an emulated host are changed and restored. Those of another host are not
-    touched, since it is shared. Skips the test on a host without KSM at work.
-    """
+def skip_without(host: Host) -> None:
+    """Skip the test on a host where at_work() cannot make KSM work."""
     if host.run(["test", "-e", f"{FOLDER}/run"], check=False).status:
         pytest.skip(f"the kernel of {host.name} has no KSM; hint: use a kernel with CONFIG_KSM")
-    if not host.emulated:
-        if read(host, "run") != 1:
-            pytest.skip(f"KSM is off and this host is shared; hint: echo 1 > {FOLDER}/run")
-        yield
-        return
+    if not host.emulated and read(host, "run") != 1:
+        pytest.skip(f"KSM is off and this host is shared; hint: echo 1 > {FOLDER}/run")
+
+
+@contextlib.contextmanager
+def at_work(host: Host) -> Iterator[None]:
+    """Run a block with KSM on, or skip the test.
+
+    The settings of an emulated host are changed and restored. Those of another host are not
+    touched, since it is shared.
+    """
+    skip_without(host)
     with contextlib.ExitStack() as undo:
-        for name, value in _SETTINGS.items():
+        for name, value in _SETTINGS.items() if host.emulated else ():
             undo.callback(_write, host, name, read(host, name))
             _write(host, name, value)
         yield

@@ -108,16 +108,15 @@ def read(
     """Read all counters at the start or the end of a window; at its end also mapped memory.
 
     at: s of the host's CLOCK_MONOTONIC; a moment that has passed is now. The guests' own processes
-    count exits, so these are read outside of the window. Raises WorkloadError for guests without a
-    cgroup, whose cost nobody counts.
+    count exits, so these are read outside of the window, or soon after the moment: what that costs
+    does not show under load. Raises WorkloadError for guests without a cgroup, whose cost nobody
+    counts.
     """
     paths = [_cgroup(one) for one in (*guests, generator)]
-    argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8")]
-    argv += ["--at", str(at), *(["--memory"] if end else [])]
-    exits = {} if end else _exits(guests)
-    report = json.loads(host.run(argv, input="\n".join(paths).encode()).stdout)
+    exits = {} if end or at else _exits(guests)
+    report = _counters(host, paths, memory=end, at=at)
     groups = report["groups"]
-    if end:
+    if end or at:
         exits = _exits(guests)
     readings = {
         index: GuestReading(
@@ -138,6 +137,27 @@ def read(
         guests=readings,
         generator=groups.get(paths[-1], {}).get("cpu", 0.0),
     )
+
+
+def read_memory(host: Host, guests: Sequence[Guest]) -> list[dict[str, float]]:
+    """MiB of each guest that has not ended: "memory" of its cgroup, and MEMORY_KINDS of its
+    processes. Raises WorkloadError for guests without a cgroup."""
+    groups = _counters(host, list(map(_cgroup, guests)), memory=True)["groups"]
+    kinds = ("memory", *MEMORY_KINDS)
+    return [
+        {kind: counts[kind] / _MIB for kind in kinds if kind in counts}
+        for counts in groups.values()
+    ]
+
+
+def _counters(
+    host: Host, cgroups: Sequence[str], *, memory: bool, at: float = 0.0
+) -> dict[str, Any]:
+    """The object that host_counters.py prints. memory: with mapped memory. at: see read()."""
+    argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8"), "--at", str(at)]
+    argv += ["--memory"] if memory else []
+    report: dict[str, Any] = json.loads(host.run(argv, input="\n".join(cgroups).encode()).stdout)
+    return report
 
 
 def _exits(guests: Sequence[Guest]) -> dict[int, dict[str, int]]:
