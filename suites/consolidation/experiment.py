@@ -47,7 +47,7 @@ PHASES = {
 # between the reference runs, where a limit follows from them
 MAX_REFERENCE_SPREAD = {"emulated": 1.0, "hardware": 0.1}
 
-_LEAD = 2.0  # times the duration of a reading, in which the next one starts
+_LEAD = 2.0  # seconds in which a reading starts on a slow host, before its moment
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,6 @@ class Experiment:
     folder: Path
     limits: dict[str, float] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
-    _lead: float = 1.0  # seconds to start a reading
 
     @property
     def host(self) -> Host:
@@ -216,16 +215,15 @@ class Experiment:
         """What the host spends on the guests that run, in the next seconds."""
         start = time.monotonic()
         before = self._read()
-        self._lead = _LEAD * (time.monotonic() - start)
         time.sleep(max(0.0, start + seconds - time.monotonic()))
         return self._cost(before, self._read(end=True))
 
     def cost_in(self, window: Window) -> WindowCost:
         """What the host spends on the guests that run, in the window of a load. The host waits for
         its moments, so a reading starts before them."""
-        window.sleep_until(-self._lead)
+        window.sleep_until(-_LEAD)
         before = self._read(at=window.start)
-        window.sleep_until(window.seconds - self._lead)
+        window.sleep_until(window.seconds - _LEAD)
         return self._cost(before, self._read(at=window.end, end=True))
 
     def _read(self, *, end: bool = False, at: float = 0.0) -> accounting.Reading:

@@ -122,9 +122,8 @@ def test_cost_is_that_of_the_window(experiment: Make, monkeypatch: pytest.Monkey
 
     accounting_read = accounting.read
     monkeypatch.setattr(accounting, "read", read)
-    one.cost_of(0.1)
     one.load(during)
-    (window,), (first, last) = windows, readings[-2:]
+    (window,), (first, last) = windows, readings
     assert first.time - window.start == pytest.approx(0, abs=0.05)
     assert last.time - window.end == pytest.approx(0, abs=0.05)
 

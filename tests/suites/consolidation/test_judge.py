@@ -75,6 +75,13 @@ def test_problem_of_one_guest(latencies: list[float], end: str, problem: str) ->
 def test_a_part_of_a_tile_may_have_no_request_of_a_low_rate() -> None:
     part = judge_guest(role(rate_share=0.25, percentile=100.0), 0, log([]), 1.0)
     assert (part.problem, part.achieved) == ("", 1.0)
+    assert judge_point([part], {"web": 1.0}, Conditions()).outcome == "pass"
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(125, "pass"), (124, "invalid")])
+def test_a_part_of_a_tile_needs_half_of_its_part_of_the_requests(count: int, outcome: str) -> None:
+    part = judge_guest(role(rate_share=0.25), 0, log([0.1] * count), 1.0)
+    assert judge_point([part], {"web": 1.0}, Conditions()).outcome == outcome
 
 
 @pytest.mark.parametrize(
