@@ -11,7 +11,7 @@ from harness.results import statistics
 from harness.results.schema import Parameter, decode_parameters
 from reports import text
 from reports.consolidation import charts, hypervisors
-from reports.consolidation.searches import PREFIX, Search, tiles_text
+from reports.consolidation.searches import PREFIX, Search
 from reports.curves import NO_ANSWER
 from reports.page import (
     Cell,
@@ -72,7 +72,7 @@ def _power(search: Search) -> str:
         return ""
     servers = search.whole_knee * len(search.guests)
     return (
-        f"With {tiles_text(search.whole_knee)} under {search.label} the CPU packages use "
+        f"With {text.count(search.whole_knee, 'tile')} under {search.label} the CPU packages use "
         f"{text.number(loaded)} W, {text.number(loaded / servers)} W a server, and "
         f"{text.number(idle)} W without load."
     )

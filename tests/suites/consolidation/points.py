@@ -68,6 +68,7 @@ def window_cost(busy: float, demand: float) -> WindowCost:
         host_steal=0.0,
         swapped=0,
         pressure={},
+        joules=None,
         guest_cpu={},
         memory={},
         mapped={},
