@@ -154,7 +154,7 @@ def _counters(
     host: Host, cgroups: Sequence[str], *, memory: bool, at: float = 0.0
 ) -> dict[str, Any]:
     """The object that host_counters.py prints. memory: with mapped memory. at: see read()."""
-    argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8"), "--at", str(at)]
+    argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8"), str(at)]
     argv += ["--memory"] if memory else []
     report: dict[str, Any] = json.loads(host.run(argv, input="\n".join(cgroups).encode()).stdout)
     return report

@@ -38,7 +38,7 @@ from suites.consolidation.target import Schedule, Target
 
 _MIN_MEMORY, _MAX_MEMORY = 512, 8192  # MiB of the container
 _MEMORY_SHARE = 8  # the container has at most this part of the host's memory
-_FOLDER = "/tmp/load"  # noqa: S108 - in the container
+FOLDER = "/tmp/load"  # noqa: S108 - in the container
 _SLACK = 30.0  # seconds beyond the schedule until a generator counts as late
 _TRANSFER = 1 << 20  # bytes of records a second, at least
 _MAX_OFFSET = 5.0  # between the starts of pgbench and hv-load
@@ -158,7 +158,8 @@ class LoadRun:
         self._output: tuple[int, bytes, bytes] | HarnessError | None = None
         self._window: Window | None = None
         self._started = threading.Event()
-        guest.ssh.run(f"rm -rf {_FOLDER} && mkdir -m 0777 {_FOLDER}")
+        self._ended = False  # hv-load, by itself
+        guest.ssh.run(f"rm -rf {FOLDER} && mkdir -m 0777 {FOLDER}")
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
         # It also runs while answers are awaited, as transactions that have not started are not
         # logged, and longer, as its clock starts before hv-load's.
@@ -172,7 +173,7 @@ class LoadRun:
         try:
             for index, target in enumerate(targets):
                 if target.protocol == "pgbench":
-                    one = Pgbench(guest, index, target, seconds, drain, seed, _FOLDER)
+                    one = Pgbench(guest, index, target, seconds, drain, seed, FOLDER)
                     self._pgbenches.append(one)
             for one in self._pgbenches:
                 one.wait_for_start()
@@ -199,7 +200,7 @@ class LoadRun:
         schedule = self._schedule
         numbers = (seed, schedule.ramp, schedule.measure, schedule.drain, *self._cpus)
         # abort() needs the process id
-        script = f'echo $$ >{_FOLDER}/hv-load.pid && exec hv-load "$@"'
+        script = f'echo $$ >{FOLDER}/hv-load.pid && exec hv-load "$@"'
         size = schedule.requests([self._targets[index] for index in self._others]) * RECORD_SIZE
         try:
             self._output = self._guest.ssh.run_bytes(
@@ -208,6 +209,7 @@ class LoadRun:
                 input="".join(lines).encode(),
                 on_stderr=self._look_for_start,
             )
+            self._ended = True
         except HarnessError as error:
             self._output = error
         finally:
@@ -232,12 +234,14 @@ class LoadRun:
         """End the generators at once."""
         for one in self._pgbenches:
             one.kill()
-        script = f"read -r pid <{_FOLDER}/hv-load.pid && kill -s KILL $pid"
+        script = f"read -r pid <{FOLDER}/hv-load.pid && kill -s KILL $pid"
         deadline = time.monotonic() + _ABORT_TIMEOUT
-        while self._thread.is_alive() and time.monotonic() < deadline:
+        while self._thread.ident and not self._ended and time.monotonic() < deadline:
             with contextlib.suppress(HarnessError):  # the container has ended, and all with it
                 self._guest.ssh.run(["sh", "-c", script], check=False)
             self._thread.join(_ABORT_INTERVAL)
+            if not self._thread.is_alive():  # nobody waits for it, but it was late
+                return
 
     def finish(self) -> Load:
         """Wait for the end of the schedule. Raises WorkloadError when a generator failed."""

@@ -1,14 +1,14 @@
 """Prints counters of a host and of guests' cgroups as one JSON object. It runs on the host.
 
-    python3 -I -S host_counters.py [--memory] [--at SECONDS] < cgroups
+    python3 -I -S host_counters.py SECONDS [--memory] < cgroups
 
-The counters are read at once, or at this moment of CLOCK_MONOTONIC. The input has the directory of
-a cgroup on each line. The object has "time" (s of CLOCK_MONOTONIC), "cpus" (number: idle and stolen
-seconds), "swapped" (pages), "pressure" (resource: seconds in which a task waited for it), "energy"
-(zone of a CPU package: J, and J at which its counter wraps) and "groups". That has for each cgroup
-that exists "cpu" (s), "memory" (bytes, as the cgroup counts), "threads" (id: clock ticks in guest
-mode, s on a CPU, s of waiting for one) and with --memory "private", "shared" and "merged" (bytes
-that its processes have mapped).
+The counters are read at this moment of CLOCK_MONOTONIC, or at once if it has passed. The input has
+the directory of a cgroup on each line. The object has "time" (s of CLOCK_MONOTONIC), "cpus"
+(number: idle and stolen seconds), "swapped" (pages), "pressure" (resource: seconds in which a task
+waited for it), "energy" (zone of a CPU package: J, and J at which its counter wraps) and "groups".
+That has for each cgroup that exists "cpu" (s), "memory" (bytes, as the cgroup counts), "threads"
+(id: clock ticks in guest mode, s on a CPU, s of waiting for one) and with --memory "private",
+"shared" and "merged" (bytes that its processes have mapped).
 
 Sources: proc(5); Documentation/admin-guide/cgroup-v2.rst, accounting/psi.rst,
 scheduler/sched-stats.rst, admin-guide/mm/ksm.rst and power/powercap/powercap.rst in the Linux
@@ -17,7 +17,6 @@ sources.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -135,7 +134,7 @@ def mapped_by(group: str) -> dict[str, int]:
     return total
 
 
-def main(memory: bool, at: float) -> None:
+def main(at: float, memory: bool) -> None:
     listed = sys.stdin.read().splitlines()
     time.sleep(max(0.0, at - time.monotonic()))
     report: dict[str, Any] = {"time": time.monotonic(), "cpus": cpus(), "pressure": pressure()}
@@ -153,7 +152,4 @@ def main(memory: bool, at: float) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--at", type=float, default=0.0)
-    main(**vars(parser.parse_args()))
+    main(float(sys.argv[1]), "--memory" in sys.argv)

@@ -24,6 +24,7 @@ MAX_ERRORS = 0.001  # of the requests
 MAX_DELAY_SHARE = 0.1  # of the limit, at its percentile
 MAX_GENERATOR_CPU = 0.6
 NAMED_REASONS = 2  # in a summary
+MAX_SENT_SHARE = 0.5  # of the latency: more until the request is sent is worth a word
 MAX_HOST_STEAL = 0.01  # of the host's CPUs, taken by the machine below it
 # between the medians of a window's halves, with so many requests in each
 MAX_DRIFT, DRIFT_REQUESTS = 0.1, 500
@@ -36,7 +37,8 @@ class GuestResult:
     """One guest in the measured window.
 
     tile: the number of its tile. scheduled, good: numbers of requests. latency: seconds at its
-    percentile; p50 and p99: of the same. limit: seconds, infinite while there is none. problem: why
+    percentile; p50 and p99: of the same. sent: seconds until a connection was free, at its
+    percentile; NaN if that is not known. limit: seconds, infinite while there is none. problem: why
     it is not within its limit, or "". rate_share: of the tile's full rate. delay: seconds that the
     generator was late to notice arrivals, at the percentile; NaN where it does not say. halves: the
     medians of the window's halves in seconds; NaN where a half has few requests.
@@ -52,6 +54,7 @@ class GuestResult:
     p99: float
     limit: float
     problem: str
+    sent: float = math.nan
     rate_share: float = 1.0
     delay: float = math.nan
     halves: tuple[float, float] = (math.nan, math.nan)
@@ -123,6 +126,7 @@ def judge_guest(
         p99=p99,
         limit=limit,
         problem="",
+        sent=latency_at(requests["sent"].dropna(), guest.percentile),
         rate_share=guest.rate_share,
         delay=latency_at(requests["delay"].dropna(), guest.percentile),
         halves=_halves(requests),
@@ -154,6 +158,8 @@ def with_problem(result: GuestResult, end: str = "", note: str = "") -> GuestRes
     elif result.latency > result.limit:
         quantile = "slowest" if result.percentile == 100 else f"p{result.percentile:g}"
         problem = f"{quantile} {result.latency:.3g} s, limit {result.limit:.3g} s"
+        if result.sent > MAX_SENT_SHARE * result.latency:
+            problem += f" ({result.sent:.3g} s until a connection was free)"
     return replace(result, problem=problem)
 
 

@@ -94,13 +94,14 @@ class PointRecorder:
                 record("latency", value, "ms", **about)
                 if math.isinf(value):
                     record("latency.unanswered", 1, "0 or 1", **about)
-            worst = max(point.results[index].latency for index in own)
+            worst = max((point.results[index] for index in own), key=lambda one: one.latency)
             limit = point.results[own[0]].limit
             own_limit: dict[str, Parameter] = {
                 "guest": guest.name,
                 "percentile": guest.percentile,
             }
-            record("latency.worst_guest", 1000 * worst, "ms", **own_limit)
+            record("latency.worst_guest", 1000 * worst.latency, "ms", **own_limit)
+            record("latency.worst_guest.sent", 1000 * worst.sent, "ms", **own_limit)
             record("latency.limit", 1000 * limit, "ms", **own_limit)
             requests = sum(point.results[index].scheduled for index in own)
             good = sum(point.results[index].good for index in own)

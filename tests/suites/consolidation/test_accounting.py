@@ -20,8 +20,7 @@ SCRIPT = Path(host_counters.__file__)
 
 
 def counters(*groups: Path, memory: bool = False, at: float = 0.0) -> dict[str, Any]:
-    argv = [sys.executable, "-I", "-S", str(SCRIPT), *(["--memory"] if memory else [])]
-    argv += ["--at", str(at)]
+    argv = [sys.executable, "-I", "-S", str(SCRIPT), str(at), *(["--memory"] if memory else [])]
     text = "\n".join(map(str, groups))
     done = subprocess.run(argv, input=text, capture_output=True, text=True, check=True)
     report: dict[str, Any] = json.loads(done.stdout)

@@ -31,13 +31,16 @@ def role(name: str = "web", **changes: Any) -> TileGuest:
     return TileGuest(**{**values, **changes})
 
 
-def log(latencies: list[float], target: int = 0, delay: float = 0.0) -> pd.DataFrame:
+def log(
+    latencies: list[float], target: int = 0, delay: float = 0.0, sent: float = 0.0
+) -> pd.DataFrame:
     count = len(latencies)
     return pd.DataFrame(
         {
             "target": target,
             "scheduled": np.arange(count) / 20,
             "delay": delay,
+            "sent": sent,
             "latency": latencies,
             "good": np.isfinite(latencies),
         }
@@ -70,6 +73,13 @@ def test_percentile_is_the_request_of_that_rank() -> None:
 )
 def test_problem_of_one_guest(latencies: list[float], end: str, problem: str) -> None:
     assert result(latencies, end=end).problem == problem
+
+
+def test_a_late_guest_that_had_no_free_connection_says_so() -> None:
+    for sent, words in ((0.9, ""), (1.2, " (1.2 s until a connection was free)"), (math.nan, "")):
+        requests = log([2.0] * 1000, sent=sent)
+        one = judge_guest(role(), 0, requests, 1.0)
+        assert one.problem == f"p99 2 s, limit 1 s{words}"
 
 
 def test_a_part_of_a_tile_may_have_no_request_of_a_low_rate() -> None:
