@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from harness.agent.utilization import memory_available
 from harness.errors import HarnessError, WorkloadError
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
@@ -27,12 +27,18 @@ from harness.hypervisors.supervised import SupervisedHypervisor
 from images.image import GuestImage
 from suites.consolidation.capacity import Capacity, MeasuredCost
 from suites.consolidation.pgbench import Pgbench
-from suites.consolidation.requests import RECORD_SIZE, HvLoadLog, read_hv_load
+from suites.consolidation.requests import (
+    RECORD_SIZE,
+    HvLoadLog,
+    find_start,
+    in_window,
+    read_hv_load,
+)
 from suites.consolidation.target import Schedule, Target
 
 _MIN_MEMORY, _MAX_MEMORY = 512, 8192  # MiB of the container
 _MEMORY_SHARE = 8  # the container has at most this part of the host's memory
-_FOLDER = "/tmp/load"  # noqa: S108 - in the container
+FOLDER = "/tmp/load"  # noqa: S108 - in the container
 _SLACK = 30.0  # seconds beyond the schedule until a generator counts as late
 _TRANSFER = 1 << 20  # bytes of records a second, at least
 _MAX_OFFSET = 5.0  # between the starts of pgbench and hv-load
@@ -43,9 +49,9 @@ _ABORT_TIMEOUT, _ABORT_INTERVAL = 10.0, 0.5
 class Load:
     """A load that was run.
 
-    requests: a log; see suites.consolidation.requests. start, end: of the measured window, s since
-    the epoch. cpu_share: CPU time of hv-load on the busiest CPU, as a share of it. notes: the last
-    error of a target's generator, or "", by the target's index.
+    requests: of the measured window; see suites.consolidation.requests. start, end: of that window,
+    s since the epoch. cpu_share: CPU time of hv-load on the busiest CPU, as a share of it. notes:
+    the last error of a target's generator, or "", by the target's index.
     """
 
     requests: pd.DataFrame
@@ -53,6 +59,27 @@ class Load:
     end: float
     cpu_share: float
     notes: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The measured window of a load that runs.
+
+    start, end: s of the host's CLOCK_MONOTONIC. local_start: the same by time.monotonic() of this
+    process, late by the time that hv-load's first message took.
+    """
+
+    start: float
+    end: float
+    local_start: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    def sleep_until(self, seconds: float) -> None:
+        """Sleep until so many seconds after its start, or before it if negative."""
+        time.sleep(max(0.0, self.local_start + seconds - time.monotonic()))
 
 
 class LoadGenerator:
@@ -90,7 +117,7 @@ class LoadGenerator:
 
     def blocker(self, targets: Sequence[Target], schedule: Schedule) -> str:
         """Why the generator cannot carry a load, or ""."""
-        capacity = Capacity(len(self.cpus), self._memory, _available_memory(), self._cost)
+        capacity = Capacity(len(self.cpus), self._memory, memory_available(), self._cost)
         return capacity.blocker(targets, schedule)
 
     def observe(self, targets: Sequence[Target], cpu: float) -> None:
@@ -113,15 +140,6 @@ class LoadGenerator:
         self.close()
 
 
-def _available_memory() -> float:
-    """MiB, of this machine."""
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) / 1024
-    return 0.0
-
-
 class LoadRun:
     """A running load: hv-load on each CPU for most targets, and a pgbench for each database."""
 
@@ -138,7 +156,10 @@ class LoadRun:
         self._schedule = schedule
         self._cpus = cpus
         self._output: tuple[int, bytes, bytes] | HarnessError | None = None
-        guest.ssh.run(f"rm -rf {_FOLDER} && mkdir -m 0777 {_FOLDER}")
+        self._window: Window | None = None
+        self._started = threading.Event()
+        self._ended = False  # hv-load, by itself
+        guest.ssh.run(f"rm -rf {FOLDER} && mkdir -m 0777 {FOLDER}")
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
         # It also runs while answers are awaited, as transactions that have not started are not
         # logged, and longer, as its clock starts before hv-load's.
@@ -152,7 +173,7 @@ class LoadRun:
         try:
             for index, target in enumerate(targets):
                 if target.protocol == "pgbench":
-                    one = Pgbench(guest, index, target, seconds, drain, seed, _FOLDER)
+                    one = Pgbench(guest, index, target, seconds, drain, seed, FOLDER)
                     self._pgbenches.append(one)
             for one in self._pgbenches:
                 one.wait_for_start()
@@ -179,44 +200,66 @@ class LoadRun:
         schedule = self._schedule
         numbers = (seed, schedule.ramp, schedule.measure, schedule.drain, *self._cpus)
         # abort() needs the process id
-        script = f'echo $$ >{_FOLDER}/hv-load.pid && exec hv-load "$@"'
+        script = f'echo $$ >{FOLDER}/hv-load.pid && exec hv-load "$@"'
         size = schedule.requests([self._targets[index] for index in self._others]) * RECORD_SIZE
         try:
             self._output = self._guest.ssh.run_bytes(
                 ["sh", "-c", script, "sh", *map(str, numbers)],
                 timeout=schedule.seconds + _SLACK + size / _TRANSFER,
                 input="".join(lines).encode(),
+                on_stderr=self._look_for_start,
             )
+            self._ended = True
         except HarnessError as error:
             self._output = error
+        finally:
+            self._started.set()
+
+    def _look_for_start(self, messages: bytes) -> None:
+        if not self._window and (started := find_start(messages)):
+            now, ramp = time.monotonic(), self._schedule.ramp
+            start = started[0] / 1e9 + ramp
+            self._window = Window(start, start + self._schedule.measure, now + ramp)
+            self._started.set()
+
+    def wait_for_start(self) -> Window:
+        """Wait until the ramp begins. Raises WorkloadError when hv-load failed before that."""
+        self._started.wait()
+        if not self._window:
+            self._finish_hv_load()
+        assert self._window  # hv-load that ended well has printed its start
+        return self._window
 
     def abort(self) -> None:
         """End the generators at once."""
         for one in self._pgbenches:
             one.kill()
-        script = f"read -r pid <{_FOLDER}/hv-load.pid && kill -s KILL $pid"
+        script = f"read -r pid <{FOLDER}/hv-load.pid && kill -s KILL $pid"
         deadline = time.monotonic() + _ABORT_TIMEOUT
-        while self._thread.is_alive() and time.monotonic() < deadline:
+        while self._thread.ident and not self._ended and time.monotonic() < deadline:
             with contextlib.suppress(HarnessError):  # the container has ended, and all with it
                 self._guest.ssh.run(["sh", "-c", script], check=False)
             self._thread.join(_ABORT_INTERVAL)
+            if not self._thread.is_alive():  # nobody waits for it, but it was late
+                return
 
     def finish(self) -> Load:
         """Wait for the end of the schedule. Raises WorkloadError when a generator failed."""
         try:
             log = self._finish_hv_load()
-            start = log.started + self._schedule.ramp
+            cpu_share, start = log.cpu_share, log.started + self._schedule.ramp
             end = start + self._schedule.measure
             notes: dict[int, str] = {}
-            parts = [self._renumber(log)]
+            parts = [self._renumber(in_window(log.requests, start, end))]
+            del log  # it is large
             for one in self._pgbenches:
-                parts.append(one.read(start, end))
+                parts.append(in_window(one.read(start, end), start, end))
                 notes[one.index] = one.note
         except BaseException:
             self.abort()
             raise
         requests = pd.concat(parts, ignore_index=True)
-        return Load(requests, start, end, log.cpu_share, notes)
+        return Load(requests, start, end, cpu_share, notes)
 
     def _finish_hv_load(self) -> HvLoadLog:
         self._thread.join()  # the command has a timeout
@@ -235,8 +278,8 @@ class LoadRun:
             f"the load generator failed: {cause}", hint=hint, stage="run", guest=self._guest.name
         ) from (output if isinstance(output, HarnessError) else None)
 
-    def _renumber(self, log: HvLoadLog) -> pd.DataFrame:
+    def _renumber(self, requests: pd.DataFrame) -> pd.DataFrame:
         """hv-load counts only its own targets."""
         numbers = np.array(self._others, np.int32)
-        target = log.requests["target"].to_numpy()
-        return log.requests.assign(target=numbers[target] if len(target) else target)
+        target = requests["target"].to_numpy()
+        return requests.assign(target=numbers[target] if len(target) else target)

@@ -16,7 +16,7 @@ from suites.consolidation.requests import read_pgbench
 from suites.consolidation.target import Target
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-_PROGRAM = "/usr/lib/postgresql/15/bin/pgbench"
+PROGRAM = "/usr/lib/postgresql/15/bin/pgbench"
 _END_SLACK = 10.0  # seconds
 _CONNECT_TIMEOUT = 60.0
 _MAX_LOG = 64 << 20  # bytes
@@ -90,7 +90,7 @@ class Pgbench:
         )
         argv = [
             *NOBODY,
-            _PROGRAM,
+            PROGRAM,
             "--no-vacuum",
             "--protocol=prepared",
             "--log",

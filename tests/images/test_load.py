@@ -48,6 +48,8 @@ def test_right_answers_are_good(tools: Path, protocol: str, handler: Handler) ->
     assert len(log) == 50
     assert log["good"].all()
     assert (log["latency"] > 0).all()
+    assert (log["delay"] <= log["sent"]).all()
+    assert (log["sent"] <= log["latency"]).all()
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,34 @@ def test_closed_port_and_closed_connection_are_errors(tools: Path) -> None:
         log = load(tools, targets)
     assert log.groupby("target").size().tolist() == [20, 20]
     assert not log["good"].any()
+    assert log.loc[log["target"] == 0, "sent"].isna().all()
+
+
+def test_load_that_is_too_much_for_hv_load_loses_no_arrival(tools: Path) -> None:
+    """It tries so many connections for longer than the load has, and then notices the last ones."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        closed = unused.getsockname()[1]
+    log = load(tools, f"echo 127.0.0.1 {closed} 1000000 periodic\n", seconds=0.2, drain=0)
+    assert len(log) == pytest.approx(200_000, abs=1)
+    assert not log["good"].any()
+
+
+def test_requests_of_a_slow_server_wait_for_a_connection(tools: Path) -> None:
+    """64 connections at 1 s each carry 64 requests a second; the clock of the others runs."""
+
+    def slow(connection: socket.socket) -> None:
+        while connection.recv(64):
+            time.sleep(1)
+            connection.sendall(b"e")
+
+    with serving(slow) as port:
+        log = load(tools, f"echo 127.0.0.1 {port} 128 periodic\n", drain=3)
+    assert log["good"].all()
+    served = log["latency"] - log["sent"]
+    assert served.between(0.99, 1.5).all()
+    waiting = log["sent"] > 0.4
+    assert waiting.sum() == 64
+    assert (log.loc[~waiting, "sent"] < 0.1).all()
 
 
 def test_silent_server_leaves_every_request_unanswered(tools: Path) -> None:
@@ -96,7 +126,8 @@ def test_silent_server_leaves_every_request_unanswered(tools: Path) -> None:
         start = time.monotonic()
         log = load(tools, f"echo 127.0.0.1 {port} 300 periodic\n", drain=0.5)
     assert time.monotonic() - start < 4
-    assert len(log) == 300  # more than it opens connections
+    assert len(log) == 300
+    assert log["sent"].notna().sum() == 64  # as many as it opens connections
     assert np.isinf(log["latency"]).all()
 
 

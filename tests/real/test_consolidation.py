@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from harness.hosts.base import Host
 from harness.hypervisors.kvm import KvmHypervisor
 from harness.hypervisors.qemu import QemuHypervisor
 from images.image import GuestImage
+from suites.consolidation import accounting
 from suites.consolidation.deployment import Deployment, split_cpus
 from suites.consolidation.experiment import Experiment, Phases
-from suites.consolidation.generator import LoadGenerator
+from suites.consolidation.generator import LoadGenerator, Window
 from suites.consolidation.target import Schedule
 from suites.consolidation.test_knee import blocker
 from suites.consolidation.tile import Tile, load_tile
@@ -94,12 +96,36 @@ def test_reference_and_a_second_tile(experiment: Make, tmp_path: Path) -> None:
     assert sum(cost.guest_cpu.values()) <= cost.busy + 0.1
     assert cost.busy_share < 1
     assert 0 < cost.generator_cpu < cost.seconds
-    assert cost.exits["exits"] > len(point.requests)
+    assert cost.exits["exits"] > sum(result.good for result in point.results)
     for index in range(2):
         assert cost.mapped[index]["private"] > 1
         assert cost.mapped[index]["shared"] > 1
     logs = sorted(path.name for path in (tmp_path / "histograms").iterdir())
     assert logs == ["000-1-tiles.hlog", "001-1-tiles.hlog", "002-2-tiles.hlog"]
+
+
+def test_cost_is_that_of_the_window(experiment: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its readings begin at the moments of hv-load's clock."""
+    one = experiment({"idle": IDLE})
+    one.phases = replace(PHASES, schedule=Schedule(ramp=4, measure=4, drain=2))
+    one.deployment.grow_to(1)
+    readings: list[accounting.Reading] = []
+    windows: list[Window] = []
+
+    def read(*arguments: Any, **options: Any) -> accounting.Reading:
+        readings.append(accounting_read(*arguments, **options))
+        return readings[-1]
+
+    def during(window: Window) -> None:
+        windows.append(window)
+        one.cost_in(window)
+
+    accounting_read = accounting.read
+    monkeypatch.setattr(accounting, "read", read)
+    one.load(during)
+    (window,), (first, last) = windows, readings
+    assert first.time - window.start == pytest.approx(0, abs=0.1)
+    assert last.time - window.end == pytest.approx(0, abs=0.1)
 
 
 def test_hypervisor_that_cannot_clone_boots_each_guest(

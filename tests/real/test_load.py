@@ -12,7 +12,7 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from images.image import GuestImage
 from suites.consolidation.generator import LoadGenerator
-from suites.consolidation.requests import in_window, latency_at
+from suites.consolidation.requests import latency_at
 from suites.consolidation.servers import SERVERS, start_server
 from suites.consolidation.target import Schedule, Target
 
@@ -53,7 +53,7 @@ def test_pause_of_the_guest_shows_in_the_percentiles(
         resumes = time.monotonic()
     shortest, longest = resumes - paused, time.monotonic() - start
     load = run.finish()
-    log = in_window(load.requests, load.start, load.end)
+    log = load.requests
     assert len(log) == pytest.approx(10 * RATE, abs=2)
     assert log["good"].all()
     assert latency_at(log["latency"], 50) < 0.1
@@ -71,7 +71,7 @@ def test_each_server_answers(generator: LoadGenerator, server: Guest) -> None:
         one = SERVERS[name]
         targets.append(Target(one.protocol, str(server.address), one.port, rate, "poisson"))
     load = generator.start(targets, Schedule(0, 8, 15), seed=3).finish()
-    log = in_window(load.requests, load.start, load.end)
+    log = load.requests
     assert not any(load.notes.values()), load.notes
     for index, (name, rate) in enumerate(rates.items()):
         own = log[log["target"] == index]
@@ -96,7 +96,6 @@ def test_guest_that_dies_leaves_unanswered_requests(
     load = run.finish()
     for index in range(len(targets)):
         log = load.requests[load.requests["target"] == index]
-        log = in_window(log, load.start, load.end)
         late = log[log["scheduled"] > load.start + 4]
         early = log[log["scheduled"] < load.start + 2]
         assert len(late) > 5

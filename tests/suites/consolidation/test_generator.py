@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,10 +16,10 @@ import pytest
 
 from harness.errors import CommandError, HarnessError, WorkloadError
 from harness.hosts.local import LocalHost
+from harness.ssh.errors import Server
 from harness.ssh.process import Process
 from suites.consolidation import generator, pgbench
 from suites.consolidation.generator import LoadGenerator, LoadRun
-from suites.consolidation.requests import in_window
 from suites.consolidation.target import Schedule, Target
 from tests.images.loopback import answer, serving
 from tests.waiting import gone, wait_until
@@ -42,10 +44,40 @@ class LocalGuest:
             raise CommandError(words, done.returncode, done.stdout, done.stderr)
 
     def run_bytes(
-        self, argv: Sequence[str], *, timeout: float = 30.0, input: bytes = b""
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = 30.0,
+        input: bytes = b"",
+        on_stderr: Callable[[bytes], object] = lambda messages: None,
     ) -> tuple[int, bytes, bytes]:
-        done = subprocess.run(argv, input=input, capture_output=True, timeout=timeout, check=False)
-        return done.returncode, done.stdout, done.stderr
+        """A command that is late runs on, as it does over SSH."""
+        messages, output = bytearray(), bytearray()
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe)
+        assert process.stdin is not None
+
+        def follow() -> None:
+            for line in process.stderr or ():
+                messages.extend(line)
+                on_stderr(bytes(messages))
+
+        def collect() -> None:
+            output.extend(process.stdout.read() if process.stdout else b"")
+
+        followers = [threading.Thread(target=one, daemon=True) for one in (follow, collect)]
+        for one in followers:
+            one.start()
+        with contextlib.suppress(BrokenPipeError):  # it failed before it read all
+            process.stdin.write(input)
+            process.stdin.close()
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise Server("guest generator", self.name).late("the command", timeout) from None
+        for one in followers:
+            one.join()
+        return status, bytes(output), bytes(messages)
 
     def popen(self, argv: Sequence[str]) -> Process:
         return self.host.spawn(argv)
@@ -85,9 +117,9 @@ class Bench:
 def bench(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     one = Bench(tmp_path)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setattr(generator, "_FOLDER", str(one.folder))
+    monkeypatch.setattr(generator, "FOLDER", str(one.folder))
     monkeypatch.setattr(pgbench, "NOBODY", ())
-    monkeypatch.setattr(pgbench, "_PROGRAM", str(tmp_path / "pgbench"))
+    monkeypatch.setattr(pgbench, "PROGRAM", str(tmp_path / "pgbench"))
     yield one
     one.guest.host.close()
 
@@ -108,14 +140,33 @@ def test_load_of_two_generators_is_one_log(bench: Bench) -> None:
     with serving(answer(b"e")) as port:
         run = bench.start([echo(port), DATABASE, echo(port, 20)], Schedule(0.5, 1, 0.5))
         load = run.finish()
-    window = in_window(load.requests, load.start, load.end)
     assert load.end - load.start == pytest.approx(1)
-    counts = window.groupby("target").size()
+    assert load.requests["scheduled"].between(load.start, load.end, inclusive="left").all()
+    counts = load.requests.groupby("target").size()
     assert counts[0] == pytest.approx(50, abs=1)
     assert counts[2] == pytest.approx(20, abs=1)
-    assert counts[1] > 0
+    assert 3 <= counts[1] <= 11
+    assert load.requests["good"].all()
     assert load.notes == {1: ""}
     assert 0 < load.cpu_share < 1
+
+
+def test_window_is_known_when_the_ramp_begins(bench: Bench) -> None:
+    with serving(answer(b"e")) as port:
+        run = bench.start([echo(port, 200)], Schedule(0.5, 0.5, 0.5))
+        window = run.wait_for_start()
+        known = time.monotonic()
+        load = run.finish()
+    assert window.start - 0.5 - 0.1 < known < window.start
+    assert window.start <= window.local_start + 0.1 < window.start + 0.2
+    assert window.seconds == pytest.approx(0.5)
+    assert load.start == pytest.approx(time.time() - time.monotonic() + window.start, abs=0.01)
+
+
+def test_failure_before_the_ramp_is_an_error(bench: Bench) -> None:
+    run = bench.start([Target("ftp", "127.0.0.1", 21, 1)], LONG)
+    with pytest.raises(WorkloadError, match="unknown protocol ftp"):
+        run.wait_for_start()
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -135,6 +186,45 @@ def test_killed_hv_load_is_an_error_and_ends_all(bench: Bench, which: int) -> No
     assert caught.value.hint
     assert (caught.value.stage, caught.value.guest) == ("run", "generator")
     assert all(gone(pid) for pid in [*pids, bench.pgbench_pid])
+
+
+def test_hv_load_that_hangs_is_an_error_and_ends(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "_SLACK", 1.0)
+    bench.pgbench(f"{PROGRESS}; exec sleep 300")
+    with serving(answer(b"e")) as port:
+        run = bench.start([echo(port), DATABASE], Schedule(0, 0.5, 0))
+        pids = bench.hv_load_pids()
+        os.kill(pids[0], signal.SIGSTOP)
+        with pytest.raises(WorkloadError, match="the command on guest generator did not end"):
+            run.finish()
+    assert all(gone(pid) for pid in [*pids, bench.pgbench_pid])
+
+
+def test_databases_that_connect_late_are_an_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one's load would end before the window does."""
+    monkeypatch.setattr(generator, "_MAX_OFFSET", 0.1)
+    bench.pgbench(f"sleep 0.7; {PROGRESS}; exec sleep 300")
+    with pytest.raises(WorkloadError, match="databases took 1 s to accept") as caught:
+        bench.start([DATABASE], Schedule(0, 1, 0.1))
+    assert "fewer tiles" in caught.value.hint
+    assert gone(bench.pgbench_pid)
+
+
+def test_pgbench_has_the_rate_and_runs_until_the_answers_have_come(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.pgbench(f'echo "$*" >{tmp_path}/options; {PROGRESS}')
+    bench.start([echo(1), DATABASE], Schedule(2, 20, 3, database_drain=7)).abort()
+    options = (tmp_path / "options").read_text()
+    # 5 s more, as its clock starts before hv-load's; a client for each arrival of two seconds
+    for option in ("--rate=10", "--time=34", "--client=20", "--random-seed=2", "--log"):
+        assert f" {option} " in options
+    assert "host=127.0.0.1 port=5432 user=postgres dbname=postgres " in options
+    assert "tcp_user_timeout=7000" in options
 
 
 def test_abort_ends_all(bench: Bench) -> None:

@@ -10,26 +10,40 @@ import pandas as pd
 import pytest
 
 from harness.errors import WorkloadError
-from suites.consolidation.requests import in_window, latency_at, read_hv_load, read_pgbench
+from suites.consolidation.requests import (
+    CURVE,
+    by_target,
+    in_window,
+    latencies_at,
+    latency_at,
+    latency_curves,
+    read_hv_load,
+    read_pgbench,
+)
 
 MONOTONIC, REALTIME = 5_000_000_000, 1_700_000_000_000_000_000
 MESSAGES = f"started {MONOTONIC} {REALTIME}\ncpu 250000 of 1000000\nrecords %d\n"
 
 
-def record(target: int, status: int, scheduled: float, delay: float, done: float) -> bytes:
-    """scheduled, done: in seconds since the start; done 0 for never. delay: seconds."""
-    times = [int(t * 1e9) + MONOTONIC if t else 0 for t in (scheduled, done)]
-    return struct.pack("=IIqq", target | status << 24, round(delay * 1e6), *times)
+NEVER = 4294.967295
+
+
+def record(target: int, status: int, scheduled: float, *since: float) -> bytes:
+    """scheduled: in seconds since the start. since: delay, sent and done, seconds from there."""
+    times = [round(t * 1e6) for t in since]
+    packed = target | status << 24
+    return struct.pack("=IIIIq", packed, *times, round(scheduled * 1e9) + MONOTONIC)
 
 
 def test_latency_starts_at_the_schedule() -> None:
-    records = record(2, 0, 1.0, 0.001, 1.75) + record(0, 3, 2.0, 0, 0)
+    records = record(2, 0, 1.0, 0.001, 0.25, 0.75) + record(0, 3, 2.0, 0, NEVER, NEVER)
     log = read_hv_load(records, (MESSAGES % 2).encode())
     first, second = log.requests.to_dict("records")
     assert first["target"] == 2
     assert first["scheduled"] == pytest.approx(1_700_000_001.0)
     assert first["latency"] == pytest.approx(0.75)
-    assert first["delay"] == pytest.approx(0.001, abs=1e-8)
+    assert (first["delay"], first["sent"]) == (0.001, 0.25)
+    assert math.isnan(second["sent"])
     assert (first["good"], second["good"]) == (True, False)
     assert second["latency"] == math.inf
     assert log.cpu_share == 0.25
@@ -41,7 +55,7 @@ def test_logs_of_several_processes_are_one() -> None:
         f"started {MONOTONIC} {REALTIME}\ncpu 1000 of 10000\nrecords 1\ncpu 4000 of 10000\n"
         "records 2\ncpu 0 of 10000\nrecords 0\n"
     ).encode()
-    records = b"".join(record(target, 0, 1.0, 0, 1.1) for target in (16383, 0, 7))
+    records = b"".join(record(target, 0, 1.0, 0, 0, 0.1) for target in (16383, 0, 7))
     log = read_hv_load(records, messages)
     assert log.requests["target"].tolist() == [16383, 0, 7]
     assert log.requests["good"].all()
@@ -54,7 +68,7 @@ def test_logs_of_several_processes_are_one() -> None:
 
 @pytest.mark.parametrize("status", [1, 2, 3])
 def test_bad_answer_is_infinitely_late(status: int) -> None:
-    log = read_hv_load(record(0, status, 1.0, 0, 1.1), (MESSAGES % 1).encode())
+    log = read_hv_load(record(0, status, 1.0, 0, 0, 0.1), (MESSAGES % 1).encode())
     assert log.requests["latency"].tolist() == [math.inf]
 
 
@@ -70,7 +84,30 @@ def test_bad_answer_is_infinitely_late(status: int) -> None:
 )
 def test_output_that_is_not_complete_is_an_error(size: int, messages: bytes) -> None:
     with pytest.raises(WorkloadError, match="hv-load did not finish"):
-        read_hv_load(record(0, 0, 1, 0, 1)[:size], messages)
+        read_hv_load(record(0, 0, 1, 0, 0, 1)[:size], messages)
+
+
+@pytest.mark.parametrize(
+    ("target", "delay", "sent", "done"),
+    [
+        (2, 0, 0, 0),
+        (16777215, 0, 0, 0),
+        (0, 0.2, 0.1, 0.3),
+        (0, 0, 0.2, 0.1),
+        (0, 0, NEVER, 0.1),
+        (0, 0, 0.1, NEVER),
+        (0, 0, NEVER, NEVER),
+    ],
+)
+def test_impossible_records_are_an_error(
+    target: int, delay: float, sent: float, done: float
+) -> None:
+    """An answer may have attacked hv-load."""
+    records = record(0, 0, 1, 0, 0, 0) + record(target, 0, 1, delay, sent, done)
+    with pytest.raises(WorkloadError, match="of targets or times that it was not given") as caught:
+        read_hv_load(records, (MESSAGES % 2).encode(), 2)
+    assert "may have attacked" in caught.value.hint
+    assert len(read_hv_load(records[:24] * 2, (MESSAGES % 2).encode(), 1).requests) == 2
 
 
 def lines(*transactions: tuple[float, float]) -> bytes:
@@ -90,6 +127,7 @@ def test_pgbench_log_is_scheduled_back_from_its_end() -> None:
     assert log["good"].all()
     assert log["target"].tolist() == [3, 3]
     assert log["delay"].isna().all()
+    assert log["sent"].tolist() == [0.00012, 0.00012]
 
 
 def test_arrivals_after_the_end_of_pgbench_are_unanswered() -> None:
@@ -188,3 +226,29 @@ def test_one_unanswered_request_shows_only_beyond_its_rank() -> None:
     latencies = pd.Series([0.1] * 99 + [math.inf])
     assert latency_at(latencies, 99) == 0.1
     assert latency_at(latencies, 100) == math.inf
+
+
+def several_targets() -> pd.DataFrame:
+    """Of targets 0, 1 and 3 of 5, in no order."""
+    random = np.random.default_rng(3)
+    count = 3000
+    target = random.choice([0, 1, 3], count).astype(np.int32)
+    return pd.DataFrame({"target": target, "latency": random.lognormal(-6, 1, count)})
+
+
+def test_parts_are_the_requests_of_each_target() -> None:
+    log = several_targets()
+    parts = list(by_target(log, 5))
+    assert len(parts) == 5
+    for target, part in enumerate(parts):
+        pd.testing.assert_frame_equal(part, log[log["target"] == target])
+
+
+def test_curves_are_of_all_targets_of_a_name() -> None:
+    log = several_targets()
+    curves = latency_curves(log, ["web", "cache", "idle", "web", "idle"])
+    web = log.loc[log["target"].isin([0, 3]), "latency"]
+    assert curves["web"] == latencies_at(web, CURVE)
+    assert curves["web"][-1] == web.max()
+    assert curves["cache"] == latencies_at(log.loc[log["target"] == 1, "latency"], CURVE)
+    assert all(map(math.isnan, curves["idle"]))

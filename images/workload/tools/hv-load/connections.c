@@ -56,7 +56,7 @@ static void forget(struct connection *connection)
 static void fail(struct connection *connection, enum status status)
 {
     if (connection->request)
-        finish(connection->request, status, clock_ns(CLOCK_MONOTONIC));
+        finish(connection->request, status);
     connection->request = NULL;
     forget(connection);
 }
@@ -77,6 +77,8 @@ static void watch(struct connection *connection, int operation, int awaits_space
 static void send_rest(struct connection *connection)
 {
     while (connection->out_sent < connection->out_size) {
+        /* before the call, in which the server may already answer */
+        int64_t now = connection->out_sent ? 0 : clock_ns(CLOCK_MONOTONIC);
         ssize_t count = send(connection->fd, connection->out + connection->out_sent,
                              connection->out_size - connection->out_sent, MSG_NOSIGNAL);
 
@@ -86,6 +88,8 @@ static void send_rest(struct connection *connection)
             fail(connection, CONNECTION_LOST);
             return;
         }
+        if (!connection->out_sent)
+            connection->request->record.sent = since_schedule(connection->request, now);
         connection->out_sent += count;
     }
     int awaits_space = connection->out_sent < connection->out_size;
@@ -182,7 +186,7 @@ static void receive(struct connection *connection)
             fail(connection, WRONG_ANSWER);
             return;
         }
-        finish(connection->request, OK, clock_ns(CLOCK_MONOTONIC));
+        finish(connection->request, OK);
         connection->request = NULL;
         connection->next = targets[connection->target].idle;
         targets[connection->target].idle = connection;

@@ -15,6 +15,7 @@
 #define MAX_CONNECTIONS 16384
 #define MAX_HEADER 2048
 #define VALUE_SIZE 512    /* of a value in Redis */
+#define NEVER UINT32_MAX
 
 enum status { OK, WRONG_ANSWER, CONNECTION_LOST, UNANSWERED };
 enum protocol { HTTP, RESP, ECHO, JOB };
@@ -22,8 +23,8 @@ enum progress { INCOMPLETE, COMPLETE, BAD };
 
 struct record {
     uint32_t target : 24, status : 8;
-    uint32_t delay;           /* us from the schedule until hv-load noticed the arrival */
-    int64_t scheduled, done;  /* ns */
+    uint32_t delay, sent, done;   /* us since the schedule; see main.c */
+    int64_t scheduled;            /* ns */
 };
 _Static_assert(sizeof(struct record) == RECORD_SIZE, "the reader expects this size");
 
@@ -82,7 +83,8 @@ unsigned take_arrival(void);                    /* the target of the next one; s
 /* records.c */
 extern long outstanding, request_count;
 struct request *new_request(void);
-void finish(struct request *request, enum status status, int64_t done);
+uint32_t since_schedule(const struct request *request, int64_t now);   /* us, below NEVER */
+void finish(struct request *request, enum status status);
 void write_records(void);
 
 /* protocols.c */

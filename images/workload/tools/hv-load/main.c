@@ -15,9 +15,10 @@
  * RATE: arrivals a second. ARRIVALS: "poisson" or "periodic".
  *
  * Records are written at the end, in no order: see struct record. They have the machine's byte
- * order: target (line of the input, from 0; 24 bits) and status (8 bits), delay (until hv-load
- * noticed the arrival) as uint32 in us, scheduled and done as int64 in ns of CLOCK_MONOTONIC.
- * Unanswered requests have done = 0.
+ * order: target (line of the input, from 0; 24 bits) and status (8 bits); delay, sent and done as
+ * uint32 in us since the schedule; scheduled as int64 in ns of CLOCK_MONOTONIC. delay: hv-load
+ * noticed the arrival. sent: it wrote the first byte, on a connection that was free. done: the
+ * answer was complete, or failed. What did not happen is NEVER.
  *
  * Standard error has "started MONOTONIC REALTIME" (ns): the first moment of the ramp of all
  * processes, and at the end "cpu US of US" (CPU time, and the length of RAMP and SECONDS) and
@@ -62,25 +63,31 @@ int64_t clock_ns(clockid_t id)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* The request of the next arrival, which is noticed at `now`. */
+static struct request *arrive(int64_t now)
+{
+    struct request *request = new_request();
+
+    request->record.scheduled = start_ns + next_arrival();
+    request->record.target = take_arrival();
+    request->record.delay = since_schedule(request, now);
+    return request;
+}
+
 static void take_arrivals(void)
 {
     int64_t now = clock_ns(CLOCK_MONOTONIC), at;
 
     while ((at = next_arrival()) != INT64_MAX && start_ns + at <= now) {
-        unsigned index = take_arrival();
-        struct target *target = &targets[index];
-        struct request *request = new_request();
-        int64_t delay = (now - start_ns - at) / 1000;
+        struct request *request = arrive(now);
+        struct target *target = &targets[request->record.target];
 
-        request->record.target = index;
-        request->record.scheduled = start_ns + at;
-        request->record.delay = delay < UINT32_MAX ? delay : UINT32_MAX;
         if (target->last)
             target->last->next = request;
         else
             target->first = request;
         target->last = request;
-        dispatch(index);
+        dispatch(request->record.target);
     }
 }
 
@@ -104,9 +111,12 @@ static void generate(int timer_fd)
             armed = next;
         }
         if (clock_ns(CLOCK_MONOTONIC) >= deadline)
-            return;
+            break;
         wait_for_events();
     }
+    /* Those that it notices only now, as it was too slow, are unanswered, too. */
+    while (next_arrival() != INT64_MAX)
+        arrive(clock_ns(CLOCK_MONOTONIC));
 }
 
 /* Sets and prints the moment at which the ramp begins. */

@@ -38,16 +38,23 @@ struct request *new_request(void)
     }
     struct request *request = &last->requests[last->count++];
 
-    *request = (struct request){.record.status = UNANSWERED};
+    *request = (struct request){.record = {.status = UNANSWERED, .sent = NEVER, .done = NEVER}};
     request_count++;
     outstanding++;
     return request;
 }
 
-void finish(struct request *request, enum status status, int64_t done)
+uint32_t since_schedule(const struct request *request, int64_t now)
+{
+    int64_t us = (now - request->record.scheduled) / 1000;
+
+    return us < NEVER ? us : NEVER - 1;
+}
+
+void finish(struct request *request, enum status status)
 {
     request->record.status = status;
-    request->record.done = done;
+    request->record.done = since_schedule(request, clock_ns(CLOCK_MONOTONIC));
     outstanding--;
 }
 
