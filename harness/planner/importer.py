@@ -32,7 +32,8 @@ HIGHEST_SHARE = 1.2  # of the machine's vCPUs: more is an error of units
 _UNIT_ERROR = 100  # times the allocated memory: more is an error of units
 _WEEK = 7 * 86_400
 _WORKERS = 2  # a bucket at a time each
-_CPU, _MEMORY = COLUMNS.index("cpu_cores"), COLUMNS.index("memory_mib")
+_CPUS = (COLUMNS.index("cpu_cores"), COLUMNS.index("cpu_cores_max"))
+_MEMORY = COLUMNS.index("memory_mib")
 
 
 def import_data(
@@ -141,7 +142,7 @@ class _Trace:
 
     def _check_demand(self, rows: Rows) -> None:
         """Compare demand with what the machines have."""
-        cpu, memory = rows["values"][:, _CPU], rows["values"][:, _MEMORY]
+        cpu, memory = _highest_cpu(rows), rows["values"][:, _MEMORY]
         vcpus, mib = self._allocated[rows["vm"]].T
         with np.errstate(invalid="ignore"):
             above = cpu > vcpus
@@ -152,7 +153,7 @@ class _Trace:
             place = int(much_above.argmax())
             name = self.names[rows["vm"][place]]
             raise PlanError(
-                f"cpu_cores of machine {name} is {cpu[place]:.4g}, which is "
+                f"the CPU demand of machine {name} is {cpu[place]:.4g} cores, which is "
                 f"{100 * cpu[place] / vcpus[place]:.0f} % of its {vcpus[place]:g} vCPUs",
                 hint="correct the unit of the CPU column, or vcpus in the inventory; "
                 "up to 120 % is accepted",
@@ -187,7 +188,7 @@ class _Trace:
         period.start = min(period.start, int(rows["time"].min()))
         period.end = max(period.end, int(rows["time"].max()) + self.step)
         machines, first = np.unique(rows["vm"], return_index=True)
-        period.cpu[machines] = np.fmax.reduceat(rows["values"][:, _CPU], first)
+        period.cpu[machines] = np.fmax.reduceat(_highest_cpu(rows), first)
         findings.add("duplicate", cleaned.duplicates)
         findings.add("carried", cleaned.carried)
         findings.add("gap", cleaned.gaps, self._named(cleaned.gap_machines))
@@ -198,6 +199,13 @@ class _Trace:
 
     def _named(self, numbers: NDArray[np.int32]) -> list[str]:
         return [self.names[number] for number in np.unique(numbers)]
+
+
+def _highest_cpu(rows: Rows) -> NDArray[np.float32]:
+    """Of each row the demand in cores: the highest of the interval, where it is known."""
+    mean, highest = (rows["values"][:, place] for place in _CPUS)
+    cpu: NDArray[np.float32] = np.fmax(mean, highest)
+    return cpu
 
 
 def _describe(
@@ -238,7 +246,7 @@ def _add_missing_machines(inventory: Inventory, trace: _Trace, context: ImportCo
         if inventory.vcpus(name) is None:
             unknown.append(name)
             highest = float(np.nan_to_num(trace.period.cpu[number]))
-            inventory.add_machine(Machine(name, vcpus=max(1.0, math.ceil(highest - 1e-3))))
+            inventory.complete_machine(Machine(name, vcpus=max(1.0, math.ceil(highest - 1e-3))))
     context.findings.add("without-inventory", len(unknown), unknown)
     if not inventory.machines:
         raise PlanError("the sources have no machine", hint="name files with samples or machines")

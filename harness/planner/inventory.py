@@ -60,17 +60,26 @@ class Inventory:
 
     def add_machine(self, machine: Machine) -> None:
         """Raises PlanError for a name or a number that cannot be."""
-        check_name(machine.vm, "machine")
-        _check_numbers(machine, machine.vm)
-        known = self.machines.get(machine.vm)
-        if known is None:
-            if len(self.machines) >= MAX_MACHINES:
-                raise too_many_machines()
-            self.machines[machine.vm] = machine
-            return
+        known = self._known(machine)
         self.machines[machine.vm], conflict = _merge(known, machine)
         if conflict:
             self._conflicts[machine.vm] = None
+
+    def complete_machine(self, machine: Machine) -> None:
+        """Add what is derived from samples. What an inventory says counts more.
+
+        Raises PlanError for a name or a number that cannot be.
+        """
+        known = self._known(machine)
+        self.machines[machine.vm] = _merge(machine, known)[0]
+
+    def _known(self, machine: Machine) -> Machine:
+        """What is known about a machine, which may be nothing."""
+        check_name(machine.vm, "machine")
+        _check_numbers(machine, machine.vm)
+        if machine.vm not in self.machines and len(self.machines) >= MAX_MACHINES:
+            raise too_many_machines()
+        return self.machines.get(machine.vm, Machine(machine.vm))
 
     def add_host(self, host: Host) -> None:
         """Raises PlanError for a name or a number that cannot be."""

@@ -159,7 +159,7 @@ BAD = {
     "infinite": Bad(trace("1", "inf"), "cpu_cores of machine vm is inf", "between 0 and 1e9"),
     "more CPU than vCPUs": Bad(
         with_inventory(trace("2", "5"), "vm,4"),
-        "cpu_cores of machine vm is 5, which is 125 % of its 4 vCPUs",
+        "the CPU demand of machine vm is 5 cores, which is 125 % of its 4 vCPUs",
         "correct the unit of the CPU column, or vcpus in the inventory; up to 120 % is accepted",
     ),
     "memory in bytes": Bad(

@@ -85,6 +85,13 @@ def test_gwa_t_12_months_of_one_machine_and_machines_of_two_sources(tmp_path: Pa
     assert all(name.endswith("/1") for name in machines(data))
 
 
+def test_inventory_counts_more_than_what_the_samples_say(tmp_path: Path) -> None:
+    file = gwa(tmp_path / "a" / "1.csv", [(300, 4, 5200), (600, 4, 1300)])
+    vms = csv_trace(tmp_path / "vms.csv", ["1,8"], "vm,vcpus")
+    found = machines(import_from(tmp_path / "data", vms, file))["1"]
+    assert (found["vcpus"], found["memory_mib"]) == (8, 65536)
+
+
 def opendc(path: Path, rows: list[tuple[str, int, int, int, float]], kib: float = 1024) -> Path:
     """A pair of OpenDC. rows: id, end and duration in s, cpu_count, MHz."""
     path.mkdir()

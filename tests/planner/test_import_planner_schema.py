@@ -248,3 +248,17 @@ def test_last_inventory_counts(tmp_path: Path) -> None:
     assert machines(data)["vm"]["vcpus"] == 8
     assert machines(data)["vm"]["host"] == "h1"
     assert finding_machines(data, "inventory-conflict") == ("vm",)
+
+
+def test_highest_demand_counts_for_vcpus(tmp_path: Path) -> None:
+    rows = [f"{time},vm,1,{highest}" for time, highest in zip(minutes(0, 5), (1, 6), strict=True)]
+    file = csv_trace(tmp_path / "trace.csv", rows, "time,vm,cpu_cores,cpu_cores_max")
+    assert machines(import_from(tmp_path / "data", file))["vm"]["vcpus"] == 6
+
+
+def test_columns_that_are_not_needed_may_repeat(tmp_path: Path) -> None:
+    """Only Azure's tables may have more columns than are used."""
+    rows = [f"{time},v1,1,2,50" for time in minutes(0, 5)]
+    file = csv_trace(tmp_path / "cpu.csv", rows, "timestamp,vmid,x,x,avg cpu")
+    table = csv_trace(tmp_path / "vms.csv", ["v1,2,8"], "vmid,cores,memory gb")
+    assert trace(import_from(tmp_path / "data", file, table))["cpu_cores"].tolist() == [1, 1]

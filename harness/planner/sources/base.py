@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from harness.planner.findings import FindingLog
 from harness.planner.inventory import Inventory
+from harness.planner.sources.printable import printable
 from harness.planner.sources.source_file import SourceFile
 from harness.planner.trace import TRACE
 
@@ -78,8 +79,8 @@ class ImportContext:
     def detect(self, file: SourceFile, sentence: str) -> None:
         """Record what was detected in a source: a sentence about columns or units."""
         sentences = self.detected.setdefault((file.argument, self.format), [])
-        if sentence not in sentences:
-            sentences.append(sentence)
+        if (safe := printable(sentence)) not in sentences:
+            sentences.append(safe)
 
     def count(self, file: SourceFile, rows: int) -> None:
         key = (file.argument, self.format)

@@ -97,7 +97,7 @@ def _read(file: SourceFile, name: str, context: ImportContext) -> Iterator[Sampl
         for key in {"memory_capacity", "memory"} & set(table):
             memory = max(memory, float(np.nanmax(table[key], initial=0)))
         yield Samples.of_machine(file, name, times - interval, _demand(table))
-    context.inventory.add_machine(
+    context.inventory.complete_machine(
         Machine(name, vcpus=vcpus or None, memory_mib=memory / _KIB_IN_MIB or None)
     )
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from harness.errors import PlanError
 from harness.planner.sources.dialect import Dialect, sniff
+from harness.planner.sources.printable import printable
 
 MAX_FILES = 200_000
 HEAD_BYTES = 1 << 18
@@ -61,7 +62,8 @@ class SourceFile:
         return self.dialect.header if self.kind == "text" else ()
 
     def error(self, cause: str, hint: str) -> PlanError:
-        return PlanError(f"{self.path}: {cause}", hint=hint)
+        """An error about this file. Both texts may contain text from the file."""
+        return PlanError(f"{self.path}: {printable(cause)}", hint=printable(hint))
 
 
 def find_files(sources: Sequence[str]) -> list[SourceFile]:
@@ -132,5 +134,5 @@ def readable(path: Path) -> Iterator[None]:
     except (OSError, EOFError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise PlanError(
-            f"{path} cannot be read: {reason}", hint="export it again, or leave it out"
+            f"{path} cannot be read: {printable(reason)}", hint="export it again, or leave it out"
         ) from error

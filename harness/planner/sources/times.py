@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harness.errors import PlanError
+from harness.planner.sources.printable import printable
 
 Times = NDArray[np.int64]
 
@@ -158,4 +159,4 @@ def as_milliseconds(stamps: pa.Array) -> Times:
 
 
 def _no_time(path: str, column: str, value: str) -> PlanError:
-    return PlanError(f"{path}: column {column!r}: {value} is no time", hint=_ISO_HINT)
+    return PlanError(f"{path}: column {column!r}: {printable(value)} is no time", hint=_ISO_HINT)

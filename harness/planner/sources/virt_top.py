@@ -212,4 +212,6 @@ class _File:
             Host(host, threads=threads, memory_mib=kib / _KIB_IN_MIB if kib > 0 else None)
         )
         for name, memory in self.memory.items():
-            self.context.inventory.add_machine(Machine(name, memory_mib=memory or None, host=host))
+            self.context.inventory.complete_machine(
+                Machine(name, memory_mib=memory or None, host=host)
+            )
