@@ -2,7 +2,8 @@
 
 `plan import` writes a data folder, and all other commands read it:
 
-    trace/NN.parquet    BUCKETS files of samples; all samples of a machine are in one file
+    trace/NN.parquet    up to BUCKETS files of samples; all samples of a machine are in one file,
+                        sorted by machine and time, at most one for each step
     machines.parquet    the inventory: one row for each machine
     hosts.parquet       the hosts of today, where a source names them
     import.json         Import: sources, step, findings
@@ -25,7 +26,8 @@ UNITS = {"cpu": "cores", "memory": "MiB", "iops": "operations/s", "network": "Mi
 # A null is a value that nobody measured. A machine that is powered off has no samples.
 TRACE = pa.schema(
     [
-        pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False),  # start of the interval
+        # start of the interval, at a multiple of the step since the epoch
+        pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False),
         pa.field("vm", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("cpu_cores", pa.float32()),  # mean of the interval
         pa.field("memory_mib", pa.float32()),
@@ -95,8 +97,8 @@ class Source:
 class Import:
     """The description of a data folder.
 
-    start, end: s since the epoch, of the first and the end of the last interval. step: the usual
-    seconds between samples. machines, with_trace: numbers of machines.
+    start, end: s since the epoch, of the first and the end of the last interval; 0 without samples.
+    step: seconds between samples; 0 without samples. machines, with_trace: numbers of machines.
     """
 
     version: int
