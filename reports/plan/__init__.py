@@ -8,7 +8,7 @@ from harness.planner.plan import Plan
 from harness.planner.trace import Import
 from reports import text
 from reports.page import KeyFigure, Section
-from reports.plan import checks, choices, files, fleet, machines, quality, week
+from reports.plan import amounts, checks, choices, files, fleet, machines, quality, week
 from reports.plan.files import CsvFile
 from reports.render import Page, html, raw, write
 
@@ -16,6 +16,7 @@ INTERRUPTED = (
     "The search was interrupted or ran out of time. This is the best plan found until then; a "
     "longer search may need fewer hosts."
 )
+MOST_BANNERS = 20
 METHOD = (
     ("Host, machine", "A host is a physical server. A machine is a virtual server on it."),
     ("How machines are packed", "By the sum of their loads at each time, not by the sum of their "
@@ -59,16 +60,19 @@ def to_html(
     name = f"plan {out.stem}"
     page = Page(
         kind="Capacity plan",
-        title=text.printable(plan.headline),
+        title=amounts.line(plan.headline),
         name=name,
         sections=_sections(plan, out, imported, tables),
         keys=_key_figures(plan),
         method=METHOD,
         raw=raw(f"{out.stem}-machines", files.placement(tables)),
-        warnings=[*([INTERRUPTED] if plan.interrupted else []), *map(text.printable, plan.banners)],
+        warnings=[
+            *([INTERRUPTED] if plan.interrupted else []),
+            *map(amounts.line, plan.banners[:MOST_BANNERS]),
+        ],
     )
     count = sum(len(host.machines) for host in plan.hosts)
-    data = text.printable(plan.data)
+    data = amounts.line(plan.data)
     facts = (
         f"{text.count(count, 'machine')} on {text.count(plan.after.hosts, 'host')} in "
         f"{text.count(plan.after.racks, 'rack')}"

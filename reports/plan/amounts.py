@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from harness.planner.plan import Plan
+from harness.planner.trace import METRICS
 from reports import text
 from reports.page import Cell
 
@@ -12,6 +14,7 @@ HOURS = 168  # of a week
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 NOT_GIVEN = "not given"  # nobody gave a price or a size
 _MOST_NAME = 60
+_MOST_LINE = 400
 
 
 def amount(value: float | None, unit: str = "", digits: int = 3) -> str:
@@ -37,9 +40,18 @@ def whole_cell(value: float) -> Cell:
     return Cell(whole(value), float(value))
 
 
-def share_cell(share: float, style: str = "") -> Cell:
-    """A share as a percentage."""
-    return Cell(text.percent(share), float(share), style=style)
+def share(part: float) -> str:
+    """A share as a percentage; a small one is not shown as 0."""
+    return "below 0.1 %" if 0 < part < 0.0005 else text.percent(part)
+
+
+def share_cell(part: float, style: str = "") -> Cell:
+    return Cell(share(part), float(part), style=style)
+
+
+def line(words: str) -> str:
+    """Words that a plan brings, on one line and not too long."""
+    return text.truncated(text.printable(words[: 2 * _MOST_LINE]), _MOST_LINE)
 
 
 def name(raw: str) -> str:
@@ -56,9 +68,9 @@ def names(all_names: Sequence[str], most: int) -> str:
 
 def sentence(words: str) -> str:
     """Words that a plan brings, on one line with a capital and a full stop."""
-    line = text.printable(words)
-    line = line[:1].upper() + line[1:]
-    return line if not line or line.endswith((".", "!", "?")) else f"{line}."
+    said = line(words)
+    said = said[:1].upper() + said[1:]
+    return said if not said or said.endswith((".", "!", "?", "…")) else f"{said}."
 
 
 def hour_name(hour: int) -> str:
@@ -79,6 +91,11 @@ def busiest(hours: Sequence[float]) -> tuple[int, float] | None:
         return None
     value, hour = max(known)
     return -hour, value
+
+
+def planned_metrics(plan: Plan) -> list[str]:
+    """The metrics that hosts have a peak of."""
+    return [metric for metric in METRICS if any(metric in host.peak for host in plan.hosts)]
 
 
 def total(values: Iterable[float | None]) -> float | None:

@@ -9,7 +9,7 @@ from harness.planner.plan import Backtest, Failure, Plan
 from reports import text
 from reports.page import Cell, KeyFigure, Section, Table, columns, text_cell
 from reports.plan import amounts
-from reports.plan.amounts import share_cell, whole, whole_cell
+from reports.plan.amounts import share, share_cell, whole, whole_cell
 
 MOST_FAILURES = 15
 MOST_NAMES = 5  # of machines in a cell
@@ -54,7 +54,8 @@ def _bad(failures: Sequence[Failure]) -> list[Failure]:
 def _verdict(failures: Sequence[Failure]) -> str:
     bad = _bad(failures)
     if not bad:
-        return f"In all {text.count(len(failures), 'case')} every machine found a host."
+        cases = "the only case" if len(failures) == 1 else f"all {len(failures):,} cases"
+        return f"In {cases} every machine found a host."
     most = max(len(one.unplaced) for one in bad)
     return (
         f"In {len(bad):,} of {text.count(len(failures), 'case')} some machines found no host, at "
@@ -137,12 +138,12 @@ def _backtest_words(back: Backtest) -> str:
         return "The later data have no samples."
     if back.over_capacity:
         return (
-            f"{text.percent(_share(back.over_capacity, back))} of the loads were above the "
+            f"{share(_share(back.over_capacity, back))} of the loads were above the "
             "capacity of their host: this plan is too tight for later data."
         )
     if back.over_target:
         return (
-            f"{text.percent(_share(back.over_target, back))} of the loads were above the target, "
+            f"{share(_share(back.over_target, back))} of the loads were above the target, "
             "and none above the capacity: the reserve was enough."
         )
     return "No load was above the target."
@@ -160,7 +161,7 @@ def key_figures(plan: Plan) -> list[KeyFigure]:
     if back := plan.backtest:
         words = (
             f"{_days(back.checked_days)} that a plan on the {_days(back.planned_days)} before had "
-            f"not seen; {text.percent(_share(back.over_target, back))} of the loads of hosts were "
+            f"not seen; {share(_share(back.over_target, back))} of the loads of hosts were "
             "above the target"
         )
         value = text.count(back.over_capacity, "overload") if back.over_capacity else "no overload"

@@ -10,6 +10,7 @@ from reports import text
 from reports.bars import Ranged, ranged
 from reports.figures import Figure, figure
 from reports.page import Cell, Section, Table, columns, text_cell
+from reports.plan import amounts
 from reports.plan.amounts import amount_cell, whole, whole_cell
 from reports.tornado import Swing, tornado
 
@@ -40,7 +41,7 @@ def _hosts_figure(variants: Sequence[Variant]) -> list[Figure]:
     rows = []
     for one in variants[:MOST_BARS]:
         bound = min(one.bound, one.hosts) if math.isfinite(one.bound) else one.hosts
-        label = text.shortened(text.printable(one.name), _LABEL)
+        label = text.shortened(amounts.line(one.name), _LABEL)
         rows.append(Ranged(label, float(one.hosts), float(bound), float(one.hosts)))
     if not rows:
         return []
@@ -58,7 +59,7 @@ def _variants_table(plan: Plan) -> Table:
         sign = f"+{difference:,}" if difference > 0 else whole(difference)
         rows.append(
             [
-                Cell(text.printable(one.name) or text.NONE, note=text.printable(one.note)),
+                Cell(amounts.line(one.name) or text.NONE, note=amounts.line(one.note)),
                 whole_cell(one.hosts),
                 Cell(sign, float(difference)),
                 whole_cell(one.bound),
@@ -72,7 +73,7 @@ def _variants_table(plan: Plan) -> Table:
     head = columns(
         *("Case", "#Hosts", "#Difference", "#No fewer than", "#Racks", "#Power (kW)"),
         *("#Electricity a year (MWh)", "#CO₂ a year (t)"),
-        f"#Cost a year ({text.printable(plan.currency)})",
+        f"#Cost a year ({amounts.line(plan.currency)})",
     )
     return Table("Cases side by side", head, rows)
 
@@ -92,7 +93,7 @@ def sensitivity_section(plan: Plan) -> Section:
         for unit in dict.fromkeys(one.unit for one in plan.tornado)
     }
     for unit, group in groups.items():
-        section.figures += _tornado_figure(text.printable(unit), group)
+        section.figures += _tornado_figure(amounts.line(unit), group)
     section.tables.append(_tornado_table([one for group in groups.values() for one in group]))
     return section
 
@@ -110,9 +111,9 @@ def _finite(values: Sequence[float]) -> list[float]:
 def _drawable(group: Sequence[Sensitivity]) -> Iterator[Swing]:
     for one in group:
         if len(_finite([one.low, one.high])) == 2:
-            label = text.shortened(text.printable(one.name), _LABEL)
-            ends = (text.printable(end) for end in (one.low_value, one.high_value))
-            yield Swing(label, *ends, one.low, one.high)
+            label = text.shortened(amounts.line(one.name), _LABEL)
+            low, high = amounts.line(one.low_value), amounts.line(one.high_value)
+            yield Swing(label, low, high, one.low, one.high)
 
 
 def _tornado_figure(unit: str, group: Sequence[Sensitivity]) -> list[Figure]:
@@ -137,13 +138,13 @@ def _tornado_figure(unit: str, group: Sequence[Sensitivity]) -> list[Figure]:
 def _tornado_table(swings: Sequence[Sensitivity]) -> Table:
     rows = [
         [
-            text_cell(text.printable(one.name)),
-            text_cell(text.printable(one.low_value)),
+            text_cell(amounts.line(one.name)),
+            text_cell(amounts.line(one.low_value)),
             amount_cell(one.low, digits=2),
-            text_cell(text.printable(one.high_value)),
+            text_cell(amounts.line(one.high_value)),
             amount_cell(one.high, digits=2),
             amount_cell(_span(one), digits=2),
-            text_cell(text.printable(one.unit)),
+            text_cell(amounts.line(one.unit)),
         ]
         for one in swings
     ]
@@ -166,10 +167,10 @@ def assumptions_section(plan: Plan) -> Section:
     )
     rows = [
         [
-            text_cell(text.printable(one.name)),
-            Cell(text.printable(one.value) or text.NONE, style="prose"),
+            text_cell(amounts.line(one.name)),
+            Cell(amounts.line(one.value) or text.NONE, style="prose"),
             Cell(
-                text.printable(one.source) or text.NONE,
+                amounts.line(one.source) or text.NONE,
                 flagged=one.source.strip().casefold() == "assumed",
                 style="prose",
             ),

@@ -71,7 +71,7 @@ def _machines(plan: Plan) -> pd.DataFrame:
 
 
 def _hosts(plan: Plan) -> pd.DataFrame:
-    metrics = list(dict.fromkeys(metric for host in plan.hosts for metric in host.peak))
+    metrics = amounts.planned_metrics(plan)
     hours = [f"{day.lower()}_{hour:02}" for day in DAYS for hour in range(24)]
     rows = [
         (
@@ -107,17 +107,20 @@ def section(plan: Plan, files: Sequence[CsvFile], page: Path) -> Section:
     found = Section("moves", "Moves and files")
     machines = sum(len(host.machines) for host in plan.hosts)
     unknown = sum(not move.source for move in plan.moves)
-    if not plan.moves:
-        found.lead.append("No machine changes its host.")
-    else:
-        stay = max(machines - len(plan.moves), 0)
-        verb = "moves" if len(plan.moves) == 1 else "move"
+    moved, stay = len(plan.moves) - unknown, max(machines - len(plan.moves), 0)
+    if moved:
+        verb = "moves" if moved == 1 else "move"
         found.lead.append(
-            f"{text.count(len(plan.moves), 'machine')} {verb} to another host, and {stay:,} stay "
-            "where they are."
+            f"{text.count(moved, 'machine')} {verb} to another host, and {stay:,} stay where they "
+            "are."
         )
+    elif stay:
+        found.lead.append(f"{text.count(stay, 'machine')} stay where they are, and none moves.")
     if unknown:
-        found.lead.append(f"The host of today is not known for {text.count(unknown, 'machine')}.")
+        found.lead.append(
+            f"The data name no host of today for {text.count(unknown, 'machine')}. The file of "
+            "moves has their hosts in the plan."
+        )
     rows = [
         [
             Cell(file.path(page).name, href=f"./{quote(file.path(page).name)}"),

@@ -19,6 +19,7 @@ from reports.plan.amounts import amount, amount_cell, whole, whole_cell
 MOST_FREED = 20  # names of hosts in a sentence
 MOST_TYPES = 50
 ALL_COSTS = "Cost: all that is given"
+DRAWN = ("Hosts", "Power", "CO₂", ALL_COSTS)
 MONEY = {
     "Energy": "energy_cost",
     "Hardware": "hardware_cost",
@@ -114,7 +115,7 @@ def section(plan: Plan) -> Section:
 
 def _table(plan: Plan) -> Table:
     rows = []
-    for row in quantities(text.printable(plan.currency)):
+    for row in quantities(amounts.line(plan.currency)):
         after = row.of(plan.after)
         show = whole_cell if row.is_count else amount_cell
         label = Cell(row.label, row.label, note=row.note)
@@ -148,29 +149,23 @@ def _change(before: float | None, after: float | None) -> float:
 
 
 def _figure(plan: Plan, before: Fleet) -> list[Figure]:
-    sides = {"today": before, "plan": plan.after}
-    wanted = {
-        "Hosts": (lambda one: one.hosts, "", whole),
-        "Power": (lambda one: one.kw, "kW", amount),
-        "CO₂ of a year": (lambda one: one.kg_co2 / 1000, "t", amount),
-    }  # type: dict[str, tuple[Callable[[Fleet], float], str, Callable[[float, str], str]]]
-    if comparable_cost(plan):
-        wanted["Cost of a year"] = (lambda one: cost(one) or 0.0, text.printable(plan.currency),
-                                    amount)  # fmt: skip
+    """A panel for each quantity of DRAWN that both sides have."""
     drawn, said = [], []
-    for number, (label, (of, unit, show)) in enumerate(wanted.items()):
-        values = {side: of(one) for side, one in sides.items()}
-        if not all(map(math.isfinite, values.values())):
+    for row in quantities(amounts.line(plan.currency)):
+        today, planned = row.of(before), row.of(plan.after)
+        wanted = row.label in DRAWN and (row.label != ALL_COSTS or comparable_cost(plan))
+        if not wanted or today is None or planned is None or not math.isfinite(today + planned):
             continue
-        bars = [Bar(side, {label: value}) for side, value in values.items()]
-        drawn.append(Panel(label, bars, unit, {label: f"s{number + 1}"}, show=show))
-        said.append(
-            f"{label} {show(values['today'], unit)} today, {show(values['plan'], unit)} planned"
-        )
+        bars = [Bar("today", {row.label: today}), Bar("plan", {row.label: planned})]
+        show = whole if row.is_count else amount
+        styles = {row.label: f"s{len(drawn) + 1}"}
+        drawn.append(Panel(row.label, bars, row.unit, styles, show=show))
+        said.append(f"{row.label} {show(today, row.unit)} today, {show(planned, row.unit)} planned")
     if not drawn:
         return []
     draw = panels("Today and the plan", "; ".join(said), drawn)
-    return [figure("Each pair of bars: today above, the plan below.", draw)]
+    caption = "Each pair of bars: today above, the plan below. CO₂ and costs are of a year."
+    return [figure(caption, draw)]
 
 
 def _types(plan: Plan) -> list[Table]:
@@ -253,7 +248,7 @@ def _totals(plan: Plan) -> list[KeyFigure]:
     energy = f"{amount(after.kwh / 1000, 'MWh')} of electricity a year, with cooling"
     keys = [KeyFigure("Power", amount(after.kw, "kW"), energy)]
     if (money := cost(after)) is not None:
-        currency = text.printable(plan.currency)
+        currency = amounts.line(plan.currency)
         given = ", ".join(given_costs(after)).lower()
         keys.append(KeyFigure("Cost of a year", amount(money, currency), f"Counted: {given}"))
     return keys
@@ -263,7 +258,7 @@ def _cost_figure(plan: Plan, before: Fleet) -> list[KeyFigure]:
     today, planned = cost(before), cost(plan.after)
     if today is None or planned is None or not comparable_cost(plan):
         return []
-    currency = text.printable(plan.currency)
+    currency = amounts.line(plan.currency)
     given = ", ".join(given_costs(plan.after)).lower()
     label, style = ("Saved in a year", "good") if planned <= today else ("More cost a year", "bad")
     words = f"{amount(planned, currency)} instead of {amount(today)}. Counted: {given}"

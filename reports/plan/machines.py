@@ -68,7 +68,7 @@ def _table(kind: str, advice: Sequence[MachineAdvice]) -> Table:
             amount_cell(None if one.memory_mib is None else one.memory_mib / 1024, digits=2),
             amount_cell(one.cpu_mean, digits=2),
             amount_cell(one.cpu_peak, digits=2),
-            Cell(text.printable(one.suggestion) or text.NONE, style="prose"),
+            Cell(amounts.line(one.suggestion) or text.NONE, style="prose"),
         ]
         for one in largest
     ]

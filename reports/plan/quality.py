@@ -60,10 +60,10 @@ def to_html(imported: Import, data: str) -> str:
     return html(
         "plan.html",
         page,
-        subs=[f"Data: {text.printable(data)} · {_period(imported)}"],
+        subs=[f"Data: {amounts.line(data)} · {_period(imported)}"],
         rows=f"All {text.count(len(frame), 'finding')}, one in each row",
         elsewhere="The file import.json in the data folder has all.",
-        footer=f"Data: {text.printable(data)}.",
+        footer=f"Data: {amounts.line(data)}.",
     )
 
 
@@ -157,10 +157,10 @@ def findings_table(imported: Import) -> Table:
     rows = [
         [
             Cell(one.severity, style="outcome bad" if one.severity == "warning" else ""),
-            Cell(text.printable(one.sentence), style="prose"),
+            Cell(amounts.line(one.sentence), style="prose"),
             whole_cell(one.count) if one.count else Cell(text.NONE, math.nan),
             Cell(amounts.names(one.machines, MOST_NAMES) or text.NONE, style="prose"),
-            text_cell(one.code),
+            text_cell(amounts.line(one.code)),
         ]
         for one in _ordered(imported)
     ]
@@ -183,11 +183,11 @@ def _sources_section(imported: Import) -> Section:
 def _sources_table(imported: Import) -> Table:
     rows = [
         [
-            text_cell(text.printable(one.path)),
-            text_cell(text.printable(one.format)),
+            text_cell(amounts.line(one.path)),
+            text_cell(amounts.line(one.format)),
             whole_cell(one.rows),
             Cell(" ".join(map(amounts.sentence, one.detected)) or text.NONE, style="prose"),
-            text_cell(text.printable(one.sha256)[:12]),
+            text_cell(amounts.line(one.sha256)[:12]),
         ]
         for one in imported.sources
     ]
@@ -200,7 +200,7 @@ def section(plan: Plan, imported: Import | None) -> Section:
     found = Section("quality", "Data quality")
     if imported is None:
         found.lead.append(
-            f"The data folder {text.printable(plan.data)} was not there when this page was made, "
+            f"The data folder {amounts.line(plan.data)} was not there when this page was made, "
             "so the findings of its import are missing."
         )
     else:

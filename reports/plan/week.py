@@ -63,10 +63,14 @@ def _busiest_hour(one: Demand) -> int:
 
 
 def _scaled(one: Demand) -> tuple[list[float], float, float, str]:
-    """Hours, allocation and usable capacity in a unit for readers."""
+    """Hours, allocation and usable capacity in a unit for readers; NaN where it is not known."""
     factor, unit = _SCALES.get(one.metric, (1.0, UNITS.get(one.metric, "")))
     hours = [value / factor for value in amounts.week(one.hours)]
-    return hours, one.allocated / factor, one.usable / factor, unit
+    allocated, usable = (
+        level / factor if 0 < level < math.inf else math.nan
+        for level in (one.allocated, one.usable)
+    )
+    return hours, allocated, usable, unit
 
 
 def _demand_figure(one: Demand) -> Figure:
@@ -77,7 +81,7 @@ def _demand_figure(one: Demand) -> Figure:
     hour = _busiest_hour(one)
     said = [f"most needed {amount(hours[hour], unit)} on {amounts.hour_name(hour)}"]
     for label, level, style in (("allocated", allocated, "s2"), ("usable", usable, "s3")):
-        if math.isfinite(level) and level > 0:
+        if math.isfinite(level):
             drawn.append(Curve(label, [(0, level), (HOURS - 1, level)], style, dashed=True))
             said.append(f"{label} {amount(level, unit)}")
     title = f"{name}: demand over the week"
@@ -104,11 +108,11 @@ def _demand_table(known: Sequence[Demand]) -> Table:
                 text_cell(metric_name(one.metric)),
                 amount_cell(most),
                 Cell(amounts.hour_name(hour), f"{hour:03}"),
-                amount_cell(allocated if allocated > 0 else math.nan),
+                amount_cell(allocated),
                 amount_cell(usable),
                 text_cell(unit),
-                share_cell(most / allocated if allocated > 0 else math.nan),
-                share_cell(most / usable if 0 < usable < math.inf else math.nan),
+                share_cell(most / allocated),
+                share_cell(most / usable),
             ]
         )
     head = columns(
@@ -204,7 +208,7 @@ def _bands(hosts: Sequence[PlannedHost]) -> list[Row]:
 
 
 def _hosts_table(plan: Plan, hosts: Sequence[PlannedHost]) -> Table:
-    metrics = list(dict.fromkeys(metric for host in plan.hosts for metric in host.peak))
+    metrics = amounts.planned_metrics(plan)
     rows = []
     for host in hosts[:MOST_HOSTS]:
         hour, _ = amounts.busiest(host.hours) or (None, None)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +25,9 @@ from harness.planner.plan import (
     Variant,
 )
 from harness.planner.trace import DATA_VERSION, Finding, Import, Source
+from reports import plan as plan_page
+from tests.reports.checks import checked_page
+from tests.reports.page import Element
 
 HOURS = 168
 START = 1_767_571_200.0  # Monday 5 Jan 2026, 0:00 UTC
@@ -204,6 +210,31 @@ def make_import(machines: int = 415, days: float = 30.0) -> Import:
                 *("gap", "warning", "Gaps of more than 15 minutes. They count as not known.", 91),
                 ("vm-00007", "vm-00011"),
             ),
+            Finding("templates", "note", "Templates are left out.", 1, ("template-debian",)),
+            Finding("off", "note", "Machines that are powered off have no load.", 2),
+            Finding("no-trace", "warning", "Machines without a trace.", 3, ("new-0", "new-1")),
+            Finding("counter-reset", "note", "A counter began again: that step is a gap.", 5),
             Finding("duplicate", "note", "Equal times of one machine: the last value was kept.", 9),
         ),
     )
+
+
+def page_of(plan: Plan, imported: Import | None = None) -> Element:
+    """The page of a plan, after the checks for all pages."""
+    return checked_page(plan_page.to_html(plan, Path("plan.html"), imported))
+
+
+def mapped(value: Any, change: Callable[[Any], Any], fixed: tuple[str, ...] = ()) -> Any:
+    """A plan or an import with each plain value changed, without the fields named in `fixed`."""
+    if is_dataclass(value) and not isinstance(value, type):
+        new = {
+            field.name: mapped(getattr(value, field.name), change, fixed)
+            for field in fields(value)
+            if field.name not in fixed
+        }
+        return replace(value, **new)
+    if isinstance(value, tuple):
+        return tuple(mapped(one, change, fixed) for one in value)
+    if isinstance(value, dict):
+        return {change(name): mapped(one, change, fixed) for name, one in value.items()}
+    return change(value)
