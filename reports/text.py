@@ -159,6 +159,14 @@ def truncated(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
+def shortened(text: str, length: int) -> str:
+    """At most `length` characters: the start and the end, which tell names of hosts apart."""
+    if len(text) <= length:
+        return text
+    tail = max(1, length // 2)
+    return f"{text[: max(1, length - tail - 1)]}…{text[-tail:]}"
+
+
 def printable(text: str) -> str:
     """One line without control characters and changes of the writing direction."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

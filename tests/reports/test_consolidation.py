@@ -12,7 +12,7 @@ from reports import consolidation
 from reports.consolidation.searches import searches
 from reports.page import Run
 from reports.run import render
-from tests.reports.checks import checked_page, rows
+from tests.reports.checks import checked_page, rows, table_of
 from tests.reports.consolidations import STANDARD, SearchShape, write_searches
 from tests.reports.page import Element, parse
 from tests.results.synthetic import Synthetic, facts
@@ -27,13 +27,6 @@ def page_of(run_file: Path) -> Element:
     out = consolidation.render(run_file, run_file.parent / "page.html")
     assert out is not None
     return checked_page(out.read_text(encoding="utf-8"))
-
-
-def table_of(section: Element, caption: str) -> dict[str, list[str]]:
-    """The rows of a section's table; see rows()."""
-    return rows(
-        next(t for t in section.all("table") if t.all("caption")[0].text.startswith(caption))
-    )
 
 
 def captions(section: Element) -> str:
