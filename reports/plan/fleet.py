@@ -150,7 +150,8 @@ def _change(before: float | None, after: float | None) -> float:
 
 def _figure(plan: Plan, before: Fleet) -> list[Figure]:
     """A panel for each quantity of DRAWN that both sides have."""
-    drawn, said = [], []
+    drawn: list[Panel] = []
+    said: list[str] = []
     for row in quantities(amounts.line(plan.currency)):
         today, planned = row.of(before), row.of(plan.after)
         wanted = row.label in DRAWN and (row.label != ALL_COSTS or comparable_cost(plan))
