@@ -56,7 +56,11 @@ class SampleBuckets:
         if not len(samples.time):
             return
         _check(samples)
-        numbers = np.array([self._number(name) for name in samples.names], dtype=np.int32)
+        # A dictionary may have names that no row uses.
+        used = np.bincount(samples.machine, minlength=len(samples.names)) > 0
+        numbers = np.full(len(samples.names), -1, np.int32)
+        for place in np.flatnonzero(used).tolist():
+            numbers[place] = self._number(samples.names[place])
         rows = np.empty(len(samples.time), ROW)
         rows["vm"] = numbers[samples.machine]
         rows["time"] = samples.time

@@ -81,8 +81,11 @@ _SENTENCES: dict[str, tuple[Literal["note", "warning"], str]] = {
         "note",
         "Where inventories differ about a machine, the last one counts.",
     ),
-    "powered-off": ("note", "Machines that are powered off count by their allocation only."),
-    "template": ("note", "Templates are not planned."),
+    "powered-off": (
+        "note",
+        "Machines that are powered off are not planned. They count in what is allocated only.",
+    ),
+    "template": ("note", "Templates are not planned. They count in what is allocated only."),
 }
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,8 @@ _WEEK = 7 * 86_400
 _WORKERS = 2  # a bucket at a time each
 _CPUS = (COLUMNS.index("cpu_cores"), COLUMNS.index("cpu_cores_max"))
 _MEMORY = COLUMNS.index("memory_mib")
+
+Numbers = NDArray[np.int32]  # of machines, see SampleBuckets.names
 
 
 def import_data(
@@ -65,30 +66,42 @@ def import_data(
 
 
 @dataclass
-class _Period:
-    """Over all machines. cpu: by machine, the highest demand."""
+class _BucketReport:
+    """What one bucket had. Machines are given by their numbers, and may repeat.
 
-    cpu: NDArray[np.float32]
-    samples: int = 0
-    start: int = 2**62
-    end: int = 0
-    over: set[str] = field(default_factory=set)  # machines with more memory than allocated
+    start, end: ms. machines: all; highest_cpu: of each. above: of samples with more CPU than vCPUs.
+    over: of samples with more memory than allocated.
+    """
+
+    cleaned: CleanRows
+    samples: int
+    start: int
+    end: int
+    machines: Numbers
+    highest_cpu: NDArray[np.float32]
+    above: Numbers
+    over: Numbers
 
 
 class _Trace:
-    """Cleans and writes all buckets."""
+    """Cleans and writes all buckets. samples, start, end (ms), highest_cpu: of all of them."""
 
     def __init__(
         self, buckets: SampleBuckets, context: ImportContext, folder: NewDataFolder
     ) -> None:
         self._buckets, self._folder = buckets, folder
-        self._inventory, self._findings = context.inventory, context.findings
+        self._findings = context.findings
         self._averaged = context.options.step is not None
         self.step = round((context.options.step or 0) * 1000)
         self.names = buckets.names
-        self.period = _Period(np.zeros(len(self.names), np.float32))
-        self._allocated = self._allocations()
-        self._lock = threading.Lock()
+        self.samples, self.start, self.end = 0, 0, 0
+        self.highest_cpu = np.zeros(len(self.names), np.float32)
+        self.over: set[str] = set()  # machines with more memory than allocated
+        known = context.inventory.machines
+        machines = [known.get(name, Machine(name)) for name in self.names]
+        # vCPUs and MiB; infinite where they are unknown
+        self._vcpus = _or_infinite(one.vcpus for one in machines)
+        self._mib = _or_infinite(one.memory_mib for one in machines)
 
     def write(self) -> None:
         """Raises PlanError for samples that contradict the inventory, and for mixed steps."""
@@ -97,19 +110,10 @@ class _Trace:
         if not self._averaged:
             self.step = self._find_step()
         with ThreadPoolExecutor(_WORKERS) as pool:
-            for _ in pool.map(self._write_bucket, range(BUCKETS)):
-                pass
-
-    def _allocations(self) -> NDArray[np.float32]:
-        """vCPUs and MiB of each machine; infinite where they are unknown."""
-        machines = [self._inventory.machines.get(name) for name in self.names]
-        return np.array(
-            [
-                ((one and one.vcpus) or math.inf, (one and one.memory_mib) or math.inf)
-                for one in machines
-            ],
-            dtype=np.float32,
-        ).reshape(-1, 2)
+            # In the order of the buckets, so that the same sources give the same findings.
+            for report in pool.map(self._write_bucket, range(BUCKETS)):
+                if report is not None:
+                    self._record(report)
 
     def _find_step(self) -> int:
         for bucket in range(BUCKETS):
@@ -117,58 +121,54 @@ class _Trace:
                 return step
         raise no_step()
 
-    def _write_bucket(self, bucket: int) -> None:
+    def _write_bucket(self, bucket: int) -> _BucketReport | None:
         rows = sort_rows(self._buckets.read(bucket))
         self._buckets.remove(bucket)
         if not len(rows):
-            return
+            return None
         self._check_steps(rows)
-        self._check_demand(rows)
+        above, over = self._check_demand(rows)
         cleaned = clean(rows, self.step, averaged=self._averaged)
-        self._folder.write_trace(bucket, self._table(cleaned.rows))
-        with self._lock:
-            self._record(cleaned)
+        rows = cleaned.rows
+        self._folder.write_trace(bucket, self._table(rows))
+        machines, first = np.unique(rows["vm"], return_index=True)
+        highest_cpu = np.fmax.reduceat(_highest_cpu(rows), first)
+        cleaned.rows = rows[:0].copy()  # a report is small
+        start, end = int(rows["time"].min()), int(rows["time"].max()) + self.step
+        return _BucketReport(cleaned, len(rows), start, end, machines, highest_cpu, above, over)
 
     def _check_steps(self, rows: Rows) -> None:
         others = other_steps(rows, self.step, averaged=self._averaged)
         if others:
             number, step = max(others.items(), key=lambda item: item[1])
-            common = max(self.step, step) // 1000
+            common = max(self.step, step) / 1000
             raise PlanError(
                 f"column time: machine {self.names[number]} has a sample each {step / 1000:g} s, "
                 f"others each {self.step / 1000:g} s",
-                hint=f"export all with one step, or average them with --step={common}",
+                hint=f"export all with one step, or average them with --step={common:g}",
             )
 
-    def _check_demand(self, rows: Rows) -> None:
-        """Compare demand with what the machines have."""
+    def _check_demand(self, rows: Rows) -> tuple[Numbers, Numbers]:
+        """Machines of samples above their vCPUs and above their memory. Raises PlanError."""
         cpu, memory = _highest_cpu(rows), rows["values"][:, _MEMORY]
-        vcpus, mib = self._allocated[rows["vm"]].T
-        with np.errstate(invalid="ignore"):
-            above = cpu > vcpus
-            much_above = cpu > HIGHEST_SHARE * vcpus
-            unit_error = memory > _UNIT_ERROR * mib
-            over = memory > mib
-        if much_above.any():
-            place = int(much_above.argmax())
-            name = self.names[rows["vm"][place]]
+        vcpus, mib = self._vcpus[rows["vm"]], self._mib[rows["vm"]]
+        if (bad := cpu > HIGHEST_SHARE * vcpus).any():
+            place = int(bad.argmax())
             raise PlanError(
-                f"the CPU demand of machine {name} is {cpu[place]:.4g} cores, which is "
-                f"{100 * cpu[place] / vcpus[place]:.0f} % of its {vcpus[place]:g} vCPUs",
+                f"the CPU demand of machine {self.names[rows['vm'][place]]} is {cpu[place]:.4g} "
+                f"cores, which is {100 * cpu[place] / vcpus[place]:.0f} % of its "
+                f"{vcpus[place]:g} vCPUs",
                 hint="correct the unit of the CPU column, or vcpus in the inventory; "
                 "up to 120 % is accepted",
             )
-        if unit_error.any():
-            place = int(unit_error.argmax())
-            name = self.names[rows["vm"][place]]
+        if (bad := memory > _UNIT_ERROR * mib).any():
+            place = int(bad.argmax())
             raise PlanError(
-                f"memory_mib of machine {name} is {memory[place]:.4g}, and it has "
-                f"{mib[place]:.4g} MiB",
+                f"memory_mib of machine {self.names[rows['vm'][place]]} is {memory[place]:.4g}, "
+                f"and it has {mib[place]:.4g} MiB",
                 hint="correct the unit of the memory column, or memory_mib in the inventory",
             )
-        with self._lock:
-            self._findings.add("above-vcpus", int(above.sum()), self._named(rows["vm"][above]))
-            self.period.over |= set(self._named(rows["vm"][over]))
+        return rows["vm"][cpu > vcpus], rows["vm"][memory > mib]
 
     def _table(self, rows: Rows) -> pa.Table:
         machines, codes = np.unique(rows["vm"], return_inverse=True)
@@ -182,13 +182,14 @@ class _Trace:
         time = pa.array(np.ascontiguousarray(rows["time"])).cast(TRACE.field("time").type)
         return pa.Table.from_arrays([time, vm, *values], schema=TRACE)
 
-    def _record(self, cleaned: CleanRows) -> None:
-        rows, period, findings = cleaned.rows, self.period, self._findings
-        period.samples += len(rows)
-        period.start = min(period.start, int(rows["time"].min()))
-        period.end = max(period.end, int(rows["time"].max()) + self.step)
-        machines, first = np.unique(rows["vm"], return_index=True)
-        period.cpu[machines] = np.fmax.reduceat(_highest_cpu(rows), first)
+    def _record(self, report: _BucketReport) -> None:
+        cleaned, findings = report.cleaned, self._findings
+        self.start = min(self.start, report.start) if self.samples else report.start
+        self.end = max(self.end, report.end)
+        self.samples += report.samples
+        self.highest_cpu[report.machines] = report.highest_cpu
+        self.over |= set(self._named(report.over))
+        findings.add("above-vcpus", len(report.above), self._named(report.above))
         findings.add("duplicate", cleaned.duplicates)
         findings.add("carried", cleaned.carried)
         findings.add("gap", cleaned.gaps, self._named(cleaned.gap_machines))
@@ -197,8 +198,12 @@ class _Trace:
         code = "resampled" if self._averaged else "clock-drift"
         findings.add(code, cleaned.merged, step=self.step / 1000)
 
-    def _named(self, numbers: NDArray[np.int32]) -> list[str]:
+    def _named(self, numbers: Numbers) -> list[str]:
         return [self.names[number] for number in np.unique(numbers)]
+
+
+def _or_infinite(values: Iterable[float | None]) -> NDArray[np.float32]:
+    return np.array([value or math.inf for value in values], dtype=np.float32)
 
 
 def _highest_cpu(rows: Rows) -> NDArray[np.float32]:
@@ -212,7 +217,7 @@ def _describe(
     context: ImportContext, trace: _Trace, groups: Sequence[tuple[Reader, Sequence[SourceFile]]]
 ) -> Import:
     """Complete the inventory, add findings about it, and describe the import."""
-    inventory, findings, period = context.inventory, context.findings, trace.period
+    inventory, findings = context.inventory, context.findings
     _add_missing_machines(inventory, trace, context)
     inventory.report(findings)
     traced = set(trace.names)
@@ -222,16 +227,16 @@ def _describe(
         if one.vm not in traced and one.powered_on is not False and not one.template
     ]
     findings.add("without-trace", len(without), without)
-    findings.add("memory-above-allocation", len(period.over), sorted(period.over))
-    seconds = (period.end - period.start) / 1000 if period.samples else 0.0
+    findings.add("memory-above-allocation", len(trace.over), sorted(trace.over))
+    seconds = (trace.end - trace.start) / 1000
     if 0 < seconds < _WEEK:
         findings.add("short-trace", len(traced), days=seconds / 86_400)
     return Import(
         version=DATA_VERSION,
-        start=period.start / 1000 if period.samples else 0.0,
-        end=period.end / 1000,
+        start=trace.start / 1000,
+        end=trace.end / 1000,
         step=trace.step / 1000,
-        samples=period.samples,
+        samples=trace.samples,
         machines=len(inventory.machines),
         with_trace=len(traced),
         sources=tuple(_sources(context, groups)),
@@ -245,7 +250,7 @@ def _add_missing_machines(inventory: Inventory, trace: _Trace, context: ImportCo
     for number, name in enumerate(trace.names):
         if inventory.vcpus(name) is None:
             unknown.append(name)
-            highest = float(np.nan_to_num(trace.period.cpu[number]))
+            highest = float(np.nan_to_num(trace.highest_cpu[number]))
             inventory.complete_machine(Machine(name, vcpus=max(1.0, math.ceil(highest - 1e-3))))
     context.findings.add("without-inventory", len(unknown), unknown)
     if not inventory.machines:

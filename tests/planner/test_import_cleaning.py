@@ -34,8 +34,9 @@ def rows_of(*samples: tuple[int, float, float, float], origin: int = T0) -> Rows
 def columns(rows: Rows) -> list[tuple[int, float, float, float]]:
     """The samples as rows_of() takes them."""
     return [
-        (int(row["vm"]), (int(row["time"]) - T0) / 1000, *map(float, row["values"][:2]))
+        (int(row["vm"]), (int(row["time"]) - T0) / 1000, float(cpu), float(memory))
         for row in rows
+        for cpu, memory in [row["values"][:2]]
     ]
 
 

@@ -132,6 +132,14 @@ def test_units_in_names(tmp_path: Path, header: str, cell: str, column: str, val
     assert header in detected(data)
 
 
+def test_seconds_under_a_name_that_says_ms(tmp_path: Path) -> None:
+    rows = [f"{1772409600 + 300 * n},vm,1" for n in range(2)]
+    file = csv_trace(tmp_path / "trace.csv", rows, "Time [ms],vm,cpu_cores")
+    data = import_from(tmp_path / "data", file)
+    assert list(values(data, "cpu_cores")) == ["02 00:00", "02 00:05"]
+    assert "Time [ms] holds s since 1970, though its name says ms." in detected(data)
+
+
 @pytest.mark.parametrize(
     ("times", "note"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ START = 1772409600  # 2026-03-02 0:00 UTC
 GIB = 1 << 30
 
 
-def series(name: str, numbers: list[float | str], **labels: str) -> dict[str, Any]:
+def series(name: str, numbers: Sequence[float | str], **labels: str) -> dict[str, Any]:
     points = [[START + 300 * n, str(one)] for n, one in enumerate(numbers) if one != ""]
     return {"metric": {"__name__": name, **labels}, "values": points}
 
@@ -33,7 +34,7 @@ def answer(path: Path, *results: dict[str, Any]) -> Path:
     return path
 
 
-def domain(name: str, numbers: list[float | str], **labels: str) -> dict[str, Any]:
+def domain(name: str, numbers: Sequence[float | str], **labels: str) -> dict[str, Any]:
     return series(f"libvirt_domain_{name}", numbers, domain="web", instance="kvm1:9177", **labels)
 
 
@@ -93,6 +94,20 @@ def test_reset_of_a_counter_is_a_gap(tmp_path: Path) -> None:
     assert counts(data)["carried"] == 1
 
 
+def test_scrape_that_is_seen_twice_is_no_burst(tmp_path: Path) -> None:
+    seconds = [0, 300, 600, 600, 1200, 1500]
+    file = answer(tmp_path / "a.json", domain("info_cpu_time_seconds_total", seconds))
+    data = import_from(tmp_path / "data", file)
+    assert trace(data)["cpu_cores"].tolist() == [1, 1, 1, 1, 1]
+
+
+def test_counter_that_stands_still_is_no_demand(tmp_path: Path) -> None:
+    seconds = [0, 300, 300, 300, 300, 600]
+    file = answer(tmp_path / "a.json", domain("info_cpu_time_seconds_total", seconds))
+    data = import_from(tmp_path / "data", file)
+    assert trace(data)["cpu_cores"].tolist() == [1, 0, 0, 0, 1]
+
+
 def test_long_gap_of_a_counter_stays_one(tmp_path: Path) -> None:
     seconds: list[float | str] = [0, 300, 600, *[""] * 6, 2700, 3000]
     data = import_from(
@@ -146,7 +161,7 @@ def test_resident_memory_is_preferred_and_cpu_time_counts_once(tmp_path: Path) -
     assert frame["cpu_cores"].tolist()[:2] == pytest.approx([1.1] * 2)
 
 
-def node(name: str, numbers: list[float | str], **labels: str) -> dict[str, Any]:
+def node(name: str, numbers: Sequence[float | str], **labels: str) -> dict[str, Any]:
     return series(f"node_{name}", numbers, instance="app1:9100", **labels)
 
 

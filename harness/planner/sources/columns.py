@@ -45,7 +45,7 @@ _TABLE: Mapping[str, tuple[str, dict[str, Scale]]] = {
     "memory": ("memory_mib", _BYTES),
     "disk": ("disk_gib", _GIB),
 }
-TIME_NAMES = ("time", "timestamp")
+_TIME_NAME = re.compile(r"(time|timestamp)(_(s|ms|us|µs|ns|utc))?")
 VM_NAMES = ("vm", "machine", "vm_name")
 Table = Literal["trace", "machines", "hosts"]
 
@@ -77,7 +77,7 @@ def table_of(columns: tuple[str, ...]) -> Table | None:
     """Which table of the schema columns belong to, if any."""
     names = set(map(plain, columns))
     if names & set(VM_NAMES):
-        if names & set(TIME_NAMES):
+        if any(map(_TIME_NAME.fullmatch, names)):
             return "trace"
         return "machines" if "vcpus" in names else None
     return "hosts" if {"host", "cores"} <= names else None
@@ -88,7 +88,7 @@ def trace_columns(file: SourceFile) -> tuple[Column, Column, list[Column]]:
     time, vm, values = None, None, []
     for name in file.columns:
         short = plain(name)
-        if short in TIME_NAMES and time is None:
+        if _TIME_NAME.fullmatch(short) and time is None:
             time = Column(name, "time")
         elif short in VM_NAMES and vm is None:
             vm = Column(name, "vm")

@@ -31,6 +31,18 @@ def rates(times: Times, values: Values) -> tuple[Times, Values, int]:
     return times[:-1], rate, int(reset.sum())
 
 
+def without_repeated_point(times: Times, values: Values) -> tuple[Times, Values]:
+    """A counter of time in use, without a point that is the scrape before, seen twice.
+
+    A range query takes the newest scrape at each step. If a scrape is late, one step has no growth,
+    and the next one that of two: more than the CPU can give.
+    """
+    growth = np.diff(values)
+    repeated = np.zeros(len(values), np.bool_)
+    repeated[2:-1] = (growth[1:-1] == 0) & (growth[:-2] > 0) & (growth[2:] > 0)
+    return times[~repeated], values[~repeated]
+
+
 class SeriesSums:
     """Adds series up: the devices of a metric, and the metrics of a column.
 

@@ -15,7 +15,13 @@ import numpy as np
 
 from harness.planner.inventory import Host, Machine
 from harness.planner.sources.base import ImportContext, Samples
-from harness.planner.sources.counters import SeriesSums, Times, Values, rates
+from harness.planner.sources.counters import (
+    SeriesSums,
+    Times,
+    Values,
+    rates,
+    without_repeated_point,
+)
 from harness.planner.sources.prometheus_json import read_series
 from harness.planner.sources.prometheus_metrics import (
     BUSY_MODES,
@@ -192,6 +198,8 @@ def _add(
     machine, metric = series.machine, series.metric
     column, times, values = metric.target, series.times, series.values
     if metric.counter:
+        if column == "cpu_cores":
+            times, values = without_repeated_point(times, values)
         times, values, resets = rates(times, values)
         context.findings.add("counter-reset", resets, [machine])
     values = values * metric.scale

@@ -76,7 +76,7 @@ def number_format(path: str, column: str, largest: float, start: date | None) ->
     for unit, per_second in _UNITS.items():
         if _EARLIEST * per_second <= largest < _LATEST * per_second:
             note = f"{column} holds {unit} since 1970"
-            named = re.search(r"\[(\w+)\]", column)
+            named = re.search(r"[\[_ ](s|ms|us|µs|ns)\]?$", column, re.IGNORECASE)
             other = named is not None and named[1].lower() != unit
             return TimeFormat(
                 column,
