@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.commands import bisect, doctor, exchange, regressions, report
+from harness.commands import bisect, doctor, exchange, plan, regressions, report
 from harness.errors import HarnessError
 
 
@@ -14,10 +14,10 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; each sets `run`, a function that returns the exit status."""
     main_parser = argparse.ArgumentParser(
         prog="python -m harness",
-        description="Check this machine, compare runs, and make reports.",
+        description="Check this machine, compare runs, make reports, and plan hosts.",
     )
     commands = main_parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (doctor, report, regressions, bisect, exchange):
+    for module in (doctor, report, regressions, bisect, exchange, plan):
         module.add(commands)
     return main_parser
 

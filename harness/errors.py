@@ -104,3 +104,10 @@ class WorkloadError(HarnessError):
 
 class ResultError(HarnessError, ValueError):
     """A sample, a run file or a store cannot be used: wrong type, damaged file, full disk."""
+
+
+class PlanError(HarnessError, ValueError):
+    """The planner cannot use a trace, an inventory, a list of hosts or a plan.
+
+    The commands of `plan` end with status 4 then.
+    """

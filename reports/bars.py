@@ -27,8 +27,9 @@ class Ranged:
 class Panel:
     """Stacked bars on an axis of their own. Rows are shared between panels.
 
-    styles: of the parts, in their order. high: minimum for the upper end of the axis. share: of the
-    width, where panels are beside each other.
+    styles: of the parts, in their order; a part with the panel's title needs no legend. high:
+    minimum for the upper end of the axis. share: of the width, where panels are beside each other.
+    show: a value with its unit.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Panel:
     styles: Mapping[str, str]
     high: float = 0.0
     share: float = 1.0
+    show: Callable[[float, str], str] = text.quantity
 
     @property
     def marks(self) -> list[float]:
@@ -86,8 +88,13 @@ def panels(title: str, description: str, parts: Sequence[Panel]) -> Callable[[fl
 
     def draw(width: float) -> svg.Canvas:
         canvas = svg.Canvas(width, title, description)
-        entries = [(style, name) for panel in parts for name, style in panel.styles.items()]
-        top = svg.legend(canvas, entries, 0)
+        entries = [
+            (style, name)
+            for panel in parts
+            for name, style in panel.styles.items()
+            if name != panel.title
+        ]
+        top = svg.legend(canvas, entries, 0) if entries else 4.0
         narrow = width < 500
         total = sum(panel.share for panel in parts)
         start, bottom = 0.0, top
@@ -115,12 +122,12 @@ def _draw_panel(canvas: svg.Canvas, panel: Panel, span: tuple[float, float], top
         y, at = top + ROW * number, 0.0
         canvas.text(left - 8, y + 16, bar.label, "label", anchor="end")
         for name, length in bar.parts.items():
-            tooltip = f"{bar.label}: {name} {text.quantity(length, panel.unit)}"
+            tooltip = f"{bar.label}: {name} {panel.show(length, panel.unit)}"
             begin, end = scale(at), scale(at + length)
             style = f"{panel.styles[name]} part"
             canvas.rect((begin, y + 3), end - begin, ROW - 7, style, tooltip)
             at += length
-        shown = text.quantity(at, panel.unit) if bar.parts else text.NONE
+        shown = panel.show(at, panel.unit) if bar.parts else text.NONE
         canvas.text(scale(at) + 6, y + 16, shown, "value")
     return top + ROW * len(panel.bars) + 26
 

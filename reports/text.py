@@ -87,9 +87,10 @@ def interval(low: float, high: float, unit: str = "") -> str:
     return f"{number(low)} to {number(high)}{suffix}"
 
 
-def count(number: int, one: str, many: str = "") -> str:
-    """A number with its noun: "1 boot", "5 boots"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def count(number: float, one: str, many: str = "") -> str:
+    """A number with its noun: "1 boot", "5 boots", "2.5 tiles"."""
+    digits = f"{number:,}" if isinstance(number, int) else f"{number:,g}"
+    return f"{digits} {one if number == 1 else many or one + 's'}"
 
 
 def merged(lines: Iterable[str]) -> list[str]:
@@ -156,6 +157,14 @@ def unit(name: str) -> str:
 def truncated(text: str, length: int) -> str:
     """At most `length` characters, with an ellipsis when cut."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def shortened(text: str, length: int) -> str:
+    """At most `length` characters: the start and the end, which tell names of hosts apart."""
+    if len(text) <= length:
+        return text
+    tail = max(1, length // 2)
+    return f"{text[: max(1, length - tail - 1)]}…{text[-tail:]}"
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.guest.guest import Guest
-from harness.hypervisors.capabilities import SupportsCgroup
 
 
 def can_confine(guest: Guest) -> bool:
@@ -25,5 +24,4 @@ def confine(guest: Guest, cpus: Sequence[int]) -> None:
 
 def _cpuset_file(guest: Guest) -> str:
     """The path of the cgroup's cpuset.cpus; empty without a cgroup."""
-    cgroup = guest.machine.cgroup if isinstance(guest.machine, SupportsCgroup) else ""
-    return f"{cgroup}/cpuset.cpus" if cgroup else ""
+    return f"{guest.cgroup}/cpuset.cpus" if guest.cgroup else ""

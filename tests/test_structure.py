@@ -20,6 +20,7 @@ LAYERS = (
     ("harness.plugin",),
     ("harness.kvm_unit_tests",),
     ("reports",),
+    ("harness.planner",),
     ("harness.guest", "harness.results"),
     ("harness.hypervisors",),
     ("harness.hosts",),

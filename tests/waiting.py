@@ -11,13 +11,15 @@ import psutil
 TIMEOUT = 20.0
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = TIMEOUT) -> bool:
-    """Whether the condition becomes true within `timeout` seconds."""
+def wait_until(
+    condition: Callable[[], Any], timeout: float = TIMEOUT, interval: float = 0.005
+) -> bool:
+    """Whether the condition becomes true within `timeout` seconds, asked every `interval`."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.005)
+        time.sleep(interval)
     return True
 
 

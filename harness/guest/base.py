@@ -17,6 +17,7 @@ from harness.guest.vm import VirtualMachine
 from harness.hypervisors.base import EmulatedDevice, End, Events, Machine
 from harness.hypervisors.capabilities import (
     SupportsBalloon,
+    SupportsCgroup,
     SupportsExitLimit,
     SupportsIntrospection,
 )
@@ -198,6 +199,11 @@ class BaseGuest:
         """The machine's facts, with the guest's name, vcpus and memory (MiB)."""
         facts = {"name": self.name, "vcpus": self._vcpus, "memory": self._memory}
         return {**facts, **self.machine.facts}
+
+    @property
+    def cgroup(self) -> str:
+        """The directory of its cgroup on the host; "" without one."""
+        return self.machine.cgroup if isinstance(self.machine, SupportsCgroup) else ""
 
     @property
     def ended_unexpectedly(self) -> bool:

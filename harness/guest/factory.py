@@ -32,6 +32,7 @@ class GuestFactory:
         prefix: the start of every guest's name, with run and worker.
         boot, network, ssh, root: defaults for every guest; see GuestSpec.
         consoles: directory for console files, one per guest.
+        before_create: called with every guest's specification before the guest exists.
         on_create: called with every guest, even if its boot fails later.
         check: called with the image before each start; raises ImageError when it is damaged.
     """
@@ -46,6 +47,7 @@ class GuestFactory:
     ssh: str = "auto"
     root: str = DEFAULT_ROOT
     consoles: Path | None = None
+    before_create: Callable[[GuestSpec], None] = lambda spec: None
     on_create: Callable[[Guest], None] = lambda guest: None
     check: Callable[[GuestImage], None] = lambda image: None
     boot: str = "auto"
@@ -77,6 +79,7 @@ class GuestFactory:
 
     def _create(self, spec: GuestSpec, origin: Snapshot | None = None) -> Guest:
         console = self.consoles / f"{spec.name}.log" if self.consoles else None
+        self.before_create(spec)
         guest = Guest(self.hypervisor, spec, console=console, origin=origin)
         self.on_create(guest)
         return guest
@@ -124,7 +127,7 @@ class GuestFactory:
 
     def _can_clone(self, **options: Unpack[GuestOptions]) -> bool:
         """Whether guests with these options can be clones: SSH by vsock, no private resources."""
-        private = ("disks", "devices", "hugepages", "mergeable")
+        private = ("disks", "devices", "hugepages")
         chosen = {**self._defaults(), **options}
         return (
             isinstance(self.hypervisor, SupportsClone)

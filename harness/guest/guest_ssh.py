@@ -81,14 +81,19 @@ class GuestSSH:
         )
 
     def run_bytes(
-        self, argv: Sequence[str] | str, *, timeout: float = 30.0, input: bytes = b""
+        self,
+        argv: Sequence[str] | str,
+        *,
+        timeout: float = 30.0,
+        input: bytes = b"",
+        on_stderr: Callable[[bytes], object] | None = None,
     ) -> tuple[int, bytes, bytes]:
-        """Like run(), without decoding and without a check of the status.
-
-        Returns the exit status, the standard output and the standard error.
-        """
+        """See SSHSession.run_bytes()."""
         return self._attempt(
-            repr(argv), lambda session: session.run_bytes(argv, timeout=timeout, input=input)
+            repr(argv),
+            lambda session: session.run_bytes(
+                argv, timeout=timeout, input=input, on_stderr=on_stderr
+            ),
         )
 
     def popen(self, argv: Sequence[str] | str) -> Process:

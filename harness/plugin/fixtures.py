@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.hosts.base import Host
     from harness.hypervisors.base import Hypervisor
     from harness.results.schema import Better, Parameter
+    from images.image import GuestImage
 
 __tracebackhide__ = hide_frames
 
@@ -43,13 +44,15 @@ class RecordSample(Protocol):
         parameters: Mapping[str, Parameter] | None = None,
         *,
         hypervisor: str | None = None,
+        image: GuestImage | None = None,
         boot: int | None = None,
         batch: int = 0,
     ) -> None:
         """Record one measured value.
 
         better: "lower", "higher", or "none" for a value that is neither. hypervisor: "native" for
-        a value measured on the host itself. boot: number from 0; None for the value of the fixture
+        a value measured on the host itself. image: what the test's guests boot, if it is another
+        one than the session's. boot: number from 0; None for the value of the fixture
         `boot`, or 0 without it. batch: number from 0. Raises ResultError for a value that is not a
         finite number.
         """
@@ -262,7 +265,8 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
     has_boot = uses_fixture(request.node, "boot")
     present_boot: int = request.getfixturevalue("boot") if has_boot else 0
     boots_image = any(uses_fixture(request.node, name) for name in _BOOT_AN_IMAGE)
-    imageless = uses_fixture(request.node, "payload") and not boots_image
+    # payload guests boot none
+    default_image = "" if uses_fixture(request.node, "payload") and not boots_image else None
     item: str = request.node.nodeid
     identity = cache(partial(figure_identity, request.node))  # by the boot: once, not a sample
     attempt = recorder.attempts.get(item, 1)  # a thread of this attempt may outlive it
@@ -275,6 +279,7 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
         parameters: Mapping[str, Parameter] | None = None,
         *,
         hypervisor: str | None = None,
+        image: GuestImage | None = None,
         boot: int | None = None,
         batch: int = 0,
     ) -> None:
@@ -286,7 +291,7 @@ def record_sample(request: pytest.FixtureRequest) -> RecordSample:
             better,
             parameters,
             ran_on=ran_on,
-            imageless=imageless,
+            image=image.digest if image else default_image,
             hypervisor=hypervisor,
             suite=suite,
             test=test,

@@ -82,8 +82,8 @@ def _end_facts(
         "stages": {name: round(took, 3) for name, took in context.progress.stages.items()},
         "notes": [*report.notes, *(f"left behind: {leak}" for leak in report.leaks)],
     }
-    if digest := recorder.image_digest:
-        facts["image"] = digest
+    if recorder.images:
+        facts["image"] = recorder.images
     return facts
 
 

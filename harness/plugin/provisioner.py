@@ -13,7 +13,7 @@ from harness.plugin.host_manager import NATIVE, HostManager
 if TYPE_CHECKING:
     from harness.guest.base import BaseGuest
     from harness.guest.factory import GuestFactory
-    from harness.hypervisors.base import Hypervisor
+    from harness.hypervisors.base import GuestSpec, Hypervisor
     from images.image import GuestImage
 
 
@@ -32,6 +32,7 @@ class Provisioner:
         # by hypervisor; hypervisors without an image of their own share the one named ""
         self._images: dict[str, GuestImage] = {}
         self._factories: dict[str, GuestFactory] = {}
+        self._booted: dict[str, str] = {}  # digest of its image by a guest's name
 
     def image(self, hypervisor: Hypervisor) -> GuestImage:
         """What a hypervisor's guests boot. Builds it when it is missing. Raises ImageError."""
@@ -43,10 +44,17 @@ class Provisioner:
                 self._images[key] = own.guest_image(progress) if own else self._stored_image()
         return self._images[key]
 
-    def image_digest(self, hypervisor: Hypervisor) -> str:
-        """The digest of the image that its guests booted; "" before the first boot."""
+    def image_digest(self, hypervisor: Hypervisor, guest: str = "") -> str:
+        """The digest of the image that a guest of this name booted, or else of the one that the
+        hypervisor's guests boot; "" before the first boot."""
         key = hypervisor.name if isinstance(hypervisor, SupportsOwnImage) else ""
-        return self._images[key].digest if key in self._images else ""
+        default = self._images[key].digest if key in self._images else ""
+        return self._booted.get(guest, default)
+
+    @property
+    def booted_images(self) -> list[str]:
+        """The digests of the images that guests have booted."""
+        return sorted(set(self._booted.values()))
 
     def _stored_image(self) -> GuestImage:
         from harness.guest.image import select_image
@@ -79,10 +87,14 @@ class Provisioner:
             boot_timeout=settings.boot_timeout,
             prefix=f"{context.prefix}-{hypervisor.name}" if several else context.prefix,
             consoles=context.artifacts,
+            before_create=self._note_image,
             on_create=self._on_guest,
             check=(lambda image: None) if own_image else _check_image,
             **{name: getattr(settings, name) for name in defaults},
         )
+
+    def _note_image(self, spec: GuestSpec) -> None:
+        self._booted[spec.name] = spec.image.digest
 
     def move_to_new_host(self) -> None:
         """Use the hypervisors of a host that replaces another one."""

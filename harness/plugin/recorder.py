@@ -18,6 +18,7 @@ from harness.plugin.benchmark_bridge import BenchmarkFeed
 from harness.plugin.context import RunContext
 from harness.plugin.host_manager import NATIVE, HostManager
 from harness.plugin.payload_host import PayloadHost
+from harness.plugin.provisioner import Provisioner
 from harness.plugin.run_facts import checkout_commit, run_facts
 from harness.results.schema import Better, Parameter, RunFacts, Sample
 from harness.results.spool import RunWriter, recover
@@ -34,7 +35,7 @@ class Recorder:
     """One run's samples. Safe to use from threads.
 
     Args:
-        image_digest: returns the digest of the image that a hypervisor's guests boot.
+        provisioner: knows the images that guests boot.
         note: prints a line, now and in the summary.
 
     Attributes:
@@ -51,13 +52,13 @@ class Recorder:
         context: RunContext,
         hosts: HostManager,
         payloads: PayloadHost,
-        image_digest: Callable[[Hypervisor], str],
+        provisioner: Provisioner,
         note: Callable[[str], None],
     ) -> None:
         self._context = context
         self._hosts = hosts
         self._payloads = payloads
-        self._image_digest = image_digest
+        self._provisioner = provisioner
         self._commit = checkout_commit(context.config.rootpath)
         self._ticks: Counter[str] = Counter()  # by hypervisor
         self._quarantined: dict[str, float] = {}  # MiB, by hypervisor
@@ -85,9 +86,9 @@ class Recorder:
         return hypervisor
 
     @property
-    def image_digest(self) -> str:
-        """The digest of the image that the run's guests booted; "" for none."""
-        return self._image_digest(self._main)
+    def images(self) -> str:
+        """The digests of the images that the run's guests booted; "" for none."""
+        return ", ".join(self._provisioner.booted_images)
 
     def sample(
         self,
@@ -98,7 +99,7 @@ class Recorder:
         parameters: Mapping[str, Parameter] | None = None,
         *,
         ran_on: Hypervisor | None = None,
-        imageless: bool = False,
+        image: str | None = None,
         hypervisor: str | None = None,
         suite: str = "",
         test: str = "",
@@ -109,14 +110,15 @@ class Recorder:
     ) -> None:
         """Record one value; see Sample for the fields.
 
-        ran_on: None for the session's first hypervisor. imageless: the test uses payload guests
-        only, which boot no image. hypervisor: overrides the name of `ran_on`.
+        ran_on: None for the session's first hypervisor. image: digest of what the test's guests
+        boot, "" for none; None for the image of `ran_on`. hypervisor: overrides the name of
+        `ran_on`.
         """
         context = self._context
         ran_on = ran_on or self._main
         facts = ran_on.host.facts
-        # A native value is measured on the host itself, beside the guests.
-        without_image = imageless or hypervisor == NATIVE
+        if image is None:
+            image = self._provisioner.image_digest(ran_on)
         sample = Sample(
             metric=metric,
             value=float(value),
@@ -129,7 +131,8 @@ class Recorder:
             hypervisor=hypervisor or ran_on.name,
             backend=facts.backend,
             host=facts.fingerprint,
-            image="" if without_image else self._image_digest(ran_on),
+            # A native value is measured on the host itself, beside the guests.
+            image="" if hypervisor == NATIVE else image,
             commit=self._commit,
             time=datetime.now(UTC),
             boot=boot,
@@ -176,8 +179,11 @@ class Recorder:
             self._record_all("host", host_values, hypervisor=NATIVE, batch=tick)
         for name, load in (guests or {}).items():
             boot, label = parse_guest_name(name, self._context.prefix, ran_on.name, "payload")
-            about = {"guest": label}
-            self._record_all("guest", load, parameters=about, ran_on=ran_on, boot=boot, batch=tick)
+            about = {
+                "parameters": {"guest": label},
+                "image": self._provisioner.image_digest(ran_on, name),
+            }
+            self._record_all("guest", load, **about, ran_on=ran_on, boot=boot, batch=tick)
 
     def _record_all(self, whose: str, values: Mapping[str, float], **more: Any) -> None:
         for name, value in values.items():

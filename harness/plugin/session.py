@@ -105,8 +105,9 @@ class Session:
         if self.recorder is None:
             from harness.plugin.recorder import Recorder
 
-            digest = self.provisioner.image_digest
-            self.recorder = Recorder(self.context, self.hosts, self.payloads, digest, self.note)
+            self.recorder = Recorder(
+                self.context, self.hosts, self.payloads, self.provisioner, self.note
+            )
             self._note_conditions()
             self.recorder.watch()
         return self.recorder

@@ -235,10 +235,7 @@ def _series_row(
     newest = changes[-1][0].start if changes else since
     level_values = _without_nan(values[newest:])
     level = float(np.median(level_values)) if len(level_values) else math.nan
-    # 1.4826 times the median absolute deviation estimates a normal distribution's deviation.
-    noise = (
-        1.4826 * float(np.median(np.abs(level_values - level))) / level if level > 0 else math.nan
-    )
+    noise = _deviation(level_values - level) / level if level > 0 else math.nan
     flags = []
     if len(known) < MIN_NIGHTS:
         flags.append(f"too few runs ({len(known)}): a verdict needs {MIN_NIGHTS}")
@@ -262,6 +259,17 @@ def _series_row(
         "cv": noise,
         "flags": flags,
     }
+
+
+def _deviation(residuals: Floats) -> float:
+    """The standard deviation, if the residuals are normal, of values about their median.
+
+    It is estimated from the median absolute deviation. That is 0 for counts that are mostly equal:
+    the mean absolute deviation shows how often they differ (Iglewicz and Hoaglin, How to Detect and
+    Handle Outliers, 1993).
+    """
+    distances = np.abs(residuals)
+    return float(1.4826 * np.median(distances) or 1.2533 * np.mean(distances))
 
 
 def _still_holds(change: dict[str, Any], level: float) -> bool:

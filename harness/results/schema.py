@@ -28,6 +28,7 @@ class RunFacts(TypedDict, total=False):
     """Facts of a whole run, as JSON values. An unknown fact is omitted.
 
     host: its name ("local", "emulated", "ssh://user@name"). why: one line, why the host was chosen.
+    image: digests of the images that its guests booted, ", " between them.
     memory: bytes. mitigations: name -> state. start, end: ISO 8601, UTC. command: the command
     line. outcomes: pytest outcome ("passed", "failed", "skipped", "error", ...) -> count.
     stages: stage of the session -> seconds. profile: "short" or "full". complete: False when the
@@ -78,7 +79,7 @@ class Sample:
     the plugin adds (hypervisor, boot). item: the node id with all of them.
     value: finite, in `unit`. better: "lower", "higher" or "none". backend: "vmx", "svm",
     "pvm", "emulated", "lguest" or "none". host: fingerprint of the host's stable facts.
-    image: digest of the guest image. time: UTC. boot, batch: from 0; the values of a boot depend
+    image: digest of the guests' image. time: UTC. boot, batch: from 0; the values of a boot depend
     on each other, so statistics resample boots, not batches. attempt: of the item, from 1; only
     the last one counts.
 

@@ -158,8 +158,17 @@ def feed(channel: paramiko.Channel, source: Iterator[bytes]) -> None:
         channel.shutdown_write()
 
 
-def drain(channel: paramiko.Channel, out: bytearray, err: bytearray, deadline: Deadline) -> bool:
-    """Read both outputs until they end. Returns False when the deadline passes first."""
+def drain(
+    channel: paramiko.Channel,
+    out: bytearray,
+    err: bytearray,
+    deadline: Deadline,
+    on_stderr: Callable[[bytes], object] | None = None,
+) -> bool:
+    """Read both outputs until they end. Returns False when the deadline passes first.
+
+    on_stderr: see SSHSession.run_bytes().
+    """
     # Not channel.fileno(): paramiko may write to its pipe after close(), when another file has the
     # same number.
     data_event = threading.Event()
@@ -173,6 +182,8 @@ def drain(channel: paramiko.Channel, out: bytearray, err: bytearray, deadline: D
             out += channel.recv(CHUNK)
         while channel.recv_stderr_ready():
             err += channel.recv_stderr(CHUNK)
+            if on_stderr:
+                on_stderr(bytes(err))
         if ended:
             return True
         if deadline.expired:

@@ -132,16 +132,27 @@ class SSHSession:
         return result
 
     def run_bytes(
-        self, argv: Sequence[str] | str, *, timeout: float = 30.0, input: bytes = b""
+        self,
+        argv: Sequence[str] | str,
+        *,
+        timeout: float = 30.0,
+        input: bytes = b"",
+        on_stderr: Callable[[bytes], object] | None = None,
     ) -> tuple[int, bytes, bytes]:
         """Like run(), without decoding and without a check of the status.
 
-        Returns the exit status, the standard output and the standard error.
+        on_stderr: called with all of the standard error so far when more of it arrives; its first
+        line is the process id there. Returns the exit status, the standard output and the standard
+        error.
         """
-        return self._exec(argv, timeout, iter((input,) if input else ()))
+        return self._exec(argv, timeout, iter((input,) if input else ()), on_stderr)
 
     def _exec(
-        self, argv: Sequence[str] | str, timeout: float, source: Iterator[bytes]
+        self,
+        argv: Sequence[str] | str,
+        timeout: float,
+        source: Iterator[bytes],
+        on_stderr: Callable[[bytes], object] | None = None,
     ) -> tuple[int, bytes, bytes]:
         deadline = Deadline(timeout)
         channel = self._open(with_pid(argv), deadline)
@@ -151,7 +162,7 @@ class SSHSession:
         out, err = bytearray(), bytearray()
         command = repr(quote_command(argv))
         try:
-            ended = drain(channel, out, err, deadline)
+            ended = drain(channel, out, err, deadline, on_stderr)
             if not ended or not channel.status_event.wait(deadline.remaining()):
                 self._kill(take_pid(err))
                 output = bytes(out + err)

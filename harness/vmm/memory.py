@@ -91,9 +91,9 @@ class Memory:
         file: int = -1,
     ) -> None:
         """size: bytes, a multiple of 4096. shared_file: an empty memory file that other processes
-        map, too. huge: from the host's reserved huge pages. mergeable: let KSM merge equal pages,
-        which it does for private memory only. file: a snapshot's memory, whose pages are shared
-        with other clones until they are written. Raises ConfigError."""
+        map, too. huge: from the host's reserved huge pages. mergeable: let KSM merge equal private
+        pages. file: a snapshot's memory, whose pages are shared with other clones until they are
+        written, and private then. Raises ConfigError."""
         self.size = size
         fd, flags = file, mmap.MAP_PRIVATE if file >= 0 else 0
         if huge or shared_file >= 0:

@@ -94,7 +94,7 @@ class Snapshot:
         for disk in self.config.disks:
             # the clone's memory is private: a vhost-user daemon would not see its writes
             disk.backend = "process"
-        self.config.hugepages = self.config.mergeable = False  # memory is a mapping of the file
+        self.config.hugepages = False  # memory is a mapping of the file
         size = config.get("memory"), config.get("vcpus")
         if size != (self.config.memory, self.config.vcpus):
             raise ConfigError(
@@ -111,7 +111,8 @@ class Snapshot:
                 complete = os.fstat(fd).st_size == size + PAGE
                 if not complete or os.pread(fd, _ID_BYTES, size).hex() != self._identity:
                     raise ConfigError(f"{path} is not this snapshot's memory", HINT)
-                memory = Memory(size, file=fd)  # the mapping outlives the descriptor
+                # the mapping outlives the descriptor
+                memory = Memory(size, file=fd, mergeable=self.config.mergeable)
             memory.prefault(self._prefault_pages)
             return memory
         except OSError as error:

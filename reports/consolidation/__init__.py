@@ -24,11 +24,15 @@ METHOD = (
      "the server was late. Requests without a good answer count as infinitely slow."),
     ("Score", "For each tile the geometric mean of its guests' shares of answered requests, added "
      "over tiles. It is no score of any other benchmark."),
+    ("Scalability", "The Universal Scalability Law describes the score of n tiles by n / (1 + "
+     "contention (n - 1) + coherency n (n - 1)): contention for what the tiles share, coherency "
+     "for what each pair of them costs."),
     ("Pressure", "PSI, some: the share of the time in which at least one task of the host waits "
      "for a CPU."),
     ("Memory", "Private pages belong to one guest alone. Shared pages are mapped by several "
      "processes, such as those of a clone's template. Merged pages are equal pages that KSM keeps "
      "once."),
+    ("Power", "Of the CPU packages by RAPL: without memory, disks, fans and power supplies."),
     ("Median", "Several points of one number of tiles have one median, without invalid points. A "
      "latency without an answer counts as infinite."),
     ("Host", "The load generator has cores of its own, which carry no guest: a tenth of the "

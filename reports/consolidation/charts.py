@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from reports import text
 from reports.bars import Panel, panels, spaced
-from reports.consolidation.searches import Search, tiles_text
+from reports.consolidation.searches import Search
 from reports.curves import NO_ANSWER, Chart, Curve, draw
 from reports.figures import Bar, Figure, figure, stacked
 
@@ -70,8 +70,8 @@ def _tile_marks(search: Search) -> list[tuple[float, str]]:
 def _range(curve: Curve) -> str:
     """A curve in words: its ends, and where requests had no answer."""
     (first, low), (last, high) = curve.points[0], curve.points[-1]
-    words = f"{curve.name} {_latency(low)} at {tiles_text(first)}"
-    words += f", {_latency(high)} at {tiles_text(last)}" if last > first else ""
+    words = f"{curve.name} {_latency(low)} at {text.count(first, 'tile')}"
+    words += f", {_latency(high)} at {text.count(last, 'tile')}" if last > first else ""
     unanswered = [f"{x:g}" for x, y in curve.points if math.isinf(y) and x not in (first, last)]
     return words + (f", {NO_ANSWER} at {', '.join(unanswered)}" if unanswered else "")
 
@@ -89,13 +89,27 @@ def _score_chart(search: Search) -> tuple[Chart, str]:
     ideal = [(tiles, tiles) for tiles, _ in points]
     curves = [Curve("score", points, "s1"), Curve("ideal", ideal, "s3", dashed=True)]
     title = f"Score against tiles, {search.label}"
+    most, score = points[-1]
     description = (
-        f"The score is {text.number(points[-1][1])} at {tiles_text(points[-1][0])}. The ideal is "
-        "one for each tile."
+        f"The score is {text.number(score)} at {text.count(most, 'tile')}. The ideal is one for "
+        "each tile."
     )
     chart = Chart(title, description, curves, "", "tiles", _tile_marks(search), band=search.band)
     caption = f"{search.label}: score against the number of tiles. Dashed: every request answered."
-    return chart, caption
+    return chart, caption + _scalability(search)
+
+
+def _scalability(search: Search) -> str:
+    contention, coherency = (
+        search.value(f"scalability.{name}") for name in ("contention", "coherency")
+    )
+    if not math.isfinite(contention + coherency):
+        return ""
+    return (
+        " The Universal Scalability Law describes these points with a contention of "
+        f"{text.quantity(contention, '%')} and a coherency of {text.quantity(coherency, '%')}; it "
+        "says nothing beyond them."
+    )
 
 
 def _percentile_charts(search: Search) -> Iterator[tuple[Chart, str]]:
@@ -114,7 +128,8 @@ def _percentile_charts(search: Search) -> Iterator[tuple[Chart, str]]:
             values = {float(str(percentile)): float(value) for percentile, value in at.items()}
             points = [(_tail(p), value) for p, value in values.items() if p < 100]
             if points:
-                curves.append(Curve(f"{places[number]} ({tiles_text(number)})", points, style))
+                name = f"{places[number]} ({text.count(number, 'tile')})"
+                curves.append(Curve(name, points, style))
         marks = [(_tail(p), f"p{p:g}") for p in (1, 50, 90, 99, 99.9)]
         chart = Chart(
             title=f"Percentiles of {guest}, {search.label}",
@@ -176,7 +191,7 @@ def _cpu_figure(search: Search) -> Figure:
         drawn.append(Panel("Pressure, % of the time", waits, "%", {name: "s5"}, high=100))
         caption += " Beside it: the time in which a task of the host waits for a CPU (PSI, some)."
         most = max(pressure)
-        said.append(f"pressure {text.quantity(pressure[most], '%')} at {tiles_text(most)}")
+        said.append(f"pressure {text.quantity(pressure[most], '%')} at {text.count(most, 'tile')}")
     return figure(caption + remark, panels(title, "; ".join(said), drawn))
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from reports import text
 from reports.bars import Ranged, ranged
-from reports.consolidation.searches import Search, tiles_text
+from reports.consolidation.searches import Search
 from reports.figures import Figure, figure
 
 _MIN_CPUS = 0.01  # smaller differences of the fit explain nothing
@@ -103,7 +103,7 @@ def _costs(search: Search, tiles: float) -> list[Cost]:
         Cost(guest * guests, f"an idle guest costs {_cpus(guest)} of the host", _number(guest)),
         Cost(
             demand * work,
-            f"the work of {tiles_text(tiles)} takes {_cpus(demand * work)} of the host",
+            f"the work of {text.count(tiles, 'tile')} takes {_cpus(demand * work)} of the host",
             _number(demand * work),
         ),
     ]

@@ -192,7 +192,3 @@ def _keys(table: pd.DataFrame, names: list[str]) -> set[tuple[Any, ...]]:
 def own_samples(run: Run) -> pd.DataFrame:
     """The samples of the consolidation suite."""
     return run.frame[run.frame["metric"].str.startswith(PREFIX)]
-
-
-def tiles_text(number: float) -> str:
-    return f"{number:g} {'tile' if number == 1 else 'tiles'}"

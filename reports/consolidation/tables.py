@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 
 from harness.results import statistics
-from harness.results.schema import decode_parameters
+from harness.results.schema import Parameter, decode_parameters
 from reports import text
 from reports.consolidation import charts, hypervisors
 from reports.consolidation.searches import PREFIX, Search
@@ -60,7 +61,21 @@ def answer(searches: list[Search]) -> Section:
         "The last three columns fit busy = a + b x guests + c x work to all points: what the host "
         "needs without guests, for one more idle guest, and for one CPU of work in guests."
     )
+    section.notes += filter(None, map(_power, searches))
     return section
+
+
+def _power(search: Search) -> str:
+    """The power at the knee; "" where the host does not count it."""
+    loaded, idle = (search.at(search.whole_knee, "power", load=load) for load in ("full", "none"))
+    if not math.isfinite(loaded + idle):
+        return ""
+    servers = search.whole_knee * len(search.guests)
+    return (
+        f"With {text.count(search.whole_knee, 'tile')} under {search.label} the CPU packages use "
+        f"{text.number(loaded)} W, {text.number(loaded / servers)} W a server, and "
+        f"{text.number(idle)} W without load."
+    )
 
 
 def points_table(search: Search) -> Table:
@@ -173,11 +188,19 @@ def idle_sections(run: Run) -> list[Section]:
                 [
                     name_cell(str(row["metric"]).removeprefix(PREFIX), ()),
                     count_cell(int(parameters.get("guests", 0))),
+                    text_cell(_when(parameters)),
                     figure_cell(float(row["median"])),
                     text_cell(str(row["unit"])),
                 ]
             )
-        head = columns("Quantity", "#Guests", "#Value", "Unit")
+        head = columns("Quantity", "#Guests", "When", "#Value", "Unit")
         label = target_label(str(hypervisor), str(backend))
         section.tables.append(Table(f"What idle servers cost: {label}", head, rows))
     return [section]
+
+
+def _when(parameters: Mapping[str, Parameter]) -> str:
+    """The conditions of a quantity in words."""
+    words = (("ksm", "KSM {}"), ("seconds", "after {} s"))
+    parts = [word.format(parameters[name]) for name, word in words if name in parameters]
+    return ", ".join(parts) or text.NONE

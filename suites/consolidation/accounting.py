@@ -1,4 +1,4 @@
-"""What a measured window costs the host: CPU time of host and guests, memory, exits, swapping.
+"""What a measured window costs the host: CPU time, energy, memory, exits, swapping.
 
 The plugin records the values of each second of host and guests in every session. Here are the sums
 of a window, from one reading before it and one after it. Both are made on the host: a command in
@@ -49,8 +49,8 @@ class Reading:
     """Counters at one moment.
 
     time: CLOCK_MONOTONIC of the host, s. idle, steal: seconds by the host's CPU. pressure:
-    seconds by the resource. guests: by index; those that have ended are missing. generator: CPU
-    seconds.
+    seconds by the resource. energy: J and the range of the counter by the CPU package; empty where
+    nobody counts it. guests: by index; those that have ended are missing. generator: CPU seconds.
     """
 
     time: float
@@ -58,6 +58,7 @@ class Reading:
     steal: Mapping[int, float]
     swapped: int
     pressure: Mapping[str, float]
+    energy: Mapping[str, tuple[float, float]]
     guests: Mapping[int, GuestReading]
     generator: float
 
@@ -69,12 +70,12 @@ class WindowCost:
     seconds: between them. cpus: number of CPUs that guests may use; host_cpus: of all. busy: CPU
     seconds of the guests' CPUs. host_steal: seconds for which the host's own CPUs were stolen.
     swapped: pages. pressure: by the resource, the share of the time for which a task waited for
-    it. guest_cpu: CPU seconds of each guest's cgroup, by index. memory: MiB of each guest's cgroup
-    at the end; mapped: of its processes, by MEMORY_KINDS, where it was read. exits: of all guests,
-    by their kind. demand: CPU seconds of virtual CPUs, and of containers. steal: seconds for which
-    virtual CPUs could run and had no CPU, which is what guests see as steal. generator_cpu: CPU
-    seconds; generator_busy: of all work on the busiest of its CPUs. unread: guests without
-    counters.
+    it. joules: of all CPU packages; None where nobody counts them. guest_cpu: CPU seconds of each
+    guest's cgroup, by index. memory: MiB of each guest's cgroup at the end; mapped: of its
+    processes, by MEMORY_KINDS, where it was read. exits: of all guests, by their kind. demand: CPU
+    seconds of virtual CPUs, and of containers. steal: seconds for which virtual CPUs could run and
+    had no CPU, which is what guests see as steal. generator_cpu: CPU seconds; generator_busy: of
+    all work on the busiest of its CPUs. unread: guests without counters.
     """
 
     seconds: float
@@ -84,6 +85,7 @@ class WindowCost:
     host_steal: float
     swapped: int
     pressure: Mapping[str, float]
+    joules: float | None
     guest_cpu: Mapping[int, float]
     memory: Mapping[int, float]
     mapped: Mapping[int, Mapping[str, float]]
@@ -100,19 +102,21 @@ class WindowCost:
         return self.busy / self.seconds / self.cpus
 
 
-def read(host: Host, guests: Sequence[Guest], generator: Guest, *, end: bool = False) -> Reading:
-    """Read all counters now, at the start or the end of a window; at its end also mapped memory.
+def read(
+    host: Host, guests: Sequence[Guest], generator: Guest, *, end: bool = False, at: float = 0.0
+) -> Reading:
+    """Read all counters at the start or the end of a window; at its end also mapped memory.
 
-    The guests' own processes count exits, so these are read outside of the window. Raises
-    WorkloadError for guests without a cgroup, whose cost nobody counts.
+    at: s of the host's CLOCK_MONOTONIC; a moment that has passed is now. The guests' own processes
+    count exits, so these are read outside of the window, or soon after the moment: what that costs
+    does not show under load. Raises WorkloadError for guests without a cgroup, whose cost nobody
+    counts.
     """
     paths = [_cgroup(one) for one in (*guests, generator)]
-    argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8")]
-    argv += ["--memory"] if end else []
-    exits = {} if end else _exits(guests)
-    report = json.loads(host.run(argv, input="\n".join(paths).encode()).stdout)
+    exits = {} if end or at else _exits(guests)
+    report = _counters(host, paths, memory=end, at=at)
     groups = report["groups"]
-    if end:
+    if end or at:
         exits = _exits(guests)
     readings = {
         index: GuestReading(
@@ -129,9 +133,31 @@ def read(host: Host, guests: Sequence[Guest], generator: Guest, *, end: bool = F
         steal={number: steal for number, (_, steal) in cpus.items()},
         swapped=report["swapped"],
         pressure=report["pressure"],
+        energy={zone: (used, limit) for zone, (used, limit) in report["energy"].items()},
         guests=readings,
         generator=groups.get(paths[-1], {}).get("cpu", 0.0),
     )
+
+
+def read_memory(host: Host, guests: Sequence[Guest]) -> list[dict[str, float]]:
+    """MiB of each guest that has not ended: "memory" of its cgroup, and MEMORY_KINDS of its
+    processes. Raises WorkloadError for guests without a cgroup."""
+    groups = _counters(host, list(map(_cgroup, guests)), memory=True)["groups"]
+    kinds = ("memory", *MEMORY_KINDS)
+    return [
+        {kind: counts[kind] / _MIB for kind in kinds if kind in counts}
+        for counts in groups.values()
+    ]
+
+
+def _counters(
+    host: Host, cgroups: Sequence[str], *, memory: bool, at: float = 0.0
+) -> dict[str, Any]:
+    """The object that host_counters.py prints. memory: with mapped memory. at: see read()."""
+    argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8"), str(at)]
+    argv += ["--memory"] if memory else []
+    report: dict[str, Any] = json.loads(host.run(argv, input="\n".join(cgroups).encode()).stdout)
+    return report
 
 
 def _exits(guests: Sequence[Guest]) -> dict[int, dict[str, int]]:
@@ -148,15 +174,14 @@ def _exits(guests: Sequence[Guest]) -> dict[int, dict[str, int]]:
 
 
 def _cgroup(guest: Guest) -> str:
-    path = str(guest.machine.facts.get("cgroup") or "")
-    if not path:
+    if not guest.cgroup:
         raise WorkloadError(
             f"guest {guest.name} has no cgroup, so nobody counts what it costs",
             hint="run as root on a host with cgroup version 2",
             stage="run",
             guest=guest.name,
         )
-    return path
+    return guest.cgroup
 
 
 def cost(
@@ -197,6 +222,7 @@ def cost(
             name: (after.pressure[name] - before.pressure[name]) / seconds
             for name in after.pressure.keys() & before.pressure.keys()
         },
+        joules=_joules(before, after),
         guest_cpu=guest_cpu,
         memory={index: counts[index].get("memory", 0.0) / _MIB for index in both},
         mapped={
@@ -213,6 +239,18 @@ def cost(
         generator_cpu=after.generator - before.generator,
         unread=len(set(alive) - set(both)),
     )
+
+
+def _joules(before: Reading, after: Reading) -> float | None:
+    """A counter starts again from 0 at its range: after minutes, and at most once in a window."""
+    zones = before.energy.keys() & after.energy.keys()
+    if not zones:
+        return None
+    used = 0.0
+    for zone in zones:
+        (first, _), (last, limit) = before.energy[zone], after.energy[zone]
+        used += last - first if last >= first else last - first + limit
+    return used
 
 
 def _of_vcpus(before: Reading, after: Reading, guests: Iterable[int], part: int) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from suites.consolidation.judge import MAX_GENERATOR_CPU
-from suites.consolidation.requests import RECORD_SIZE
 from suites.consolidation.target import Schedule, Target
 
 # images/workload/tools/hv-load
@@ -19,8 +18,9 @@ _MAX_CONNECTIONS = 64  # of a target
 _PGBENCH_MIB = 16.0  # with its connections
 _LOG_LINE = 48  # bytes, of pgbench's log
 _BASE_MIB = 64.0  # the container's init and SSH server
-# A requests log here: the records, their columns, and two copies while parts are joined and cut.
-_READER_BYTES = RECORD_SIZE + 3 * 37
+# of this process's memory for a request, while the logs are read and judged; measured: 71, and the
+# column `sent` twice
+_READER_BYTES = 96
 _READER_SHARE = 0.5  # of this machine's available memory
 _EXTRAPOLATION = 4.0  # times the requests of the largest measured load
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from harness.guest.factory import GuestFactory
 from harness.hosts.base import Host
+from harness.plugin.fixtures import RecordSample
 from harness.plugin.session import Session
 from images.image import GuestImage
 from images.store import workload_image as build_workload_image
@@ -28,6 +30,12 @@ def workload_image(harness_session: Session) -> GuestImage:
     progress = harness_session.progress
     with progress.stage("workload image"):
         return build_workload_image(progress)
+
+
+@pytest.fixture
+def record_sample(record_sample: RecordSample, workload_image: GuestImage) -> RecordSample:
+    """Samples name the image with servers, which all guests of this suite boot."""
+    return partial(record_sample, image=workload_image)
 
 
 @pytest.fixture
@@ -56,7 +64,9 @@ def make_experiment(
     histograms = harness_session.context.run_directory / "histograms"
     with ExitStack() as stack:
 
-        def make(phases: str, own_tile: Tile | None = None) -> Experiment:
+        def make(
+            phases: str, own_tile: Tile | None = None, *, mergeable: bool = False
+        ) -> Experiment:
             chosen = PHASES[phases]
             generator = LoadGenerator(guest_factory, workload_image, generator_cpus)
             stack.callback(generator.close)
@@ -66,6 +76,7 @@ def make_experiment(
                 own_tile or tile,
                 guest_cpus,
                 generator if chosen.warm_up else None,
+                mergeable=mergeable,
             )
             stack.callback(deployment.close)
             folder = histograms / f"{name}-{next(numbers)}"

@@ -52,13 +52,17 @@ class Deployment:
         tile: Tile,
         cpus: Sequence[int],
         warmer: LoadGenerator | None,
+        *,
+        mergeable: bool = False,
     ) -> None:
-        """warmer: lets servers answer requests before they are deployed; None for no warm-up."""
+        """warmer: lets servers answer requests before they are deployed; None for no warm-up.
+        mergeable: KSM may merge the guests' memory."""
         self._warmer = warmer
         self._factory = factory
         self._image = image
         self.tile = tile
         self.cpus = tuple(cpus)
+        self._mergeable = mergeable
         self._templates: dict[str, Snapshot] = {}
         self.members: list[Member] = []
 
@@ -116,7 +120,12 @@ class Deployment:
             self._warmer.start(targets, WARM_UP, seed=0).finish()
 
     def _launch(self, role: TileGuest, label: str, cpus: Sequence[int] = ()) -> Guest:
-        options: GuestOptions = {"image": self._image, "memory": role.memory, "cpus": list(cpus)}
+        options: GuestOptions = {
+            "image": self._image,
+            "memory": role.memory,
+            "cpus": list(cpus),
+            "mergeable": self._mergeable,
+        }
         return self._factory.launch(label, **options)
 
     def _make_templates(self, tile: Tile) -> None:

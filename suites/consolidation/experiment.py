@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-import pandas as pd
-
 from harness.errors import GuestEnded, ProvisionError
 from harness.hosts.base import Host
+from reports import text
 from suites.consolidation import accounting, judge
 from suites.consolidation.accounting import WindowCost
 from suites.consolidation.deployment import Deployment
-from suites.consolidation.generator import Load, LoadGenerator
+from suites.consolidation.generator import Load, LoadGenerator, Window
 from suites.consolidation.histograms import write_log
 from suites.consolidation.judge import Conditions, GuestResult, Outcome, Verdict
-from suites.consolidation.requests import in_window
+from suites.consolidation.requests import latency_curves
 from suites.consolidation.target import Schedule
 from suites.consolidation.tile import Tile
 
@@ -48,13 +47,16 @@ PHASES = {
 # between the reference runs, where a limit follows from them
 MAX_REFERENCE_SPREAD = {"emulated": 1.0, "hardware": 0.1}
 
+_LEAD = 2.0  # seconds in which a reading starts on a slow host, before its moment
+
 
 @dataclass(frozen=True)
 class Point:
     """A measured point.
 
-    tiles: their number; one with a part of the load counts as that part. requests: of the window.
-    idle: the cost of the phase without load. loaded: the cost of the window.
+    tiles: their number; one with a part of the load counts as that part. curves: latencies of all
+    guests of a name at requests.CURVE, s. window: its start and end, s since the epoch. idle: the
+    cost of the phase without load. loaded: the cost of the window.
     deploy_seconds: of the guests that this point added. ends: how guests ended, by index.
     """
 
@@ -62,7 +64,7 @@ class Point:
     guests: int
     verdict: Verdict
     results: list[GuestResult]
-    requests: pd.DataFrame
+    curves: Mapping[str, Sequence[float]]
     window: tuple[float, float]
     start: float
     end: float
@@ -129,49 +131,41 @@ class Experiment:
             if tiles + extra <= 1:
                 raise
             deployment.clear()
-            self.progress(
-                f"{_tiles(tiles + extra)}: fail (a guest was not deployed: {error.cause})"
-            )
+            number = text.count(tiles + extra, "tile")
+            self.progress(f"{number}: fail (a guest was not deployed: {error.cause})")
             return "fail"
         deployed = time.monotonic() - start
         added = (len(deployment.members) - before) / len(deployment.tile.guests)
         ramp = self.phases.ramp_each * added if deployment.method == "clone" else 0.0
         point = self._run(deployed, start_time, ramp)
-        self._keep(point)
-        reasons = point.verdict.summary
-        self.progress(
-            f"{_tiles(point.tiles)}: {point.verdict.outcome}" + (f" ({reasons})" if reasons else "")
-        )
-        return point.verdict.outcome
-
-    def _keep(self, point: Point) -> None:
-        """Add a point, and write its requests to a file of the run."""
-        number = len(self.points)
         self.points.append(point)
-        names = [one.role.name for one in self.deployment.members]
-        path = self.folder / f"{number:03d}-{point.tiles:g}-tiles.hlog"
-        write_log(path, point.requests, names, *point.window)
+        number, reasons = text.count(point.tiles, "tile"), point.verdict.summary
+        because = f" ({reasons})" if reasons else ""
+        self.progress(f"{number}: {point.verdict.outcome}{because}")
+        return point.verdict.outcome
 
     def _run(self, deployed: float, start_time: float, ramp: float) -> Point:
         time.sleep(self.phases.settle)
         members = self.deployment.members
         idle = self.cost_of(self.phases.idle)
         cost: list[WindowCost] = []
-        load = self.load(lambda seconds: cost.append(self.cost_of(seconds)), ramp)
+        load = self.load(lambda window: cost.append(self.cost_in(window)), ramp)
         self.generator.observe(
             [one.target for one in members], cost[0].generator_cpu / cost[0].seconds
         )
         ends = dict(self.deployment.ends)
         guests = [(one.role, one.tile) for one in members]
-        window = (load.start, load.end)
-        results = judge.window_results(guests, load.requests, window, self.limits, ends, load.notes)
+        names = [one.role.name for one in members]
+        results = judge.window_results(guests, load.requests, self.limits, ends, load.notes)
+        path = self.folder / f"{len(self.points):03d}-{self.deployment.tiles:g}-tiles.hlog"
+        write_log(path, load.requests, names, load.start, load.end)
         point = Point(
             tiles=self.deployment.tiles,
             guests=len(members),
             verdict=Verdict("invalid"),
             results=results,
-            requests=in_window(load.requests, *window),
-            window=window,
+            curves=latency_curves(load.requests, names),
+            window=(load.start, load.end),
             start=start_time,
             end=time.time(),
             idle=idle,
@@ -184,15 +178,17 @@ class Experiment:
 
     def _judge(self, point: Point) -> Point:
         """The point with its verdict."""
-        verdict = judge.judge_point(point.results, point.requests, self.limits, point.conditions)
+        verdict = judge.judge_point(point.results, self.limits, point.conditions)
         return replace(point, verdict=verdict)
 
     def _generator_cpu(self, load: Load, cost: WindowCost) -> float:
         """The share of its busiest CPU, with all that runs there."""
         return max(load.cpu_share, cost.generator_busy / cost.seconds)
 
-    def load(self, during: Callable[[float], None], ramp: float = 0.0) -> Load:
-        """Put all guests under load. `during` has the seconds of the window, and takes as long.
+    def load(
+        self, during: Callable[[Window], object] = lambda window: None, ramp: float = 0.0
+    ) -> Load:
+        """Put all guests under load. `during` is called when its ramp begins.
 
         ramp: seconds, at least; see Phases.
         """
@@ -209,8 +205,7 @@ class Experiment:
         run = self.generator.start([one.target for one in members], schedule, self.seed)
         self.seed += 1000
         try:
-            time.sleep(schedule.ramp)
-            during(schedule.measure)
+            during(run.wait_for_start())
         except BaseException:
             run.abort()
             raise
@@ -218,17 +213,27 @@ class Experiment:
 
     def cost_of(self, seconds: float) -> WindowCost:
         """What the host spends on the guests that run, in the next seconds."""
-        end = time.monotonic() + seconds
+        start = time.monotonic()
         before = self._read()
-        time.sleep(max(0.0, end - time.monotonic()))
-        after = self._read(end=True)
+        time.sleep(max(0.0, start + seconds - time.monotonic()))
+        return self._cost(before, self._read(end=True))
+
+    def cost_in(self, window: Window) -> WindowCost:
+        """What the host spends on the guests that run, in the window of a load. The host waits for
+        its moments, so a reading starts before them."""
+        window.sleep_until(-_LEAD)
+        before = self._read(at=window.start)
+        window.sleep_until(window.seconds - _LEAD)
+        return self._cost(before, self._read(at=window.end, end=True))
+
+    def _read(self, *, end: bool = False, at: float = 0.0) -> accounting.Reading:
+        guests = [one.guest for one in self.deployment.members]
+        return accounting.read(self.host, guests, self.generator.guest, end=end, at=at)
+
+    def _cost(self, before: accounting.Reading, after: accounting.Reading) -> WindowCost:
         alive = set(range(len(self.deployment.members))) - self.deployment.ends.keys()
         cpus, own_cpus = self.deployment.cpus, self.generator.cpus
         return accounting.cost(before, after, cpus, alive, own_cpus)
-
-    def _read(self, *, end: bool = False) -> accounting.Reading:
-        guests = [one.guest for one in self.deployment.members]
-        return accounting.read(self.host, guests, self.generator.guest, end=end)
 
     def measure_reference(self, runs: int) -> str:
         """Measure one tile alone and freeze the limits. Returns why it is no reference, or "".
@@ -257,12 +262,11 @@ class Experiment:
         return ""
 
 
-def _tiles(number: float) -> str:
-    return "1 tile" if number == 1 else f"{number:g} tiles"
-
-
 class MakeExperiment(Protocol):
     """The type of the fixture make_experiment."""
 
-    def __call__(self, phases: str, own_tile: Tile | None = None, /) -> Experiment:
-        """An experiment with the phases of this name. own_tile: instead of the session's."""
+    def __call__(
+        self, phases: str, own_tile: Tile | None = None, /, *, mergeable: bool = False
+    ) -> Experiment:
+        """An experiment with the phases of this name. own_tile: instead of the session's.
+        mergeable: see Deployment."""

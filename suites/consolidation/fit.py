@@ -1,4 +1,4 @@
-"""The CPU that guests cost a host, as a linear model of the measured points."""
+"""Models of the measured points: the CPU that guests cost a host, and how the score grows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import curve_fit, nnls
 
+from harness.results.statistics import Floats
 from suites.consolidation.experiment import Point
 
 
@@ -25,6 +26,21 @@ class Fit:
     residual: float
 
 
+@dataclass(frozen=True)
+class Scalability:
+    """The Universal Scalability Law, for the score of n tiles:
+
+        n / (1 + contention (n - 1) + coherency n (n - 1))
+
+    It describes the points, and predicts nothing beyond them. Source: N. J. Gunther, Guerrilla
+    Capacity Planning, 2007.
+    """
+
+    contention: float
+    coherency: float
+
+
+MIN_NUMBERS = 5  # different numbers of tiles
 MAX_BUSY = 0.95  # of the guests' CPUs: beyond it, more work no longer shows
 
 
@@ -52,3 +68,18 @@ def fit_busy(points: Sequence[Point]) -> Fit | None:
     coefficients, norm = nnls(matrix, busy)
     base, guest, demand = (float(one) for one in coefficients)
     return Fit(base, guest, demand, float(norm / np.sqrt(len(busy))))
+
+
+def fit_scalability(points: Sequence[Point]) -> Scalability | None:
+    """Fit the law to the scores of valid points; None with fewer than MIN_NUMBERS numbers."""
+    valid = [point for point in points if says_something(point)]
+    tiles = np.array([point.tiles for point in valid])
+    if len(set(tiles.tolist())) < MIN_NUMBERS:
+        return None
+    scores = np.array([point.score for point in valid])
+    (contention, coherency), _ = curve_fit(_scalability, tiles, scores, (0.0, 0.0), bounds=(0, 1))
+    return Scalability(float(contention), float(coherency))
+
+
+def _scalability(tiles: Floats, contention: float, coherency: float) -> Floats:
+    return tiles / (1 + contention * (tiles - 1) + coherency * tiles * (tiles - 1))

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from harness.agent.utilization import memory_available
 from harness.errors import HarnessError, WorkloadError
 from harness.guest.factory import GuestFactory
 from harness.guest.guest import Guest
@@ -27,7 +27,13 @@ from harness.hypervisors.supervised import SupervisedHypervisor
 from images.image import GuestImage
 from suites.consolidation.capacity import Capacity, MeasuredCost
 from suites.consolidation.pgbench import Pgbench
-from suites.consolidation.requests import RECORD_SIZE, HvLoadLog, read_hv_load
+from suites.consolidation.requests import (
+    RECORD_SIZE,
+    HvLoadLog,
+    find_start,
+    in_window,
+    read_hv_load,
+)
 from suites.consolidation.target import Schedule, Target
 
 _MIN_MEMORY, _MAX_MEMORY = 512, 8192  # MiB of the container
@@ -43,16 +49,39 @@ _ABORT_TIMEOUT, _ABORT_INTERVAL = 10.0, 0.5
 class Load:
     """A load that was run.
 
-    requests: a log; see suites.consolidation.requests. start, end: of the measured window, s since
-    the epoch. cpu_share: CPU time of hv-load on the busiest CPU, as a share of it. notes: the last
-    error of a target's generator, or "", by the target's index.
+    requests: of the measured window; see suites.consolidation.requests. start, end: of that window,
+    s since the epoch. answers: good ones of the whole load, as servers count them, too. cpu_share:
+    CPU time of hv-load on the busiest CPU, as a share of it. notes: the last error of a target's
+    generator, or "". Answers and notes are by the target's index.
     """
 
     requests: pd.DataFrame
     start: float
     end: float
+    answers: Mapping[int, int]
     cpu_share: float
     notes: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The measured window of a load that runs.
+
+    start, end: s of the host's CLOCK_MONOTONIC. local_start: the same by time.monotonic() of this
+    process, late by the time that hv-load's first message took.
+    """
+
+    start: float
+    end: float
+    local_start: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    def sleep_until(self, seconds: float) -> None:
+        """Sleep until so many seconds after its start, or before it if negative."""
+        time.sleep(max(0.0, self.local_start + seconds - time.monotonic()))
 
 
 class LoadGenerator:
@@ -90,7 +119,7 @@ class LoadGenerator:
 
     def blocker(self, targets: Sequence[Target], schedule: Schedule) -> str:
         """Why the generator cannot carry a load, or ""."""
-        capacity = Capacity(len(self.cpus), self._memory, _available_memory(), self._cost)
+        capacity = Capacity(len(self.cpus), self._memory, memory_available(), self._cost)
         return capacity.blocker(targets, schedule)
 
     def observe(self, targets: Sequence[Target], cpu: float) -> None:
@@ -113,15 +142,6 @@ class LoadGenerator:
         self.close()
 
 
-def _available_memory() -> float:
-    """MiB, of this machine."""
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) / 1024
-    return 0.0
-
-
 class LoadRun:
     """A running load: hv-load on each CPU for most targets, and a pgbench for each database."""
 
@@ -138,6 +158,8 @@ class LoadRun:
         self._schedule = schedule
         self._cpus = cpus
         self._output: tuple[int, bytes, bytes] | HarnessError | None = None
+        self._window: Window | None = None
+        self._started = threading.Event()
         self._ended = False  # hv-load, by itself
         guest.ssh.run(f"rm -rf {FOLDER} && mkdir -m 0777 {FOLDER}")
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
@@ -187,10 +209,28 @@ class LoadRun:
                 ["sh", "-c", script, "sh", *map(str, numbers)],
                 timeout=schedule.seconds + _SLACK + size / _TRANSFER,
                 input="".join(lines).encode(),
+                on_stderr=self._look_for_start,
             )
             self._ended = True
         except HarnessError as error:
             self._output = error
+        finally:
+            self._started.set()
+
+    def _look_for_start(self, messages: bytes) -> None:
+        if not self._window and (started := find_start(messages)):
+            now, ramp = time.monotonic(), self._schedule.ramp
+            start = started[0] / 1e9 + ramp
+            self._window = Window(start, start + self._schedule.measure, now + ramp)
+            self._started.set()
+
+    def wait_for_start(self) -> Window:
+        """Wait until the ramp begins. Raises WorkloadError when hv-load failed before that."""
+        self._started.wait()
+        if not self._window:
+            self._finish_hv_load()
+        assert self._window  # hv-load that ended well has printed its start
+        return self._window
 
     def abort(self) -> None:
         """End the generators at once."""
@@ -209,18 +249,23 @@ class LoadRun:
         """Wait for the end of the schedule. Raises WorkloadError when a generator failed."""
         try:
             log = self._finish_hv_load()
-            start = log.started + self._schedule.ramp
+            cpu_share, start = log.cpu_share, log.started + self._schedule.ramp
             end = start + self._schedule.measure
             notes: dict[int, str] = {}
-            parts = [self._renumber(log)]
+            counts = log.requests.loc[log.requests["good"], "target"].value_counts()
+            answers = {index: int(counts.get(i, 0)) for i, index in enumerate(self._others)}
+            parts = [self._renumber(in_window(log.requests, start, end))]
+            del log  # it is large
             for one in self._pgbenches:
-                parts.append(one.read(start, end))
+                requests = one.read(start, end)
+                answers[one.index] = int(requests["good"].sum())
+                parts.append(in_window(requests, start, end))
                 notes[one.index] = one.note
         except BaseException:
             self.abort()
             raise
         requests = pd.concat(parts, ignore_index=True)
-        return Load(requests, start, end, log.cpu_share, notes)
+        return Load(requests, start, end, answers, cpu_share, notes)
 
     def _finish_hv_load(self) -> HvLoadLog:
         self._thread.join()  # the command has a timeout
@@ -242,8 +287,8 @@ class LoadRun:
             f"the load generator failed: {cause}", hint=hint, stage="run", guest=self._guest.name
         ) from (output if isinstance(output, HarnessError) else None)
 
-    def _renumber(self, log: HvLoadLog) -> pd.DataFrame:
+    def _renumber(self, requests: pd.DataFrame) -> pd.DataFrame:
         """hv-load counts only its own targets."""
         numbers = np.array(self._others, np.int32)
-        target = log.requests["target"].to_numpy()
-        return log.requests.assign(target=numbers[target] if len(target) else target)
+        target = requests["target"].to_numpy()
+        return requests.assign(target=numbers[target] if len(target) else target)

@@ -1,15 +1,18 @@
 """Prints counters of a host and of guests' cgroups as one JSON object. It runs on the host.
 
-    python3 -I -S host_counters.py [--memory] < cgroups
+    python3 -I -S host_counters.py SECONDS [--memory] < cgroups
 
-The input has the directory of a cgroup on each line. The object has "time" (s of CLOCK_MONOTONIC),
-"cpus" (number: idle and stolen seconds), "swapped" (pages), "pressure" (resource: seconds in which
-a task waited for it) and "groups". That has for each cgroup that exists "cpu" (s), "memory"
-(bytes, as the cgroup counts), "threads" (id: clock ticks in guest mode, s on a CPU, s of waiting
-for one) and with --memory "private", "shared" and "merged" (bytes that its processes have mapped).
+The counters are read at this moment of CLOCK_MONOTONIC, or at once if it has passed. The input has
+the directory of a cgroup on each line. The object has "time" (s of CLOCK_MONOTONIC), "cpus"
+(number: idle and stolen seconds), "swapped" (pages), "pressure" (resource: seconds in which a task
+waited for it), "energy" (zone of a CPU package: J, and J at which its counter wraps) and "groups".
+That has for each cgroup that exists "cpu" (s), "memory" (bytes, as the cgroup counts), "threads"
+(id: clock ticks in guest mode, s on a CPU, s of waiting for one) and with --memory "private",
+"shared" and "merged" (bytes that its processes have mapped).
 
 Sources: proc(5); Documentation/admin-guide/cgroup-v2.rst, accounting/psi.rst,
-scheduler/sched-stats.rst and admin-guide/mm/ksm.rst in the Linux sources.
+scheduler/sched-stats.rst, admin-guide/mm/ksm.rst and power/powercap/powercap.rst in the Linux
+sources.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 # proc(5): user nice system idle iowait irq softirq steal. The kernel measures idle time and steal;
 # it counts ticks for the others, which miss work that ends before the next tick.
 _IDLE, _STEAL = (3, 4), 7
+_ENERGY = ("energy_uj", "max_energy_range_uj")
 _GUEST_TIME = 40  # of /proc/PID/stat, counted from the word after the name
 
 
@@ -62,6 +66,21 @@ def pressure() -> dict[str, float]:
     return seconds
 
 
+def energy(sys_folder: Path = Path("/sys")) -> dict[str, tuple[float, float]]:
+    """J and the range of the counter, by the RAPL zone of each package.
+
+    Zones within a package and the platform's (psys), which has the packages in it, do not count
+    twice. Empty on a host without RAPL, or for who may not read it.
+    """
+    zones = {}
+    for zone in sys_folder.glob("class/powercap/intel-rapl:*"):
+        with contextlib.suppress(OSError, ValueError):
+            if read(f"{zone}/name").startswith("package"):
+                used, limit = (int(read(f"{zone}/{name}")) for name in _ENERGY)
+                zones[zone.name] = (used / 1e6, limit / 1e6)
+    return zones
+
+
 def processes(group: str) -> Iterator[str]:
     """The processes of a cgroup and of those below it."""
     for folder, _, _ in os.walk(group):
@@ -78,11 +97,19 @@ def threads(pid: str) -> Iterator[tuple[str, tuple[int, float, float]]]:
             yield folder.name, (int(words[_GUEST_TIME]), running / 1e9, waiting / 1e9)
 
 
+def merged_pages(pid: str) -> int:
+    """0 on a kernel without KSM, and before Linux 5.19, which does not count them."""
+    try:
+        return int(read(f"/proc/{pid}/ksm_merging_pages"))
+    except FileNotFoundError:
+        return 0
+
+
 def add_mapped(pid: str, total: dict[str, int]) -> None:
     with contextlib.suppress(OSError, KeyError, ValueError):
         mapped = table(read(f"/proc/{pid}/smaps_rollup"))
         private = (mapped["Private_Clean"] + mapped["Private_Dirty"]) * 1024
-        merged = int(read(f"/proc/{pid}/ksm_merging_pages")) * _PAGE
+        merged = merged_pages(pid) * _PAGE
         total["private"] += private
         total["merged"] += merged  # the kernel counts these pages as shared, too
         total["shared"] += max(0, mapped["Rss"] * 1024 - private - merged)
@@ -107,12 +134,15 @@ def mapped_by(group: str) -> dict[str, int]:
     return total
 
 
-def main(memory: bool) -> None:
+def main(at: float, memory: bool) -> None:
+    listed = sys.stdin.read().splitlines()
+    time.sleep(max(0.0, at - time.monotonic()))
     report: dict[str, Any] = {"time": time.monotonic(), "cpus": cpus(), "pressure": pressure()}
+    report["energy"] = energy()
     swapped = table(read("/proc/vmstat"))
     report["swapped"] = swapped.get("pswpin", 0) + swapped.get("pswpout", 0)
     groups = {}
-    for group in sys.stdin.read().splitlines():
+    for group in listed:
         with contextlib.suppress(OSError, KeyError):
             groups[group] = of_group(group)
     if memory:  # it takes long, so all counters are read before
@@ -122,4 +152,4 @@ def main(memory: bool) -> None:
 
 
 if __name__ == "__main__":
-    main("--memory" in sys.argv)
+    main(float(sys.argv[1]), "--memory" in sys.argv)

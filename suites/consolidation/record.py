@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean, median
 from typing import Protocol
 
 from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Better, Parameter
 from suites.consolidation.accounting import MEMORY_KINDS, WindowCost
 from suites.consolidation.experiment import Experiment, Point
-from suites.consolidation.fit import fit_busy, says_something
-from suites.consolidation.requests import latency_at
+from suites.consolidation.fit import fit_busy, fit_scalability, says_something
+from suites.consolidation.judge import requests_needed
+from suites.consolidation.requests import CURVE
 from suites.consolidation.search import Knee
 
-CURVE = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)  # percentiles
 MAX_REASON = 200  # characters
 
 
@@ -74,7 +75,7 @@ class PointRecorder:
         for load, window in (("none", point.idle), ("full", point.loaded)):
             self._window(record, point, window, load)
         start, end = point.window
-        answered = int(point.requests["good"].sum()) / (end - start)
+        answered = sum(one.good for one in point.results) / (end - start)
         for name, count in point.loaded.exits.items():
             idle = point.idle.exits.get(name, 0) / point.idle.seconds
             rate = count / point.loaded.seconds - idle
@@ -87,9 +88,8 @@ class PointRecorder:
         names = [one.name for one in point.results]
         for guest in members:
             own = [index for index, name in enumerate(names) if name == guest.name]
-            latencies = point.requests.loc[point.requests["target"].isin(own), "latency"]
-            for percentile in CURVE:
-                value = 1000 * latency_at(latencies, percentile)
+            for percentile, latency in zip(CURVE, point.curves[guest.name], strict=True):
+                value = 1000 * latency
                 about: dict[str, Parameter] = {"guest": guest.name, "percentile": percentile}
                 record("latency", value, "ms", **about)
                 if math.isinf(value):
@@ -109,7 +109,7 @@ class PointRecorder:
             record("errors", requests - good, "requests", guest=guest.name)
 
     def _window(self, record: Record, point: Point, window: WindowCost, load: str) -> None:
-        """CPU in shares of one CPU, memory in MiB a guest."""
+        """CPU in shares of one CPU, memory in MiB a guest, energy of the CPU packages."""
 
         def share(metric: str, seconds: float) -> None:
             record(f"cpu.{metric}", 100 * seconds / window.seconds, "%", load=load)
@@ -122,6 +122,9 @@ class PointRecorder:
         share("generator", window.generator_cpu)
         for name, part in window.pressure.items():
             record(f"pressure.{name}", 100 * part, "%", load=load)
+        if window.joules is not None:
+            record("energy", window.joules, "J", load=load)
+            record("power", window.joules / window.seconds, "W", load=load)
         for name in {one.name for one in point.results}:
             own = [i for i, one in enumerate(point.results) if one.name == name]
             memory = [window.memory[index] for index in own if index in window.memory]
@@ -136,12 +139,16 @@ class PointRecorder:
                 record(f"memory.{kind}", mean, "MiB", guest=name, load=load)
 
     def reference(self, points: Sequence[Point]) -> None:
-        """The latencies of a tile alone, which nightly runs track."""
+        """The latencies of a tile alone, which nightly runs track: of each guest at its percentile,
+        p50, and p99 where there are enough requests."""
         for number, point in enumerate(points):
             for one in point.results:
-                about: dict[str, Parameter] = {"guest": one.name, "percentile": one.percentile}
-                value = 1000 * one.latency
-                self._record("reference", value, "ms", about, "lower", number)
+                known = {one.percentile: one.latency, 50.0: one.p50}
+                if one.scheduled >= requests_needed(99):
+                    known[99.0] = one.p99
+                for percentile, latency in known.items():
+                    about: dict[str, Parameter] = {"guest": one.name, "percentile": percentile}
+                    self._record("reference", 1000 * latency, "ms", about, "lower", number)
 
     def knee(self, knee: Knee, tiles: float) -> None:
         """The result of a search. tiles: the knee with its quarter tiles."""
@@ -150,25 +157,30 @@ class PointRecorder:
         servers = tiles * len(self.experiment.deployment.tile.guests)
         self._record("knee", tiles, "tiles", better="higher")
         reason: dict[str, Parameter] = {"reason": knee.limited_by[:MAX_REASON]}
-        self._record("knee.at_least", bool(knee.limited_by), "0 or 1", reason)
+        self._record("knee.at_least", float(bool(knee.limited_by)), "0 or 1", reason)
         # verdicts that agree have no range, also with a part of a tile
         lowest = knee.lowest if knee.lowest < knee.tiles else tiles
         self._record("knee.lowest", lowest, "tiles")
         self._record("knee.highest", max(knee.highest, tiles), "tiles")
         self._record("servers_per_host", servers, "servers", better="higher")
         self._record("servers_per_core", servers / cores, "servers/core", better="higher")
-        at_knee = [
-            point.loaded.busy / point.loaded.seconds
-            for point in self.experiment.points
-            if point.tiles == knee.tiles and says_something(point)
-        ]
-        if at_knee:
-            utilization = 100 * sum(at_knee) / len(at_knee) / len(cpus)
-            self._record("knee.utilization", utilization, "%")
-        fit = fit_busy(self.experiment.points)
-        if fit is None:
-            return
-        self._record("fit.base", fit.base, "CPUs", better="lower")
-        self._record("fit.guest", fit.guest, "CPUs/guest", better="lower")
-        self._record("fit.demand", fit.demand, "CPUs/CPU", better="lower")
-        self._record("fit.residual", fit.residual, "CPUs")
+        if scores := [point.score for point in self._valid_points(tiles)]:
+            self._record("knee.score", median(scores), "tiles", better="higher")
+        if shares := [point.loaded.busy_share for point in self._valid_points(knee.tiles)]:
+            self._record("knee.utilization", 100 * mean(shares), "%")
+        self._models()
+
+    def _valid_points(self, tiles: float) -> list[Point]:
+        points = self.experiment.points
+        return [point for point in points if point.tiles == tiles and says_something(point)]
+
+    def _models(self) -> None:
+        """The fits of the points, where there are enough of them."""
+        if fit := fit_busy(self.experiment.points):
+            self._record("fit.base", fit.base, "CPUs", better="lower")
+            self._record("fit.guest", fit.guest, "CPUs/guest", better="lower")
+            self._record("fit.demand", fit.demand, "CPUs/CPU", better="lower")
+            self._record("fit.residual", fit.residual, "CPUs")
+        if law := fit_scalability(self.experiment.points):
+            self._record("scalability.contention", 100 * law.contention, "%")
+            self._record("scalability.coherency", 100 * law.coherency, "%")

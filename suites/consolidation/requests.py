@@ -9,9 +9,11 @@ came).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ _RECORD = np.dtype(
 )
 _NEVER = (1 << 32) - 1  # of sent and done
 RECORD_SIZE = _RECORD.itemsize
+CURVE = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)  # percentiles
 _TARGET_BITS = 24
 _OK = 0
 _STARTED = re.compile(rb"^started (\d{1,18}) (\d{1,19})$", re.MULTILINE)
@@ -59,12 +62,18 @@ class HvLoadLog:
     cpu_share: float
 
 
+def find_start(messages: bytes) -> tuple[int, int] | None:
+    """When hv-load's ramp begins, in ns: CLOCK_MONOTONIC of its machine, and since the epoch."""
+    match = _STARTED.search(messages)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 def read_hv_load(records: bytes, messages: bytes, targets: int = 1 << _TARGET_BITS) -> HvLoadLog:
     """Read hv-load's standard output and error. targets: their number. Raises WorkloadError.
 
     hv-load reads what servers answer, so its records are checked, too.
     """
-    started = _STARTED.search(messages)
+    started = find_start(messages)
     cpu, counts = _CPU.findall(messages), _COUNT.findall(messages)
     expected = sum(map(int, counts)) * RECORD_SIZE
     if not (started and cpu and len(cpu) == len(counts)) or len(records) != expected:
@@ -74,9 +83,9 @@ def read_hv_load(records: bytes, messages: bytes, targets: int = 1 << _TARGET_BI
             hint="read the console of the guest that generates the load",
             stage="run",
         )
-    monotonic, realtime = int(started[1]), int(started[2])
+    monotonic, realtime = started
     table = np.frombuffer(records, _RECORD)
-    packed, delay, sent, done = (table[name] for name in ("target_status", "delay", "sent", "done"))
+    packed, delay, sent, done = map(table.__getitem__, ("target_status", "delay", "sent", "done"))
     good = packed >> _TARGET_BITS == _OK
     target = (packed & ((1 << _TARGET_BITS) - 1)).astype(np.int32)
     impossible = (delay > sent) | (sent > done) | (done == _NEVER)
@@ -94,7 +103,8 @@ def read_hv_load(records: bytes, messages: bytes, targets: int = 1 << _TARGET_BI
             "sent": np.where(sent < _NEVER, sent / 1e6, np.nan),
             "latency": np.where(good, done / 1e6, np.inf),
             "good": good,
-        }
+        },
+        copy=False,
     )
     cpu_share = max(int(used) / max(1, int(of)) for used, of in cpu)
     return HvLoadLog(frame, realtime / 1e9, cpu_share)
@@ -176,11 +186,36 @@ def in_window(log: pd.DataFrame, start: float, end: float) -> pd.DataFrame:
     return log[(log["scheduled"] >= start) & (log["scheduled"] < end)]
 
 
-def latency_at(latencies: pd.Series[float], percentile: float) -> float:
-    """The latency that `percentile` per cent of the requests do not exceed: an order statistic,
-    so that one without an answer makes it infinite only where it counts. NaN for no request."""
-    if latencies.empty:
-        return float("nan")
+def by_target(log: pd.DataFrame, targets: int) -> Iterator[pd.DataFrame]:
+    """The requests of each target, from 0. They are sorted once, as there may be many targets."""
+    numbers = log["target"].to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    bounds = np.cumsum(np.bincount(numbers, minlength=targets))
+    for start, end in pairwise((0, *bounds.tolist())):
+        yield log.iloc[order[start:end]]
+
+
+def latencies_at(latencies: pd.Series[float], percentiles: Sequence[float]) -> list[float]:
+    """The latencies that so many per cent of the requests do not exceed: order statistics, so that
+    one without an answer makes them infinite only where it counts. NaN for no request."""
     ordered = np.sort(latencies.to_numpy())
-    rank = int(np.ceil(percentile / 100 * len(ordered)))
-    return float(ordered[max(rank, 1) - 1])
+    if not len(ordered):
+        return [math.nan] * len(percentiles)
+    ranks = (math.ceil(percentile / 100 * len(ordered)) for percentile in percentiles)
+    return [float(ordered[max(rank, 1) - 1]) for rank in ranks]
+
+
+def latency_at(latencies: pd.Series[float], percentile: float) -> float:
+    """See latencies_at()."""
+    return latencies_at(latencies, [percentile])[0]
+
+
+def latency_curves(log: pd.DataFrame, names: Sequence[str]) -> dict[str, list[float]]:
+    """The latencies at CURVE of all targets of a name together. names: by the target's index."""
+    known = list(dict.fromkeys(names))
+    numbers = np.array([known.index(name) for name in names], np.uint16)
+    of_name = numbers[log["target"].to_numpy()]
+    return {
+        name: latencies_at(log.loc[of_name == number, "latency"], CURVE)
+        for number, name in enumerate(known)
+    }

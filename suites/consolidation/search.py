@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from reports import text
 from suites.consolidation.judge import Outcome
 
 Growth = Literal["by half", "doubling"]
@@ -45,7 +46,8 @@ class Knee:
 
     def give_up(self, tiles: int) -> None:
         """End the search at a number whose points are invalid."""
-        self.limited_by = f"{tiles} tiles could not be measured: the points are invalid"
+        number = text.count(tiles, "tile")
+        self.limited_by = f"{number} could not be measured: the points are invalid"
         self.undecided = True
 
     def passes(self, tiles: int) -> bool:

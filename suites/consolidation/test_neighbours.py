@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 
 from harness.errors import WorkloadError
@@ -22,7 +21,8 @@ from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Parameter
 from images.image import GuestImage
 from suites.consolidation.experiment import Experiment, MakeExperiment
-from suites.consolidation.requests import in_window, latency_at
+from suites.consolidation.generator import Window
+from suites.consolidation.requests import by_target, latency_at
 from suites.consolidation.tile import Tile
 
 VICTIMS = ("web", "cache", "oltp")
@@ -35,7 +35,7 @@ AGGRESSORS = {
     "network": "iperf3 --client {sink} --time 600 >/dev/null",
     "exits": "while hv-exits cpuid --ops 10000 --batches 10 >/dev/null; do :; done",
 }
-MEMORY = 128  # MiB
+MEMORY = 256  # MiB; fio alone maps 120 MiB
 KILLED = "idle"
 
 
@@ -72,17 +72,12 @@ def at_work(guest: Guest, command: str) -> Iterator[None]:
 
 def latencies(experiment: Experiment) -> dict[str, float]:
     """By guest, at the percentile of its limit, in ms, under a load that this starts."""
-    load = experiment.load(time.sleep)
-    window = in_window(load.requests, load.start, load.end)
+    load = experiment.load()
+    members = experiment.deployment.members
+    parts = zip(members, by_target(load.requests, len(members)), strict=True)
     return {
-        one.role.name: 1000 * latency_at(of_guest(window, index), one.role.percentile)
-        for index, one in enumerate(experiment.deployment.members)
+        one.role.name: 1000 * latency_at(own["latency"], one.role.percentile) for one, own in parts
     }
-
-
-def of_guest(requests: pd.DataFrame, index: int) -> pd.Series[float]:
-    """The latencies of one guest's requests."""
-    return requests.loc[requests["target"] == index, "latency"]
 
 
 @pytest.mark.long
@@ -163,18 +158,15 @@ def test_death(make_experiment: MakeExperiment, tile: Tile, record_sample: Recor
         pytest.skip(f"the tile {tile.name} has no idle server with another one beside it")
     moments: list[float] = []
 
-    def kill_in_the_middle(seconds: float) -> None:
-        time.sleep(seconds / 2)
+    def kill_in_the_middle(window: Window) -> None:
+        window.sleep_until(window.seconds / 2)
         killed.guest.stop()
         moments.append(time.time())
-        time.sleep(seconds / 2)
 
     load = experiment.load(kill_in_the_middle)
-    window = in_window(load.requests, load.start, load.end)
-    for index, one in enumerate(members):
+    for one, requests in zip(members, by_target(load.requests, len(members)), strict=True):
         if one is killed:
             continue
-        requests = window[window["target"] == index]
         assert requests["good"].all(), f"{one.role.name} lost requests"
         after = requests["scheduled"] >= moments[0]
         for when, part in (("before", requests[~after]), ("after", requests[after])):

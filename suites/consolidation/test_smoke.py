@@ -12,7 +12,7 @@ from suites.consolidation.experiment import MakeExperiment
 from suites.consolidation.record import PointRecorder
 
 TILES = (1, 2)
-# The generator's clock starts and ends the window, the accounting's clock is here.
+# The kernel counts the time of cgroups and of idle CPUs at different moments.
 MAX_CPU_DIFFERENCE = 0.15
 MIN_GUEST_SHARE = 0.5  # of the busy time of the guests' CPUs
 

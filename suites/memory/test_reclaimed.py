@@ -6,7 +6,6 @@ The balloon is measured once per boot, KSM once per session.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 
@@ -15,15 +14,14 @@ import pytest
 from harness.guest.factory import GuestFactory, wait_ready_or_stop
 from harness.hosts.base import Host
 from harness.plugin.fixtures import RecordSample
+from suites import ksm
 
 pytestmark = pytest.mark.only_hypervisors("kvm")
 MEMORY = 192  # MiB
 BALLOON = 64  # MiB
 MIN_RECLAIMED = 0.8  # of the balloon's size
 INFLATION_TIMEOUT = 30.0  # seconds
-KSM = "/sys/kernel/mm/ksm"
 KSM_TIMEOUT = 60.0  # seconds
-PAGES_PER_SCAN = 4000
 PAGE = 4096
 
 
@@ -47,38 +45,23 @@ def test_balloon(guest_factory: GuestFactory, record_sample: RecordSample, boot:
     assert reclaimed > MIN_RECLAIMED * BALLOON, "the host does not reclaim the balloon's memory"
 
 
-def read_ksm(host: Host, name: str) -> int:
-    return int(host.run(["cat", f"{KSM}/{name}"]).stdout)
-
-
 @pytest.fixture
-def ksm(virt_host: Host) -> Iterator[None]:
-    """KSM at work. On an emulated host the fixture switches it on, and restores its settings."""
-    if virt_host.run(["test", "-w", f"{KSM}/run"], check=False).status:
-        pytest.skip("the host's kernel has no KSM, or this user cannot change its settings")
-    before = {name: read_ksm(virt_host, name) for name in ("run", "pages_to_scan")}
-    if not virt_host.emulated and before["run"] != 1:
-        pytest.skip(f"KSM is off and this host is shared; hint: echo 1 > {KSM}/run")
-    settings = {"run": 1, "pages_to_scan": PAGES_PER_SCAN} if virt_host.emulated else {}
-    with contextlib.ExitStack() as undo:
-        for name, value in settings.items():
-            undo.callback(virt_host.run, ["sh", "-c", f"echo {before[name]} > {KSM}/{name}"])
-            virt_host.run(["sh", "-c", f"echo {value} > {KSM}/{name}"])
+def ksm_at_work(virt_host: Host) -> Iterator[None]:
+    with ksm.at_work(virt_host):
         yield
 
 
-@pytest.mark.usefixtures("ksm")
+@pytest.mark.usefixtures("ksm_at_work")
 @pytest.mark.exclusive_host
 def test_ksm(guest_factory: GuestFactory, virt_host: Host, record_sample: RecordSample) -> None:
     """Memory that KSM saves for two guests of one image, when a scan finds little more."""
-    before = read_ksm(virt_host, "pages_sharing") * PAGE
+    before = ksm.read(virt_host, "pages_sharing") * PAGE
     launched = [guest_factory.launch(f"ksm-{name}", memory=MEMORY, mergeable=True) for name in "ab"]
     guests = list(map(wait_ready_or_stop, launched))
     start, reclaimed = time.monotonic(), -1
     while time.monotonic() - start < KSM_TIMEOUT:
         time.sleep(3.0)
-        # pages_sharing: places that share a page, beyond the first (admin-guide/mm/ksm)
-        last, reclaimed = reclaimed, read_ksm(virt_host, "pages_sharing") * PAGE - before
+        last, reclaimed = reclaimed, ksm.read(virt_host, "pages_sharing") * PAGE - before
         if reclaimed > 0 and reclaimed - last < reclaimed // 50:
             break
     assert reclaimed > 0

@@ -77,6 +77,32 @@ def test_a_tests_own_parameters_identify_its_figures(run: Run, several: bool) ->
     assert frame["item"].nunique() == (8 if several else 4)
 
 
+OWN_IMAGE = """
+    from dataclasses import replace
+
+    def test_it(guest, guest_factory, hypervisor, record_sample):
+        image = replace(guest_factory.image, digest="5e5e5e5e5e5e5e5e")
+        other = guest_factory(image=image)
+        record_sample("x.default", 1, "ms", "lower")
+        record_sample("x.own", 1, "ms", "lower", image=image)
+        record_sample("x.host", 1, "ms", "lower", hypervisor="native", image=image)
+        hypervisor.tick(0, {}, {one.name: {"cpu.user": 1.0} for one in (guest, other)})
+"""
+
+
+def test_samples_name_the_image_that_was_used(run: Run) -> None:
+    result = run(OWN_IMAGE, "--virt-no-report")
+    result.assert_outcomes(passed=1)
+    facts, frame = load(Path(result.outlines[-1].partition(": ")[2]))
+    images = [
+        frame[frame.metric == f"x.{name}"].image.item() for name in ("default", "own", "host")
+    ]
+    assert images == ["0123456789abcdef", "5e5e5e5e5e5e5e5e", ""]
+    used = frame[frame.metric == "guest.cpu.user"].sort_values("boot")
+    assert list(used.image) == ["0123456789abcdef", "5e5e5e5e5e5e5e5e"]
+    assert facts["image"] == "0123456789abcdef, 5e5e5e5e5e5e5e5e"
+
+
 def test_the_last_lines_name_report_and_samples(run: Run, pytester: pytest.Pytester) -> None:
     result = run(MEASURED, "--virt-results=out", "--virt-report=pages/night.html")
     found = last_lines(result)

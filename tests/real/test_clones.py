@@ -13,6 +13,7 @@ from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.kvm import KvmHypervisor
 from images.image import GuestImage
+from suites import ksm
 from tests.real.conftest import Inner, factory, kvm_pids
 from tests.waiting import wait_until
 
@@ -177,6 +178,25 @@ def test_later_clones_have_fewer_page_faults(guests: GuestFactory) -> None:
     faults = [clone.statistics()["pf_taken"] for clone in clones]
     assert clones[0].facts["prefault_pages"] == 0 < clones[1].facts["prefault_pages"]
     assert faults[1] < 0.8 * faults[0]
+
+
+def test_ksm_merges_pages_that_clones_have_written(
+    guests: GuestFactory, emulated_host: Host
+) -> None:
+    origin = guests("mergeable", mergeable=True)
+    origin.ssh.disconnect()
+    with origin.snapshot() as taken:
+        clones = [guests.clone(taken, f"merged {number}") for number in range(2)]
+    for clone in clones:
+        assert clone.facts["mergeable"]
+        clone.ssh.run("seq 1000000 1999999 >/dev/shm/numbers")  # 8 MB, no two pages are equal
+    with ksm.at_work(emulated_host):
+        expected = ksm.read(emulated_host, "pages_sharing") + 1800
+        assert wait_until(lambda: ksm.read(emulated_host, "pages_sharing") > expected, 90.0, 1.0)
+        clones[0].ssh.run("printf 2 | dd of=/dev/shm/numbers conv=notrunc")
+        heads = [one.ssh.run("head -n 1 /dev/shm/numbers").stdout for one in clones]
+        assert heads == ["2000000\n", "1000000\n"]
+    assert ksm.read(emulated_host, "run") == 0
 
 
 def test_snapshot_preparation_sends_a_frame(guests: GuestFactory) -> None:

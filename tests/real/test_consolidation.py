@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from harness.errors import CommandError, GuestEnded, ProvisionError, WorkloadErr
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from harness.hypervisors.qemu import QemuHypervisor
-from suites.consolidation.generator import FOLDER
+from suites.consolidation import accounting
+from suites.consolidation.generator import FOLDER, Window
+from suites.consolidation.target import Schedule
 from suites.consolidation.test_knee import blocker
 from tests.conftest import EmulatedHosts
-from tests.real.conftest import MakeExperiment
+from tests.real.conftest import PHASES, MakeExperiment
 from tests.waiting import wait_until
 
 IDLE = {"server": "idle", "memory": 112, "rate": 10, "percentile": 90, "limit": 1}
@@ -46,12 +48,38 @@ def test_reference_and_a_second_tile(experiment: MakeExperiment, tmp_path: Path)
     assert sum(cost.guest_cpu.values()) <= cost.busy + 0.1
     assert cost.busy_share < 1
     assert 0 < cost.generator_cpu < cost.seconds
-    assert cost.exits["exits"] > len(point.requests)
+    assert cost.exits["exits"] > sum(result.good for result in point.results)
     for index in range(2):
         assert cost.mapped[index]["private"] > 1
         assert cost.mapped[index]["shared"] > 1
     logs = sorted(path.name for path in (tmp_path / "histograms").iterdir())
     assert logs == ["000-1-tiles.hlog", "001-1-tiles.hlog", "002-2-tiles.hlog"]
+
+
+def test_cost_is_that_of_the_window(
+    experiment: MakeExperiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its readings begin at the moments of hv-load's clock."""
+    one = experiment({"idle": IDLE})
+    one.phases = replace(PHASES, schedule=Schedule(ramp=4, measure=4, drain=2))
+    one.deployment.grow_to(1)
+    readings: list[accounting.Reading] = []
+    windows: list[Window] = []
+
+    def read(*arguments: Any, **options: Any) -> accounting.Reading:
+        readings.append(accounting_read(*arguments, **options))
+        return readings[-1]
+
+    def during(window: Window) -> None:
+        windows.append(window)
+        one.cost_in(window)
+
+    accounting_read = accounting.read
+    monkeypatch.setattr(accounting, "read", read)
+    one.load(during)
+    (window,), (first, last) = windows, readings
+    assert first.time - window.start == pytest.approx(0, abs=0.1)
+    assert last.time - window.end == pytest.approx(0, abs=0.1)
 
 
 def test_hypervisor_that_cannot_clone_boots_each_guest(
@@ -118,7 +146,7 @@ def test_killed_load_generator_is_an_error_and_the_next_load_runs(
     one.deployment.grow_to(1)
     generator = one.generator.guest
 
-    def kill(seconds: float) -> None:
+    def kill(window: Window) -> None:
         assert wait_until(lambda: running(emulated_host) == ["hv-load", "hv-load", "pgbench"])
         generator.ssh.run(f"kill -s KILL $(cat {FOLDER}/hv-load.pid)")
 
@@ -128,7 +156,7 @@ def test_killed_load_generator_is_an_error_and_the_next_load_runs(
     assert (caught.value.stage, caught.value.guest) == ("run", generator.name)
     assert wait_until(lambda: not running(emulated_host))
     assert one.points == []
-    assert one.load(time.sleep).requests["good"].any()
+    assert one.load().requests["good"].any()
 
 
 def test_killed_container_of_the_load_generator_is_an_error(
@@ -138,7 +166,7 @@ def test_killed_container_of_the_load_generator_is_an_error(
     one.deployment.grow_to(1)
     generator = one.generator.guest
 
-    def kill(seconds: float) -> None:
+    def kill(window: Window) -> None:
         with generator.expect_end():
             emulated_host.run(["kill", "-s", "KILL", str(generator.facts["pid"])])
 
@@ -161,19 +189,18 @@ def test_full_disk_of_the_load_generator_is_an_error(
     shell("mount -t tmpfs -o size=1m,mode=1777 none /tmp")
     fill = "cat /dev/zero >/tmp/fill"
 
-    def fill_disk(seconds: float) -> None:
+    def fill_disk() -> None:
         assert "No space left" in shell(fill, check=False).stderr
-        time.sleep(seconds)
 
     if when == "before the load":
-        fill_disk(0)
+        fill_disk()
     with pytest.raises(WorkloadError, match=FULL) as caught:
-        one.load(fill_disk)
+        one.load(lambda window: fill_disk())
     assert "full" in caught.value.hint
     assert caught.value.guest == one.generator.guest.name
     assert wait_until(lambda: not running(emulated_host))
     shell("rm /tmp/fill")
-    assert one.load(time.sleep).requests["good"].any()
+    assert one.load().requests["good"].any()
 
 
 @pytest.fixture

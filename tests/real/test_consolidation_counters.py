@@ -14,6 +14,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
 from suites.consolidation import accounting
+from suites.consolidation.generator import Window
 from tests.real.conftest import MakeExperiment
 
 ROLE = {"memory": 128, "rate": 5, "percentile": 90, "limit": 10}
@@ -51,7 +52,7 @@ def test_cpu_and_steal_of_busy_guests_are_those_of_the_host_and_of_the_guests(
     cost = one.cost_of(SECONDS)
     reported = stolen(guests) - before
     outer = time.monotonic() - outer_start
-    print("FIG", cost.seconds, cost.busy, cost.guest_cpu, cost.demand, "steal", cost.steal, "reported", reported, "outer", outer); check_cpu(cost)
+    check_cpu(cost)
     # At most the whole window, of one that waits while the other one runs.
     assert SECONDS / 4 < cost.steal < 1.1 * cost.seconds
     # Guests are read before and after the host.
@@ -85,21 +86,20 @@ def test_exits_are_those_that_kvm_counts(experiment: MakeExperiment, emulated_ho
         assert {name: statistics[name] for name in counted} == counted
         assert counted["exits"] > 0
     # and in a window under load: more than between its readings, less than around them
-    window = []
+    readings = []
     outside = []
 
-    def during(seconds: float) -> None:
+    def during(window: Window) -> None:
         for end in (False, True):
             outside.append(kvm_exits(emulated_host, guests))
-            window.append(accounting.read(emulated_host, guests, one.generator.guest, end=end))
+            readings.append(accounting.read(emulated_host, guests, one.generator.guest, end=end))
             outside.append(kvm_exits(emulated_host, guests))
-            time.sleep(0.0 if end else seconds)
+            window.sleep_until(0.0 if end else window.seconds)
 
     one.load(during)
-    before, after = window
+    before, after = readings
     cost = accounting.cost(before, after, one.deployment.cpus, range(2))
     for name in counted:
         first, second, third, last = (one[name] for one in outside)
-        print("EXITS", name, third - second, cost.exits[name], last - first)
         assert third - second <= cost.exits[name] <= last - first, name
     assert cost.exits["exits"] > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -15,11 +14,12 @@ from harness.hypervisors.base import Disk
 from harness.hypervisors.kvm import KvmHypervisor
 from harness.hypervisors.qemu import QemuHypervisor
 from images.image import GuestImage
+from suites import ksm
 from suites.io.fio import Job, parse_figures
 from tests.real.conftest import MEMORY, factory
+from tests.waiting import wait_until
 
 MIB = 16
-KSM = "/sys/kernel/mm/ksm"
 
 
 def by_serial(name: str) -> str:
@@ -170,27 +170,11 @@ def test_guest_memory_uses_huge_pages(guests: GuestFactory, emulated_host: Host)
 
 @pytest.mark.slow
 def test_ksm_merges_equal_pages_of_two_guests(guests: GuestFactory, emulated_host: Host) -> None:
-    names = ("run", "pages_to_scan", "sleep_millisecs")
-    before = [emulated_host.run(["cat", f"{KSM}/{name}"]).stdout.strip() for name in names]
-
-    def set_all(values: list[str]) -> None:
-        for name, value in zip(names, values, strict=True):
-            emulated_host.run(["sh", "-c", f"echo {value} > {KSM}/{name}"])
-
     pair = [guests.launch(mergeable=True, root="pmem") for _ in range(2)]
     for guest in pair:
         guest.wait_ready()
         assert guest.facts["mergeable"]
-    set_all(["1", "5000", "1"])
-    try:
-        deadline = time.monotonic() + 90
-        sharing = 0
-        while sharing < 2000 and time.monotonic() < deadline:
-            time.sleep(1.0)
-            sharing = int(emulated_host.run(["cat", f"{KSM}/pages_sharing"]).stdout)
-        assert sharing >= 2000  # pages of 4 KiB
+    with ksm.at_work(emulated_host):
+        assert wait_until(lambda: ksm.read(emulated_host, "pages_sharing") >= 2000, 90.0, 1.0)
         for guest in pair:
             guest.ssh.run(["true"])
-    finally:
-        set_all(["2", *before[1:]])  # 2: also unmerge the pages
-        set_all(before)

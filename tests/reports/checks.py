@@ -91,6 +91,26 @@ def rows(section: Element) -> dict[str, list[str]]:
     return found
 
 
+def table_of(section: Element, caption: str) -> dict[str, list[str]]:
+    """The rows of a section's table; see rows()."""
+    return rows(
+        next(t for t in section.all("table") if t.all("caption")[0].text.startswith(caption))
+    )
+
+
+def key_figures(page: Element) -> dict[str, tuple[str, str]]:
+    """Value and sentence of each key figure."""
+    found = {}
+    for box in page.id("key").all("div"):
+        label, value, sentence = (one.text for one in box.children if isinstance(one, Element))
+        found[label] = (value, sentence)
+    return found
+
+
+def paragraphs(section: Element) -> str:
+    return " ".join(one.text for one in section.all("p"))
+
+
 def page_of(directory: Path, **more: Any) -> Element:
     """The page of a synthetic run; see synthetic.write_run."""
     run = write_run(directory / "store", **more)

@@ -26,6 +26,7 @@ class SearchShape:
     knee: tiles that pass. tiles: of each point. guests: with their percentiles. demand: CPUs of the
     host for one CPU of work. exits: a request; 0 for none. unanswered: numbers of points whose slow
     requests have no answer. invalid: numbers of points. dies: a guest ends in the last one.
+    watts: of a tile under load; 0 for none.
     """
 
     knee: float
@@ -38,6 +39,7 @@ class SearchShape:
     dies: bool = False
     clones: bool = True
     ended_early: bool = False
+    watts: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,9 @@ class SearchSamples:
                     self.add(f"memory.{name}", value, "MiB", batch, guest=guest, **about)
         for name, value in (("busy", 30.0), ("guests", 25.0), ("demand", 10.0)):
             self.add(f"cpu.{name}", value * tiles, "%", batch, **about)
+        if self.shape.watts:
+            self.add("power", 30 + self.shape.watts * tiles, "W", batch, **about)
+            self.add("power", 30.0, "W", batch, tiles=tiles, load="none")
         if not self.old:
             self.add("pressure.cpu", min(99.0, 12 * tiles), "%", batch, **about)
 
@@ -145,6 +150,9 @@ class SearchSamples:
             ("fit.demand", self.shape.demand, "CPUs/CPU"),
         ):
             self.add(metric, value, unit)
+        if not self.old:
+            self.add("scalability.contention", 0.4, "%")
+            self.add("scalability.coherency", 0.01, "%")
 
     def _utilization(self) -> Iterator[Sample]:
         """A tick each second of host and guests. Each point has guests of its own."""
@@ -200,6 +208,13 @@ class SearchSamples:
         )
 
 
+def density_samples(template: Sample) -> Iterator[Sample]:
+    for state, merged in (("off", 0.0), ("on", 3.5)):
+        about: dict[str, Parameter] = {"guests": 50, "ksm": state, "seconds": 60}
+        metric, unit = "consolidation.density.merged_each", "MiB/guest"
+        yield replace(template, metric=metric, value=merged, unit=unit, parameters=about)
+
+
 def neighbour_samples(template: Sample) -> Iterator[Sample]:
     for victim, factor in (("web", 1.0), ("cache", 0.8)):
         for aggressor, ratio in NEIGHBOURS.items():
@@ -225,7 +240,7 @@ def write_searches(
         for sample in SearchSamples(template, shape, start, old, tick).everything():
             writer.add(sample)
         if hypervisor != "native" and not old:
-            for sample in neighbour_samples(template):
+            for sample in (*neighbour_samples(template), *density_samples(template)):
                 writer.add(sample)
         start += timedelta(seconds=(POINT_SECONDS + 2) * len(shape.tiles) + 20)
     return writer.close()

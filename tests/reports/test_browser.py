@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reports import compare, consolidation, index, run, trend
-from tests.reports import browser, comparisons, consolidations, histories
+from reports import compare, consolidation, index, plan, run, trend
+from reports.plan import quality
+from tests.reports import browser, comparisons, consolidations, histories, plans
 from tests.results.synthetic import write_run
 
 if TYPE_CHECKING:
@@ -23,13 +24,14 @@ pytestmark = [
     pytest.mark.skipif(bool(browser.missing()), reason=browser.missing()),
 ]
 
-PAGES = ("run", "consolidation", "compare", "trend", "index")
+PAGES = ("run", "consolidation", "compare", "trend", "index", "plan", "quality")
 # page -> a table with a filter, the index of a numeric column, and a filter text
 TABLES = {
     "run": ("#io table", 3, "randwrite"),
     "compare": ("#figures table", 4, "regressed"),
     "trend": ("#series table", 5, "depth 2"),
     "index": ("#runs table", 8, "failed"),
+    "plan": ("#hosts table", 5, "keep"),
 }
 
 
@@ -49,6 +51,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compare.render(comparisons.make_comparison(), where / "compare.html")
     trend.render(histories.make_history(), where / "trend.html")
     index.render(where / "store", where / "index.html")
+    plan.render(plans.make_plan(2000, 90), where / "plan.html", plans.make_import(2003))
+    quality.render(plans.make_import(), where / "quality.html", "data")
     return where
 
 
@@ -82,7 +86,7 @@ def test_page_fits_and_is_accessible_without_console_messages(
         )
         figures = chromium.execute_script("return document.querySelectorAll('figure').length")
         assert drawn == figures
-        assert figures or name == "index"
+        assert figures or name in ("index", "quality")
     assert browser.requested_urls(chromium) == []
     assert browser.console_messages(chromium) == []
 

@@ -12,7 +12,7 @@ from reports import consolidation
 from reports.consolidation.searches import searches
 from reports.page import Run
 from reports.run import render
-from tests.reports.checks import checked_page, rows
+from tests.reports.checks import checked_page, rows, table_of
 from tests.reports.consolidations import STANDARD, SearchShape, write_searches
 from tests.reports.page import Element, parse
 from tests.results.synthetic import Synthetic, facts
@@ -27,13 +27,6 @@ def page_of(run_file: Path) -> Element:
     out = consolidation.render(run_file, run_file.parent / "page.html")
     assert out is not None
     return checked_page(out.read_text(encoding="utf-8"))
-
-
-def table_of(section: Element, caption: str) -> dict[str, list[str]]:
-    """The rows of a section's table; see rows()."""
-    return rows(
-        next(t for t in section.all("table") if t.all("caption")[0].text.startswith(caption))
-    )
 
 
 def captions(section: Element) -> str:
@@ -54,6 +47,15 @@ def page(run_file: Path) -> Element:
 def old_page(tmp_path_factory: pytest.TempPathFactory) -> Element:
     """Of a run without times, reasons, pressure, shared memory and utilization."""
     return page_of(write_searches(tmp_path_factory.mktemp("store"), SHAPES, old=True))
+
+
+def test_score_is_described_by_the_scalability_law(page: Element, old_page: Element) -> None:
+    law = (
+        "The Universal Scalability Law describes these points with a contention of 0.40 % and a "
+        "coherency of 0.010 %; it says nothing beyond them."
+    )
+    assert law in captions(page.id("search-kvm"))
+    assert "Scalability" not in captions(old_page.id("search-kvm"))
 
 
 def test_page_answers_in_its_title_and_compares_hypervisors(page: Element) -> None:
@@ -200,6 +202,28 @@ def test_page_of_an_older_run_leaves_out_what_it_does_not_know(old_page: Element
         assert absent not in captions(section)
     assert table_of(section, "All points")["4"][1:3] == ["fail", "–"]
     assert table_of(section, "Host memory")["web"][1] == "20.0"
+
+
+def test_power_is_a_sentence_where_it_is_known(tmp_path: Path, page: Element) -> None:
+    shape = SearchShape(2.0, watts=15.0)
+    answer = page_of(write_searches(tmp_path, {"kvm": shape}, tick=8)).id("answer").text
+    expected = (
+        "With 2 tiles under kvm (emulated) the CPU packages use 60.0 W, 15.0 W a server, and "
+    )
+    assert f"{expected}30.0 W without load." in " ".join(answer.split())
+    assert "packages" not in page.id("answer").text
+
+
+def test_clones_with_and_without_ksm_differ_by_a_column(page: Element) -> None:
+    (table, *_) = page.id("idle").all("table")
+    cells = [
+        [cell.text for cell in row.children if isinstance(cell, Element)]
+        for row in table.all("tbody")[0].all("tr")
+    ]
+    assert cells == [
+        ["density.merged_each", "50", "KSM off, after 60 s", "0", "MiB/guest"],
+        ["density.merged_each", "50", "KSM on, after 60 s", "3.50", "MiB/guest"],
+    ]
 
 
 def test_neighbours_are_shaded_by_their_effect(page: Element) -> None:

@@ -16,6 +16,39 @@ from tests.results.synthetic import HOST, facts
 FIRST = datetime(2026, 3, 1, 2, 0, 0, tzinfo=UTC)
 
 
+def night_writer(store: Path, number: int, *, backend: str = "vmx", **known: Any) -> RunWriter:
+    """A writer of the run of one night. known: facts that differ from the usual ones."""
+    start = FIRST + timedelta(days=number)
+    about: RunFacts = facts(
+        **{
+            **{"emulated": False, "backend": backend, "commit": commit(number)},
+            **{"start": start.isoformat(), "end": (start + timedelta(hours=1)).isoformat()},
+            "image": f"sha256:{number:04x}",
+            **known,
+        }
+    )
+    return RunWriter(store, about, run=f"{start:%Y%m%dT%H%M%SZ}-{number:06x}")
+
+
+def night_sample(writer: RunWriter, number: int, **fields: Any) -> Sample:
+    """A sample of that run."""
+    usual: dict[str, Any] = {
+        "unit": "us",
+        "better": "lower",
+        "run": writer.run,
+        "suite": "made",
+        "test": "made.py::test_it",
+        "parameters": {},
+        "hypervisor": "kvm",
+        "backend": "vmx",
+        "host": HOST,
+        "image": f"sha256:{number:04x}",
+        "commit": commit(number),
+        "time": FIRST + timedelta(days=number),
+    }
+    return Sample(**{**usual, **fields})
+
+
 def night(
     store: Path,
     number: int,
@@ -28,38 +61,20 @@ def night(
     **known: Any,
 ) -> Path:
     """Write a run of one night: one sample a boot, lognormal around the level of the metric."""
-    start = FIRST + timedelta(days=number)
-    about: RunFacts = facts(
-        **{
-            **{"emulated": False, "backend": backend, "commit": commit(number)},
-            **{"start": start.isoformat(), "end": (start + timedelta(hours=1)).isoformat()},
-            "image": f"sha256:{number:04x}",
-            **known,
-        }
-    )
     random = np.random.default_rng(number)
-    run = f"{start:%Y%m%dT%H%M%SZ}-{number:06x}"
-    writer = RunWriter(store, about, run=run)
+    writer = night_writer(store, number, backend=backend, **known)
     for metric, level in levels.items():
         for boot in range(boots):
-            value = level * float(random.lognormal(0, spread))
             writer.add(
-                Sample(
+                night_sample(
+                    writer,
+                    number,
                     metric=metric,
-                    value=value,
-                    unit="us",
+                    value=level * float(random.lognormal(0, spread)),
                     better=better,
-                    run=run,
-                    suite="made",
-                    test="made.py::test_it",
                     item=f"made.py::test_it[{boot}]",
-                    parameters={},
-                    hypervisor="kvm",
                     backend=backend,
-                    host=HOST,
-                    image=f"sha256:{number:04x}",
-                    commit=commit(number),
-                    time=start + timedelta(seconds=boot),
+                    time=FIRST + timedelta(days=number, seconds=boot),
                     boot=boot,
                 )
             )

@@ -71,6 +71,14 @@ def test_noisy_series_is_inconclusive(tmp_path: Path) -> None:
     assert "hides a step of 10%" in tracked.series["flags"][0][0]
 
 
+@pytest.mark.parametrize(("every", "verdict"), [(100, "pass"), (13, "pass"), (4, "inconclusive")])
+def test_count_is_as_noisy_as_it_often_differs(tmp_path: Path, every: int, verdict: str) -> None:
+    """Its median absolute deviation is 0."""
+    levels = [{"a.count": 3.0 if number % every == every - 1 else 4.0} for number in range(40)]
+    nights(tmp_path, levels, spread=0.0, boots=1, better="higher")
+    assert verdicts(load_history(tmp_path)) == {"a.count": verdict}
+
+
 def test_acknowledged_change_is_no_regression(tmp_path: Path) -> None:
     worst = write_history(tmp_path).series.iloc[0]
     acknowledge(tmp_path, worst[ID], worst["run"], "the price of a mitigation")

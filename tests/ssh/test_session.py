@@ -75,6 +75,14 @@ class TestRun:
         status, out, err = session.run_bytes(script)
         assert (status, len(out), len(err)) == (0, size, size)
 
+    def test_run_reports_standard_error_as_it_arrives(self, session: SSHSession) -> None:
+        seen: list[bytes] = []
+        script = "echo one >&2; read -r line; echo two >&2"
+        _, _, err = session.run_bytes(script, input=b"\n", on_stderr=seen.append)
+        assert err == b"one\ntwo\n"
+        assert seen[-1].endswith(err)
+        assert all(seen[-1].startswith(part) for part in seen)
+
     def test_run_writes_and_reads_megabytes(self, session: SSHSession) -> None:
         data = os.urandom(6 << 20)
         assert session.run_bytes(["cat"], input=data) == (0, data, b"")

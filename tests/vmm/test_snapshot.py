@@ -103,6 +103,23 @@ def test_memory_file_is_sparse_and_unchanged_by_clones(run: Runner, snapshot_fol
     assert file.read_bytes() == before
 
 
+def test_pages_that_a_clone_writes_are_mergeable_as_its_origins_are(
+    run: Runner, tmp_path: Path
+) -> None:
+    """KSM's mark on the mapping of the snapshot's file."""
+    for merge in (True, False):
+        guest = run(HELLO + ANSWER, f"origin {merge}", mergeable=merge)
+        guest.wait_line("hi")
+        folder = take_snapshot(guest, tmp_path / str(merge))
+        clone = run.start("restore", f"clone {merge}", snapshot=str(folder))
+        press(clone, "1")
+        assert clone.machine.facts["mergeable"] == merge
+        smaps = Path(f"/proc/{clone.machine.facts['pid']}/smaps").read_text().splitlines()
+        start = next(at for at, line in enumerate(smaps) if line.endswith(f"{folder}/memory"))
+        flags = next(line for line in smaps[start:] if line.startswith("VmFlags"))
+        assert ("mg" in flags.split()) == merge
+
+
 def test_paused_guest_stays_paused(origin: Guest, supervisor: AgentClient, tmp_path: Path) -> None:
     supervisor.request("pause", "origin")
     take_snapshot(origin, tmp_path / "paused")

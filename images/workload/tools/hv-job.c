@@ -3,9 +3,10 @@
  *
  * Each connection may send line feeds. Each one runs COMMAND; the answer is its exit status and a
  * line feed. Without a COMMAND the answer to each byte is the same byte. The file COUNT has the
- * number of answers, as a uint64 in the machine's byte order. Connections are independent, up to MAX_CHILDREN at once. A job is killed with its process
- * group when its connection is closed: otherwise it would disturb what is measured next. hv-job runs
- * until it is killed, and prints "listening" when the port is open.
+ * number of answers, as a uint64 in the machine's byte order. Connections are independent, up to
+ * MAX_CHILDREN at once. A job is killed with its process group when its connection is closed:
+ * otherwise it would disturb what is measured next. hv-job runs until it is killed, and prints
+ * "listening" when the port is open.
  */
 #define _GNU_SOURCE   /* POLLRDHUP, ppoll */
 #include <arpa/inet.h>

@@ -19,8 +19,8 @@ from suites.consolidation.accounting import GuestReading, Reading, cost
 SCRIPT = Path(host_counters.__file__)
 
 
-def counters(*groups: Path, memory: bool = False) -> dict[str, Any]:
-    argv = [sys.executable, "-I", "-S", str(SCRIPT), *(["--memory"] if memory else [])]
+def counters(*groups: Path, memory: bool = False, at: float = 0.0) -> dict[str, Any]:
+    argv = [sys.executable, "-I", "-S", str(SCRIPT), str(at), *(["--memory"] if memory else [])]
     text = "\n".join(map(str, groups))
     done = subprocess.run(argv, input=text, capture_output=True, text=True, check=True)
     report: dict[str, Any] = json.loads(done.stdout)
@@ -76,6 +76,11 @@ def test_a_cgroup_that_is_gone_has_no_counters(tmp_path: Path) -> None:
     assert counters(tmp_path / "gone")["groups"] == {}
 
 
+def test_counters_are_read_at_a_moment() -> None:
+    at = time.monotonic() + 2
+    assert at <= counters(at=at)["time"] < at + 0.5
+
+
 def guest(exits: int = 0, *, container: bool = False, **counts: Any) -> GuestReading:
     counts = {"threads": {}, **counts}
     return GuestReading(counts, {} if container else {"exits": exits}, container)
@@ -84,7 +89,8 @@ def guest(exits: int = 0, *, container: bool = False, **counts: Any) -> GuestRea
 def reading(time: float, guests: Mapping[int, GuestReading], **changes: Any) -> Reading:
     values: dict[str, Any] = {
         "time": time, "idle": {0: time / 2, 1: time / 4}, "steal": {0: 0.0, 1: time / 100},
-        "swapped": 7, "pressure": {"cpu": time / 5}, "guests": guests, "generator": time / 10,
+        "swapped": 7, "pressure": {"cpu": time / 5}, "energy": {}, "guests": guests,
+        "generator": time / 10,
     }  # fmt: skip
     return Reading(**{**values, **changes})
 
@@ -107,6 +113,7 @@ def test_cost_is_the_growth_of_the_window() -> None:
     assert spent.host_steal == pytest.approx(0.1)
     assert spent.swapped == 2
     assert spent.pressure == pytest.approx({"cpu": 0.2})
+    assert spent.joules is None
     assert spent.guest_cpu == {0: 2, 1: 1}
     assert spent.memory == {0: 2, 1: 0}
     assert spent.exits == {"exits": 80}
@@ -135,3 +142,43 @@ def test_mapped_memory_is_that_of_the_last_reading() -> None:
     last = guest(cpu=0.0, private=3 * MIB, shared=2 * MIB, merged=MIB)
     spent = cost(reading(0, {0: guest(cpu=0.0)}), reading(1, {0: last}), [0], [0])
     assert spent.mapped == {0: {"private": 3, "shared": 2, "merged": 1}}
+
+
+def write_zones(sys_folder: Path, **zones: tuple[str, int]) -> None:
+    """RAPL zones as in sysfs, links in one folder: name and uJ by the numbers of a zone."""
+    for numbers, (name, used) in zones.items():
+        path = f"intel-rapl:{numbers.removeprefix('zone').replace('_', ':')}"
+        real = sys_folder / "devices" / path
+        real.mkdir(parents=True, exist_ok=True)
+        for file, value in (("name", name), ("energy_uj", used), ("max_energy_range_uj", RANGE)):
+            (real / file).write_text(f"{value}\n")
+        link = sys_folder / "class/powercap" / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(real)
+
+
+RANGE = 262_143_000_000  # uJ
+
+
+def test_energy_is_that_of_packages_also_when_a_counter_starts_again(tmp_path: Path) -> None:
+    nested = {"zone0_0": ("core", 5), "zone0_1": ("dram", 6), "zone2": ("psys", 7)}
+    write_zones(
+        tmp_path, zone0=("package-0", 262_000_000_000), zone1=("package-1", 4_000_000), **nested
+    )
+    first = host_counters.energy(tmp_path)
+    assert first == {"intel-rapl:0": (262_000, 262_143), "intel-rapl:1": (4, 262_143)}
+    write_zones(tmp_path, zone0=("package-0", 7_000_000), zone1=("package-1", 24_000_000))
+    (tmp_path / "class/powercap/intel-rapl").mkdir()
+    last = host_counters.energy(tmp_path)
+    spent = cost(reading(0, {}, energy=first), reading(10, {}, energy=last), [0], [])
+    assert spent.joules == pytest.approx(143 + 7 + 20)
+
+
+def test_a_host_that_does_not_count_energy_has_none(tmp_path: Path) -> None:
+    assert host_counters.energy(tmp_path) == {}
+    write_zones(tmp_path, zone0=("package-0", 1))
+    (tmp_path / "class/powercap/intel-rapl:0/energy_uj").write_text("")
+    assert host_counters.energy(tmp_path) == {}
+    once = reading(0, {}, energy={"intel-rapl:0": (1.0, 9.0)})
+    assert cost(once, reading(1, {}), [0], []).joules is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +20,6 @@ from harness.ssh.errors import Server
 from harness.ssh.process import Process
 from suites.consolidation import generator, pgbench
 from suites.consolidation.generator import LoadGenerator, LoadRun
-from suites.consolidation.requests import in_window
 from suites.consolidation.target import Schedule, Target
 from tests.images.loopback import answer, serving
 from tests.waiting import gone, wait_until
@@ -43,17 +44,40 @@ class LocalGuest:
             raise CommandError(words, done.returncode, done.stdout, done.stderr)
 
     def run_bytes(
-        self, argv: Sequence[str], *, timeout: float = 30.0, input: bytes = b""
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = 30.0,
+        input: bytes = b"",
+        on_stderr: Callable[[bytes], object] = lambda messages: None,
     ) -> tuple[int, bytes, bytes]:
         """A command that is late runs on, as it does over SSH."""
-        process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        messages, output = bytearray(), bytearray()
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe)
+        assert process.stdin is not None
+
+        def follow() -> None:
+            for line in process.stderr or ():
+                messages.extend(line)
+                on_stderr(bytes(messages))
+
+        def collect() -> None:
+            output.extend(process.stdout.read() if process.stdout else b"")
+
+        followers = [threading.Thread(target=one, daemon=True) for one in (follow, collect)]
+        for one in followers:
+            one.start()
+        with contextlib.suppress(BrokenPipeError):  # it failed before it read all
+            process.stdin.write(input)
+            process.stdin.close()
         try:
-            out, err = process.communicate(input, timeout)
+            status = process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise Server("guest generator", self.name).late("the command", timeout) from None
-        return process.returncode, out, err
+        for one in followers:
+            one.join()
+        return status, bytes(output), bytes(messages)
 
     def popen(self, argv: Sequence[str]) -> Process:
         return self.host.spawn(argv)
@@ -116,15 +140,33 @@ def test_load_of_two_generators_is_one_log(bench: Bench) -> None:
     with serving(answer(b"e")) as port:
         run = bench.start([echo(port), DATABASE, echo(port, 20)], Schedule(0.5, 1, 0.5))
         load = run.finish()
-    window = in_window(load.requests, load.start, load.end)
     assert load.end - load.start == pytest.approx(1)
-    counts = window.groupby("target").size()
+    assert load.requests["scheduled"].between(load.start, load.end, inclusive="left").all()
+    counts = load.requests.groupby("target").size()
     assert counts[0] == pytest.approx(50, abs=1)
     assert counts[2] == pytest.approx(20, abs=1)
     assert 3 <= counts[1] <= 11
-    assert window["good"].all()
+    assert load.requests["good"].all()
     assert load.notes == {1: ""}
     assert 0 < load.cpu_share < 1
+
+
+def test_window_is_known_when_the_ramp_begins(bench: Bench) -> None:
+    with serving(answer(b"e")) as port:
+        run = bench.start([echo(port, 200)], Schedule(0.5, 0.5, 0.5))
+        window = run.wait_for_start()
+        known = time.monotonic()
+        load = run.finish()
+    assert window.start - 0.5 - 0.1 < known < window.start
+    assert window.start <= window.local_start + 0.1 < window.start + 0.2
+    assert window.seconds == pytest.approx(0.5)
+    assert load.start == pytest.approx(time.time() - time.monotonic() + window.start, abs=0.01)
+
+
+def test_failure_before_the_ramp_is_an_error(bench: Bench) -> None:
+    run = bench.start([Target("ftp", "127.0.0.1", 21, 1)], LONG)
+    with pytest.raises(WorkloadError, match="unknown protocol ftp"):
+        run.wait_for_start()
 
 
 @pytest.mark.parametrize("which", [0, 1])

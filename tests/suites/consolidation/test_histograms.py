@@ -55,7 +55,7 @@ def total(histograms: list[HdrHistogram]) -> HdrHistogram:
 
 def test_percentiles_are_those_of_the_requests(tmp_path: Path) -> None:
     log = log_of(10)
-    write_log(tmp_path / "new" / "1.hlog", log, NAMES, START, START + 10)
+    write_log(tmp_path / "new" / "1.hlog", window(log, 10), NAMES, START, START + 10)
     found = read_back(tmp_path / "new" / "1.hlog")
     assert set(found) == {"web", "cache", "my_guest"}
     for tag, targets in (("web", [0, 2]), ("cache", [1]), ("my_guest", [3])):
@@ -77,7 +77,7 @@ def test_percentiles_are_those_of_the_requests(tmp_path: Path) -> None:
 
 def test_intervals_are_seconds_of_the_window(tmp_path: Path) -> None:
     log = log_of(2.5)
-    write_log(tmp_path / "a.hlog", log, NAMES, START, START + 2.5)
+    write_log(tmp_path / "a.hlog", window(log, 2.5), NAMES, START, START + 2.5)
     (cache,) = [found for tag, found in read_back(tmp_path / "a.hlog").items() if tag == "cache"]
     times = [
         (one.get_start_time_stamp() / 1000 - START, one.get_end_time_stamp() / 1000 - START)
@@ -95,7 +95,7 @@ def test_unanswered_requests_show_in_the_percentiles(tmp_path: Path) -> None:
     log = log_of(5).assign(target=0)
     lost = log.index[::10]
     log.loc[lost, "good"], log.loc[lost, "latency"] = False, np.inf
-    write_log(tmp_path / "a.hlog", log, NAMES, START, START + 5)
+    write_log(tmp_path / "a.hlog", window(log, 5), NAMES, START, START + 5)
     whole = total(read_back(tmp_path / "a.hlog")["web"])
     assert whole.get_value_at_percentile(85) < 1e6
     assert whole.get_value_at_percentile(95) >= HIGHEST
@@ -103,7 +103,7 @@ def test_unanswered_requests_show_in_the_percentiles(tmp_path: Path) -> None:
 
 
 def test_lines_have_the_format_of_version_1_3(tmp_path: Path) -> None:
-    write_log(tmp_path / "a.hlog", log_of(2), NAMES, START, START + 2)
+    write_log(tmp_path / "a.hlog", window(log_of(2), 2), NAMES, START, START + 2)
     lines = (tmp_path / "a.hlog").read_text().splitlines()
     assert lines[0] == "#[Histogram log format version 1.3]"
     assert "#[StartTime: 1700000000.250 (seconds since epoch)]" in lines

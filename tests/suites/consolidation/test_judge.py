@@ -85,6 +85,13 @@ def test_a_late_guest_that_had_no_free_connection_says_so() -> None:
 def test_a_part_of_a_tile_may_have_no_request_of_a_low_rate() -> None:
     part = judge_guest(role(rate_share=0.25, percentile=100.0), 0, log([]), 1.0)
     assert (part.problem, part.achieved) == ("", 1.0)
+    assert judge_point([part], {"web": 1.0}, Conditions()).outcome == "pass"
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(125, "pass"), (124, "invalid")])
+def test_a_part_of_a_tile_needs_half_of_its_part_of_the_requests(count: int, outcome: str) -> None:
+    part = judge_guest(role(rate_share=0.25), 0, log([0.1] * count), 1.0)
+    assert judge_point([part], {"web": 1.0}, Conditions()).outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -125,7 +132,7 @@ def test_reference_runs_that_differ_are_no_reference_if_the_limit_follows_from_t
 
 def test_one_guest_beyond_its_limit_fails_the_point_although_the_mean_is_fine() -> None:
     results = [result([0.01] * 1000)] * 9 + [result([2.0] * 1000)]
-    verdict = judge_point(results, log([0.01] * 100), {"web": 1.0}, Conditions())
+    verdict = judge_point(results, {"web": 1.0}, Conditions())
     assert verdict.outcome == "fail"
     assert verdict.reasons == ("web of tile 0: p99 2 s, limit 1 s",)
 
@@ -146,7 +153,8 @@ def test_doubtful_point_is_invalid_even_if_a_guest_failed(
 ) -> None:
     latencies = [2.0] * changes.pop("count", 1000)
     requests = log(latencies, delay=changes.pop("delay", 0.0))
-    verdict = judge_point([result(latencies)], requests, {"web": 1.0}, Conditions(**changes))
+    one = judge_guest(role(), 0, requests, 1.0)
+    verdict = judge_point([one], {"web": 1.0}, Conditions(**changes))
     assert verdict.outcome == "invalid"
     assert verdict.reasons[0].startswith(reason)
 
@@ -154,11 +162,11 @@ def test_doubtful_point_is_invalid_even_if_a_guest_failed(
 def test_a_point_that_was_not_steady_says_nothing_unless_it_failed() -> None:
     latencies = [0.1] * 1000 + [0.12] * 1000
     limits = {"web": 1.0}
-    steady = judge_point([result([0.1] * 2000)], log([0.1] * 2000), limits, Conditions())
+    steady = judge_point([result([0.1] * 2000)], limits, Conditions())
     assert steady.outcome == "pass"
-    verdict = judge_point([result(latencies)], log(latencies), limits, Conditions())
+    verdict = judge_point([result(latencies)], limits, Conditions())
     assert verdict.reasons == ("web of tile 0 was not steady: its median went from 0.1 to 0.12 s",)
-    failed = judge_point([result(latencies, limit=0.11)], log(latencies), limits, Conditions())
+    failed = judge_point([result(latencies, limit=0.11)], limits, Conditions())
     assert failed.outcome == "fail"
 
 
@@ -171,9 +179,10 @@ def test_score_is_the_sum_over_tiles_of_the_geometric_mean() -> None:
     assert tile_score([second, quarter]) == pytest.approx(1.25)
 
 
-def test_results_take_each_guests_requests_of_the_window_only() -> None:
-    requests = pd.concat([log([0.1] * 2000, 0), log([0.2] * 2000, 1)])
-    guests = [(role("web"), 0), (role("cache"), 0)]
-    first, second = window_results(guests, requests, (10.0, 60.0), {"web": 1.0}, {1: "killed"})
+def test_results_take_each_guests_requests() -> None:
+    requests = pd.concat([log([0.1] * 1000, 0), log([0.2] * 1000, 1)]).sort_values("scheduled")
+    guests = [(role("web"), 0), (role("cache"), 0), (role("idle"), 0)]
+    first, second, third = window_results(guests, requests, {"web": 1.0}, {1: "killed"})
     assert (first.scheduled, first.p50, first.limit) == (1000, 0.1, 1.0)
     assert (second.p50, second.limit, second.problem) == (0.2, math.inf, "ended: killed")
+    assert third.problem == "got no request"

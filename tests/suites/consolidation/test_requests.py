@@ -10,7 +10,16 @@ import pandas as pd
 import pytest
 
 from harness.errors import WorkloadError
-from suites.consolidation.requests import in_window, latency_at, read_hv_load, read_pgbench
+from suites.consolidation.requests import (
+    CURVE,
+    by_target,
+    in_window,
+    latencies_at,
+    latency_at,
+    latency_curves,
+    read_hv_load,
+    read_pgbench,
+)
 
 MONOTONIC, REALTIME = 5_000_000_000, 1_700_000_000_000_000_000
 MESSAGES = f"started {MONOTONIC} {REALTIME}\ncpu 250000 of 1000000\nrecords %d\n"
@@ -217,3 +226,29 @@ def test_one_unanswered_request_shows_only_beyond_its_rank() -> None:
     latencies = pd.Series([0.1] * 99 + [math.inf])
     assert latency_at(latencies, 99) == 0.1
     assert latency_at(latencies, 100) == math.inf
+
+
+def several_targets() -> pd.DataFrame:
+    """Of targets 0, 1 and 3 of 5, in no order."""
+    random = np.random.default_rng(3)
+    count = 3000
+    target = random.choice([0, 1, 3], count).astype(np.int32)
+    return pd.DataFrame({"target": target, "latency": random.lognormal(-6, 1, count)})
+
+
+def test_parts_are_the_requests_of_each_target() -> None:
+    log = several_targets()
+    parts = list(by_target(log, 5))
+    assert len(parts) == 5
+    for target, part in enumerate(parts):
+        pd.testing.assert_frame_equal(part, log[log["target"] == target])
+
+
+def test_curves_are_of_all_targets_of_a_name() -> None:
+    log = several_targets()
+    curves = latency_curves(log, ["web", "cache", "idle", "web", "idle"])
+    web = log.loc[log["target"].isin([0, 3]), "latency"]
+    assert curves["web"] == latencies_at(web, CURVE)
+    assert curves["web"][-1] == web.max()
+    assert curves["cache"] == latencies_at(log.loc[log["target"] == 1, "latency"], CURVE)
+    assert all(map(math.isnan, curves["idle"]))
