@@ -30,7 +30,7 @@ def test_generator_is_on_time_at_ten_times_the_rate(tools: Path, tmp_path: Path)
         port = str(free.getsockname()[1])
     guests = [one for one in load_tile(STANDARD, "emulated").guests if one.server != "oltp"] * TILES
     lines = [f"echo 127.0.0.1 {port} {FACTOR * one.rate} {one.arrivals}\n" for one in guests]
-    argv = [tools / "hv-job", port, tmp_path / "count"]
+    argv = [str(tools / "hv-job"), port, str(tmp_path / "count")]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         os.sched_setaffinity(server.pid, CPUS[:1])
