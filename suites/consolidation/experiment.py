@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import GuestEnded, ProvisionError
+from harness.errors import GuestEnded, HarnessError, ProvisionError
 from harness.hosts.base import Host
 from reports import text
 from suites.consolidation import accounting, judge
 from suites.consolidation.accounting import WindowCost
 from suites.consolidation.deployment import Deployment
-from suites.consolidation.generator import Load, LoadGenerator, Window
+from suites.consolidation.generator import Load, LoadGenerator, ServersLateError, Window
 from suites.consolidation.histograms import write_log
 from suites.consolidation.judge import Conditions, GuestResult, Outcome, Verdict
 from suites.consolidation.requests import latency_curves
@@ -116,8 +116,9 @@ class Experiment:
         """Deploy, settle, ramp, measure and drain; the point is added to `points`.
 
         fresh: end the running tiles first. extra: one more tile has this share of a tile's load.
-        A guest that does not become ready fails the number, of which there is no point then; with
-        one tile alone this raises its ProvisionError or GuestEnded.
+        A guest that does not become ready fails the number, of which there is no point then, and so
+        do servers that accept no connections; with one tile alone this raises their ProvisionError,
+        GuestEnded or ServersLateError.
         """
         deployment = self.deployment
         if fresh or deployment.ends:
@@ -128,21 +129,27 @@ class Experiment:
         try:
             deployment.grow_to(tiles, extra)
         except (ProvisionError, GuestEnded) as error:
-            if tiles + extra <= 1:
-                raise
-            deployment.clear()
-            number = text.count(tiles + extra, "tile")
-            self.progress(f"{number}: fail (a guest was not deployed: {error.cause})")
-            return "fail"
+            return self._fail(tiles + extra, "a guest was not deployed", error)
         deployed = time.monotonic() - start
         added = (len(deployment.members) - before) / len(deployment.tile.guests)
         ramp = self.phases.ramp_each * added if deployment.method == "clone" else 0.0
-        point = self._run(deployed, start_time, ramp)
+        try:
+            point = self._run(deployed, start_time, ramp)
+        except ServersLateError as error:
+            return self._fail(tiles + extra, "the servers were late", error)
         self.points.append(point)
         number, reasons = text.count(point.tiles, "tile"), point.verdict.summary
         because = f" ({reasons})" if reasons else ""
         self.progress(f"{number}: {point.verdict.outcome}{because}")
         return point.verdict.outcome
+
+    def _fail(self, tiles: float, reason: str, error: HarnessError) -> Outcome:
+        """End the guests of a number without a point."""
+        self.deployment.clear()
+        if tiles <= 1:
+            raise error
+        self.progress(f"{text.count(tiles, 'tile')}: fail ({reason}: {error.cause})")
+        return "fail"
 
     def _run(self, deployed: float, start_time: float, ramp: float) -> Point:
         time.sleep(self.phases.settle)

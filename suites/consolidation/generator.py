@@ -41,7 +41,7 @@ _MEMORY_SHARE = 8  # the container has at most this part of the host's memory
 FOLDER = "/tmp/load"  # noqa: S108 - in the container
 _SLACK = 30.0  # seconds beyond the schedule until a generator counts as late
 _TRANSFER = 1 << 20  # bytes of records a second, at least
-_MAX_OFFSET = 5.0  # between the starts of pgbench and hv-load
+_MAX_CONNECT = 30.0  # seconds in which the databases accept pgbench's connections
 _ABORT_TIMEOUT, _ABORT_INTERVAL = 10.0, 0.5
 
 
@@ -61,6 +61,10 @@ class Load:
     answers: Mapping[int, int]
     cpu_share: float
     notes: Mapping[int, str]
+
+
+class ServersLateError(WorkloadError):
+    """Servers that run did not accept connections in time: there are too many on the host."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +165,13 @@ class LoadRun:
         self._window: Window | None = None
         self._started = threading.Event()
         self._ended = False  # hv-load, by itself
-        guest.ssh.run(f"rm -rf {FOLDER} && mkdir -m 0777 {FOLDER}")
+        guest.ssh.run(f"rm -rf {FOLDER} && mkdir -m 1777 {FOLDER}")
         self._others = [i for i, t in enumerate(targets) if t.protocol != "pgbench"]
         # It also runs while answers are awaited, as transactions that have not started are not
-        # logged, and longer, as its clock starts before hv-load's.
+        # logged, and starts before hv-load. It is ended when it need not run any longer.
         drain = schedule.database_drain or schedule.drain
-        seconds = schedule.ramp + schedule.measure + drain + _MAX_OFFSET
+        self._to_answers = schedule.measure + drain
+        seconds = schedule.ramp + self._to_answers + _MAX_CONNECT
         self._pgbenches: list[Pgbench] = []
         self._thread = threading.Thread(
             target=self._run_hv_load, args=(seed,), name="hv-load", daemon=True
@@ -183,9 +188,9 @@ class LoadRun:
             self.abort()
             raise
         offset = time.monotonic() - connecting
-        if offset > _MAX_OFFSET + drain:  # the first one would end within the window
+        if offset > _MAX_CONNECT:  # the first one would end while answers are awaited
             self.abort()
-            raise WorkloadError(
+            raise ServersLateError(
                 f"the databases took {offset:.0f} s to accept pgbench's connections",
                 hint="give the guests fewer tiles, or look for what keeps the host busy",
                 stage="run",
@@ -256,6 +261,7 @@ class LoadRun:
             answers = {index: int(counts.get(i, 0)) for i, index in enumerate(self._others)}
             parts = [self._renumber(in_window(log.requests, start, end))]
             del log  # it is large
+            self._end_pgbenches()
             for one in self._pgbenches:
                 requests = one.read(start, end)
                 answers[one.index] = int(requests["good"].sum())
@@ -266,6 +272,17 @@ class LoadRun:
             raise
         requests = pd.concat(parts, ignore_index=True)
         return Load(requests, start, end, answers, cpu_share, notes)
+
+    def _end_pgbenches(self) -> None:
+        """SIGALRM ends them as their own timer does: handle_sig_alarm() in pgbench.c."""
+        if not self._pgbenches:
+            return
+        until = self.wait_for_start().local_start + self._to_answers
+        time.sleep(max(0.0, until - time.monotonic()))
+        files = [one.pid_file for one in self._pgbenches if one.running]
+        if files:
+            argv = ["sh", "-c", 'kill -s ALRM $(cat "$@")', "sh", *files]
+            self._guest.ssh.run(argv, check=False)  # one may end at this moment
 
     def _finish_hv_load(self) -> HvLoadLog:
         self._thread.join()  # the command has a timeout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -54,10 +53,10 @@ class Messages:
 
 
 class Pgbench:
-    """A pgbench that runs for `seconds` against one target.
+    """A pgbench that runs for `seconds` against one target, or until it is ended.
 
     Attributes:
-        index: of the target. note: its last error, or "".
+        index: of the target. note: its last error, or "". pid_file: in the container, with its pid.
     """
 
     def __init__(
@@ -70,8 +69,7 @@ class Pgbench:
         self._target = target
         self._folder = folder
         self._log = f"{folder}/pgbench-{index}"
-        self._seconds = seconds
-        self._end = time.monotonic() + seconds
+        self.pid_file = f"{folder}/pid-{index}"
         self._messages = Messages()
         clients = min(max(round(2 * target.rate), _MIN_CLIENTS), _MAX_CLIENTS)
         options = {
@@ -99,7 +97,8 @@ class Pgbench:
             *(f"--{name}={value}" for name, value in options.items()),
             connection,
         ]
-        self._process: Process = guest.ssh.popen(["sh", "-c", 'exec "$@" 2>&1', "sh", *argv])
+        script = 'echo $$ >"$0" && exec "$@" 2>&1'
+        self._process: Process = guest.ssh.popen(["sh", "-c", script, self.pid_file, *argv])
 
     def wait_for_start(self) -> None:
         """Wait until it has connected and runs, or has ended."""
@@ -108,24 +107,32 @@ class Pgbench:
         try:
             while line := self._process.readline():
                 if self._messages.add(line):
-                    self._end = time.monotonic() + self._seconds  # it runs only now
                     return
         finally:
             late.cancel()
         self.note = self._messages.error or "pgbench ended at once"
+
+    @property
+    def running(self) -> bool:
+        try:
+            self._process.wait(0)
+        except TimeoutError:
+            return True
+        return False
 
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()
 
     def read(self, start: float, end: float) -> pd.DataFrame:
-        """Wait for its end. Returns the log of the window from `start` to `end`, s since the epoch.
+        """Read what it logged, when it has been ended.
 
+        Returns the log of the window from `start` to `end`, s since the epoch.
         Raises WorkloadError when transactions are missing in its log.
         """
         messages = self._messages
         try:
-            self._process.wait(max(0.0, self._end - time.monotonic()) + _END_SLACK)
+            self._process.wait(_END_SLACK)
         except TimeoutError:  # it waits for a server that is gone, and its last log lines are lost
             self._process.kill()
             self.note = "pgbench did not end in time"

@@ -19,7 +19,7 @@ from harness.hosts.local import LocalHost
 from harness.ssh.errors import Server
 from harness.ssh.process import Process
 from suites.consolidation import generator, pgbench
-from suites.consolidation.generator import LoadGenerator, LoadRun
+from suites.consolidation.generator import LoadGenerator, LoadRun, ServersLateError
 from suites.consolidation.target import Schedule, Target
 from tests.images.loopback import answer, serving
 from tests.waiting import gone, wait_until
@@ -136,7 +136,7 @@ PROGRESS = 'echo "progress: $(date +%s).0 s, 1.0 tps" >&2'
 
 def test_load_of_two_generators_is_one_log(bench: Bench) -> None:
     write = 'while sleep 0.1; do echo "0 1 1000 0 $(date +%s) 0 10" >>$log; done'
-    bench.pgbench(f"{PREFIX}\n{PROGRESS}\n{write} & sleep 2.5; kill $!")
+    bench.pgbench(f"{PREFIX}\n{PROGRESS}\n{write} & trap 'kill $!; exit' ALRM\nwait")
     with serving(answer(b"e")) as port:
         run = bench.start([echo(port), DATABASE, echo(port, 20)], Schedule(0.5, 1, 0.5))
         load = run.finish()
@@ -206,9 +206,9 @@ def test_databases_that_connect_late_are_an_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one's load would end before the window does."""
-    monkeypatch.setattr(generator, "_MAX_OFFSET", 0.1)
+    monkeypatch.setattr(generator, "_MAX_CONNECT", 0.2)
     bench.pgbench(f"sleep 0.7; {PROGRESS}; exec sleep 300")
-    with pytest.raises(WorkloadError, match="databases took 1 s to accept") as caught:
+    with pytest.raises(ServersLateError, match="databases took 1 s to accept") as caught:
         bench.start([DATABASE], Schedule(0, 1, 0.1))
     assert "fewer tiles" in caught.value.hint
     assert gone(bench.pgbench_pid)
@@ -220,8 +220,8 @@ def test_pgbench_has_the_rate_and_runs_until_the_answers_have_come(
     bench.pgbench(f'echo "$*" >{tmp_path}/options; {PROGRESS}')
     bench.start([echo(1), DATABASE], Schedule(2, 20, 3, database_drain=7)).abort()
     options = (tmp_path / "options").read_text()
-    # 5 s more, as its clock starts before hv-load's; a client for each arrival of two seconds
-    for option in ("--rate=10", "--time=34", "--client=20", "--random-seed=2", "--log"):
+    # 30 s more, as it starts before hv-load; a client for each arrival of two seconds
+    for option in ("--rate=10", "--time=59", "--client=20", "--random-seed=2", "--log"):
         assert f" {option} " in options
     assert "host=127.0.0.1 port=5432 user=postgres dbname=postgres " in options
     assert "tcp_user_timeout=7000" in options
