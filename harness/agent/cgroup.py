@@ -15,7 +15,7 @@ from harness.kvm.errors import ConfigError
 
 from .process import is_process, process_id
 
-_CONTROLLERS = ("cpu", "cpuset", "memory")
+_CONTROLLERS = ("cpu", "cpuset", "io", "memory")
 _PERIOD = 100_000  # us, the default of cpu.max
 _COUNTERS = {  # file and line ("" for a file of one number): name in a machine's statistics
     ("cpu.stat", "usage_usec"): "cgroup_cpu_usec",

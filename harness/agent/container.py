@@ -102,15 +102,15 @@ def start_container(config: ContainerConfig, channel: Channel) -> ExternalProgra
         os.close(own_namespace)
         os.close(error_read)
     os.close(error_write)
+    port = f"c{process.pid}"
     try:
-        _add_interface(config, process.pid)
+        _add_interface(config, process.pid, port)
     except ConfigError:
         process.kill()
         process.wait()
         raise
-    return ExternalProgram(
-        channel, process, {"vmm": "none", "sandbox": []}, exit_reasons=_EXIT_REASONS
-    )
+    facts = {"vmm": "none", "sandbox": [], "port": port}
+    return ExternalProgram(channel, process, facts, exit_reasons=_EXIT_REASONS)
 
 
 def _enter_container(config: ContainerConfig) -> None:
@@ -201,9 +201,8 @@ def _add_devices(folder: str, disks: list[DiskConfig]) -> None:
             libc.mount("none", path, flags=_MS_BIND | _MS_REMOUNT | _MS_RDONLY)
 
 
-def _add_interface(config: ContainerConfig, pid: int) -> None:
+def _add_interface(config: ContainerConfig, pid: int, port: str) -> None:
     """Create a veth pair: one end is a port of the bridge, one is eth0. Raises ConfigError."""
-    port = f"c{pid}"
     container_end = ["peer", "name", "eth0", "address", config.mac, "netns", str(pid)]
     for argv in (
         ["ip", "link", "add", port, "type", "veth", *container_end],

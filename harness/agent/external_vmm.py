@@ -21,7 +21,7 @@ from .placeholders import contains_placeholder
 from .process import child_setup
 from .qmp_relay import QmpRelay
 from .storage_daemon import StorageDaemon
-from .tap import open_tap
+from .tap import open_tap, tap_name
 
 _EXIT_STATUS = re.compile(r"[0-9]{1,3}")
 
@@ -123,6 +123,7 @@ def _start_external_vmm(
 ) -> ExternalProgram:
     """Raises ConfigError, OSError."""
     resources = Resources()
+    port = None
     try:
         resources.add_descriptor("memory", memory)
         storage = StorageDaemon(config.disks) if config.disks else None
@@ -132,7 +133,9 @@ def _start_external_vmm(
         if qmp:
             resources.add_descriptor("monitor", qmp.vmm_socket.detach())
         if config.bridge:
-            resources.add_descriptor("tap", open_tap(config.bridge))
+            tap = open_tap(config.bridge)
+            resources.add_descriptor("tap", tap)
+            port = tap_name(tap)
         if config.contains("{vhost}"):
             resources.add_descriptor("vhost", open_vhost("vhost-net"))
         if config.files or config.contains("{directory}"):
@@ -149,7 +152,7 @@ def _start_external_vmm(
     return ExternalProgram(
         channel,
         process,
-        {"vmm": os.path.basename(argv[0]), "sandbox": ["no new privileges"]},
+        {"vmm": os.path.basename(argv[0]), "sandbox": ["no new privileges"], "port": port},
         storage=storage,
         qmp=qmp,
         # A VMM without ACPI has no power-off. One with a monitor has, and its monitor can quit it.

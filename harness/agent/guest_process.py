@@ -31,7 +31,7 @@ from .operations import serve
 from .os_hints import os_hint
 from .passt import PasstProcess
 from .storage_daemon import start_daemon
-from .tap import open_tap
+from .tap import open_tap, tap_name
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ def run_guest(
             cause = f"KVM: {error}" if of_kvm else f"the host cannot start the guest: {error}"
             refuse(cause, "" if of_kvm else os_hint(error), "refused", str(error))
         else:
-            facts = {"sandbox": [], **machine.facts(), "cgroup": cgroup.path or None}
+            facts = {"sandbox": [], "port": None, **machine.facts(), "cgroup": cgroup.path or None}
             run: Callable[[], None] = machine.run
             if isinstance(machine, ExternalProgram):
                 machine.read_cgroup = cgroup.counters
             else:
+                facts["port"] = _port(machine.resources)
                 if machine.config.sandbox:
                     facts["sandbox"] = sandbox.enter()
                 adoption = threading.Thread(
@@ -135,6 +136,12 @@ def _create(
     resources = partial(_prepare_resources, config, memory)
     machine = Machine(config, channel.event, resources, snapshot)
     return machine, restore.identity if restore else {}
+
+
+def _port(resources: HostResources) -> str | None:
+    """The machine's port of a bridge."""
+    taps = (network for network in resources.networks if isinstance(network, int))
+    return next(map(tap_name, taps), None)
 
 
 def _prepare_resources(config: Config, memory: int) -> HostResources:

@@ -34,7 +34,8 @@ Operations that start a guest
 The guest's name is printable, has no "/", and belongs to no running guest. `limits` are those of
 its cgroup (cgroup.Cgroup.limit): {"cpu": CPUs' worth of time, "cpus": [numbers], "memory": MiB}.
 The result is the facts of the guest: "vmm", "pid", "sandbox" (the steps that took effect), "cgroup"
-(its path or null); the built-in VMM adds those of Machine.facts(). A refused guest ends by
+(its path or null), "port" (its interface at the bridge, or null); the built-in VMM adds those of
+Machine.facts(). A refused guest ends by
 {"event": "end", "reason": "refused"}.
 
     create             A machine of the built-in VMM. arguments: fields of vmm.config.Config.

@@ -10,7 +10,7 @@ from fcntl import ioctl
 from harness.kvm.errors import ConfigError
 from harness.vmm.devices.virtio.net import HEADER
 
-_TUNSETIFF, _TUNSETVNETHDRSZ = 0x4004_54CA, 0x4004_54D8
+_TUNSETIFF, _TUNSETVNETHDRSZ, _TUNGETIFF = 0x4004_54CA, 0x4004_54D8, 0x8004_54D2
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCGIFINDEX, _SIOCBRADDIF = 0x8913, 0x8914, 0x8933, 0x89A2
 _IFF_UP = 1
@@ -43,6 +43,11 @@ def open_tap(bridge: str) -> int:
         hint = "check that the bridge exists, and that the limit of open files is not reached"
         raise ConfigError(f"no tap on bridge {bridge!r}: {error.strerror}", hint) from error
     return fd
+
+
+def tap_name(fd: int) -> str:
+    """The name of a tap's interface. fd: its descriptor. Raises OSError."""
+    return ioctl(fd, _TUNGETIFF, bytes(_IFREQ_FLAGS.size))[:16].rstrip(b"\0").decode()
 
 
 def interface_up(control: socket.socket, name: str) -> None:

@@ -227,7 +227,8 @@ class Machine(Protocol):
     """One running machine, as its hypervisor sees it. harness.guest adds SSH.
 
     facts: required are "vmm" (the program) and "pid"; "cid" (0 without vsock); "address" and "mac"
-    where it has a network. "cgroup" is its cgroup's directory on the host, if it has one.
+    where it has a network. "cgroup" is its cgroup's directory on the host, if it has one; "port"
+    its interface at the bridge, in the network of guests on the host.
     """
 
     facts: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What a measured window costs the host: CPU time, energy, memory, exits, swapping.
+"""What a measured window costs the host: CPU time, energy, memory, exits, traffic, swapping.
 
 The plugin records the values of each second of host and guests in every session. Here are the sums
 of a window, from one reading before it and one after it. Both are made on the host: a command in
@@ -10,27 +10,35 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, WorkloadError
 from harness.guest.guest import Guest
 from harness.hosts.base import Host
+from harness.hypervisors.base import Hypervisor
+from harness.hypervisors.capabilities import SupportsHostNetwork
 
 _SCRIPT = Path(__file__).with_name("host_counters.py")
 _MIB = 1 << 20
 CONTAINER = "none"  # the VMM of a container
 MEMORY_KINDS = ("private", "shared", "merged")
+TRAFFIC_KINDS = ("network.sent", "network.received", "disks.read", "disks.written")
 
 
 @dataclass(frozen=True)
 class GuestReading:
-    """Counters of one guest. counts: of its cgroup; see host_counters.py. exits: by their kind."""
+    """Counters of one guest.
+
+    counts: of its cgroup; see host_counters.py. exits: by their kind. traffic: bytes by
+    TRAFFIC_KINDS, of those that somebody counts.
+    """
 
     counts: Mapping[str, Any]
     exits: Mapping[str, int]
     container: bool
+    traffic: Mapping[str, int] = field(default_factory=dict)
 
     def thread(self, number: str) -> tuple[int, float, float]:
         """Ticks in guest mode, seconds on a CPU and of waiting for one; zeros for one that did not
@@ -48,15 +56,17 @@ class GuestReading:
 class Reading:
     """Counters at one moment.
 
-    time: CLOCK_MONOTONIC of the host, s. idle, steal: seconds by the host's CPU. pressure:
-    seconds by the resource. energy: J and the range of the counter by the CPU package; empty where
-    nobody counts it. guests: by index; those that have ended are missing. generator: CPU seconds.
+    time: CLOCK_MONOTONIC of the host, s. idle, steal: seconds by the host's CPU. disks: bytes that
+    the host read and wrote. pressure: seconds by the resource. energy: J and the range of the
+    counter by the CPU package; empty where nobody counts it. guests: by index; those that have
+    ended are missing. generator: CPU seconds.
     """
 
     time: float
     idle: Mapping[int, float]
     steal: Mapping[int, float]
     swapped: int
+    disks: tuple[int, int]
     pressure: Mapping[str, float]
     energy: Mapping[str, tuple[float, float]]
     guests: Mapping[int, GuestReading]
@@ -69,13 +79,15 @@ class WindowCost:
 
     seconds: between them. cpus: number of CPUs that guests may use; host_cpus: of all. busy: CPU
     seconds of the guests' CPUs. host_steal: seconds for which the host's own CPUs were stolen.
-    swapped: pages. pressure: by the resource, the share of the time for which a task waited for
-    it. joules: of all CPU packages; None where nobody counts them. guest_cpu: CPU seconds of each
-    guest's cgroup, by index. memory: MiB of each guest's cgroup at the end; mapped: of its
-    processes, by MEMORY_KINDS, where it was read. exits: of all guests, by their kind. demand: CPU
-    seconds of virtual CPUs, and of containers. steal: seconds for which virtual CPUs could run and
-    had no CPU, which is what guests see as steal. generator_cpu: CPU seconds; generator_busy: of
-    all work on the busiest of its CPUs. unread: guests without counters.
+    swapped: pages. disks: bytes that the host read and wrote. pressure: by the resource, the share
+    of the time for which a task waited for it. joules: of all CPU packages; None where nobody
+    counts them. guest_cpu: CPU seconds of each guest's cgroup, by index. memory: MiB of each
+    guest's cgroup at the end; mapped: of its processes, by MEMORY_KINDS, where it was read.
+    traffic: bytes of each guest, by TRAFFIC_KINDS, where they were read. exits: of all guests, by
+    their kind. demand: CPU seconds of virtual CPUs, and of containers. steal: seconds for which
+    virtual CPUs could run and had no CPU, which is what guests see as steal. generator_cpu: CPU
+    seconds; generator_busy: of all work on the busiest of its CPUs. unread: guests without
+    counters.
     """
 
     seconds: float
@@ -84,11 +96,13 @@ class WindowCost:
     busy: float
     host_steal: float
     swapped: int
+    disks: tuple[int, int]
     pressure: Mapping[str, float]
     joules: float | None
     guest_cpu: Mapping[int, float]
     memory: Mapping[int, float]
     mapped: Mapping[int, Mapping[str, float]]
+    traffic: Mapping[int, Mapping[str, int]]
     exits: Mapping[str, int]
     demand: float
     steal: float
@@ -114,7 +128,7 @@ def read(
     """
     paths = [_cgroup(one) for one in (*guests, generator)]
     exits = {} if end or at else _exits(guests)
-    report = _counters(host, paths, memory=end, at=at)
+    report = _counters(host, paths, memory=end, at=at, network=generator.hypervisor)
     groups = report["groups"]
     if end or at:
         exits = _exits(guests)
@@ -123,6 +137,7 @@ def read(
             groups.get(paths[index], {}),
             counts,
             container=guests[index].machine.facts["vmm"] == CONTAINER,
+            traffic=_traffic(guests[index], report["interfaces"], groups.get(paths[index], {})),
         )
         for index, counts in exits.items()
     }
@@ -132,6 +147,7 @@ def read(
         idle={number: idle for number, (idle, _) in cpus.items()},
         steal={number: steal for number, (_, steal) in cpus.items()},
         swapped=report["swapped"],
+        disks=(report["disks"][0], report["disks"][1]),
         pressure=report["pressure"],
         energy={zone: (used, limit) for zone, (used, limit) in report["energy"].items()},
         guests=readings,
@@ -151,13 +167,31 @@ def read_memory(host: Host, guests: Sequence[Guest]) -> list[dict[str, float]]:
 
 
 def _counters(
-    host: Host, cgroups: Sequence[str], *, memory: bool, at: float = 0.0
+    host: Host,
+    cgroups: Sequence[str],
+    *,
+    memory: bool,
+    at: float = 0.0,
+    network: Hypervisor | None = None,
 ) -> dict[str, Any]:
-    """The object that host_counters.py prints. memory: with mapped memory. at: see read()."""
+    """The object that host_counters.py prints. memory: with mapped memory. at: see read(). network:
+    of guests, whose interfaces are read."""
     argv = ["python3", "-I", "-S", "-c", _SCRIPT.read_text("utf-8"), str(at)]
     argv += ["--memory"] if memory else []
+    if isinstance(network, SupportsHostNetwork):
+        argv = network.in_network(argv)
     report: dict[str, Any] = json.loads(host.run(argv, input="\n".join(cgroups).encode()).stdout)
     return report
+
+
+def _traffic(
+    guest: Guest, interfaces: Mapping[str, Sequence[int]], counts: Mapping[str, Any]
+) -> dict[str, int]:
+    """See TRAFFIC_KINDS. What the host receives from a guest's interface, the guest has sent."""
+    network = interfaces.get(str(guest.machine.facts.get("port")), ())
+    numbers = (*(network or (None, None)), *counts.get("disks", ()))
+    pairs = zip(TRAFFIC_KINDS, numbers, strict=False)
+    return {kind: number for kind, number in pairs if number is not None}
 
 
 def _exits(guests: Sequence[Guest]) -> dict[int, dict[str, int]]:
@@ -218,6 +252,7 @@ def cost(
         generator_busy=max(map(busy, generator_cpus), default=0.0),
         host_steal=sum(after.steal.values()) - sum(before.steal.values()),
         swapped=after.swapped - before.swapped,
+        disks=(after.disks[0] - before.disks[0], after.disks[1] - before.disks[1]),
         pressure={
             name: (after.pressure[name] - before.pressure[name]) / seconds
             for name in after.pressure.keys() & before.pressure.keys()
@@ -229,6 +264,14 @@ def cost(
             index: {kind: counts[index][kind] / _MIB for kind in MEMORY_KINDS}
             for index in both
             if set(MEMORY_KINDS) <= counts[index].keys()
+        },
+        traffic={
+            index: {
+                kind: count - before.guests[index].traffic[kind]
+                for kind, count in after.guests[index].traffic.items()
+                if kind in before.guests[index].traffic
+            }
+            for index in both
         },
         exits={
             name: sum(exits(index, name) for index in both if name in after.guests[index].exits)

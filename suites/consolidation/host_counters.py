@@ -4,9 +4,11 @@
 
 The counters are read at this moment of CLOCK_MONOTONIC, or at once if it has passed. The input has
 the directory of a cgroup on each line. The object has "time" (s of CLOCK_MONOTONIC), "cpus"
-(number: idle and stolen seconds), "swapped" (pages), "pressure" (resource: seconds in which a task
-waited for it), "energy" (zone of a CPU package: J, and J at which its counter wraps) and "groups".
-That has for each cgroup that exists "cpu" (s), "memory" (bytes, as the cgroup counts), "threads"
+(number: idle and stolen seconds), "swapped" (pages), "disks" (bytes read from and written to block
+devices), "pressure" (resource: seconds in which a task waited for it), "energy" (zone of a CPU
+package: J, and J at which its counter wraps), "interfaces" (name: bytes received and sent, in the
+network namespace of this process) and "groups". That has for each cgroup that exists "cpu" (s),
+"memory" (bytes, as the cgroup counts), "disks" (where its controller io counts them), "threads"
 (id: clock ticks in guest mode, s on a CPU, s of waiting for one) and with --memory "private",
 "shared" and "merged" (bytes that its processes have mapped).
 
@@ -66,6 +68,26 @@ def pressure() -> dict[str, float]:
     return seconds
 
 
+def interfaces() -> dict[str, tuple[int, int]]:
+    """Bytes received and sent."""
+    counts = {}
+    for line in read("/proc/self/net/dev").splitlines()[2:]:
+        name, _, columns = line.partition(":")
+        numbers = [int(column) for column in columns.split()]
+        counts[name.strip()] = (numbers[0], numbers[8])
+    return counts
+
+
+def disks_of(io_stat: str) -> tuple[int, int]:
+    """Bytes read and written, of all devices in a cgroup's io.stat."""
+    total = {"rbytes": 0, "wbytes": 0}
+    for word in io_stat.split():
+        name, _, number = word.partition("=")
+        if name in total:
+            total[name] += int(number)
+    return total["rbytes"], total["wbytes"]
+
+
 def energy(sys_folder: Path = Path("/sys")) -> dict[str, tuple[float, float]]:
     """J and the range of the counter, by the RAPL zone of each package.
 
@@ -121,6 +143,8 @@ def of_group(group: str) -> dict[str, Any]:
     counts["cpu"] = table(read(f"{group}/cpu.stat"))["usage_usec"] / 1e6
     with contextlib.suppress(OSError, ValueError):
         counts["memory"] = int(read(f"{group}/memory.current"))
+    with contextlib.suppress(OSError, ValueError):
+        counts["disks"] = disks_of(read(f"{group}/io.stat"))
     counts["threads"] = {}
     for pid in processes(group):
         counts["threads"].update(threads(pid))
@@ -139,8 +163,10 @@ def main(at: float, memory: bool) -> None:
     time.sleep(max(0.0, at - time.monotonic()))
     report: dict[str, Any] = {"time": time.monotonic(), "cpus": cpus(), "pressure": pressure()}
     report["energy"] = energy()
-    swapped = table(read("/proc/vmstat"))
-    report["swapped"] = swapped.get("pswpin", 0) + swapped.get("pswpout", 0)
+    report["interfaces"] = interfaces()
+    paging = table(read("/proc/vmstat"))
+    report["swapped"] = paging.get("pswpin", 0) + paging.get("pswpout", 0)
+    report["disks"] = (paging["pgpgin"] * 1024, paging["pgpgout"] * 1024)
     groups = {}
     for group in listed:
         with contextlib.suppress(OSError, KeyError):

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Better, Parameter
-from suites.consolidation.accounting import MEMORY_KINDS, WindowCost
+from suites.consolidation.accounting import MEMORY_KINDS, TRAFFIC_KINDS, WindowCost
 from suites.consolidation.experiment import Experiment, Point
 from suites.consolidation.fit import fit_busy, fit_scalability, says_something
 from suites.consolidation.judge import requests_needed
@@ -109,7 +109,7 @@ class PointRecorder:
             record("errors", requests - good, "requests", guest=guest.name)
 
     def _window(self, record: Record, point: Point, window: WindowCost, load: str) -> None:
-        """CPU in shares of one CPU, memory in MiB a guest, energy of the CPU packages."""
+        """CPU in shares of one CPU, memory in MiB a guest, traffic in B/s a guest, energy."""
 
         def share(metric: str, seconds: float) -> None:
             record(f"cpu.{metric}", 100 * seconds / window.seconds, "%", load=load)
@@ -122,6 +122,8 @@ class PointRecorder:
         share("generator", window.generator_cpu)
         for name, part in window.pressure.items():
             record(f"pressure.{name}", 100 * part, "%", load=load)
+        for kind, count in zip(("read", "written"), window.disks, strict=True):
+            record(f"host.disks.{kind}", count / window.seconds, "B/s", load=load)
         if window.joules is not None:
             record("energy", window.joules, "J", load=load)
             record("power", window.joules / window.seconds, "W", load=load)
@@ -133,10 +135,15 @@ class PointRecorder:
                 record("memory", sum(memory) / len(memory), "MiB", guest=name, load=load)
                 share_each = 100 * sum(cpu) / len(cpu) / window.seconds
                 record("cpu.guest", share_each, "%", guest=name, load=load)
+            for kind in TRAFFIC_KINDS:
+                counts = [window.traffic.get(index, {}).get(kind) for index in own]
+                known = [count / window.seconds for count in counts if count is not None]
+                if known:
+                    record(kind, mean(known), "B/s", guest=name, load=load)
             mapped = [window.mapped[index] for index in own if index in window.mapped]
             for kind in MEMORY_KINDS if mapped else ():
-                mean = sum(one[kind] for one in mapped) / len(mapped)
-                record(f"memory.{kind}", mean, "MiB", guest=name, load=load)
+                each = mean(one[kind] for one in mapped)
+                record(f"memory.{kind}", each, "MiB", guest=name, load=load)
 
     def reference(self, points: Sequence[Point]) -> None:
         """The latencies of a tile alone, which nightly runs track: of each guest at its percentile,

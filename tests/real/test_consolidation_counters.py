@@ -29,6 +29,8 @@ print(json.dumps({name: sum(int(open(f"{path}/{name}").read()) for path in folde
                   for name in names}))
 """
 
+PROGRAM = "/usr/lib/postgresql/15/bin/postgres"
+
 pytestmark = pytest.mark.long
 
 
@@ -103,3 +105,49 @@ def test_exits_are_those_that_kvm_counts(experiment: MakeExperiment, emulated_ho
         first, second, third, last = (one[name] for one in outside)
         assert third - second <= cost.exits[name] <= last - first, name
     assert cost.exits["exits"] > 0
+
+
+def guest_traffic(guest: Guest) -> list[int]:
+    """Bytes that a guest's own interface has sent and received."""
+    text = guest.ssh.run(["cat", "/proc/net/dev"]).stdout
+    columns = next(line for line in text.splitlines() if "eth0:" in line).partition(":")[2].split()
+    return [int(columns[8]), int(columns[0])]
+
+
+def test_network_traffic_is_what_the_guest_counts(
+    experiment: MakeExperiment, emulated_host: Host
+) -> None:
+    one = experiment({"web": {**ROLE, "server": "web"}})
+    one.deployment.grow_to(1)
+    guests = [member.guest for member in one.deployment.members]
+    readings = []
+    inside = []
+    for _ in range(2):
+        inside.append(guest_traffic(guests[0]))
+        readings.append(accounting.read(emulated_host, guests, one.generator.guest))
+        inside.append(guest_traffic(guests[0]))
+        one.load()
+    cost = accounting.cost(readings[0], readings[1], one.deployment.cpus, range(1))
+    first, second, third, last = inside
+    for number, kind in enumerate(accounting.TRAFFIC_KINDS[:2]):
+        counted = cost.traffic[0][kind]
+        # one of the two may count the headers of frames differently
+        assert 0.95 * (third[number] - second[number]) <= counted, kind
+        assert counted <= 1.05 * (last[number] - first[number]), kind
+    assert cost.traffic[0]["network.sent"] > 10 * 4096  # of web pages
+
+
+def test_disk_traffic_is_at_least_a_file_that_is_read(
+    experiment: MakeExperiment, emulated_host: Host
+) -> None:
+    """From the disk that all containers share, without the host's cache."""
+    container = experiment({"idle": {**ROLE, "server": "idle"}}).generator.guest
+    size = int(container.ssh.run(["stat", "-c", "%s", PROGRAM]).stdout)
+    emulated_host.run(["sh", "-c", "sync && echo 3 >/proc/sys/vm/drop_caches"])
+    before = accounting.read(emulated_host, [container], container)
+    container.ssh.run(["sh", "-c", f"cat {PROGRAM} >/dev/null"])
+    after = accounting.read(emulated_host, [container], container, end=True)
+    cost = accounting.cost(before, after, [0], [0])
+    assert size > 1 << 20
+    for read in (cost.traffic[0]["disks.read"], cost.disks[0]):
+        assert size <= read < 4 * size

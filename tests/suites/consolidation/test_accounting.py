@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -89,8 +90,8 @@ def guest(exits: int = 0, *, container: bool = False, **counts: Any) -> GuestRea
 def reading(time: float, guests: Mapping[int, GuestReading], **changes: Any) -> Reading:
     values: dict[str, Any] = {
         "time": time, "idle": {0: time / 2, 1: time / 4}, "steal": {0: 0.0, 1: time / 100},
-        "swapped": 7, "pressure": {"cpu": time / 5}, "energy": {}, "guests": guests,
-        "generator": time / 10,
+        "swapped": 7, "disks": (int(time), 0), "pressure": {"cpu": time / 5}, "energy": {},
+        "guests": guests, "generator": time / 10,
     }  # fmt: skip
     return Reading(**{**values, **changes})
 
@@ -112,6 +113,7 @@ def test_cost_is_the_growth_of_the_window() -> None:
     assert (spent.busy, spent.busy_share) == (5, 0.5)
     assert spent.host_steal == pytest.approx(0.1)
     assert spent.swapped == 2
+    assert spent.disks == (10, 0)
     assert spent.pressure == pytest.approx({"cpu": 0.2})
     assert spent.joules is None
     assert spent.guest_cpu == {0: 2, 1: 1}
@@ -142,6 +144,40 @@ def test_mapped_memory_is_that_of_the_last_reading() -> None:
     last = guest(cpu=0.0, private=3 * MIB, shared=2 * MIB, merged=MIB)
     spent = cost(reading(0, {0: guest(cpu=0.0)}), reading(1, {0: last}), [0], [0])
     assert spent.mapped == {0: {"private": 3, "shared": 2, "merged": 1}}
+
+
+def test_traffic_is_the_growth_of_what_both_readings_have() -> None:
+    names = ("network.sent", "disks.read", "disks.written")
+    first, last = (
+        GuestReading({"cpu": 0.0, "threads": {}}, {}, container=True, traffic=counts)
+        for counts in (
+            dict(zip(names[:2], (5, 7), strict=True)),
+            dict(zip(names, (25, 7, 9), strict=True)),
+        )
+    )
+    spent = cost(reading(0, {0: first}), reading(1, {0: last}), [0], [0])
+    assert spent.traffic == {0: {"network.sent": 20, "disks.read": 0}}
+
+
+def test_disks_of_a_cgroup_are_added() -> None:
+    line = "253:0 rbytes=4096 wbytes=512 rios=1 wios=1 dbytes=0 dios=0\n"
+    assert host_counters.disks_of(line + line.replace("253", "8") + "7:0 \n") == (8192, 1024)
+    assert host_counters.disks_of("") == (0, 0)
+
+
+def test_interfaces_are_those_of_this_network() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        before = counters()["interfaces"]["lo"]
+        with socket.create_connection(server.getsockname()) as one:
+            other, _ = server.accept()
+            with other:
+                one.sendall(bytes(100_000))
+                left = 100_000
+                while left:
+                    left -= len(other.recv(left))
+        after = counters()["interfaces"]["lo"]
+    for first, last in zip(before, after, strict=True):
+        assert last - first >= 100_000
 
 
 def write_zones(sys_folder: Path, **zones: tuple[str, int]) -> None:
