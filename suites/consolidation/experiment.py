@@ -46,6 +46,7 @@ PHASES = {
 
 # between the reference runs, where a limit follows from them
 MAX_REFERENCE_SPREAD = {"emulated": 1.0, "hardware": 0.1}
+REFERENCE_REPEATS = 2
 
 _LEAD = 2.0  # seconds in which a reading starts on a slow host, before its moment
 
@@ -96,7 +97,8 @@ class Experiment:
     """Measures points of one deployment, whose limits are frozen after the reference runs.
 
     seed: of the next load's arrivals. folder: for the latencies of each point. limits: seconds by
-    the guest's name; empty while the reference is measured. progress: prints a line for each point.
+    the guest's name; empty while the reference is measured. reference: the points that they follow
+    from. progress: prints a line for each point.
     """
 
     deployment: Deployment
@@ -107,6 +109,7 @@ class Experiment:
     folder: Path
     limits: dict[str, float] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
+    reference: list[Point] = field(default_factory=list)
 
     @property
     def host(self) -> Host:
@@ -245,10 +248,24 @@ class Experiment:
     def measure_reference(self, runs: int) -> str:
         """Measure one tile alone and freeze the limits. Returns why it is no reference, or "".
 
-        Clones are deployed anew for each run. Booted guests are not, as a boot takes long.
+        Clones are deployed anew for each run. Booted guests are not, as a boot takes long. Up to
+        REFERENCE_REPEATS more runs follow those that are no reference, such as ones that differ.
+        The last ones count then, and those before them become invalid.
         """
-        for _ in range(runs):
+        problem = ""
+        for number in range(runs + REFERENCE_REPEATS):
             self.measure(1, fresh=self.deployment.method == "clone")
+            if number < runs - 1:
+                continue
+            problem = self._freeze_limits(runs)
+            if not problem:
+                break
+            self.limits = {}
+            self.progress(f"no reference yet: {problem}")
+        return problem
+
+    def _freeze_limits(self, runs: int) -> str:
+        """Make the last points the reference. Returns why they are none, or ""."""
         points = self.points[-runs:]
         references = [point.results for point in points]
         guests = [one.role for one in self.deployment.members]
@@ -256,17 +273,21 @@ class Experiment:
         if problem := judge.reference_problem(guests, references, max_spread):
             return problem
         self.limits = judge.freeze_limits(guests, references)
-        for number, point in enumerate(points, len(self.points) - runs):
-            results = [
-                judge.with_problem(replace(one, limit=self.limits[one.name]))
-                for one in point.results
-            ]
-            judged = self._judge(replace(point, results=results))
-            self.points[number] = judged
-            if judged.verdict.outcome != "pass":
-                reason = judged.verdict.reasons[0]
-                return f"reference run {number + 1} is {judged.verdict.outcome}: {reason}"
+        judged = [self._judge(with_limits(point, self.limits)) for point in points]
+        for number, point in enumerate(judged, 1):
+            if point.verdict.outcome != "pass":
+                reason = point.verdict.reasons[0]
+                return f"reference run {number} is {point.verdict.outcome}: {reason}"
+        earlier = Verdict("invalid", ("later runs are the reference",))
+        self.points[:] = [replace(point, verdict=earlier) for point in self.points[:-runs]] + judged
+        self.reference = judged
         return ""
+
+
+def with_limits(point: Point, limits: Mapping[str, float]) -> Point:
+    """A point that was measured without limits, with them."""
+    results = [judge.with_problem(replace(one, limit=limits[one.name])) for one in point.results]
+    return replace(point, results=results)
 
 
 class MakeExperiment(Protocol):

@@ -34,7 +34,7 @@ def test_knee(
     try:
         problem = experiment.measure_reference(REFERENCE_RUNS)
         assert not problem, problem
-        recorder.reference(experiment.points)
+        recorder.reference(experiment.reference)
         knee = find_knee(
             experiment.measure,
             lambda tiles: blocker(experiment, tiles, MAX_TILES[virt_profile]),
