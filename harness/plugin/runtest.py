@@ -136,8 +136,8 @@ def pytest_runtest_makereport(
         terminal.shorten(report, error)
     if report.failed and used:
         session.guests.failed.update(used)
-        for guest in used:
-            report.sections.extend(terminal.sections(guest))
+        named = error.guest if isinstance(error, HarnessError) else ""
+        report.sections.extend(terminal.all_sections(used, named))
     return report
 
 

@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415 - every pytest run loads this module, so heavy imports are inside functions
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +15,24 @@ if TYPE_CHECKING:
     from harness.guest.base import BaseGuest
 
 CONSOLE_LINES = 40
+MAX_GUESTS = 4  # of a failed test, that have sections of their own
+
+
+def all_sections(guests: Sequence[BaseGuest], named: str = "") -> list[tuple[str, str]]:
+    """Titles and texts on a failed test's guests. Of many guests only some have their own: the one
+    that the error names, those that ended, and the first ones.
+
+    named: the guest in the error, or "".
+    """
+    ranked = sorted(guests, key=lambda one: (one.name != named, not one.ended.is_set()))
+    shown, others = ranked[:MAX_GUESTS], ranked[MAX_GUESTS:]
+    found = [section for guest in guests if guest in shown for section in sections(guest)]
+    if others:
+        from harness.guest.base import describe_end
+
+        lines = [f"{guest.name}: {describe_end(guest.end).splitlines()[0]}" for guest in others]
+        found.append((f"{len(others)} more guests", "\n".join(lines)))
+    return found
 
 
 def sections(guest: BaseGuest) -> list[tuple[str, str]]:
