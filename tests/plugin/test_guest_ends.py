@@ -143,3 +143,21 @@ def test_end_after_the_test_is_a_teardown_error(run: Run) -> None:
     )
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*GuestEnded: *power-off: *unexpectedly, between tests*"])
+
+
+def test_of_many_guests_only_some_have_sections(run: Run) -> None:
+    """Those that the error names or that ended, and the first ones; the others have a line each."""
+    result = run(
+        """
+        def test_it(guest_factory):
+            guests = [guest_factory(f"number-{index}") for index in range(6)]
+            guests[5].end_expected = True
+            guests[5].machine.stop()
+            assert guests[5].ended.wait(5)
+            guests[4].ssh.run(["false"])
+        """
+    )
+    result.assert_outcomes(failed=1)
+    timelines = [line for line in result.outlines if "boot timeline" in line]
+    assert [line.split(":")[0].rsplit("-", 1)[1] for line in timelines] == ["0", "1", "4", "5"]
+    result.stdout.fnmatch_lines(["*2 more guests*", "*number-2: still running", "*number-3: *"])
