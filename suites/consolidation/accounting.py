@@ -265,14 +265,7 @@ def cost(
             for index in both
             if set(MEMORY_KINDS) <= counts[index].keys()
         },
-        traffic={
-            index: {
-                kind: count - before.guests[index].traffic[kind]
-                for kind, count in after.guests[index].traffic.items()
-                if kind in before.guests[index].traffic
-            }
-            for index in both
-        },
+        traffic={index: _traffic_of(before.guests[index], after.guests[index]) for index in both},
         exits={
             name: sum(exits(index, name) for index in both if name in after.guests[index].exits)
             for name in sorted(kinds)
@@ -282,6 +275,11 @@ def cost(
         generator_cpu=after.generator - before.generator,
         unread=len(set(alive) - set(both)),
     )
+
+
+def _traffic_of(before: GuestReading, after: GuestReading) -> dict[str, int]:
+    both = before.traffic.keys() & after.traffic.keys()
+    return {kind: after.traffic[kind] - before.traffic[kind] for kind in both}
 
 
 def _joules(before: Reading, after: Reading) -> float | None:
