@@ -164,9 +164,10 @@ class Survivors:
     def _share(self, hosts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of each host the highest share of its failover capacity, without limits that are 0."""
         limits = self.limits[hosts]
-        used = limits * (1 + TOLERANCE) - self.room[hosts]
         limited = np.isfinite(limits) & (limits > 0)
-        shares = np.divide(used, limits, out=np.zeros_like(limits), where=limited)
+        finite = np.where(limited, limits, 1.0)
+        used = finite * (1 + TOLERANCE) - np.where(limited, self.room[hosts], 0.0)
+        shares = np.where(limited, used / finite, 0.0)
         return np.asarray(shares.max(axis=1, initial=0.0), np.float64)
 
 

@@ -1,4 +1,4 @@
-"""`plan solve` and `plan demo` on the command line, with the simplest solver."""
+"""`plan solve` and `plan demo` on the command line."""
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ def test_the_demo_is_written_and_planned(
     assert plan.headline.startswith("40 servers to ")
     assert plan.headline in capsys.readouterr().out
     assert {"grow=1.2", "fail=rack"} < {one.name for one in plan.variants}
-    assert (tmp_path / "demo" / "moves.csv").exists()
+    assert plan.headline in (tmp_path / "demo" / "plan.html").read_text(encoding="utf-8")
+    assert (tmp_path / "demo" / "plan-moves.csv").exists()
     assert main(["plan", "demo", *out]) == 4  # it replaces nothing unasked
     assert "add --replace" in capsys.readouterr().err
 

@@ -34,7 +34,7 @@ def test_names_and_patterns_become_indices() -> None:
     )
     constraints = found.constraints
     assert constraints.apart == ((0, 1, 2),)
-    assert constraints.together == ((3, 4),)
+    assert constraints.together == ((4, 3),)
     assert constraints.spread == ((0, 3),)
     assert constraints.licensed == ((3,),)
     assert constraints.pins == {3: "esx1"}

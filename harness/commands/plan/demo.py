@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.commands.common import OK, Commands, add_command
+from harness.commands.common import Commands, add_command, show_page
 from harness.commands.plan.solve import add_planning_options, solve, write
 from harness.commands.plan.status import EXIT_STATUS, planning
 
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "demo",
-        "Make up a data centre whose servers are idle most of the time, and plan it. "
+        "Make up a data centre whose servers are idle most of the time, plan it, and report it. "
         f"{EXIT_STATUS}",
     )
     parser.add_argument(
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         type=Path,
         default=Path("plan-demo"),
         metavar="DIR",
-        help="write the data, hosts.toml and the plan here (default: plan-demo)",
+        help="write the data, hosts.toml, the plan and its page here (default: plan-demo)",
     )
     parser.add_argument(
         "--servers",
@@ -37,6 +37,7 @@ def add(commands: Commands) -> None:
         help="make up so many servers (default: 400)",
     )
     parser.add_argument("--replace", action="store_true", help="replace the data of another demo")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     add_planning_options(parser)
     parser.set_defaults(run=planning(_run))
 
@@ -49,9 +50,11 @@ def _servers(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from harness.planner.data_folder import DataFolder
     from harness.planner.demo import write_demo
     from harness.planner.hosts_file import read_hosts_file
     from harness.planner.overhead import assumed_overhead
+    from reports import plan as plan_page
 
     folder: Path = arguments.out
     seed = 1 if arguments.seed is None else arguments.seed
@@ -59,5 +62,6 @@ def _run(arguments: argparse.Namespace) -> int:
     arguments.what_if = arguments.what_if or _WHAT_IFS
     arguments.seconds = arguments.seconds or _SECONDS
     plan = solve(folder / "data", read_hosts_file(hosts), assumed_overhead(), arguments)
-    write(plan, folder / "plan.json", folder)
-    return OK
+    write(plan, folder / "plan.json", None)
+    page = plan_page.render(plan, folder / "plan.html", DataFolder(folder / "data").description)
+    return show_page(page, arguments)
