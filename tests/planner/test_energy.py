@@ -62,7 +62,7 @@ def test_ends_are_the_known_medians(name: str, idle: float, full: float) -> None
 
 def test_curves_rise_and_have_the_mean_that_was_published() -> None:
     """The mean of the watts over all loads, from an overall figure that nothing else uses."""
-    results = pd.read_csv(SOURCE, thousands=",", na_values="NC")
+    results = pd.read_csv(SOURCE, thousands=",", na_values=NO_NUMBER)
     year = pd.to_datetime(results["Date Submitted"], format="%b %d, %Y").dt.year
     known = results[(year == 2019) & (results["Chips"] == 2) & (results["Nodes"] == 1)].dropna(
         subset=["ssj_ops @ 100%"]
