@@ -135,4 +135,4 @@ def test_all_constraints_at_once(machines: int) -> None:
     ]
     packing = solved(problem_of(demand, shapes, constraints))
     cost = sum(shapes[host.shape].cost for host in packing.hosts)
-    assert packing.bound <= cost <= 1.12 * packing.bound
+    assert packing.bound * (1 - 1e-9) <= cost <= 1.12 * packing.bound
