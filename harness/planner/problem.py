@@ -9,6 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+# Demand is float32, whose sums have rounding errors: a host may exceed a capacity by this share.
+TOLERANCE = 1e-6
+
 
 @dataclass(frozen=True)
 class Shape:

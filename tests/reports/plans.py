@@ -180,7 +180,7 @@ def make_plan(machines: int = 412, hosts: int = 31) -> Plan:
         demand=(
             Demand("cpu", demand, 3.1 * machines, 0.95 * machines),
             Demand("memory", tuple(2048 * one for one in demand), 8192.0 * machines, 2.6e6),
-            Demand("network", office_week(900, 3), 0.0, math.inf),
+            Demand("network", office_week(900, 3), 0.0, 0.0),
         ),
         assumptions=ASSUMPTIONS,
         without_trace=tuple(f"new-{number}" for number in range(3)),

@@ -6,7 +6,7 @@ One module for each subcommand. Each has `add(commands)`, which sets `run` with 
 from __future__ import annotations
 
 from harness.commands.common import Commands, add_command
-from harness.commands.plan import import_
+from harness.commands.plan import demo, import_, report, solve
 
 
 def add(commands: Commands) -> None:
@@ -14,5 +14,5 @@ def add(commands: Commands) -> None:
         commands, "plan", "Plan how many hosts, racks, kWh and how much money machines need."
     )
     subcommands = parser.add_subparsers(title="steps", required=True, metavar="STEP")
-    for module in (import_,):
+    for module in (import_, solve, report, demo):
         module.add(subcommands)
