@@ -34,6 +34,13 @@ class Budget:
             return 0.0
         return max(0.0, self._deadline - time.monotonic())
 
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or `stop` ends the search, whatever time is left. Call it only where work
+        is left."""
+        now = self._interrupted or self._stop()
+        self.cut = self.cut or now
+        return now
+
     def spent(self) -> bool:
         """Whether the search must end. Call it only where work is left."""
         self.cut = self.cut or not self.left

@@ -26,7 +26,8 @@ class Items:
     """machines: indices of each item. dimensions: metric and slot of each; slot -1 for all slots.
 
     hosts: of each opened host of the instance, its number among the hosts of its shape. failover:
-    (shapes, dimensions), capacities after a failure, scaled as those of the instance.
+    (shapes, dimensions), capacities after a failure, scaled as those of the instance. alone: see
+    make_items().
     """
 
     problem: Problem
@@ -35,6 +36,7 @@ class Items:
     dimensions: tuple[tuple[int, int], ...]
     hosts: tuple[int, ...]
     failover: Floats
+    alone: bool = False
 
     def dimension_name(self, dimension: int) -> str:
         metric, slot = self.dimensions[dimension]
@@ -53,11 +55,14 @@ class Items:
             self.problem,
             constraints=replace(constraints, together=(*constraints.together, *together)),
         )
-        return replace(make_items(problem), problem=self.problem)
+        return replace(make_items(problem, alone=self.alone), problem=self.problem)
 
 
-def make_items(problem: Problem) -> Items:
-    """Merge what must be together. The problem must be free of contradictions."""
+def make_items(problem: Problem, *, alone: bool = False) -> Items:
+    """Merge what must be together. The problem must be free of contradictions.
+
+    alone: no two machines of a group that is spread over racks share a host, unless they must.
+    """
     machines = merge(len(problem.machines), problem.constraints.together)
     dimensions, scales = _dimensions(problem)
     capacities, failover = (
@@ -80,10 +85,10 @@ def make_items(problem: Problem) -> Items:
             [UNBOUNDED if shape.count is None else shape.count for shape in problem.shapes],
             np.int64,
         ),
-        tuple(_groups(problem, item_of)),
+        tuple(_groups(problem, item_of, alone=alone)),
         opened,
     )
-    return Items(problem, instance, machines, dimensions, numbers, failover)
+    return Items(problem, instance, machines, dimensions, numbers, failover, alone)
 
 
 def _dimensions(problem: Problem) -> tuple[tuple[tuple[int, int], ...], Floats]:
@@ -131,13 +136,14 @@ def _sizes(
     return sizes
 
 
-def _groups(problem: Problem, item_of: Integers) -> Iterable[Group]:
+def _groups(problem: Problem, item_of: Integers, *, alone: bool) -> Iterable[Group]:
     constraints = problem.constraints
     limited = [(group, 1) for group in (*constraints.apart, *constraints.conflicts)]
     # no more than half may share a rack, so no more than half may share a host
-    limited += [(group, spread_limit(group)) for group in constraints.spread]
-    for group, limit in limited:
+    limited += [(group, 1 if alone else spread_limit(group)) for group in constraints.spread]
+    for group, wanted in limited:
         items, weights = np.unique(item_of[sorted(set(group))], return_counts=True)
+        limit = max(wanted, int(weights.max(initial=0)))
         if weights.sum() > limit:
             yield Group(tuple(items.tolist()), tuple(weights.tolist()), limit)
 

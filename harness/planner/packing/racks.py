@@ -16,6 +16,10 @@ from harness.planner.problem import PackedHost, Problem, Shape
 ATTEMPTS = 50  # orders in which hosts choose their racks
 
 
+class NotSpreadError(PlanError):
+    """The hosts of a packing do not stand in enough racks for a group that is to be spread."""
+
+
 @dataclass
 class _Places:
     """The free places of each shape, and how many machines of each spread group a rack has."""
@@ -90,7 +94,7 @@ def host_name(shape: Shape, number: int) -> str:
 
 
 def place_hosts(items: Items, fillings: Sequence[Filling]) -> tuple[PackedHost, ...]:
-    """Give each filling a name and a rack, such that groups are spread. Raises PlanError."""
+    """Give each filling a name and a rack, such that groups are spread. Raises NotSpreadError."""
     problem = items.problem
     machines = [
         tuple(sorted(m for item in filling.items for m in items.machines[item]))
@@ -158,10 +162,10 @@ def _choose_places(
     return -1
 
 
-def _not_spread(problem: Problem, members: Counter[int]) -> PlanError:
+def _not_spread(problem: Problem, members: Counter[int]) -> NotSpreadError:
     group = problem.constraints.spread[max(members, key=lambda one: members[one])]
     names = ", ".join(repr(problem.machines[machine]) for machine in group[:5])
-    return PlanError(
+    return NotSpreadError(
         f"No more than {spread_limit(group)} machines of a group may share a rack, but no racks "
         f"were found for the hosts that run them: {names}",
         hint="allow hosts in more racks, or make the group smaller",

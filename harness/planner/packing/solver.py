@@ -13,7 +13,7 @@ from harness.planner.packing.instance import Instance, Solution
 from harness.planner.packing.items import Items, make_items
 from harness.planner.packing.licences import merge_licensed
 from harness.planner.packing.pools import pack_in_pools
-from harness.planner.packing.racks import place_hosts
+from harness.planner.packing.racks import NotSpreadError, place_hosts
 from harness.planner.packing.search import Search
 from harness.planner.packing.spare import add_spare_hosts, spare_bound
 from harness.planner.problem import PackedHost, Packing, Problem
@@ -42,14 +42,23 @@ def solve(
         items = make_items(problem)
         check_items(items)
         bound = lower_bound(items.instance, items.dimension_name)
-        merged = merge_licensed(items, budget, seed)
-        own_bound = lower_bound(merged.instance, items.dimension_name)
-        solution, proved = pack(merged.instance, own_bound, budget, seed)
-        if solution.unplaced:
-            _raise_unplaced(merged, solution)
-        hosts = place_hosts(merged, solution.fillings)
+        try:
+            hosts, proved = _pack_and_place(items, budget, seed)
+        except NotSpreadError:
+            hosts, _ = _pack_and_place(make_items(problem, alone=True), budget, seed)
+            proved = False
         hosts = add_spare_hosts(problem, hosts, budget)
     return _packing(items, hosts, bound, budget, proved=proved)
+
+
+def _pack_and_place(items: Items, budget: Budget, seed: int) -> tuple[tuple[PackedHost, ...], bool]:
+    """The hosts, and whether it is proved that none are better. Raises PlanError."""
+    merged = merge_licensed(items, budget, seed)
+    bound = lower_bound(merged.instance, items.dimension_name)
+    solution, proved = pack(merged.instance, bound, budget, seed)
+    if solution.unplaced:
+        _raise_unplaced(merged, solution)
+    return place_hosts(merged, solution.fillings), proved
 
 
 def pack(instance: Instance, bound: Bound, budget: Budget, seed: int) -> tuple[Solution, bool]:

@@ -46,7 +46,8 @@ def add_spare_hosts(
 ) -> tuple[PackedHost, ...]:
     """Add empty hosts until all machines survive each failure. Raises PlanError.
 
-    A machine that is pinned to a host fails with it, whatever is added.
+    An interruption ends it early. The end of the search's time does not: the packing would lack the
+    hosts that it promises. A machine that is pinned to a host fails with it, whatever is added.
     """
     if not problem.spare and not problem.spare_racks:
         return hosts
@@ -55,7 +56,7 @@ def add_spare_hosts(
         survivors = Survivors(problem, hosts)
         complete = True
         for failure in failure_sets(problem, hosts, survivors):
-            if budget.spent():
+            if budget.interrupted():
                 return hosts
             unplaced, _ = survivors.pack(failure.hosts)
             if unplaced:
