@@ -94,8 +94,9 @@ def make_items(problem: Problem, *, alone: bool = False) -> Items:
 def _dimensions(problem: Problem) -> tuple[tuple[tuple[int, int], ...], Floats]:
     """The dimensions that matter, and the scale of each metric.
 
-    A metric without a limit has no influence. One that never changes, as the memory that machines
-    keep, is one dimension. The largest capacity of each metric becomes 1.
+    A metric that no host can run short of has no influence: it has no limit, or one host has enough
+    for all machines. One that never changes, as the memory that machines keep, is one dimension.
+    The largest capacity of each metric becomes 1.
     """
     usable = np.stack([np.asarray(shape.usable, np.float64) for shape in problem.shapes])
     finite = np.where(np.isfinite(usable), usable, 0.0).max(axis=0)
@@ -103,7 +104,7 @@ def _dimensions(problem: Problem) -> tuple[tuple[tuple[int, int], ...], Floats]:
     dimensions: list[tuple[int, int]] = []
     for metric in np.flatnonzero(np.isfinite(usable).any(axis=0)).tolist():
         demand = problem.demand[:, metric, :]
-        if not demand.any():
+        if (demand.sum(axis=0, dtype=np.float64) <= usable[:, metric].min()).all():
             continue
         if (demand == demand[:, :1]).all():
             dimensions.append((metric, -1))
