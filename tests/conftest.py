@@ -81,7 +81,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 # take about the same time.
 EMULATED_FILES = (
     tuple(f"tests/real/test_{name}.py" for name in ("clones", "introspection", "bare", "guest")),
-    ("tests/real/", "tests/hosts/test_emulated.py", "tests/images/test_real.py"),
+    (
+        *("tests/real/", "tests/hosts/test_emulated.py", "tests/images/test_real.py"),
+        "tests/images/test_load_rate.py",  # not beside an emulated host
+    ),
 )
 
 
