@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import GuestEnded, HarnessError, ProvisionError
+from harness.errors import CommandError, GuestEnded, HarnessError, ProvisionError
 from harness.hosts.base import Host
 from reports import text
 from suites.consolidation import accounting, judge
@@ -120,8 +120,8 @@ class Experiment:
 
         fresh: end the running tiles first. extra: one more tile has this share of a tile's load.
         A guest that does not become ready fails the number, of which there is no point then, and so
-        do servers that accept no connections; with one tile alone this raises their ProvisionError,
-        GuestEnded or ServersLateError.
+        do servers that do not start or accept no connections; with one tile alone this raises their
+        ProvisionError, GuestEnded, CommandError or ServersLateError.
         """
         deployment = self.deployment
         if fresh or deployment.ends:
@@ -131,7 +131,7 @@ class Experiment:
         start, start_time, before = time.monotonic(), time.time(), len(deployment.members)
         try:
             deployment.grow_to(tiles, extra)
-        except (ProvisionError, GuestEnded) as error:
+        except (ProvisionError, GuestEnded, CommandError, ServersLateError) as error:
             return self._fail(tiles + extra, "a guest was not deployed", error)
         deployed = time.monotonic() - start
         added = (len(deployment.members) - before) / len(deployment.tile.guests)

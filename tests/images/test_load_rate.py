@@ -32,11 +32,13 @@ def test_generator_is_on_time_at_ten_times_the_rate(tools: Path, tmp_path: Path)
     lines = [f"echo 127.0.0.1 {port} {FACTOR * one.rate} {one.arrivals}\n" for one in guests]
     argv = [str(tools / "hv-job"), port, str(tmp_path / "count")]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        os.sched_setaffinity(server.pid, CPUS[:1])
-        assert server.stdout.readline() == b"listening\n"
-        log = load(tools, "".join(lines), ramp=2, seconds=20, cpus=CPUS[-1:])
-        server.kill()
+        try:
+            assert server.stdout is not None
+            os.sched_setaffinity(server.pid, CPUS[:1])
+            assert server.stdout.readline() == b"listening\n"
+            log = load(tools, "".join(lines), ramp=2, seconds=20, cpus=CPUS[-1:])
+        finally:
+            server.kill()
     delay, cpu = latency_at(log["delay"], 99), log.attrs["cpu_share"]
     figures = f"{len(log)} requests, CPU {cpu:.1%}, p99 of the delay {1000 * delay:.3f} ms"
     print(figures)
