@@ -130,7 +130,7 @@ def read_pgbench(
     Raises WorkloadError for a line that is no transaction.
     """
     scheduled, sent, latencies = _transactions(log)
-    last = max(scheduled, default=start)
+    last = max([start, *scheduled])  # whatever times a line claims
     unanswered = [moment for moment in aborted if moment < last]
     gap = 1 / rate
     missing = np.arange(last + gap, end, gap)

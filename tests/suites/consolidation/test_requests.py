@@ -252,3 +252,10 @@ def test_curves_are_of_all_targets_of_a_name() -> None:
     assert curves["web"][-1] == web.max()
     assert curves["cache"] == latencies_at(log.loc[log["target"] == 1, "latency"], CURVE)
     assert all(map(math.isnan, curves["idle"]))
+
+
+def test_a_transaction_of_long_ago_adds_no_arrivals_before_the_window() -> None:
+    """A server's answers may have changed the log: arrivals since 1970 would fill the memory."""
+    log = read_pgbench(b"0 1 1000 0 1 0 10\n", 0, 20.0, 1.7e9, 1.7e9 + 10)
+    assert 100 < len(log) < 300
+    assert not log.loc[log["scheduled"] >= 1.7e9, "good"].any()
