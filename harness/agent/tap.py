@@ -30,7 +30,8 @@ def open_tap(bridge: str) -> int:
         raise ConfigError(f"/dev/net/tun: {error.strerror}", hint) from error
     try:
         request = _IFREQ_FLAGS.pack(b"tap%d", _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
-        name = ioctl(fd, _TUNSETIFF, request)[:16].rstrip(b"\0").decode()
+        ioctl(fd, _TUNSETIFF, request)
+        name = tap_name(fd)
         ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", HEADER))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             index = _IFREQ_INDEX.unpack(

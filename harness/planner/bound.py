@@ -43,7 +43,7 @@ def lower_bound(packed: PackedCase, constraints: Constraints) -> LowerBound:
     exact = packed.case.view != "time" or packed.profile.slots.single.all()
     if exact and packed.counts_hosts:
         found.append(LowerBound(math.ceil(packing.bound - _ROUNDING), packing.bound_reason))
-    if packed.case.view == "time":
+    elif packed.case.view == "time":
         found += _at_moments(packed, constraints)
     return max(found, key=lambda one: one.hosts)
 

@@ -24,7 +24,9 @@ _SCRIPT = Path(__file__).with_name("host_counters.py")
 _MIB = 1 << 20
 CONTAINER = "none"  # the VMM of a container
 MEMORY_KINDS = ("private", "shared", "merged")
-TRAFFIC_KINDS = ("network.sent", "network.received", "disks.read", "disks.written")
+NETWORK_KINDS = ("network.sent", "network.received")
+DISK_KINDS = ("disks.read", "disks.written")
+TRAFFIC_KINDS = (*NETWORK_KINDS, *DISK_KINDS)
 
 
 @dataclass(frozen=True)
@@ -188,10 +190,12 @@ def _traffic(
     guest: Guest, interfaces: Mapping[str, Sequence[int]], counts: Mapping[str, Any]
 ) -> dict[str, int]:
     """See TRAFFIC_KINDS. What the host receives from a guest's interface, the guest has sent."""
-    network = interfaces.get(str(guest.machine.facts.get("port")), ())
-    numbers = (*(network or (None, None)), *counts.get("disks", ()))
-    pairs = zip(TRAFFIC_KINDS, numbers, strict=False)
-    return {kind: number for kind, number in pairs if number is not None}
+    network = interfaces.get(str(guest.machine.facts.get("port")))
+    disks = counts.get("disks")
+    return {
+        **(dict(zip(NETWORK_KINDS, network, strict=True)) if network else {}),
+        **(dict(zip(DISK_KINDS, disks, strict=True)) if disks else {}),
+    }
 
 
 def _exits(guests: Sequence[Guest]) -> dict[int, dict[str, int]]:
@@ -265,7 +269,9 @@ def cost(
             for index in both
             if set(MEMORY_KINDS) <= counts[index].keys()
         },
-        traffic={index: _traffic_of(before.guests[index], after.guests[index]) for index in both},
+        traffic={
+            index: _traffic_between(before.guests[index], after.guests[index]) for index in both
+        },
         exits={
             name: sum(exits(index, name) for index in both if name in after.guests[index].exits)
             for name in sorted(kinds)
@@ -277,7 +283,7 @@ def cost(
     )
 
 
-def _traffic_of(before: GuestReading, after: GuestReading) -> dict[str, int]:
+def _traffic_between(before: GuestReading, after: GuestReading) -> dict[str, int]:
     both = before.traffic.keys() & after.traffic.keys()
     return {kind: after.traffic[kind] - before.traffic[kind] for kind in both}
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from harness.plugin.fixtures import RecordSample
 from harness.results.schema import Better, Parameter
-from suites.consolidation.accounting import MEMORY_KINDS, TRAFFIC_KINDS, WindowCost
+from suites.consolidation.accounting import DISK_KINDS, MEMORY_KINDS, TRAFFIC_KINDS, WindowCost
 from suites.consolidation.experiment import Experiment, Point
 from suites.consolidation.fit import fit_busy, fit_scalability, says_something
 from suites.consolidation.judge import requests_needed
@@ -122,8 +122,8 @@ class PointRecorder:
         share("generator", window.generator_cpu)
         for name, part in window.pressure.items():
             record(f"pressure.{name}", 100 * part, "%", load=load)
-        for kind, count in zip(("read", "written"), window.disks, strict=True):
-            record(f"host.disks.{kind}", count / window.seconds, "B/s", load=load)
+        for kind, count in zip(DISK_KINDS, window.disks, strict=True):
+            record(f"host.{kind}", count / window.seconds, "B/s", load=load)
         if window.joules is not None:
             record("energy", window.joules, "J", load=load)
             record("power", window.joules / window.seconds, "W", load=load)

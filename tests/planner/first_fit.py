@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.errors import PlanError
+from harness.planner.packing.bounds import lower_bound
+from harness.planner.packing.items import make_items
 from harness.planner.problem import PackedHost, Packing, Problem
 
 
@@ -15,7 +17,8 @@ def first_fit(
 ) -> Packing:
     """Machines in order of their peaks on the first shape, without constraints and racks.
 
-    Spare hosts are added empty. Pinned machines raise PlanError: this solver knows no names.
+    Spare hosts are added empty. Pinned machines raise PlanError: this solver knows no names. The
+    bound is the solver's own.
     """
     del seconds, seed
     shape = problem.shapes[0]
@@ -44,4 +47,6 @@ def first_fit(
         for place, machines in enumerate(members)
     )
     status = "interrupted" if stop() else "feasible"
-    return Packing(hosts, 0.0, "", status, 0.0)  # type: ignore[arg-type]
+    items = make_items(problem)
+    bound = lower_bound(items.instance, items.dimension_name)
+    return Packing(hosts, bound.value, bound.reason, status, 0.0)  # type: ignore[arg-type]
